@@ -1,0 +1,213 @@
+#include "crossbar_matmul_dynamic.h"
+
+#include <algorithm>
+
+#include "periphery.h"
+#include "stored_values.h"
+
+namespace emu {
+
+// Shapes of one run, broadcast as MatMul does it.
+struct CrossbarMatMulDynamic::Batch {
+  Tensor a;
+  Tensor b;
+  Shape a_leading;
+  Shape b_leading;
+  Shape y_leading;
+  int64_t rows = 0;
+  int64_t depth = 0;
+  int64_t columns = 0;
+  std::vector<int64_t> a_of;  // empty where no broadcasting takes place
+  std::vector<int64_t> b_of;
+};
+
+namespace {
+
+Shape broadcast(const Shape& a, const Shape& b, const std::string& node) {
+  const size_t rank = std::max(a.size(), b.size());
+  Shape result(rank, 1);
+  for (size_t i = 0; i < rank; ++i) {
+    const int64_t da = i + a.size() < rank ? 1 : a[i + a.size() - rank];
+    const int64_t db = i + b.size() < rank ? 1 : b[i + b.size() - rank];
+    if (da != db && da != 1 && db != 1) {
+      throw Error("node '" + node + "': leading dimensions " + to_string(a) + " and " + to_string(b) +
+                  " do not broadcast");
+    }
+    result[i] = da == 1 ? db : da;
+  }
+  return result;
+}
+
+// For each matrix of the broadcast batch, the matrix of an operand; empty if they are the same.
+std::vector<int64_t> sources(const Shape& operand, const Shape& batch) {
+  if (product(operand) == product(batch)) return {};
+  std::vector<int64_t> result(static_cast<size_t>(product(batch)));
+  for (size_t i = 0; i < result.size(); ++i) {
+    auto rest = static_cast<int64_t>(i);
+    int64_t index = 0;
+    int64_t stride = 1;
+    for (size_t d = 0; d < operand.size(); ++d) {
+      const int64_t batch_dim = batch[batch.size() - 1 - d];
+      const int64_t dim = operand[operand.size() - 1 - d];
+      index += (dim == 1 ? 0 : rest % batch_dim) * stride;
+      stride *= dim;
+      rest /= batch_dim;
+    }
+    result[i] = index;
+  }
+  return result;
+}
+
+}  // namespace
+
+CrossbarMatMulDynamic::CrossbarMatMulDynamic(const NodeInfo& info)
+    : structure_(parse_structure(
+          info.name(), true, [&](const char* attribute) { return info.int_attribute(attribute); },
+          [&](const char* attribute) { return info.string_attribute(attribute); })),
+      matmul_(info) {}
+
+void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Batch& batch, const Context& context,
+                                             float* y) const {
+  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
+  const bool periphery = structure_.has_periphery();
+  const int64_t matrices = product(batch.b_leading);
+  const int64_t size = batch.depth * batch.columns;
+  Shape y_shape = batch.y_leading;
+  y_shape.push_back(batch.rows);
+  y_shape.push_back(batch.columns);
+  if (!periphery && stores_exactly(structure_, key)) {
+    matmul_.run(context, batch.a.floats(), batch.a.shape, batch.b.floats(), batch.b.shape, y, y_shape);
+    return;
+  }
+
+  const auto tiles = structure_.row_tiles(batch.depth);
+  if (tiles.size() > 65536) {
+    throw Error("node '" + structure_.node + "', attribute 'tile_rows': more than 65536 row tiles; use larger tiles");
+  }
+  const auto groups = periphery ? structure_.column_groups(batch.columns) : std::vector<Span>{{0, batch.columns}};
+  const auto blocks_per_row = static_cast<uint64_t>((batch.columns + 3) / 4);
+  const int64_t b_axis = structure_.sample_axis < 0 ? -1 : 0;
+  const SampleMap b_samples(batch.b_leading, b_axis, controls);
+  check_counter_range(structure_, b_samples, matrices, static_cast<uint64_t>(batch.depth) * blocks_per_row);
+
+  // Every matrix is scaled and written by itself, then laid out tile by tile: [tile][group][matrix].
+  Scratch written(matrices * size);
+  Scratch staged(matrices * size);
+  Scratch magnitudes(structure_.weight_noise == WeightNoise::kPcmRead ? matrices * size : 0);
+  std::vector<float> scales(static_cast<size_t>(matrices) * tiles.size() * static_cast<size_t>(batch.columns));
+  const auto offset = [&](size_t t, size_t g) { return matrices * block_offset(tiles[t], groups[g], batch.columns); };
+  const bool one_block = tiles.size() == 1 && groups.size() == 1;
+  const ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+  };
+  context.parallel_for(matrices, [&](int64_t m) {
+    const float* source = batch.b.floats() + m * size;
+    const std::vector<float> own = weight_scales(structure_, source, batch.depth, batch.columns);
+    std::copy(own.begin(), own.end(), scales.begin() + m * static_cast<int64_t>(own.size()));
+    const SampleRow place = b_samples.locate(m);
+    const DynamicRow row{place.sample, place.row * static_cast<uint64_t>(batch.depth)};
+    float* target = (one_block ? written : staged).data() + m * size;
+    write_values(structure_, key, source, batch.depth, batch.columns, tiles, groups, own.data(), periphery, &row,
+                 serial, target);
+    if (one_block) return;
+    for (size_t t = 0; t < tiles.size(); ++t) {
+      for (size_t g = 0; g < groups.size(); ++g) {
+        const float* block = target + block_offset(tiles[t], groups[g], batch.columns);
+        const int64_t block_size = tiles[t].size() * groups[g].size();
+        // Without periphery the tiles are read as one matrix: keep the plain layout.
+        float* place_of_block = periphery ? written.data() + offset(t, g) + m * block_size
+                                          : written.data() + m * size + tiles[t].begin * batch.columns;
+        std::copy(block, block + block_size, place_of_block);
+      }
+    }
+  });
+  if (!periphery) {
+    matmul_.run(context, batch.a.floats(), batch.a.shape, written.data(), batch.b.shape, y, y_shape);
+    return;
+  }
+  if (structure_.weight_noise == WeightNoise::kPcmRead)
+    kernels().absolute(written.data(), matrices * size, magnitudes.data());
+
+  Shape y_rows = batch.y_leading;
+  y_rows.push_back(batch.rows);
+  const SampleMap samples(y_rows, structure_.sample_axis, controls);
+  check_counter_range(structure_, samples, product(y_rows), blocks_per_row);
+  CrossbarProduct read;
+  read.structure = &structure_;
+  read.controls = &controls;
+  read.a = batch.a.floats();
+  read.a_leading = batch.a_leading;
+  read.b_leading = batch.b_leading;
+  read.y_leading = batch.y_leading;
+  read.rows = batch.rows;
+  read.depth = batch.depth;
+  read.columns = batch.columns;
+  read.a_of = batch.a_of;
+  read.b_of = batch.b_of;
+  read.row_tiles = tiles;
+  read.column_groups = groups;
+  read.tile = [&](size_t t, size_t g) { return written.data() + offset(t, g); };
+  read.absolute_tile = [&](size_t t, size_t g) { return magnitudes.data() + offset(t, g); };
+  read.scales = scales.data();
+  read.samples = &samples;
+  read.y = y;
+  read_product(read, context, matmul_);
+}
+
+void CrossbarMatMulDynamic::compute(const Context& context) {
+  Batch batch;
+  batch.a = context.input(0);
+  batch.b = context.input(1);
+  const Controls controls = read_controls(structure_, context, 2);
+  const Shape& a = batch.a.shape;
+  const Shape& b = batch.b.shape;
+  if (a.size() < 2 || b.size() < 2 || a.back() != b[b.size() - 2]) {
+    throw Error("node '" + structure_.node + "': A " + to_string(a) + " and B " + to_string(b) +
+                " cannot be multiplied; expected [..., M, K] and [..., K, N]");
+  }
+  if (structure_.sample_axis == 1 && a.size() < 3) {
+    throw Error("node '" + structure_.node + "': A has shape " + to_string(a) +
+                "; expected rank 3 or more because attribute 'sample_axis' is 1");
+  }
+  batch.a_leading = {a.begin(), a.end() - 2};
+  batch.b_leading = {b.begin(), b.end() - 2};
+  batch.y_leading = broadcast(batch.a_leading, batch.b_leading, structure_.node);
+  batch.rows = a[a.size() - 2];
+  batch.depth = a.back();
+  batch.columns = b.back();
+  batch.a_of = sources(batch.a_leading, batch.y_leading);
+  batch.b_of = sources(batch.b_leading, batch.y_leading);
+
+  Shape y_shape = batch.y_leading;
+  y_shape.push_back(batch.rows);
+  y_shape.push_back(batch.columns);
+  const Tensor y = context.output(0, y_shape);
+  if (product(y_shape) == 0) return;
+  if (batch.depth == 0) {
+    std::fill(y.mutable_floats(), y.mutable_floats() + y.size(), 0.0f);
+    return;
+  }
+  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
+  if (controls.exact || (!structure_.has_periphery() && stores_exactly(structure_, key))) {
+    matmul_.run(context, batch.a, batch.b, y);
+    return;
+  }
+  if (controls.head < 0) {
+    crossbar_product(controls, batch, context, y.mutable_floats());
+    return;
+  }
+  // Only the matrices of one head come from the crossbar.
+  matmul_.run(context, batch.a, batch.b, y);
+  const int64_t matrix_size = batch.rows * batch.columns;
+  const int64_t matrices = product(batch.y_leading);
+  Scratch disturbed(matrices * matrix_size);
+  crossbar_product(controls, batch, context, disturbed.data());
+  const SampleMap heads(batch.y_leading, structure_.sample_axis, controls);
+  for (int64_t m = 0; m < matrices; ++m) {
+    if (static_cast<int64_t>(heads.locate(m).row) % structure_.heads != controls.head) continue;
+    std::copy(disturbed.data() + m * matrix_size, disturbed.data() + (m + 1) * matrix_size,
+              y.mutable_floats() + m * matrix_size);
+  }
+}
+
+}  // namespace emu

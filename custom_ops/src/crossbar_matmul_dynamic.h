@@ -1,0 +1,28 @@
+// emu::CrossbarMatMulDynamic: the product of activations with an operand that is written into the arrays for each
+// sample.
+#pragma once
+
+#include <vector>
+
+#include "controls.h"
+#include "ort.h"
+#include "structure.h"
+
+namespace emu {
+
+class CrossbarMatMulDynamic {
+ public:
+  explicit CrossbarMatMulDynamic(const NodeInfo& info);
+  void compute(const Context& context);
+
+  static const char* op_name() { return "CrossbarMatMulDynamic"; }
+
+ private:
+  struct Batch;
+  void crossbar_product(const Controls& controls, const Batch& batch, const Context& context, float* y) const;
+
+  Structure structure_;
+  MatMul matmul_;
+};
+
+}  // namespace emu

@@ -1,0 +1,180 @@
+// The library's door: the custom-op domain for onnxruntime, and a few plain C functions for Python's ctypes.
+#include <cstring>
+#include <map>
+#include <sstream>
+#include <string>
+
+#include "crossbar_matmul.h"
+#include "crossbar_matmul_dynamic.h"
+#include "kernels.h"
+#include "ort.h"
+
+namespace emu {
+
+namespace {
+
+// Runs body; an exception becomes a status, because none may cross the C interface.
+template <typename Body>
+OrtStatus* guarded(Body&& body) noexcept {
+  try {
+    body();
+    return nullptr;
+  } catch (const Error& error) {
+    return make_status(error.code, error.what());
+  } catch (const std::bad_alloc&) {
+    return make_status(kRuntimeException, "emu: not enough memory");
+  } catch (const std::exception& error) {
+    return make_status(kRuntimeException, (std::string("emu: ") + error.what()).c_str());
+  } catch (...) {
+    return make_status(kRuntimeException, "emu: unknown failure");
+  }
+}
+
+constexpr size_t kOperands = 2;
+constexpr size_t kInputs = kOperands + 6;
+
+template <typename Kernel>
+const OrtCustomOp* custom_op() {
+  static const OrtCustomOp op = [] {
+    OrtCustomOp entry{};
+    entry.version = kApiVersion;
+    entry.GetName = [](const OrtCustomOp*) { return Kernel::op_name(); };
+    entry.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
+    entry.GetInputTypeCount = [](const OrtCustomOp*) { return kInputs; };
+    // X and W (A and B), device, strength: float32; seed, read_seed, sample, head: int64.
+    entry.GetInputType = [](const OrtCustomOp*, size_t index) -> int {
+      return index < kOperands + 2 ? kFloat : kInt64;
+    };
+    entry.GetOutputTypeCount = [](const OrtCustomOp*) { return size_t{1}; };
+    entry.GetOutputType = [](const OrtCustomOp*, size_t) -> int { return kFloat; };
+    entry.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
+    entry.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
+    entry.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
+    entry.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 0; };
+    entry.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
+    entry.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 0; };
+    entry.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
+    entry.GetStartVersion = [](const OrtCustomOp*) { return 1; };
+    entry.GetEndVersion = [](const OrtCustomOp*) { return 1; };
+    entry.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info,
+                              void** kernel) -> OrtStatus* {
+      return guarded([&] { *kernel = new Kernel(NodeInfo(info)); });
+    };
+    entry.KernelComputeV2 = [](void* kernel, OrtKernelContext* context) -> OrtStatus* {
+      return guarded([&] { static_cast<Kernel*>(kernel)->compute(Context(context)); });
+    };
+    entry.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+    return entry;
+  }();
+  return &op;
+}
+
+// Structure from "name=value;name=value", for callers without a node.
+Structure structure_from_text(const char* text) {
+  std::map<std::string, std::string> values;
+  std::stringstream stream{std::string(text)};
+  for (std::string item; std::getline(stream, item, ';');) {
+    const size_t equals = item.find('=');
+    if (equals == std::string::npos) throw Error("attributes: '" + item + "' is not of the form name=value");
+    values[item.substr(0, equals)] = item.substr(equals + 1);
+  }
+  const auto get = [&](const char* name) {
+    const auto found = values.find(name);
+    if (found == values.end()) throw Error(std::string("attributes: '") + name + "' is missing");
+    return found->second;
+  };
+  return parse_structure(
+      "program", false, [&](const char* name) { return static_cast<int64_t>(std::stoll(get(name))); }, get);
+}
+
+thread_local std::string g_last_error;
+
+template <typename Body>
+int guarded_code(Body&& body) noexcept {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    g_last_error = error.what();
+  } catch (...) {
+    g_last_error = "emu: unknown failure";
+  }
+  return 1;
+}
+
+Counter counter_of(const uint32_t key[2], const uint32_t counter[4]) {
+  Counter result;
+  result.key0 = key[0];
+  result.key1 = key[1];
+  result.block = counter[0];
+  result.c1 = counter[1];
+  result.c2 = counter[2];
+  result.c3 = counter[3];
+  return result;
+}
+
+}  // namespace
+
+}  // namespace emu
+
+extern "C" {
+
+EMU_EXPORT OrtStatus* EMU_ORT_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  const OrtApi* api = base->GetApi(emu::kApiVersion);
+  if (api == nullptr) {
+    // Version 1 exists everywhere and can carry the message.
+    emu::set_api(base->GetApi(1));
+    const std::string message =
+        std::string("emu: onnxruntime ") + base->GetVersionString() + " is too old; install onnxruntime 1.19 or newer";
+    return emu::make_status(emu::kFail, message.c_str());
+  }
+  emu::set_api(api);
+  return emu::guarded([&] {
+    // Sessions keep pointers to the domain, so it lives as long as the process.
+    static OrtCustomOpDomain* const domain = [] {
+      OrtCustomOpDomain* created = nullptr;
+      emu::throw_on_error(emu::call_status(emu::Slot::CreateCustomOpDomain, "emu", &created));
+      emu::throw_on_error(
+          emu::call_status(emu::Slot::CustomOpDomain_Add, created, emu::custom_op<emu::CrossbarMatMul>()));
+      emu::throw_on_error(
+          emu::call_status(emu::Slot::CustomOpDomain_Add, created, emu::custom_op<emu::CrossbarMatMulDynamic>()));
+      return created;
+    }();
+    emu::throw_on_error(emu::call_status(emu::Slot::AddCustomOpDomain, options, domain));
+  });
+}
+
+EMU_EXPORT const char* emu_version() { return EMU_VERSION; }
+EMU_EXPORT const char* emu_last_error() { return emu::g_last_error.c_str(); }
+EMU_EXPORT const char* emu_instruction_set() { return emu::kernels().name; }
+EMU_EXPORT int emu_use_instruction_set(const char* name) { return emu::use_kernels(name) ? 0 : 1; }
+EMU_EXPORT void emu_keep_programmed(int copies) { emu::set_snapshot_limit(copies); }
+
+// count blocks of four uint32 words from counter[0] on; key and counter as in docs/operators.md.
+EMU_EXPORT void emu_philox(const uint32_t key[2], const uint32_t counter[4], int64_t count, uint32_t* out) {
+  emu::kernels().words(emu::counter_of(key, counter), count, out);
+}
+
+// count standard normals: columns [first_column, first_column + count) of the row whose first block is counter[0].
+EMU_EXPORT void emu_normals(const uint32_t key[2], const uint32_t counter[4], int64_t first_column, int64_t count,
+                            float* out) {
+  emu::kernels().normals(emu::counter_of(key, counter), first_column, count, out);
+}
+
+// The stored values W' of one chip for W [rows, columns]. attributes: the node's, as "name=value;...". Returns 0, or 1
+// with a sentence in emu_last_error.
+EMU_EXPORT int emu_program(const char* attributes, const float* device, int64_t entries, float strength, uint32_t seed,
+                           uint32_t read_seed, const float* w, int64_t rows, int64_t columns, float* out) {
+  return emu::guarded_code([&] {
+    const emu::Structure structure = emu::structure_from_text(attributes);
+    const emu::StoreKey key = emu::store_key(structure, structure.device(device, entries), strength, seed, read_seed);
+    const std::vector<float> scales = emu::weight_scales(structure, w, rows, columns);
+    const emu::ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
+      for (int64_t i = 0; i < count; ++i) body(i);
+    };
+    emu::write_values(structure, key, w, rows, columns, structure.row_tiles(rows), {{0, columns}}, scales.data(), false,
+                      nullptr, serial, out);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,54 @@
+// How products are read: DAC, tiles, noise, ADC, bound management; docs/operators.md "What is read".
+// One engine serves stored weights (one matrix) and dynamic operands (a batch of matrices).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "controls.h"
+#include "ort.h"
+#include "structure.h"
+
+namespace emu {
+
+// Memory that is kept between runs, because fresh pages cost more than the arithmetic done on them.
+class Scratch {
+ public:
+  explicit Scratch(int64_t floats);
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  float* data() { return buffer_.data(); }
+
+ private:
+  std::vector<float> buffer_;
+};
+
+// A product Y [matrices, rows, columns] = A [a matrices, rows, depth] B [b matrices, depth, columns], to be read in
+// tiles.
+struct CrossbarProduct {
+  const Structure* structure = nullptr;
+  const Controls* controls = nullptr;
+  const float* a = nullptr;
+  Shape a_leading;  // leading dimensions of A without rows; empty for one matrix
+  Shape b_leading;
+  Shape y_leading;
+  int64_t rows = 0;
+  int64_t depth = 0;
+  int64_t columns = 0;
+  std::vector<int64_t> a_of;  // matrix of A behind each matrix of Y; empty: the same index
+  std::vector<int64_t> b_of;
+  std::vector<Span> row_tiles;
+  std::vector<Span> column_groups;
+  // B/s (and |B/s|) of tile t and group g, as [b matrices, rows of the tile, columns of the group].
+  std::function<const float*(size_t t, size_t g)> tile;
+  std::function<const float*(size_t t, size_t g)> absolute_tile;
+  const float* scales = nullptr;       // [b matrices, row tiles, columns]
+  const SampleMap* samples = nullptr;  // of the rows of Y
+  float* y = nullptr;
+};
+
+void read_product(const CrossbarProduct& product, const Context& context, const MatMul& matmul);
+
+}  // namespace emu

@@ -1,0 +1,7 @@
+"""Running rewritten models: the op library and sessions that know it."""
+
+from emu.runtime.doctor import Check, doctor
+from emu.runtime.library import library_path
+from emu.runtime.session import register, session
+
+__all__ = ["Check", "doctor", "library_path", "register", "session"]

@@ -1,0 +1,149 @@
+"""The native op library: where it is, and the few functions of it that Python calls."""
+
+import ctypes
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import emu
+from emu.errors import InputError
+
+LIBRARY_VARIABLE = "EMU_OPS_LIBRARY"
+_FILE_NAME = "libemu_ops.dll" if sys.platform == "win32" else "libemu_ops.so"
+
+
+def library_path() -> Path:
+    """Path of the native op library, for `SessionOptions.register_custom_ops_library`.
+
+    The environment variable EMU_OPS_LIBRARY, if set, wins; otherwise the library is the one installed with the package.
+
+    Raises:
+        InputError: there is no library, because emu was not installed (only its source is on the path) or because the
+            environment variable names no file.
+    """
+    given = os.environ.get(LIBRARY_VARIABLE)
+    if given:
+        if not Path(given).is_file():
+            raise InputError(f"{LIBRARY_VARIABLE} names '{given}', which is no file; unset it or correct the path")
+        return Path(given)
+    # An editable install keeps the sources and the compiled library in two folders of one package path.
+    for folder in emu.__path__:
+        candidate = Path(folder) / "runtime" / _FILE_NAME
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"the native op library {_FILE_NAME} is not installed; run 'pip install .' in the checkout with a C++ compiler "
+        "on the machine, or use the NumPy operators (--ops python)"
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(library_path()))
+    words = ctypes.POINTER(ctypes.c_uint32)
+    floats = ctypes.POINTER(ctypes.c_float)
+    for name in ("emu_version", "emu_last_error", "emu_instruction_set"):
+        getattr(library, name).restype = ctypes.c_char_p
+    library.emu_use_instruction_set.argtypes = [ctypes.c_char_p]
+    library.emu_philox.argtypes = [words, words, ctypes.c_int64, words]
+    library.emu_philox.restype = None
+    library.emu_normals.argtypes = [words, words, ctypes.c_int64, ctypes.c_int64, floats]
+    library.emu_normals.restype = None
+    library.emu_keep_programmed.argtypes = [ctypes.c_int]
+    library.emu_keep_programmed.restype = None
+    library.emu_program.argtypes = [
+        ctypes.c_char_p, floats, ctypes.c_int64, ctypes.c_float, ctypes.c_uint32, ctypes.c_uint32,
+        floats, ctypes.c_int64, ctypes.c_int64, floats,
+    ]  # fmt: skip
+    return library
+
+
+def _words(values: tuple[int, ...]) -> ctypes.Array[ctypes.c_uint32]:
+    return (ctypes.c_uint32 * len(values))(*values)
+
+
+def _pointer(array: NDArray[np.float32]) -> "ctypes._Pointer[ctypes.c_float]":
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+
+
+def library_version() -> str:
+    """Version of the native library."""
+    return str(_library().emu_version().decode())
+
+
+def instruction_set() -> str:
+    """Instruction set whose loops are in use: `avx512`, `avx2` or `baseline`."""
+    return str(_library().emu_instruction_set().decode())
+
+
+def use_instruction_set(name: str) -> None:
+    """Force the loops of one instruction set for this process; `best` undoes it. For tests and measurements.
+
+    Raises:
+        InputError: the name is unknown or this processor cannot run it.
+    """
+    if _library().emu_use_instruction_set(name.encode()) != 0:
+        raise InputError(f"instruction set '{name}' cannot be used here; expected best, baseline, avx2 or avx512")
+
+
+def keep_programmed(copies: int) -> None:
+    """Keep this many programmed copies of every weight (the newest chips), instead of one; memory against time."""
+    _library().emu_keep_programmed(copies)
+
+
+def philox(key: tuple[int, int], counter: tuple[int, int, int, int], blocks: int) -> NDArray[np.uint32]:
+    """Words of consecutive Philox4x32-10 blocks, uint32 `[blocks, 4]`; the first counter word counts up."""
+    out = np.empty((blocks, 4), np.uint32)
+    pointer = out.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
+    _library().emu_philox(_words(key), _words(counter), blocks, pointer)
+    return out
+
+
+def normals(
+    key: tuple[int, int], counter: tuple[int, int, int, int], count: int, first_column: int = 0
+) -> NDArray[np.float32]:
+    """Standard normals of columns `[first_column, first_column + count)` of the row that begins at `counter`."""
+    out = np.empty(count, np.float32)
+    _library().emu_normals(_words(key), _words(counter), first_column, count, _pointer(out))
+    return out
+
+
+def programmed_weight(
+    weight: NDArray[np.float32],
+    attributes: dict[str, int | str],
+    device: NDArray[np.float32],
+    strength: float = 1.0,
+    seed: int = 0,
+    read_seed: int = 0,
+) -> NDArray[np.float32]:
+    """What the arrays of one chip hold for a weight, in weight units.
+
+    Args:
+        weight: float32 `[K, N]`.
+        attributes: the node's attributes, as in docs/operators.md.
+        device: float32 `[P]`, the numbers that `attributes["entries"]` names.
+        strength: factor on every random amplitude.
+        seed: the chip, 0 to 2^32 - 1.
+        read_seed: the repetition, for cycle-to-cycle variation.
+
+    Returns:
+        float32 `[K, N]`.
+
+    Raises:
+        InputError: an attribute or number is unknown or out of range.
+    """
+    weight = np.ascontiguousarray(weight, np.float32)
+    device = np.ascontiguousarray(device, np.float32)
+    out = np.empty_like(weight)
+    text = ";".join(f"{name}={value}" for name, value in attributes.items())
+    failed = _library().emu_program(
+        text.encode(), _pointer(device), device.size, strength, seed, read_seed,
+        _pointer(weight), weight.shape[0], weight.shape[1], _pointer(out),
+    )  # fmt: skip
+    if failed:
+        raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))
+    return out

@@ -1,0 +1,95 @@
+"""Sessions of stock onnxruntime that know emu's operators."""
+
+import os
+import threading
+from typing import Any, Literal
+
+import onnx
+import onnxruntime
+
+from emu.errors import InputError
+from emu.runtime.library import library_path
+
+Ops = Literal["native", "python"]
+
+# Creating sessions with custom-op domains from several threads at once is not safe in onnxruntime (issue 27089).
+_creation = threading.Lock()
+
+
+def register(options: onnxruntime.SessionOptions, ops: Ops = "native") -> None:
+    """Make emu's operators known to sessions created with `options`.
+
+    Args:
+        options: changed in place.
+        ops: `native` for the C++ library, `python` for the NumPy twin (slow; an oracle).
+
+    Raises:
+        InputError: the native library is not installed, or `ops` is unknown.
+    """
+    if ops == "native":
+        options.register_custom_ops_library(str(library_path()))
+    elif ops == "python":
+        from emu.reference.custom_ops import register_python_ops
+
+        register_python_ops(options)
+    else:
+        raise InputError(f"ops is '{ops}'; expected 'native' or 'python'")
+
+
+class _PythonOpsSession(onnxruntime.InferenceSession):
+    """Raises what a Python operator could not: an exception that left its body would end the process."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        from emu.reference.custom_ops import pending_error
+
+        pending_error()  # forget what an earlier, failed run left behind
+        outputs = super().run(*args, **kwargs)
+        error = pending_error()
+        if error is not None:
+            raise error
+        return outputs
+
+
+def session(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | Any,
+    ops: Ops = "native",
+    threads: int | None = None,
+    options: onnxruntime.SessionOptions | None = None,
+    **session_arguments: Any,
+) -> onnxruntime.InferenceSession:
+    """Open a rewritten (or plain) model in stock onnxruntime, on the CPU.
+
+    Args:
+        model: path, serialized model, `onnx.ModelProto` or the result of `emu.rewrite`.
+        ops: `native` or `python`, see `register`.
+        threads: threads of one product; None for onnxruntime's choice.
+        options: further session options; changed in place.
+        session_arguments: passed on to `onnxruntime.InferenceSession`.
+
+    Raises:
+        InputError: the model cannot be loaded, with onnxruntime's reason.
+    """
+    options = options if options is not None else onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    register(options, ops)
+    if hasattr(model, "manifest"):
+        model = model.model
+    if isinstance(model, onnx.ModelProto):
+        source: str | bytes = model.SerializeToString()
+    elif isinstance(model, bytes):
+        source = model
+    else:
+        source = os.fspath(model)
+    session_arguments.setdefault("providers", ["CPUExecutionProvider"])
+    kind = onnxruntime.InferenceSession if ops == "native" else _PythonOpsSession
+    with _creation:
+        try:
+            return kind(source, sess_options=options, **session_arguments)
+        except Exception as error:
+            name = source if isinstance(source, str) else "the model"
+            raise InputError(f"{name}: onnxruntime cannot load it: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,286 @@
+"""What the native operators promise beyond their numbers: reproducibility, concurrency, errors that are sentences."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from emu.errors import InputError
+from emu.runtime import library, library_path, session
+from tests.custom_ops.one_node import controls, one_node_model, run_one_node
+from tests.custom_ops.test_native_equals_twin import wide_case
+
+BOTH = pytest.mark.parametrize("stored", [True, False], ids=["stored", "dynamic"])
+
+
+def op_of(stored: bool) -> str:
+    return "CrossbarMatMul" if stored else "CrossbarMatMulDynamic"
+
+
+def run(case: dict[str, Any], **session_options: Any) -> NDArray[np.float32]:
+    return run_one_node(
+        op_of(case["stored"]), case["attributes"], case["left"], case["right"], case["feeds"], **session_options
+    )
+
+
+@BOTH
+def test_one_and_two_threads_give_the_same_bits(stored: bool) -> None:
+    case = wide_case(stored)
+    np.testing.assert_array_equal(run(case, threads=1), run(case, threads=2))
+
+
+@BOTH
+def test_another_seed_is_another_chip_and_the_same_seed_the_same(stored: bool) -> None:
+    case = wide_case(stored)
+    first = run(case)
+    np.testing.assert_array_equal(first, run(case))
+    case["feeds"] = {**case["feeds"], "seed": np.asarray(10)}
+    assert not np.array_equal(first, run(case))
+
+
+@BOTH
+@pytest.mark.parametrize("effect", ["program or write", "output_noise", "weight_noise"])
+def test_each_random_effect_follows_its_seeds(stored: bool, effect: str) -> None:
+    case = wide_case(stored)
+    names = case["attributes"]["entries"].split(",")
+    keep = {"program or write": ("program.sigma", "write.sigma"), "output_noise": ("read.output_noise",),
+            "weight_noise": ("read.weight_noise",)}[effect]  # fmt: skip
+    random = ("program.sigma", "program.sigma_cycle", "write.sigma", "read.output_noise", "read.weight_noise")
+    device = case["feeds"]["device"].copy()
+    for index, name in enumerate(names):
+        if name in random and name not in keep:
+            device[index] = 0
+    case["feeds"] |= {"device": device}
+    first = run(case)
+    case["feeds"] |= {"read_seed": np.asarray(5)}
+    reread = run(case)
+    fixed_with_the_chip = effect == "program or write" and stored
+    assert np.array_equal(first, reread) == fixed_with_the_chip
+    case["feeds"] |= {"seed": np.asarray(77)}
+    assert not np.array_equal(reread, run(case))
+
+
+@BOTH
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_batch_split_in_two_meets_the_same_noise(stored: bool, flat: bool) -> None:
+    case = wide_case(stored)
+    whole = run({**case, "feeds": {**case["feeds"], "sample": np.asarray([100, 2])}})
+    if flat:  # samples and the next dimension merged into one, as GPT-2 does with tokens and Swin with windows
+        merged = {"left": case["left"].reshape(-1, *case["left"].shape[2:])}
+        if not stored:
+            merged["right"] = case["right"].reshape(-1, *case["right"].shape[2:])
+        np.testing.assert_allclose(run({**case, **merged}).reshape(whole.shape), whole, rtol=0, atol=1e-5 * whole.max())
+    for index in range(2):
+        part = {**case, "left": case["left"][index : index + 1]}
+        if not stored:
+            part["right"] = case["right"][index : index + 1]
+        if flat:
+            part = {**part, "left": part["left"][0]}
+            if not stored:
+                part["right"] = part["right"][0]
+        part["feeds"] = {**case["feeds"], "sample": np.asarray([100 + index, 1])}
+        expected = whole[index] if flat else whole[index : index + 1]
+        # Sums of a product may round differently; an ADC code would differ by a whole step, so noise is the same.
+        np.testing.assert_allclose(run(part), expected, rtol=0, atol=1e-5 * np.abs(whole).max())
+
+
+def test_noise_differs_between_samples_tokens_and_sites() -> None:
+    case = wide_case(True)
+    names = case["attributes"]["entries"].split(",")
+    device = case["feeds"]["device"].copy()
+    device[names.index("program.sigma")] = device[names.index("program.sigma_cycle")] = 0
+    same = np.broadcast_to(case["left"][:1, :1], case["left"].shape).copy()
+    outputs = run({**case, "left": same, "feeds": {**case["feeds"], "device": device}})
+    rows = outputs.reshape(-1, outputs.shape[-1])
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    elsewhere = {**case["attributes"], "site": 1, "sites": 2}
+    feeds = {**case["feeds"], "device": device, "strength": np.ones(2, np.float32)}
+    other = run({**case, "left": same, "attributes": elsewhere, "feeds": feeds})
+    assert not np.any(np.all(other.reshape(rows.shape) == rows, axis=1))
+
+
+FRESH_PROCESS = """
+import sys, numpy, onnxruntime
+library, model, feeds, out = sys.argv[1:]
+options = onnxruntime.SessionOptions()
+options.register_custom_ops_library(library)
+session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+numpy.save(out, session.run(None, dict(numpy.load(feeds)))[0])
+assert not any(name.split(".")[0] == "emu" for name in sys.modules)
+"""
+
+
+@BOTH
+def test_a_fresh_process_with_nothing_but_onnxruntime_gives_the_same_bits(stored: bool, tmp_path: Any) -> None:
+    case = wide_case(stored)
+    names = ("X", "W") if stored else ("A", "B")
+    operands = {names[0]: case["left"]} | ({} if stored else {names[1]: case["right"]})
+    model = one_node_model(op_of(stored), case["attributes"], case["right"] if stored else None)
+    onnx.save(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "feeds.npz", **operands, **case["feeds"])
+    files = [str(tmp_path / name) for name in ("model.onnx", "feeds.npz", "out.npy")]
+    subprocess.run([sys.executable, "-c", FRESH_PROCESS, str(library_path()), *files], check=True, cwd=tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), run(case))
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_four_threads_with_four_seeds_share_one_session(copies: int) -> None:
+    case = wide_case(True)
+    opened = session(one_node_model("CrossbarMatMul", case["attributes"], case["right"]), threads=1)
+
+    def of_seed(seed: int) -> NDArray[np.float32]:
+        feeds = {**case["feeds"], "seed": np.asarray(seed), "X": case["left"]}
+        return np.asarray(opened.run(None, feeds)[0])
+
+    library.keep_programmed(copies)
+    try:
+        expected = {seed: of_seed(seed) for seed in range(4)}
+        with ThreadPoolExecutor(4) as pool:
+            for seed, result in pool.map(lambda i: (i % 4, of_seed(i % 4)), range(40)):
+                np.testing.assert_array_equal(result, expected[seed])
+    finally:
+        library.keep_programmed(1)
+
+
+@BOTH
+def test_strength_zero_is_bit_identical_to_the_clean_product(stored: bool) -> None:
+    case = wide_case(stored)
+    case["feeds"] = {**case["feeds"], "strength": np.zeros(1, np.float32)}
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["left", "right"], ["Y"])],
+        "clean",
+        [helper.make_tensor_value_info("left", TensorProto.FLOAT, None)]
+        + ([] if stored else [helper.make_tensor_value_info("right", TensorProto.FLOAT, None)]),
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(case["right"], "right")] if stored else [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    clean = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = {"left": case["left"]} | ({} if stored else {"right": case["right"]})
+    np.testing.assert_array_equal(run(case), clean.run(None, feeds)[0])
+
+
+@BOTH
+def test_an_empty_batch_gives_an_empty_output(stored: bool) -> None:
+    case = wide_case(stored)
+    case["left"] = case["left"][:0]
+    if not stored:
+        case["right"] = case["right"][:0]
+    assert run(case).shape == (0, *case["left"].shape[1:-1], case["right"].shape[-1])
+
+
+def set_entry(case: dict[str, Any], name: str, value: float) -> None:
+    device = case["feeds"]["device"].copy()
+    device[case["attributes"]["entries"].split(",").index(name)] = value
+    case["feeds"]["device"] = device
+
+
+BAD_CONTROLS: list[tuple[str, Any, str]] = [
+    ("seed", np.asarray(-1), "'seed': it is -1; expected 0 to 4294967295"),
+    ("seed", np.asarray(2**32), "'seed': it is 4294967296; expected 0 to 4294967295"),
+    ("seed", np.asarray([1]), "'seed': its shape is [1]; expected a scalar []"),
+    ("read_seed", np.asarray(-5), "'read_seed': it is -5"),
+    ("sample", np.asarray(-1), "'sample': the first sample is -1"),
+    ("sample", np.asarray([1, 2, 3]), "'sample': its shape is [3]; expected [] or [2]"),
+    ("sample", np.asarray([2**32 - 1, 2]), "'sample': the first sample is 4294967295"),
+    ("head", np.asarray(-2), "'head': it is -2; expected -1"),
+    ("strength", np.asarray([-1], np.float32), "'strength': entry 0 is -1; expected a finite number from 0"),
+    ("strength", np.asarray([np.nan], np.float32), "'strength': entry 0 is nan"),
+    ("strength", np.asarray([np.inf], np.float32), "'strength': entry 0 is inf"),
+    ("strength", np.asarray([1, 1], np.float32), "'strength': its shape is [2]; expected [1]"),
+    ("device", np.asarray([0.1], np.float32), "'device': it has 1 entries; expected"),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("name", "value", "sentence"), BAD_CONTROLS)
+def test_a_bad_control_is_an_error_that_names_it(stored: bool, name: str, value: Any, sentence: str) -> None:
+    case = wide_case(stored)
+    case["feeds"] = {**case["feeds"], name: value}
+    with pytest.raises(Exception) as caught:
+        run(case)
+    assert "emu: node 'the/node'" in str(caught.value)
+    assert sentence in str(caught.value)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("adc.bits", 1.0), ("adc.bits", 7.5), ("adc.bits", 17.0), ("dac.bound", 0.0), ("adc.bound", np.nan),
+     ("read.output_noise", -0.1), ("read.weight_noise", np.inf), ("adc.max_bound_factor", 0.5)],
+)  # fmt: skip
+def test_a_bad_device_number_is_an_error_that_names_it(stored: bool, entry: str, value: float) -> None:
+    case = wide_case(stored)
+    set_entry(case, entry, value)
+    with pytest.raises(Exception, match=f"'the/node', control input 'device': entry '{entry}' is"):
+        run(case)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"format": 2}, "format 2, this library knows format 1"),
+        ({"program": "lognormal_x"}, "attribute 'program': 'lognormal_x' is unknown; expected one of"),
+        ({"site": 4}, "attribute 'site' is 4; expected less than"),
+        ({"entries": "program.sigma"}, "lacks 'program.sigma_cycle'"),
+        ({"entries": "a.b"}, "'a.b' is unknown to this library"),
+        ({"adc": "absmax"}, "needs attribute 'adc' to be 'fixed'"),
+        ({"head_axis": "matrix", "heads": 2}, "does not fit this operator"),
+        ({"head_axis": "output"}, "'heads' is 0; expected at least 1"),
+        ({"tile_rows": -1}, "'tile_rows' is -1"),
+    ],
+)
+def test_a_bad_attribute_is_refused_when_the_model_loads(change: dict[str, Any], sentence: str) -> None:
+    case = wide_case(True)
+    with pytest.raises(InputError) as caught:
+        session(one_node_model("CrossbarMatMul", {**case["attributes"], **change}, case["right"]))
+    assert sentence in str(caught.value)
+
+
+def test_heads_that_do_not_divide_the_columns_are_an_error() -> None:
+    case = wide_case(True)
+    case["attributes"] |= {"head_axis": "output", "heads": 7}
+    with pytest.raises(Exception, match="does not divide into 7 heads"):
+        run(case)
+
+
+def test_weights_must_be_constant() -> None:
+    case = wide_case(True)
+    with pytest.raises(InputError, match="input 'W': it must be a constant of the graph"):
+        session(one_node_model("CrossbarMatMul", case["attributes"]))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_weights_that_are_no_numbers_are_an_error(value: float) -> None:
+    case = wide_case(True)
+    case["right"][3, 4] = value
+    with pytest.raises(Exception, match="input 'W': it holds an infinite value or a NaN"):
+        run(case)
+
+
+def test_operands_that_do_not_fit_are_an_error() -> None:
+    case = wide_case(True)
+    case["left"] = case["left"][..., :-1]
+    with pytest.raises(Exception, match="cannot be multiplied"):
+        run(case)
+
+
+def test_a_missing_library_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMU_OPS_LIBRARY", "/nowhere/libemu_ops.so")
+    with pytest.raises(InputError, match="EMU_OPS_LIBRARY names '/nowhere/libemu_ops.so', which is no file"):
+        session(one_node_model("CrossbarMatMul", wide_case(True)["attributes"], wide_case(True)["right"]))
+
+
+def test_unknown_instruction_set_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot be used here"):
+        library.use_instruction_set("sse9")

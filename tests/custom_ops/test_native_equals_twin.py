@@ -1,0 +1,232 @@
+"""The native operators against the NumPy twin: random shapes, devices and controls."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from emu.reference import random as twin_random
+from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_dynamic
+from emu.reference.crossbar import programmed_weight as twin_programmed_weight
+from emu.reference.periphery import Trace
+from emu.runtime import library
+from tests.custom_ops.one_node import controls, run_one_node
+
+INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
+DISTURBANCES = ("none", "lognormal_w", "lognormal_w_meancorr", "lognormal_g", "gauss_prop", "gauss_range")
+
+
+def available(name: str) -> bool:
+    try:
+        library.use_instruction_set(name)
+    except ValueError:
+        return False
+    finally:
+        library.use_instruction_set("best")
+    return True
+
+
+@pytest.fixture(params=[name for name in INSTRUCTION_SETS if available(name)])
+def instruction_set(request: pytest.FixtureRequest) -> Any:
+    library.use_instruction_set(request.param)
+    yield request.param
+    library.use_instruction_set("best")
+
+
+words = st.integers(0, 2**32 - 1)
+
+
+@given(key=st.tuples(words, words), counter=st.tuples(words, words, words, words), blocks=st.integers(1, 40))
+@settings(deadline=None, max_examples=60)
+def test_integer_streams_are_equal_to_the_bit(key: Any, counter: Any, blocks: int) -> None:
+    first = (counter[0] + np.arange(blocks, dtype=np.uint64)).astype(np.uint64)
+    expected = np.stack(
+        twin_random.philox4x32(
+            (first & 0xFFFFFFFF).astype(np.uint32),
+            *(np.full(blocks, word, np.uint32) for word in counter[1:]),
+            *key,
+        ),
+        axis=-1,
+    )
+    for name in filter(available, INSTRUCTION_SETS):
+        library.use_instruction_set(name)
+        np.testing.assert_array_equal(library.philox(key, counter, blocks), expected)
+    library.use_instruction_set("best")
+
+
+def test_normals_agree_to_a_millionth(instruction_set: str) -> None:
+    count = 400_000
+    native = library.normals((7, 3), (0, 11, 5, 32), count)
+    twin = twin_random.run_time_normals(
+        7, 3, 5, twin_random.Stream.READ, sample=np.asarray([11]), row=np.asarray([0]), columns=count
+    )[0]
+    assert np.abs(native - twin).max() < 2e-6
+    assert np.abs(native - twin).mean() < 1e-7
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    """A node, its operands and its controls."""
+    stored = draw(st.booleans())
+    disturbance = draw(st.sampled_from(DISTURBANCES))
+    dac = draw(st.sampled_from(("none", "absmax", "fixed")))
+    adc = draw(st.sampled_from(("none", "absmax", "fixed")))
+    iterative = adc == "fixed" and draw(st.booleans())
+    read_noise = draw(st.sampled_from(("none", "additive_constant", "pcm_read")))
+    numbers: dict[str, float] = {}
+    sigma = st.sampled_from((0.0, 0.05, 0.3))
+    if stored and disturbance != "none":
+        numbers["program.sigma"] = draw(sigma)
+        numbers["program.sigma_cycle"] = draw(sigma)
+    if not stored and disturbance != "none":
+        numbers["write.sigma"] = draw(sigma)
+    if disturbance == "lognormal_g":
+        numbers["mapping.g_min_us"] = draw(st.sampled_from((0.0, 0.5)))
+        numbers["mapping.g_max_us"] = 25.0
+    if dac != "none":
+        numbers |= {"dac.bits": draw(st.sampled_from((0, 4, 8))), "dac.steps": draw(st.sampled_from((0, 126, 256)))}
+        numbers["dac.bound"] = draw(st.sampled_from((1.0, 0.7)))
+    if dac == "fixed":
+        numbers["dac.max"] = draw(st.sampled_from((1.0, 2.5)))
+    if adc != "none":
+        numbers |= {"adc.bits": draw(st.sampled_from((0, 6, 8))), "adc.steps": draw(st.sampled_from((0, 510)))}
+    if adc == "fixed":
+        numbers["adc.bound"] = draw(st.sampled_from((0.8, 4.0, 12.0)))
+    if iterative:
+        numbers |= {"adc.max_bound_factor": draw(st.sampled_from((1.0, 8.0, 1000.0))), "adc.max_bound_resolution": 0.25}
+    if read_noise != "none":
+        numbers["read.weight_noise"] = draw(st.sampled_from((0.0, 0.0175, 0.2)))
+    if draw(st.booleans()):
+        numbers["read.output_noise"] = draw(st.sampled_from((0.0, 0.04, 0.3)))
+
+    heads = draw(st.sampled_from((1, 2, 3)))
+    axis = draw(st.sampled_from(("none", "output", "input") if stored else ("none", "matrix")))
+    groups = draw(st.sampled_from((1, 3))) if axis == "output" else 1
+    depth = draw(st.integers(1, 40))
+    columns = draw(st.integers(1, 50))
+    if axis == "input":
+        depth = heads * draw(st.integers(1, 12))
+    if axis == "output":
+        columns = heads * groups * draw(st.integers(1, 7))
+    batch = draw(st.integers(1, 3))
+    middle: tuple[int, ...] = draw(st.sampled_from(((), (1,), (3,), (2, 2))))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    attributes: dict[str, int | str] = {
+        "format": 1, "site": 0, "sites": 1, "entries": ",".join(numbers),
+        "sample_axis": draw(st.sampled_from((0, 0, 1, -1) if stored and middle else (0, 0, -1))),
+        "heads": 0 if axis == "none" else heads, "head_axis": axis, "head_groups": groups, "head_share": 1,
+        "tile_rows": draw(st.sampled_from((0, 1, 7, 16))), "tile_columns": draw(st.sampled_from((0, 5, 16))),
+        "tile_split": draw(st.sampled_from(("fill", "balanced"))),
+        "scaling": draw(st.sampled_from(("tensor", "column", "tile", "tile_column"))),
+        "program" if stored else "write": disturbance,
+        "dac": dac, "adc": adc, "bound_management": "iterative" if iterative else "none", "read_noise": read_noise,
+    }  # fmt: skip
+    if stored:
+        factor = draw(st.sampled_from((1, 1, 2)))
+        left = rng.standard_normal((batch * factor, *middle, depth), np.float32)
+        right = rng.standard_normal((depth, columns), np.float32)
+    else:
+        rows = draw(st.integers(1, 5))
+        per_sample = heads if axis == "matrix" else draw(st.integers(1, 3))
+        shapes = draw(st.sampled_from(("full", "full", "left_broadcast", "right_broadcast", "flat")))
+        left_leading, right_leading = {
+            "full": ((batch, per_sample), (batch, per_sample)),
+            "left_broadcast": ((1, per_sample), (batch, per_sample)),
+            "right_broadcast": ((batch, per_sample), (per_sample,)),
+            "flat": ((batch * per_sample,), (batch * per_sample,)),
+        }[shapes]
+        left = rng.standard_normal((*left_leading, rows, depth), np.float32)
+        right = rng.standard_normal((*right_leading, depth, columns), np.float32)
+    if draw(st.booleans()):
+        left[..., 0, :] = 0
+        right[..., 0] = 0
+    sample = draw(st.sampled_from((0, 5, [0, batch], [7, batch], [3, 2])))
+    feeds = controls(
+        list(numbers.values()),
+        strength=draw(st.sampled_from((1.0, 0.5, 0.0))),
+        seed=draw(words),
+        read_seed=draw(st.sampled_from((0, 1, 2**32 - 1))),
+        sample=sample,
+        head=draw(st.sampled_from((-1, -1, 0, heads - 1))),
+    )
+    return {"stored": stored, "attributes": attributes, "left": left, "right": right, "feeds": feeds}
+
+
+def compare(case: dict[str, Any], **session_options: Any) -> None:
+    trace = Trace()
+    twin = crossbar_matmul if case["stored"] else crossbar_matmul_dynamic
+    expected = twin(case["left"], case["right"], **case["feeds"], trace=trace, **case["attributes"])
+    op = "CrossbarMatMul" if case["stored"] else "CrossbarMatMulDynamic"
+    native = run_one_node(op, case["attributes"], case["left"], case["right"], case["feeds"], **session_options)
+    assert native.shape == expected.shape
+    decided = ~trace.undecided
+    scale = max(np.abs(expected).max(initial=0), 1e-30)
+    difference = np.abs(native - expected)[decided].max(initial=0)
+    assert difference <= 1e-5 * scale, (difference / scale, np.mean(decided))
+
+
+@given(case=cases())
+@settings(deadline=None, max_examples=400)
+def test_outputs_agree_on_random_nodes(case: dict[str, Any]) -> None:
+    compare(case)
+
+
+@given(case=cases())
+@settings(deadline=None, max_examples=60)
+def test_outputs_agree_with_the_loops_of_every_processor(case: dict[str, Any]) -> None:
+    try:
+        for name in filter(available, INSTRUCTION_SETS):
+            library.use_instruction_set(name)
+            compare(case, threads=1)
+    finally:
+        library.use_instruction_set("best")
+
+
+def wide_case(stored: bool) -> dict[str, Any]:
+    """A node of realistic width with every effect on, so that undecided outputs are rare."""
+    rng = np.random.default_rng(3)
+    kind = "program" if stored else "write"
+    numbers = {f"{kind}.sigma": 0.1, "dac.bits": 8, "dac.steps": 0, "dac.bound": 1, "adc.bits": 8, "adc.steps": 0}
+    numbers |= {"adc.bound": 10, "adc.max_bound_factor": 1000, "adc.max_bound_resolution": 0.25}
+    numbers |= {"read.weight_noise": 0.0175, "read.output_noise": 0.04}
+    if stored:
+        numbers["program.sigma_cycle"] = 0.02
+    attributes: dict[str, int | str] = {
+        "format": 1, "site": 0, "sites": 1, "entries": ",".join(numbers), "sample_axis": 0, "heads": 0,
+        "head_axis": "none", "head_groups": 1, "head_share": 1, "tile_rows": 256, "tile_columns": 256,
+        "tile_split": "balanced", "scaling": "tile_column", kind: "lognormal_w", "dac": "absmax", "adc": "fixed",
+        "bound_management": "iterative", "read_noise": "pcm_read",
+    }  # fmt: skip
+    left_shape, right_shape = ((2, 50, 384), (384, 300)) if stored else ((2, 3, 50, 384), (2, 3, 384, 70))
+    left: NDArray[np.float32] = rng.standard_normal(left_shape, np.float32)
+    right: NDArray[np.float32] = rng.standard_normal(right_shape, np.float32)
+    feeds = controls(list(numbers.values()), seed=9, read_seed=4, sample=[100, 2])
+    return {"stored": stored, "attributes": attributes, "left": left, "right": right, "feeds": feeds}
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_wide_nodes_with_every_effect_agree_and_are_mostly_decided(stored: bool, instruction_set: str) -> None:
+    case = wide_case(stored)
+    trace = Trace()
+    twin = crossbar_matmul if stored else crossbar_matmul_dynamic
+    twin(case["left"], case["right"], **case["feeds"], trace=trace, **case["attributes"])
+    assert np.mean(trace.undecided) < 0.02
+    compare(case)
+
+
+@pytest.mark.parametrize("model", DISTURBANCES)
+def test_programmed_weights_agree(model: str, instruction_set: str) -> None:
+    rng = np.random.default_rng(1)
+    w = rng.standard_normal((70, 45), np.float32)
+    numbers = {} if model == "none" else {"program.sigma": 0.2, "program.sigma_cycle": 0.1}
+    if model == "lognormal_g":
+        numbers |= {"mapping.g_min_us": 1.0, "mapping.g_max_us": 20.0}
+    attributes = {**wide_case(True)["attributes"], "program": model, "entries": ",".join(numbers), "dac": "none"}
+    attributes |= {"adc": "none", "bound_management": "none", "read_noise": "none", "tile_rows": 32, "scaling": "tile"}
+    device = np.asarray(list(numbers.values()), np.float32)
+    native = library.programmed_weight(w, attributes, device, strength=0.5, seed=5, read_seed=6)
+    expected = twin_programmed_weight(w, device, np.asarray([0.5], np.float32), 5, 6, **attributes)
+    np.testing.assert_allclose(native, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
