@@ -202,7 +202,9 @@ void CrossbarMatMulDynamic::compute(const Context& context) {
   const int64_t matrices = product(batch.y_leading);
   Scratch disturbed(matrices * matrix_size);
   crossbar_product(controls, batch, context, disturbed.data());
-  const SampleMap heads(batch.y_leading, structure_.sample_axis, controls);
+  // M is not counted; where M itself carries the samples, every leading index counts.
+  const bool samples_in_rows = structure_.sample_axis >= static_cast<int64_t>(batch.y_leading.size());
+  const SampleMap heads(batch.y_leading, samples_in_rows ? -1 : structure_.sample_axis, controls);
   for (int64_t m = 0; m < matrices; ++m) {
     if (static_cast<int64_t>(heads.locate(m).row) % structure_.heads != controls.head) continue;
     std::copy(disturbed.data() + m * matrix_size, disturbed.data() + (m + 1) * matrix_size,

@@ -11,7 +11,6 @@ namespace emu {
 namespace {
 
 constexpr int64_t kFormat = 1;
-constexpr int64_t kMostTiles = 65536;  // a tile index has 16 bits in the counter
 
 std::string number(double value) {
   std::ostringstream text;
@@ -141,7 +140,7 @@ Device Structure::device(const float* values, int64_t count) const {
     const bool other_kind = entries[i].rfind(dynamic ? "program." : "write.", 0) == 0;
     if (!other_kind) device.*entry.field = values[i];
   }
-  if (disturbance == Disturbance::kLognormalConductance && !(device.g_min_us < device.g_max_us)) {
+  if (has(entries, "mapping.g_min_us") && !(device.g_min_us < device.g_max_us)) {
     throw Error(where + "entry 'mapping.g_min_us' is " + number(device.g_min_us) +
                 "; expected less than 'mapping.g_max_us', which is " + number(device.g_max_us));
   }
@@ -200,6 +199,10 @@ Structure parse_structure(const std::string& node, bool dynamic,
     throw Error("node '" + node + "', attribute 'heads' is 0; expected at least 1 because 'head_axis' is '" +
                 string_attribute("head_axis") + "'");
   }
+  if (structure.head_groups != 1 && structure.head_axis != HeadAxis::kOutput) {
+    throw Error("node '" + node + "', attribute 'head_groups' is " + std::to_string(structure.head_groups) +
+                "; expected 1 because 'head_axis' is not 'output'");
+  }
   const bool axis_fits =
       structure.head_axis == HeadAxis::kNone || dynamic == (structure.head_axis == HeadAxis::kMatrix);
   if (!axis_fits) {
@@ -257,10 +260,6 @@ Structure parse_structure(const std::string& node, bool dynamic,
       throw Error("node '" + node + "', attribute 'entries' lacks '" + name + "', which its other attributes need");
     }
   }
-  const auto most_tiles = [&](int64_t size, const char* attribute) {
-    if (size > kMostTiles) throw Error("node '" + node + "', attribute '" + attribute + "' is too large");
-  };
-  most_tiles(structure.head_groups, "head_groups");
   return structure;
 }
 

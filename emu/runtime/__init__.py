@@ -2,6 +2,6 @@
 
 from emu.runtime.doctor import Check, doctor
 from emu.runtime.library import library_path
-from emu.runtime.session import register, session
+from emu.runtime.sessions import register, session
 
 __all__ = ["Check", "doctor", "library_path", "register", "session"]

@@ -56,15 +56,17 @@ def _random_numbers() -> str:
     words = philox((0xA4093822, 0x299F31D0), (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), 1)[0]
     expected = [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
     if words.tolist() != expected:
-        raise InputError(f"Philox4x32-10 gives {[hex(word) for word in words]}, expected {[hex(word) for word in expected]}")
+        raise InputError(
+            f"Philox4x32-10 gives {[hex(word) for word in words]}, expected {[hex(word) for word in expected]}"
+        )
     return "Philox4x32-10 agrees with the published vector"
 
 
 def _self_test(ops: str) -> str:
     import onnx
 
-    from emu.rewrite import rewrite
-    from emu.runtime.session import session
+    from emu.rewriter import rewrite
+    from emu.runtime.sessions import session
 
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((8, 4), np.float32)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from emu.errors import InputError
 from emu.runtime import library, library_path, session
-from tests.custom_ops.one_node import controls, one_node_model, run_one_node
+from tests.custom_ops.one_node import one_node_model, run_one_node
 from tests.custom_ops.test_native_equals_twin import wide_case
 
 BOTH = pytest.mark.parametrize("stored", [True, False], ids=["stored", "dynamic"])

@@ -131,13 +131,17 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     else:
         rows = draw(st.integers(1, 5))
         per_sample = heads if axis == "matrix" else draw(st.integers(1, 3))
-        shapes = draw(st.sampled_from(("full", "full", "left_broadcast", "right_broadcast", "flat")))
+        shapes = draw(st.sampled_from(("full", "full", "left_broadcast", "right_broadcast", "flat", "samples_in_rows")))
         left_leading, right_leading = {
             "full": ((batch, per_sample), (batch, per_sample)),
             "left_broadcast": ((1, per_sample), (batch, per_sample)),
             "right_broadcast": ((batch, per_sample), (per_sample,)),
             "flat": ((batch * per_sample,), (batch * per_sample,)),
+            "samples_in_rows": ((per_sample,), (per_sample,)),
         }[shapes]
+        if shapes == "samples_in_rows":
+            attributes["sample_axis"] = 1
+            rows = batch
         left = rng.standard_normal((*left_leading, rows, depth), np.float32)
         right = rng.standard_normal((*right_leading, depth, columns), np.float32)
     if draw(st.booleans()):

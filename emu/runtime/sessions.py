@@ -4,6 +4,7 @@ import os
 import threading
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -36,31 +37,42 @@ def register(options: onnxruntime.SessionOptions, ops: Ops = "native") -> None:
         raise InputError(f"ops is '{ops}'; expected 'native' or 'python'")
 
 
-class _PythonOpsSession(onnxruntime.InferenceSession):
+class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime has no type hints
+    """An `onnxruntime.InferenceSession` that also takes NumPy scalars (`np.int64(7)`) for the scalar controls."""
+
+    def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
+        """Run the model; see `onnxruntime.InferenceSession.run`."""
+        feeds = {name: np.asarray(value) if np.isscalar(value) else value for name, value in input_feed.items()}
+        return super().run(output_names, feeds, run_options)
+
+
+class _PythonOpsSession(Session):
     """Raises what a Python operator could not: an exception that left its body would end the process."""
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
+    def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
         from emu.reference.custom_ops import pending_error
 
         pending_error()  # forget what an earlier, failed run left behind
-        outputs = super().run(*args, **kwargs)
-        error = pending_error()
-        if error is not None:
-            raise error
-        return outputs
+        try:
+            return super().run(output_names, input_feed, run_options)
+        finally:
+            # Also when the run itself failed: a later node may have choked on what the failed operator left.
+            error = pending_error()
+            if error is not None:
+                raise error
 
 
 def session(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto | Any,
+    model: Any,
     ops: Ops = "native",
     threads: int | None = None,
     options: onnxruntime.SessionOptions | None = None,
     **session_arguments: Any,
-) -> onnxruntime.InferenceSession:
+) -> Session:
     """Open a rewritten (or plain) model in stock onnxruntime, on the CPU.
 
     Args:
-        model: path, serialized model, `onnx.ModelProto` or the result of `emu.rewrite`.
+        model: path (str or PathLike), serialized model (bytes), `onnx.ModelProto` or the result of `emu.rewrite`.
         ops: `native` or `python`, see `register`.
         threads: threads of one product; None for onnxruntime's choice.
         options: further session options; changed in place.
@@ -69,7 +81,10 @@ def session(
     Raises:
         InputError: the model cannot be loaded, with onnxruntime's reason.
     """
-    options = options if options is not None else onnxruntime.SessionOptions()
+    if options is None:
+        options = onnxruntime.SessionOptions()
+        # Silence: the controls are initializers that are also inputs, on purpose, and every error is raised anyway.
+        options.log_severity_level = 4
     if threads is not None:
         options.intra_op_num_threads = threads
     register(options, ops)
@@ -82,7 +97,7 @@ def session(
     else:
         source = os.fspath(model)
     session_arguments.setdefault("providers", ["CPUExecutionProvider"])
-    kind = onnxruntime.InferenceSession if ops == "native" else _PythonOpsSession
+    kind = Session if ops == "native" else _PythonOpsSession
     with _creation:
         try:
             return kind(source, sess_options=options, **session_arguments)

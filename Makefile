@@ -1,0 +1,68 @@
+# The README's two commands, and what contributors and CI run. Each sets up all it needs in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+SOURCES := pyproject.toml constraints.txt $(wildcard custom_ops/CMakeLists.txt custom_ops/src/*)
+
+.PHONY: demo test test-slow lint format types native-warnings sanitize benchmark clean
+
+## Run the main job: rewrite the demo ViT for a noisy RRAM crossbar and see its accuracy fall.
+demo: $(VENV)/.core
+	$(BIN)/emu demo --output demo-output
+
+## Run the tests.
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+## Run the tests that take minutes, or that train.
+test-slow: $(VENV)/.train
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror custom_ops/src/*
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i custom_ops/src/*
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+## Compile the native library with warnings as errors.
+native-warnings: $(VENV)/.dev
+	$(BIN)/cmake -S custom_ops -B build/warnings -DEMU_WERROR=ON
+	$(BIN)/cmake --build build/warnings --parallel 2
+
+## Run the native library's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/.dev
+	$(BIN)/cmake -S custom_ops -B build/sanitize -DEMU_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake --build build/sanitize --parallel 2
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  EMU_OPS_LIBRARY=build/sanitize/libemu_ops.so $(BIN)/python -m pytest -q tests/custom_ops
+
+## Speed and memory against the clean model.
+benchmark: $(VENV)/.core
+	$(BIN)/python -m benchmarks
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python $(SOURCES)
+	$(INSTALL) -e ".[analysis]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(INSTALL) -e ".[analysis,dev]"
+	touch $@
+
+$(VENV)/.train: $(VENV)/.dev
+	$(INSTALL) -e ".[analysis,dev,train]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

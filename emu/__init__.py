@@ -1,0 +1,64 @@
+"""emu: what will this transformer do on that analog or faulty chip?
+
+    import emu
+
+    model = emu.rewrite("model.onnx", device="rram")
+    model.save("model.rram.onnx")
+    session = emu.session("model.rram.onnx")  # an onnxruntime.InferenceSession
+
+Everything is imported when it is first used, so that `import emu` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emu.device import Profile, load_profile
+    from emu.errors import InputError
+    from emu.evaluation import evaluate
+    from emu.rewriter import EmulatedModel, find_sites, read_manifest, rewrite
+    from emu.runtime import library_path, register, session
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EmulatedModel": "emu.rewriter",
+    "Evaluation": "emu.evaluation",
+    "InputError": "emu.errors",
+    "Profile": "emu.device",
+    "evaluate": "emu.evaluation",
+    "find_sites": "emu.rewriter",
+    "library_path": "emu.runtime",
+    "load_profile": "emu.device",
+    "read_manifest": "emu.rewriter",
+    "register": "emu.runtime",
+    "rewrite": "emu.rewriter",
+    "session": "emu.runtime",
+}
+
+__all__ = [
+    "EmulatedModel",
+    "Evaluation",
+    "InputError",
+    "Profile",
+    "__version__",
+    "evaluate",
+    "find_sites",
+    "library_path",
+    "load_profile",
+    "read_manifest",
+    "register",
+    "rewrite",
+    "session",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'emu' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,69 @@
+"""The control inputs of a rewritten model: which chip, which repetition, which numbers of the device."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu.device import load_profile, override_entries, parse_overrides
+from emu.device.loading import Overrides
+from emu.errors import InputError
+
+LARGEST_SEED = 2**32 - 1
+
+
+def control_feeds(
+    manifest: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    read_seed: int | None = None,
+    sample: int | None = None,
+    head: int | None = None,
+    strength: float | None = None,
+    set: Overrides | None = None,
+) -> dict[str, NDArray[Any]]:
+    """The inputs that set these controls of a rewritten model; a control left None keeps the model's default.
+
+    Args:
+        manifest: the model's manifest.
+        seed: which chip, 0 to 2^32 - 1.
+        read_seed: which repetition on that chip, 0 to 2^32 - 1.
+        sample: index of the batch's first sample in the data set, 0 to 2^32 - 1.
+        head: disturb this head only; -1 for all.
+        strength: one factor on every disturbance of every site; 0 makes the model digital.
+        set: numbers of the device, such as `{"program.sigma": 0.15}`.
+
+    Raises:
+        InputError: a control out of its range, or an override as in `emu.device.override_entries`.
+    """
+    feeds: dict[str, NDArray[Any]] = {}
+    for name, value, low, high in (
+        ("seed", seed, 0, LARGEST_SEED),
+        ("read_seed", read_seed, 0, LARGEST_SEED),
+        ("sample", sample, 0, LARGEST_SEED),
+        ("head", head, -1, 2**31 - 1),
+    ):
+        if value is not None:
+            if not low <= value <= high:
+                raise InputError(f"{name} is {value} and must be {low} to {high}.")
+            feeds[f"emu.{name}"] = np.asarray(value, np.int64)
+    if strength is not None:
+        feeds["emu.strength"] = np.full(len(manifest["sites"]), strength, np.float32)
+    if parse_overrides(set):
+        feeds["emu.device"] = np.asarray(list(device_entries(manifest, set).values()), np.float32)
+    return feeds
+
+
+def device_entries(manifest: Mapping[str, Any], set: Overrides | None = None) -> dict[str, float]:
+    """The numbers of a rewritten model's device by entry name, in the order of its `emu.device` tensor.
+
+    Args:
+        manifest: the model's manifest.
+        set: numbers that change.
+
+    Raises:
+        InputError: as in `emu.device.override_entries`.
+    """
+    values = load_profile(manifest["device"]["profile"]).entries()
+    return override_entries({name: values[name] for name in manifest["entries"]}, set)

@@ -1,0 +1,135 @@
+"""Counter-based random numbers: every value is a pure function of seed, site, stream and its place in an array.
+
+Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_MASK = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_VALUES_PER_BLOCK = 4
+# Blocks computed at once: bounds the memory of the intermediate words.
+_BLOCKS_AT_ONCE = 1 << 18
+
+
+class Stream(IntEnum):
+    """What a random array is for; the low eight bits of counter word c3."""
+
+    PROGRAM = 0
+    PROGRAM_NEGATIVE = 1
+    PROGRAM_CYCLE = 2
+    PROGRAM_CYCLE_NEGATIVE = 3
+    WRITE = 16
+    WRITE_NEGATIVE = 17
+    READ = 32
+
+
+def philox4x32(
+    c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: int, k1: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return the four words of Philox4x32-10 for counters that broadcast against each other.
+
+    Counter and key words are integers from 0 to 2^32 - 1. Every result has the broadcast shape, uint32.
+    """
+    a, b, c, d = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in (c0, c1, c2, c3)))
+    for round_index in range(_ROUNDS):
+        key0 = np.uint64((k0 + round_index * _KEY_STEPS[0]) & 0xFFFFFFFF)
+        key1 = np.uint64((k1 + round_index * _KEY_STEPS[1]) & 0xFFFFFFFF)
+        product_a = _MULTIPLIERS[0] * a
+        product_c = _MULTIPLIERS[1] * c
+        a, b, c, d = (
+            (product_c >> _HALF) ^ b ^ key0,
+            product_c & _MASK,
+            (product_a >> _HALF) ^ d ^ key1,
+            product_a & _MASK,
+        )
+    return a.astype(np.uint32), b.astype(np.uint32), c.astype(np.uint32), d.astype(np.uint32)
+
+
+def uniform(word: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Return ((x >> 8) + 1) * 2^-24 for each word x: 2^24 values in (0, 1]."""
+    return ((word >> np.uint32(8)).astype(np.float64) + 1.0) * 2.0**-24
+
+
+def stored_normals(
+    seed: int, cycle_seed: int, site: int, stream: Stream, rows: int, columns: int
+) -> NDArray[np.float64]:
+    """Return the standard normals of a stored array, float64 [rows, columns].
+
+    `cycle_seed` is 0 for what is fixed with the chip and `read_seed` for what is redrawn at every programming.
+    """
+    blocks_per_row = _blocks(columns)
+    normals = np.empty((rows, columns))
+    rows_at_once = max(1, _BLOCKS_AT_ONCE // max(1, blocks_per_row))
+    for start in range(0, rows, rows_at_once):
+        row = np.arange(start, min(rows, start + rows_at_once), dtype=np.uint64)
+        block = _block_indices(row, blocks_per_row, 0, blocks_per_row)
+        words = philox4x32(block & _MASK, block >> _HALF, site, int(stream), seed, cycle_seed)
+        normals[start : start + rows_at_once] = _normals(*words)[:, :columns]
+    return normals
+
+
+def run_time_normals(
+    seed: int,
+    read_seed: int,
+    site: int,
+    stream: Stream,
+    sample: NDArray[np.int64],
+    row: NDArray[np.int64],
+    columns: int,
+    *,
+    tile: int = 0,
+    attempt: int = 0,
+    part: slice = slice(None),
+) -> NDArray[np.float64]:
+    """Return standard normals of run-time noise, float64 [len(row), columns of `part`].
+
+    `sample` and `row` (int64 [rows]) say for every row which sample it belongs to and where in that sample it lies.
+    `columns` is the full width of the array, `part` the columns wanted; `tile` and `attempt` are the row tile and the
+    repeat of bound management.
+    """
+    first, last, _ = part.indices(columns)
+    blocks_per_row = _blocks(columns)
+    first_block = first // _VALUES_PER_BLOCK
+    c3 = int(stream) + (tile << 8) + (attempt << 24)
+    normals = np.empty((len(row), max(0, last - first)))
+    rows_at_once = max(1, _BLOCKS_AT_ONCE // max(1, _blocks(last) - first_block))
+    for start in range(0, len(row), rows_at_once):
+        now = slice(start, start + rows_at_once)
+        block = _block_indices(row[now].astype(np.uint64), blocks_per_row, first_block, _blocks(last))
+        c1 = sample[now, None].astype(np.uint64) & _MASK
+        words = philox4x32(block & _MASK, c1, site, c3, seed, read_seed)
+        skipped = first_block * _VALUES_PER_BLOCK
+        normals[now] = _normals(*words)[:, first - skipped : last - skipped]
+    return normals
+
+
+def _blocks(columns: int) -> int:
+    return -(-columns // _VALUES_PER_BLOCK)
+
+
+def _block_indices(row: NDArray[np.uint64], blocks_per_row: int, first: int, last: int) -> NDArray[np.uint64]:
+    """Return the blocks `first` to `last` of each row, uint64 [rows, last - first]."""
+    first_of_row: NDArray[np.uint64] = row[:, None] * np.uint64(blocks_per_row)
+    return np.add(first_of_row, np.arange(first, last, dtype=np.uint64), dtype=np.uint64)
+
+
+def _normals(
+    x0: NDArray[np.uint32], x1: NDArray[np.uint32], x2: NDArray[np.uint32], x3: NDArray[np.uint32]
+) -> NDArray[np.float64]:
+    """Return the four normals of each block side by side, float64 [rows, 4 * blocks]: Box-Muller on two pairs."""
+    radius_01, angle_01 = np.sqrt(-2 * np.log(uniform(x0))), 2 * np.pi * uniform(x1)
+    radius_23, angle_23 = np.sqrt(-2 * np.log(uniform(x2))), 2 * np.pi * uniform(x3)
+    normals = (
+        radius_01 * np.cos(angle_01),
+        radius_01 * np.sin(angle_01),
+        radius_23 * np.cos(angle_23),
+        radius_23 * np.sin(angle_23),
+    )
+    return np.stack(normals, axis=-1).reshape(x0.shape[0], -1)

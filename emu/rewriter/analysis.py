@@ -1,0 +1,121 @@
+"""From a normalized model to its sites: products, labels, heads, and where their samples lie."""
+
+import math
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from emu.rewriter.dataflow import DataFlow, is_standard
+from emu.rewriter.find import Product, find_products
+from emu.rewriter.heads import HeadFinder, Heads
+from emu.rewriter.label import find_attentions, label_products
+from emu.rewriter.shapes import Probes, probe
+from emu.rewriter.site import Site, Skipped
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The sites of a model, the product behind each (by index), and the products that stay digital."""
+
+    sites: list[Site]
+    products: list[Product]
+    skipped: list[Skipped]
+    probes: Probes
+
+
+def analyze(model: ir.Model, name: str) -> Analysis:
+    """Finds and describes every site of a normalized model, in data-flow order.
+
+    Raises:
+        InputError: products of numbers other than float32.
+
+    """
+    flow = DataFlow(model.graph)
+    probes = probe(model)
+    products, skipped = find_products(model, flow, probes, name)
+    attentions = find_attentions(products, flow)
+    labels = label_products(products, attentions, flow, probes)
+    finder = HeadFinder(model, flow, probes, products)
+    heads: dict[Product, Heads] = {}
+    for attention in attentions:
+        heads = finder.of(attention) | heads
+    sites = []
+    for index, product in enumerate(products):
+        place = _Samples.of(product, flow, probes)
+        own, label = heads.get(product, Heads()), labels[product]
+        sites.append(
+            Site(
+                index=index,
+                node=product.node.name or "",
+                op=product.node.op_type,
+                stored=product.stored,
+                layer=label.layer,
+                component=label.component,
+                shape=(product.rows, product.columns),
+                heads=own.heads,
+                head_axis=own.axis,
+                head_groups=own.groups,
+                head_share=own.share,
+                sample_axis=place.axis,
+                samples_inside=place.inside,
+                rows=place.rows,
+                matrices=place.matrices,
+            )
+        )
+    return Analysis(sites, products, skipped, probes)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Where the samples of a product's activations lie, and how many rows and matrices each has."""
+
+    axis: int
+    inside: bool
+    rows: int | None
+    matrices: int | None
+
+    @staticmethod
+    def of(product: Product, flow: DataFlow, probes: Probes) -> "_Samples":
+        value = product.activation
+        depends = value in flow.depends_on_inputs
+        rows, matrices = _sizes(product, probes, depends)
+        if not depends:
+            return _Samples(-1, False, rows, matrices)
+        if product.node.op_type == "Conv":
+            return _Samples(0, False, rows, matrices)
+        shape = probes.base.get(value)
+        if shape is not None and len(shape) == 2 and product.stored and _tokens_first(value, flow, probes):
+            return _Samples(1, True, rows, matrices)
+        second = probes.batch_axis(value) == 1 and shape is not None and len(shape) > 2
+        return _Samples(1 if second else 0, False, rows, matrices)
+
+
+def _sizes(product: Product, probes: Probes, depends: bool) -> tuple[int | None, int | None]:
+    """Rows and matrices per sample, where they do not depend on a symbolic size."""
+    value = product.node.outputs[0] if product.node.op_type == "Conv" else product.activation
+    fixed = probes.fixed(value)
+    if fixed is None or any(size is None for size in fixed):
+        return None, None
+    sizes = [size for size in fixed if size is not None]
+    samples = probes.batch if depends else 1
+    if product.node.op_type == "Conv":
+        return math.prod(sizes[2:]), 1
+    leading = math.prod(sizes[:-1]) if product.stored else math.prod(sizes[:-2])
+    if leading % samples:
+        return None, None
+    return (leading // samples, 1) if product.stored else (sizes[-2], leading // samples)
+
+
+def _tokens_first(value: ir.Value, flow: DataFlow, probes: Probes) -> bool:
+    """Whether [tokens * batch, K] was made from [tokens, batch, ...]: samples change fastest along the rows."""
+    shape = probes.base.get(value)
+    for node, _ in flow.upstream(value, set()):
+        source = node.inputs[0] if node.inputs else None
+        if is_standard(node) and node.op_type == "Reshape" and source is not None:
+            before = probes.base.get(source)
+            if before is None or shape is None or len(before) < 3 or before[0] * before[1] != shape[0]:
+                return False
+            return probes.batch_axis(source) == 1
+        if probes.base.get(node.outputs[0]) != shape:
+            return False
+    return False

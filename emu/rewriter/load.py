@@ -1,0 +1,168 @@
+"""Reads a model into onnx-ir, from a file or from memory, and refuses what is not a whole, valid ONNX model."""
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from emu.errors import InputError
+from emu.rewriter.dataflow import captured_values
+from emu.rewriter.protobuf_file import CutShortError, DamagedError, read_model
+
+ModelSource: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+
+MANIFEST_KEY = "emu.manifest"
+DOMAIN = "emu"
+_SMALL_BYTES = 4096
+
+
+def load(source: ModelSource) -> tuple[ir.Model, str]:
+    """Reads a plain (not rewritten) model.
+
+    Args:
+        source: the path of an .onnx file (external data beside it), an `onnx.ModelProto` or an onnx-ir model.
+
+    Returns:
+        A model that the caller owns, and how to name it in an error. Tensors are shared with the source, nothing
+        else is; external data stay on disk, memory-mapped.
+
+    Raises:
+        InputError: no such file, not an ONNX model, missing or short external data, a cycle, or a model that
+            is rewritten already.
+
+    """
+    if isinstance(source, ir.Model):
+        model, name = source.clone(), f"Model '{source.graph.name or 'in memory'}'"
+    elif isinstance(source, onnx.ModelProto):
+        name = f"Model '{source.graph.name or 'in memory'}'"
+        model = _from_proto(source, name)
+    else:
+        path = Path(source)
+        name = f"Model {path}"
+        model = _from_proto(read_proto(path), name)
+        ir.external_data.set_base_dir(model.graph, path.parent)
+    _check_not_rewritten(model, name)
+    _check_data(model, name)
+    _sort(model, name)
+    return model, name
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Reads the protobuf of a model file, without its external data.
+
+    Raises:
+        InputError: no such file, or not an ONNX model.
+
+    """
+    if path.is_dir():
+        raise InputError(f"Model {path} is a folder: give the .onnx file in it.")
+    try:
+        proto = read_model(path)
+    except OSError as error:
+        raise InputError(f"Model {path} cannot be read: {error.strerror or error}.") from None
+    except CutShortError as error:
+        raise InputError(f"Model {path} is not an ONNX model, or is cut short: {error}.") from None
+    except DamagedError:
+        raise InputError(f"Model {path} is not an ONNX model, or is damaged: give a binary .onnx file.") from None
+    if not proto.HasField("graph"):
+        raise InputError(f"Model {path} is not an ONNX model, or is cut short: it holds no graph.")
+    return proto
+
+
+def check_graph(model: ir.Model, what_is_wrong: str, what_to_do: str) -> None:
+    """Runs onnx's checker, without handing it the weights.
+
+    Raises:
+        InputError: `<what_is_wrong>: <the checker's sentence>; <what_to_do>.`
+
+    """
+    try:
+        common_passes.CheckerPass()(model)
+    except onnx.checker.ValidationError as error:
+        raise InputError(f"{what_is_wrong}: {_checker_sentence(error)}; {what_to_do}.") from None
+    except ValueError as error:
+        raise InputError(f"{what_is_wrong}: {_first_line(error)}; {what_to_do}.") from None
+
+
+def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise InputError(f"{name} is not an ONNX model, or is cut short: it holds no graph or no opset version.")
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:  # onnx-ir raises many kinds for a malformed graph
+        raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}.") from None
+
+
+def _check_not_rewritten(model: ir.Model, name: str) -> None:
+    if MANIFEST_KEY in model.metadata_props or any(node.domain == DOMAIN for node in model.graph.all_nodes()):
+        raise InputError(f"{name} is rewritten already: give the original model.")
+
+
+def _check_data(model: ir.Model, name: str) -> None:
+    """Checks that every tensor has all of its bytes."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                _check_external(tensor, name)
+                if tensor.nbytes <= _SMALL_BYTES:  # onnx's checker sees small tensors, and cannot follow their files
+                    value.const_value = ir.tensor(tensor.numpy().copy(), name=value.name)
+            elif isinstance(tensor, ir.TensorProtoTensor) and tensor.raw is not None:
+                raw = tensor.raw
+                if raw.HasField("raw_data") and len(raw.raw_data) != tensor.nbytes:
+                    raise InputError(
+                        f"{name} is not a valid ONNX model: tensor '{value.name}' holds {len(raw.raw_data)} bytes, "
+                        f"its shape needs {tensor.nbytes}; export it again."
+                    )
+
+
+def _sort(model: ir.Model, name: str) -> None:
+    """Sorts nodes that some converters leave unsorted (onnxruntime runs such models); a sorted graph stays as it is."""
+    made = {*model.graph.inputs, *model.graph.initializers.values()}
+    for node in model.graph:
+        needed = [value for value in (*node.inputs, *captured_values(node)) if value is not None]
+        if any(value not in made and value.producer() is not None for value in needed):
+            break
+        made.update(node.outputs)
+    else:
+        return
+    try:
+        model.graph.sort()
+    except ValueError:
+        raise InputError(f"{name} is not a valid ONNX model: its nodes form a cycle; export it again.") from None
+
+
+def _check_external(tensor: ir.ExternalTensor, name: str) -> None:
+    location = Path(tensor.location)
+    if location.is_absolute() or ".." in location.parts:
+        raise InputError(f"{name}: tensor '{tensor.name}' lies outside the model's folder ({location}).")
+    path = Path(tensor.path)
+    if not path.is_file():
+        raise InputError(
+            f"{name}: its external data {path} is missing: keep it beside the model, "
+            "or, for a model in memory, load it together with its data (onnx.load does)."
+        )
+    needed = (tensor.offset or 0) + tensor.nbytes
+    if path.stat().st_size < needed:
+        raise InputError(
+            f"{name}: its external data {path} is cut short: tensor '{tensor.name}' needs {needed} bytes, "
+            f"the file has {path.stat().st_size}; copy it again."
+        )
+
+
+def _checker_sentence(error: Exception) -> str:
+    """The checker's first sentence, and the node that it was about."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    node = next((line for line in lines if "Name: " in line), "")
+    if node:
+        words = node.split("Name: ", 1)[1].split(" OpType:")[0].strip()
+        return f"{lines[0].rstrip('.')} (node '{words}')"
+    return lines[0].rstrip(".") if lines else "the checker gave no reason"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

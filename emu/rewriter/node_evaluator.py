@@ -1,0 +1,60 @@
+"""Computes single nodes of a graph whose inputs are known, with onnx's reference implementation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from emu.rewriter.dataflow import has_subgraph, is_standard
+
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+
+
+def is_random(node: ir.Node) -> bool:
+    """Whether the node draws random numbers."""
+    return node.op_type in _RANDOM
+
+
+class NodeEvaluator:
+    """Computes nodes of one model. Nodes that differ only in their names share one compiled evaluator."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._opset = model.opset_imports.get("", 1)
+        self._compiled: dict[bytes, ReferenceEvaluator] = {}
+
+    def can_run(self, node: ir.Node) -> bool:
+        """Whether the node is a plain function of its inputs in ONNX's own operator set."""
+        return is_standard(node) and not is_random(node) and not has_subgraph(node)
+
+    def run(self, node: ir.Node, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """The outputs of `node` for these inputs (None where it has no input).
+
+        Raises:
+            Exception: whatever the reference implementation raises for inputs that the node cannot take.
+
+        """
+        proto = ir.to_proto(node)
+        del proto.metadata_props[:]
+        proto.name = proto.doc_string = ""
+        proto.input[:] = [f"input_{i}" if value is not None else "" for i, value in enumerate(inputs)]
+        proto.output[:] = [f"output_{i}" for i in range(len(node.outputs))]
+        key = proto.SerializeToString()
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(proto)
+        feeds: dict[str, Any] = {f"input_{i}": value for i, value in enumerate(inputs) if value is not None}
+        return [np.asarray(output) for output in self._compiled[key].run(None, feeds)]
+
+    def _compile(self, proto: onnx.NodeProto) -> ReferenceEvaluator:
+        untyped = onnx.TypeProto()
+        graph = onnx.helper.make_graph(
+            [proto],
+            "node",
+            [onnx.helper.make_value_info(name, untyped) for name in proto.input if name],
+            [onnx.helper.make_value_info(name, untyped) for name in proto.output],
+        )
+        return ReferenceEvaluator(
+            onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)])
+        )

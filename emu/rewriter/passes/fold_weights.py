@@ -1,0 +1,117 @@
+"""Computes weights that a graph derives from constants: Transpose, Cast, Reshape, Identity and the like around them.
+
+After it, the weight of every product is an initializer.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from emu.rewriter.dataflow import has_subgraph, is_standard, tensor_of
+from emu.rewriter.node_evaluator import NodeEvaluator, is_random
+
+_WEIGHT_INPUTS = {"MatMul": (1,), "Gemm": (1, 2), "Conv": (1, 2)}
+
+
+class FoldWeightsPass(ir.passes.InPlacePass):
+    """Replaces computed constants at the operands of products by initializers; shared ones stay shared."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Folds the operands of every MatMul, Gemm and Conv of the main graph."""
+        evaluator = NodeEvaluator(model)
+        constants = constant_values(model.graph)
+        modified = False
+        for node in list(model.graph):
+            for operand in weight_operands(node):
+                nodes = constant_nodes(operand, constants)
+                if nodes and all(evaluator.can_run(each) for each in nodes):
+                    _fold(model.graph, operand, nodes, evaluator)
+                    modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def weight_operands(node: ir.Node) -> list[ir.Value]:
+    """The inputs of a product that may hold a weight or a bias."""
+    places = _WEIGHT_INPUTS.get(node.op_type, ()) if is_standard(node) else ()
+    inputs = [node.inputs[i] for i in places if i < len(node.inputs)]
+    return [value for value in inputs if value is not None]
+
+
+def constant_values(graph: ir.Graph) -> set[ir.Value]:
+    """Values that follow from constants alone. The result of a product is none: a product is a site, never folded."""
+    constants = {value for value in graph.initializers.values() if tensor_of(value) is not None}
+    for node in graph:
+        if (is_standard(node) and node.op_type in _WEIGHT_INPUTS) or has_subgraph(node) or is_random(node):
+            continue
+        if all(value is None or value in constants for value in node.inputs):
+            constants.update(node.outputs)
+    return constants
+
+
+def constant_nodes(value: ir.Value, constants: set[ir.Value]) -> list[ir.Node]:
+    """The nodes that compute `value` from constants alone, in order; none if it is no such value or is one itself."""
+    nodes: dict[ir.Node, None] = {}
+    pending = [value] if value in constants else []
+    while pending:
+        node = pending.pop().producer()
+        if node is not None:
+            nodes.pop(node, None)  # a node that is needed by several comes before all of them
+            nodes[node] = None
+            pending.extend(_present(node))
+    return list(reversed(nodes))
+
+
+def _fold(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node], evaluator: NodeEvaluator) -> None:
+    source = value
+    while (node := source.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        source = node.inputs[0]
+    if source.producer() is not None:
+        source = _evaluated(graph, source, nodes, evaluator)
+    if source is not value:
+        value.replace_all_uses_with(source, replace_graph_outputs=False)
+        _remove_unused(graph, nodes)
+
+
+def _evaluated(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node], evaluator: NodeEvaluator) -> ir.Value:
+    """A new initializer with the content of `value`, which takes over its name unless a graph output needs it."""
+    arrays: dict[ir.Value, np.ndarray] = {}
+    for node in nodes:
+        inputs = [None if each is None else _array(each, arrays) for each in node.inputs]
+        arrays |= dict(zip(node.outputs, evaluator.run(node, inputs), strict=False))
+    result = np.ascontiguousarray(arrays[value])
+    name = value.name or "weight"
+    value.name = None if not value.is_graph_output() else value.name
+    name = f"{name}.folded" if value.is_graph_output() else name
+    initializer = ir.Value(
+        name=name,
+        shape=ir.Shape(result.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(result.dtype)),
+        const_value=ir.tensor(result, name=name),
+    )
+    graph.register_initializer(initializer)
+    return initializer
+
+
+def _array(value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> np.ndarray:
+    if value in arrays:
+        return arrays[value]
+    tensor = tensor_of(value)
+    assert tensor is not None, "constant_nodes() gives nodes in order, from constants on"
+    return tensor.numpy()
+
+
+def _remove_unused(graph: ir.Graph, nodes: list[ir.Node]) -> None:
+    """Removes those of `nodes` that nothing uses any more, and the initializers that only they used."""
+    for node in reversed(nodes):
+        if any(output.uses() or output.is_graph_output() for output in node.outputs):
+            continue
+        inputs = list(_present(node))
+        graph.remove(node, safe=True)
+        for value in inputs:
+            if value.is_initializer() and not value.uses() and not value.is_graph_output() and value.name:
+                graph.initializers.pop(value.name, None)
+
+
+def _present(node: ir.Node) -> Iterator[ir.Value]:
+    return (value for value in node.inputs if value is not None)

@@ -1,0 +1,110 @@
+"""From a plain model to one that emulates its products on crossbars."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from emu.device import Profile, load_profile
+from emu.errors import InputError
+from emu.rewriter.analysis import Analysis, analyze
+from emu.rewriter.load import MANIFEST_KEY, ModelSource, check_graph, load
+from emu.rewriter.manifest import make_manifest
+from emu.rewriter.normalize import normalize
+from emu.rewriter.passes import RefuseUnsupportedPass
+from emu.rewriter.protobuf_file import in_memory
+from emu.rewriter.replace import replace_products
+from emu.rewriter.save import save
+from emu.rewriter.selection import select
+from emu.rewriter.site import Site, Skipped
+
+
+@dataclass(frozen=True, eq=False)
+class EmulatedModel:
+    """A rewritten model.
+
+    Attributes:
+        manifest: the JSON of `metadata_props["emu.manifest"]` as a dict: `sites`, `device`, `entries`, `skipped`, ...
+
+    """
+
+    manifest: dict[str, Any]
+    _model: ir.Model
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The whole model as a protobuf, weights included."""
+        return ir.to_proto(in_memory(self._model))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model, atomically; tensors of more than 1.9 GB go to `<path>.data` beside it.
+
+        Raises:
+            InputError: the folder does not exist, or cannot be written to.
+
+        """
+        save(self._model, path)
+
+
+def rewrite(
+    model: ModelSource,
+    device: str | os.PathLike[str] | Mapping[str, Any] | Profile = "rram",
+    only: str | None = None,
+    exclude: str | None = None,
+    set: Mapping[str, Any] | None = None,
+) -> EmulatedModel:
+    """Replaces the matrix products of a transformer by products on emulated crossbars.
+
+    Args:
+        model: the path of an .onnx file, an `onnx.ModelProto` or an onnx-ir model; it is never changed.
+        device: a preset's name, the path of a TOML file, or a profile.
+        only: map these sites only, such as `"layer=0-3 component=ffn_up,ffn_down"`; the others stay digital.
+        exclude: leave these sites digital.
+        set: changes of the device, such as `{"program.sigma": 0.15}`.
+
+    Raises:
+        InputError: a broken or unsupported model, a wrong device or setting, a selection that matches nothing, or a
+            model without any product to map.
+
+    """
+    profile = load_profile(device, set)  # type: ignore[arg-type]
+    plain, name, analysis = _analyzed(model)
+    chosen = select(analysis.sites, only, exclude)
+    left = [Skipped(site.node, site.op, "not selected") for site in analysis.sites if site not in chosen]
+    sites = [replace(site, index=index) for index, site in enumerate(chosen)]
+    products = [analysis.products[site.index] for site in chosen]
+    manifest = make_manifest(profile, sites, [*analysis.skipped, *left])
+    replace_products(plain, sites, products, analysis.probes, profile, name)
+    plain.metadata_props[MANIFEST_KEY] = json.dumps(manifest)
+    check_graph(plain, f"{name} could not be rewritten into a valid graph", "report this model to the makers of emu")
+    return EmulatedModel(manifest, plain)
+
+
+def find_sites(model: ModelSource) -> list[Site]:
+    """The sites of a plain model, in data-flow order: what `rewrite` would map to crossbars.
+
+    Raises:
+        InputError: as for `rewrite`.
+
+    """
+    return _analyzed(model)[2].sites
+
+
+def _analyzed(source: ModelSource) -> tuple[ir.Model, str, Analysis]:
+    model, name = load(source)
+    RefuseUnsupportedPass(name)(model)
+    check_graph(model, f"{name} is not a valid ONNX model", "export it again")
+    model = normalize(model)
+    analysis = analyze(model, name)
+    if not analysis.sites:
+        reasons = "; ".join(f"'{each.node}' ({each.op}): {each.reason}" for each in analysis.skipped[:3])
+        raise InputError(
+            f"{name} has no matrix product to map to crossbars{f': {reasons}' if reasons else ''}: "
+            "give a model with linear layers or attention."
+        )
+    return model, name, analysis

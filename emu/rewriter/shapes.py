@@ -1,0 +1,317 @@
+"""The shape of every value of a model when its symbolic dimensions have given sizes.
+
+Exporters leave most inner shapes unknown. With numbers for the symbolic dimensions of the inputs, onnx's shape
+inference for single nodes, and the small integer tensors computed along the way (Shape, Gather, Concat, ...), nearly
+all of them follow. Two runs that differ in one size show which axes carry it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx.shape_inference
+import onnx_ir as ir
+
+from emu.rewriter.dataflow import sizes_of, tensor_of
+from emu.rewriter.node_evaluator import NodeEvaluator
+
+Shape = tuple[int, ...]
+_LARGEST_KNOWN = 4096  # elements; tensors that steer shapes are smaller
+BATCHES = (2, 3)
+LENGTHS = (8, 10)  # sizes for every symbolic dimension that is neither a batch nor part of an image
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes, element types and small known tensors of the values of a graph, for one choice of sizes."""
+
+    shapes: Mapping[ir.Value, Shape]
+    dtypes: Mapping[ir.Value, ir.DataType]
+    known: Mapping[ir.Value, np.ndarray]
+    conflicts: int
+
+    def get(self, value: ir.Value | None) -> Shape | None:
+        """The shape of a value, None where it could not be inferred."""
+        return None if value is None else self.shapes.get(value)
+
+    def dtype(self, value: ir.Value | None) -> ir.DataType | None:
+        """The element type of a value, None where it could not be inferred."""
+        return None if value is None else self.dtypes.get(value)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """A model's shapes at two batch sizes, and at another length of its sequences.
+
+    `base` and `more_samples` differ in the batch size alone, `base` and `longer` in all other symbolic sizes. Where a
+    model fixes its sizes, they are the same.
+    """
+
+    base: Shapes
+    more_samples: Shapes
+    longer: Shapes
+    batch: int
+
+    def batch_axis(self, value: ir.Value | None) -> int | None:
+        """The first axis of `value` that grows with the batch, None where none does or shapes are unknown."""
+        few, many = self.base.get(value), self.more_samples.get(value)
+        if few is None or many is None or len(few) != len(many) or self.base is self.more_samples:
+            return None
+        pairs = zip(few, many, strict=True)
+        grows = (axis for axis, (a, b) in enumerate(pairs) if a and a * BATCHES[1] == b * BATCHES[0])
+        return next(grows, None)
+
+    def fixed(self, value: ir.Value | None) -> tuple[int | None, ...] | None:
+        """The shape of `value`, None for axes whose size depends on symbolic dimensions other than the batch."""
+        base, longer = self.base.get(value), self.longer.get(value)
+        if base is None or longer is None or len(base) != len(longer):
+            return None
+        return tuple(a if a == b else None for a, b in zip(base, longer, strict=True))
+
+
+def probe(model: ir.Model) -> Probes:
+    """Infers a model's shapes at two batch sizes and at two lengths."""
+    inference = _Inference(model)
+    batch_symbols = _batch_symbols(model.graph)
+    fixed_batch = _fixed_batch(model.graph)
+    images = list(_image_sizes(model))
+    base, image = min(
+        ((inference.run(_Sizes(batch_symbols, BATCHES[0], LENGTHS[0], size)), size) for size in images),
+        key=lambda pair: pair[0].conflicts,
+    )
+    more = inference.run(_Sizes(batch_symbols, BATCHES[1], LENGTHS[0], image)) if fixed_batch is None else base
+    longer = inference.run(_Sizes(batch_symbols, BATCHES[0], LENGTHS[1], image))
+    return Probes(base, more, longer if longer.conflicts <= base.conflicts else base, fixed_batch or BATCHES[0])
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Numbers for symbolic dimensions."""
+
+    batch_symbols: frozenset[str]
+    batch: int
+    length: int
+    image: tuple[int, int] | None  # channels and side of a four-dimensional input whose sizes are symbolic
+
+    def input_shape(self, value: ir.Value) -> Shape | None:
+        if value.shape is None:
+            return None
+        rank = len(value.shape)
+        return tuple(self._size(dim, axis, rank) for axis, dim in enumerate(value.shape))
+
+    def _size(self, dim: int | ir.SymbolicDim, axis: int, rank: int) -> int:
+        if isinstance(dim, int):
+            return dim
+        symbol = dim.value or ""
+        if symbol in self.batch_symbols or (not symbol and axis == 0):
+            return self.batch
+        if symbol.isdigit():  # exporters that write a number as a symbol mean that number
+            return int(symbol)
+        if rank == 4 and self.image is not None and axis > 0:
+            return self.image[min(axis - 1, 1)]
+        return self.length * max(1, len(symbol.split("+")))  # 'past + new' is the sum of two lengths
+
+
+def _batch_symbols(graph: ir.Graph) -> frozenset[str]:
+    """Names of symbolic leading dimensions of inputs that stand nowhere else: the batch, under any of its names."""
+    leading: set[str] = set()
+    inner: set[str] = set()
+    for value in graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            if isinstance(dim, ir.SymbolicDim) and dim.value:
+                (leading if axis == 0 else inner).add(dim.value)
+    first = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else None
+    own = {first.value} if isinstance(first, ir.SymbolicDim) and first.value else set()
+    return frozenset((leading - inner) | own)
+
+
+def _fixed_batch(graph: ir.Graph) -> int | None:
+    first = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else None
+    return first if isinstance(first, int) else None
+
+
+def _image_sizes(model: ir.Model) -> Iterator[tuple[int, int] | None]:
+    """Likely (channels, side) of an image input with symbolic sizes: the patch grids that position tables fit."""
+    for value in model.graph.inputs:
+        dims: tuple[int | ir.SymbolicDim, ...] = tuple(value.shape or ())
+        if len(dims) != 4 or all(isinstance(dim, int) for dim in dims[1:]):
+            continue
+        for node, place in value.uses():
+            kernel = tensor_of(node.inputs[1]) if node.op_type == "Conv" and place == 0 else None
+            if kernel is None or len(sizes_of(kernel)) != 4:
+                continue
+            _, channels, _, patch = sizes_of(kernel)
+            grids = [*dict.fromkeys(_grids(model)), 14, 8, 16]
+            yield from ((channels, grid * patch) for grid in grids[:8])
+            return
+    yield None
+
+
+def _grids(model: ir.Model) -> Iterator[int]:
+    """Sides of square grids that the model's tables [1, tokens, width] could stand for, 0 to 2 tokens besides."""
+    for value in model.graph.initializers.values():
+        shape = sizes_of(value.const_value) if value.const_value is not None else ()
+        if len(shape) == 3 and shape[0] == 1 and shape[1] > 3:
+            for extra in range(3):
+                side = math.isqrt(shape[1] - extra)
+                if side * side == shape[1] - extra:
+                    yield side
+
+
+class _Inference:
+    """Runs shape inference node by node, for several choices of sizes."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._evaluator = NodeEvaluator(model)
+        self._opsets = [onnx.helper.make_opsetid(domain, v) for domain, v in model.opset_imports.items()]
+        self._protos: dict[ir.Node, onnx.NodeProto] = {}
+
+    def run(self, sizes: _Sizes) -> Shapes:
+        run = _Run(self, sizes)
+        for value in self._model.graph.inputs:
+            run.set_type(value, value.dtype, sizes.input_shape(value))
+        run.graph(self._model.graph)
+        return Shapes(run.shapes(), run.dtypes(), run.known, run.conflicts)
+
+    def proto(self, node: ir.Node) -> onnx.NodeProto:
+        if node not in self._protos:
+            self._protos[node] = ir.to_proto(node)
+        return self._protos[node]
+
+    def infer(
+        self, node: ir.Node, types: dict[str, onnx.TypeProto], data: dict[str, onnx.TensorProto]
+    ) -> dict[str, onnx.TypeProto]:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        schema = onnx.defs.get_schema(node.op_type, self._model.opset_imports.get(node.domain, 1), domain)
+        return onnx.shape_inference.infer_node_outputs(
+            schema, self.proto(node), types, data, opset_imports=self._opsets, ir_version=10
+        )
+
+
+class _Run:
+    def __init__(self, inference: _Inference, sizes: _Sizes) -> None:
+        self._inference = inference
+        self._sizes = sizes
+        self._types: dict[ir.Value, onnx.TypeProto] = {}
+        self.known: dict[ir.Value, np.ndarray] = {}
+        self.conflicts = 0
+
+    def shapes(self) -> dict[ir.Value, Shape]:
+        shapes = {}
+        for value, kind in self._types.items():
+            shape = _shape_of(kind)
+            if shape is not None:
+                shapes[value] = shape
+        return shapes
+
+    def dtypes(self) -> dict[ir.Value, ir.DataType]:
+        return {value: ir.DataType(kind.tensor_type.elem_type) for value, kind in self._types.items()}
+
+    def set_type(self, value: ir.Value, dtype: ir.DataType | None, shape: Shape | None) -> None:
+        if dtype is not None:
+            self._types[value] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
+
+    def set_known(self, value: ir.Value, array: np.ndarray) -> None:
+        self.set_type(value, ir.DataType.from_numpy(array.dtype), array.shape)
+        if array.size <= _LARGEST_KNOWN:
+            self.known[value] = array
+
+    def graph(self, graph: ir.Graph) -> None:
+        for value in graph.initializers.values():
+            self._constant(value)
+        for node in graph:
+            self._node(node)
+
+    def _constant(self, value: ir.Value) -> None:
+        tensor = value.const_value
+        if tensor is None or value in self._types:
+            return
+        self.set_type(value, tensor.dtype, sizes_of(tensor))
+        if tensor.size <= _LARGEST_KNOWN:
+            self.known[value] = tensor.numpy()
+
+    def _node(self, node: ir.Node) -> None:
+        if node.op_type == "If":
+            self._branch(node)
+            return
+        if node.op_type == "Shape" and self._shape_node(node):
+            return
+        if node.op_type == "Constant" and (tensor := tensor_of(node.outputs[0])) is not None:
+            self.set_known(node.outputs[0], tensor.numpy())
+            return
+        inputs = [value for value in node.inputs if value is not None]
+        if all(value in self.known for value in inputs) and self._inference._evaluator.can_run(node):
+            arrays = [None if value is None else self.known[value] for value in node.inputs]
+            try:
+                results = self._inference._evaluator.run(node, arrays)
+            except Exception:  # an operator that the reference implementation lacks: infer its shape instead
+                results = []
+            if results:
+                for value, array in zip(node.outputs, results, strict=False):
+                    self.set_known(value, array)
+                return
+        self._infer(node, inputs)
+
+    def _shape_node(self, node: ir.Node) -> bool:
+        kind = self._types.get(node.inputs[0]) if node.inputs[0] is not None else None
+        shape = _shape_of(kind) if kind is not None else None
+        if shape is None:
+            return False
+        start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
+        self.set_known(node.outputs[0], np.array(shape[start:end], dtype=np.int64))
+        return True
+
+    def _infer(self, node: ir.Node, inputs: list[ir.Value]) -> None:
+        types: dict[str, onnx.TypeProto] = {}
+        data: dict[str, onnx.TensorProto] = {}
+        for value in inputs:
+            if value not in self._types:
+                self._declared(value)
+            if value not in self._types:
+                break
+            types[value.name or ""] = self._types[value]
+            if value in self.known:
+                data[value.name or ""] = onnx.numpy_helper.from_array(self.known[value])
+        else:
+            try:
+                results = self._inference.infer(node, types, data)
+            except onnx.shape_inference.InferenceError:
+                self.conflicts += 1
+                results = {}
+            except Exception:  # no schema (an operator of another domain), or a type it cannot take
+                results = {}
+            for value in node.outputs:
+                if value.name in results:
+                    self._types[value] = results[value.name]
+        for value in node.outputs:
+            kind = self._types.get(value)
+            if kind is None or _shape_of(kind) is None:
+                self._declared(value)
+
+    def _declared(self, value: ir.Value) -> None:
+        """Falls back on what the exporter wrote about a value, where that is all numbers."""
+        if value.dtype is not None and value.shape is not None and value.shape.is_static():
+            self.set_type(value, value.dtype, value.shape.numpy())
+        elif value.dtype is not None and value not in self._types:
+            self.set_type(value, value.dtype, None)
+
+    def _branch(self, node: ir.Node) -> None:
+        condition = self.known.get(node.inputs[0]) if node.inputs[0] is not None else None
+        taken = "else_branch" if condition is not None and not condition.item() else "then_branch"
+        branch = node.attributes[taken].as_graph()
+        self.graph(branch)
+        for inner, outer in zip(branch.outputs, node.outputs, strict=True):
+            if inner in self._types:
+                self._types[outer] = self._types[inner]
+            if inner in self.known:
+                self.known[outer] = self.known[inner]
+
+
+def _shape_of(kind: onnx.TypeProto) -> Shape | None:
+    if not kind.tensor_type.HasField("shape"):
+        return None
+    dims = kind.tensor_type.shape.dim
+    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None

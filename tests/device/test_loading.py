@@ -1,0 +1,201 @@
+"""Profiles come from presets, files and data; whatever is wrong is said in one sentence that names the setting."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.device import Profile, check_entries, load_profile, override_entries, parse_overrides, preset_names
+from emu.errors import InputError
+
+
+def refusal(device: Any, overrides: Any = None) -> str:
+    with pytest.raises(InputError) as caught:
+        load_profile(device, overrides)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+def test_the_shipped_presets_are_listed() -> None:
+    assert preset_names() == ["ideal", "rram", "rram_adc"]
+
+
+def test_a_profile_loads_from_a_file_and_takes_the_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "my_device.toml"
+    path.write_text('[program]\nmodel = "gauss_prop"\nsigma = 1\n')
+    assert load_profile(path).name == "my_device"
+    assert load_profile(str(path)).entries() == {"program.sigma": 1.0, "program.sigma_cycle": 0.0}
+
+
+def test_a_profile_loads_from_itself_and_from_its_own_data() -> None:
+    profile = load_profile("rram_adc")
+    assert load_profile(profile) == profile
+    assert load_profile(profile.model_dump(mode="json")) == profile
+
+
+def test_loading_leaves_the_callers_data_alone() -> None:
+    data: dict[str, Any] = {"program": {"model": "lognormal_w", "sigma": 0.1}}
+    load_profile(data, {"program.sigma": 0.2, "dac.model": "uniform", "dac.range": "absmax", "dac.bits": 6})
+    assert data == {"program": {"model": "lognormal_w", "sigma": 0.1}}
+
+
+def test_overrides_are_text_or_values() -> None:
+    expected = load_profile("rram", {"program.sigma": 0.15})
+    assert expected.entries()["program.sigma"] == 0.15
+    assert load_profile("rram", ["program.sigma=0.15"]) == expected
+    assert load_profile("rram", "program.sigma = 0.15") == expected
+    assert load_profile("rram", {"program.sigma": np.float64(0.15)}) == expected
+    assert parse_overrides(["a.b=.5", "a.c=1e-3", "a.d=word", "a.e='word'", "a.f=3"]) == {
+        "a.b": 0.5,
+        "a.c": 0.001,
+        "a.d": "word",
+        "a.e": "word",
+        "a.f": 3,
+    }
+
+
+def test_choosing_another_model_drops_the_settings_of_the_old_one() -> None:
+    assert load_profile("rram", ["program.model=none"]).entries() == {}
+    coarse = load_profile("rram_adc", ["adc.range=absmax"])
+    assert [name for name in coarse.entries() if name.startswith("adc")] == ["adc.bits", "adc.steps"]
+    pair = load_profile("rram", ["program.model=lognormal_g", "mapping.g_min_us=1", "mapping.g_max_us=20"])
+    assert load_profile(pair, ["program.model=lognormal_w"]) == load_profile("rram")
+
+
+def test_bits_and_steps_replace_each_other() -> None:
+    entries = load_profile("rram_adc", ["adc.steps=256"]).entries()
+    assert (entries["adc.bits"], entries["adc.steps"]) == (0, 256)
+    assert "give one" in refusal("rram_adc", ["adc.steps=256", "adc.bits=8"])
+    assert "resolution" in refusal({"dac": {"model": "uniform", "range": "absmax"}})
+
+
+def test_an_unknown_preset_lists_the_presets_and_guesses() -> None:
+    message = refusal("rrma")
+    assert "did you mean 'rram'" in message and "ideal, rram, rram_adc" in message
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    assert "no.toml" in refusal(tmp_path / "no.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[program\n")
+    assert "not valid TOML" in refusal(broken)
+    broken.write_bytes(b"\xff\xfe\x00")
+    assert "not valid TOML" in refusal(broken)
+    assert str(tmp_path / "dir.toml") in refusal(_folder(tmp_path / "dir.toml"))
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("device", "overrides", "says"),
+    [
+        ("rram", ["program.sgma=1"], ["program.sgma", "'sigma'", "model, sigma, sigma_cycle"]),
+        ({"program": {"model": "lognormal_w", "sgma": 1}}, None, ["program.sgma", "did you mean 'sigma'"]),
+        ({"progam": {}}, None, ["no section 'progam'", "'program'"]),
+        ("rram", ["progam.sigma=1"], ["progam.sigma", "did you mean 'program.sigma'"]),
+        ("rram", ["program.sigma=11"], ["program.sigma is 11", "0 to 10"]),
+        ("rram", ["program.sigma=nan"], ["program.sigma", "finite number"]),
+        ("rram", ["program.sigma=true"], ["program.sigma", "number"]),
+        ("rram", ["program.sigma=x"], ["program.sigma is 'x'", "number"]),
+        ("rram", ["program"], ["'program'", "section.setting=value"]),
+        ("rram", ["program.sigma=1", "program.sigma=2"], ["twice"]),
+        ("rram", ["program.model=lognorml_w"], ["program.model is 'lognorml_w'", "did you mean 'lognormal_w'"]),
+        ("rram", ["program.model=none", "program.sigma=0.1"], ["program.sigma has no effect", "program.model none"]),
+        ("ideal", ["dac.bits=3"], ["dac.bits has no effect", "choose dac.model uniform"]),
+        ("rram_adc", ["dac.max=3"], ["dac.max has no effect", "choose dac.range fixed"]),
+        ("rram_adc", ["dac.range=fixed"], ["dac.max is missing"]),
+        ("rram_adc", ["adc.bits=8.0"], ["adc.bits", "whole number"]),
+        ("rram_adc", ["adc.bits=1"], ["adc.bits is 1", "2 to 16"]),
+        ("rram_adc", ["mapping.tile_rows=-1"], ["mapping.tile_rows is -1"]),
+        ("rram_adc", ["read.weight_noise_model=pcm_read"], ["read.weight_noise is missing"]),
+        ("rram", ["adc.model=uniform"], ["adc.range is missing", "absmax, fixed."]),
+        ("rram", ["mapping.split=even"], ["mapping.split is 'even'", "'fill' or 'balanced'"]),
+        ("rram", ["mapping.g_max_us=3"], ["mapping.g_max_us has no effect", "lognormal_g"]),
+        ("rram", ["program.model=lognormal_g"], ["mapping.g_min_us is missing"]),
+        (
+            "rram",
+            ["program.model=lognormal_g", "mapping.g_min_us=5", "mapping.g_max_us=5"],
+            ["mapping.g_min_us is 5", "less than"],
+        ),
+        (
+            {"adc": {"model": "uniform", "range": "fixed", "bits": 8, "bound": 1.0, "max_bound_factor": 4.0}},
+            None,
+            ["adc.max_bound_factor has no effect", "choose adc.bound_management iterative"],
+        ),
+        ({"program": 3}, None, ["program is 3", "section"]),
+        ({"name": "../x"}, None, ["name is '../x'"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_would_be_right(device: Any, overrides: Any, says: list[str]) -> None:
+    message = refusal(device, overrides)
+    assert [part for part in says if part not in message] == []
+
+
+def test_a_file_with_a_setting_without_effect_is_refused_whatever_is_overridden() -> None:
+    assert "no effect" in refusal({"mapping": {"g_min_us": 1.0}}, {"mapping.tile_rows": 4})
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["model", "range", "bits", "sigma", "x"]), inner, max_size=3)
+        ),
+        max_leaves=6,
+    ),
+    st.sampled_from(["mapping", "program", "write", "dac", "adc", "read", "name", "other"]),
+)
+def test_any_data_is_a_profile_or_one_sentence(content: Any, section: str) -> None:
+    try:
+        assert isinstance(load_profile({section: content}), Profile)
+    except InputError as error:
+        assert str(error).count("\n") == 0 or "\n" in repr(content)
+
+
+class TestEntriesOfARewrittenModel:
+    entries = load_profile("rram_adc").entries()
+
+    def test_numbers_change_and_the_order_stays(self) -> None:
+        changed = override_entries(self.entries, ["program.sigma=0.2", "adc.bound=12"])
+        assert list(changed) == list(self.entries)
+        assert changed == {**self.entries, "program.sigma": 0.2, "adc.bound": 12.0}
+
+    def test_no_override_keeps_the_models_own_numbers(self) -> None:
+        assert override_entries(self.entries, None) == self.entries
+
+    def test_steps_replace_bits(self) -> None:
+        changed = override_entries(self.entries, {"adc.steps": 256})
+        assert (changed["adc.bits"], changed["adc.steps"]) == (0, 256)
+
+    @pytest.mark.parametrize("setting", ["program.model=none", "mapping.tile_rows=64", "dac.max=3", "write.sigma=1"])
+    def test_what_shapes_the_graph_needs_a_new_rewrite(self, setting: str) -> None:
+        with pytest.raises(InputError, match="shapes the graph.*rewrite the original model"):
+            override_entries(self.entries, [setting])
+
+    @pytest.mark.parametrize(
+        ("setting", "says"),
+        [
+            ("program.sigm=1", "did you mean 'program.sigma'"),
+            ("program.sigma=-1", "program.sigma is -1 and must be 0 to 10"),
+            ("program.sigma=x", "program.sigma is 'x'"),
+            ("adc.bits=7.5", "adc.bits is 7.5"),
+        ],
+    )
+    def test_wrong_numbers_are_named(self, setting: str, says: str) -> None:
+        with pytest.raises(InputError) as caught:
+            override_entries(self.entries, [setting])
+        assert says in str(caught.value)
+
+    def test_numbers_that_contradict_each_other_are_refused(self) -> None:
+        with pytest.raises(InputError, match="less than"):
+            check_entries({"mapping.g_min_us": 5.0, "mapping.g_max_us": 5.0 + 1e-9})
+        with pytest.raises(InputError, match="give one"):
+            check_entries({"adc.bits": 8, "adc.steps": 254})

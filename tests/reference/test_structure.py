@@ -1,0 +1,274 @@
+"""Bad attributes, controls and operands: one sentence that names what is wrong and what was expected."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emu.errors import InputError
+from emu.reference import crossbar_matmul, crossbar_matmul_dynamic
+
+from .nodes import EVERYTHING_DYNAMIC, EVERYTHING_STORED, PLAIN, controls
+
+MAPPING = {"mapping.g_min_us": 1.0, "mapping.g_max_us": 10.0}
+NUMBERS = {**EVERYTHING_STORED["numbers"], "dac.max": 1.0, **MAPPING}
+X, W = np.zeros((2, 6), np.float32), np.zeros((6, 12), np.float32)
+A, B = np.zeros((2, 4, 6), np.float32), np.zeros((2, 6, 12), np.float32)
+
+
+def arguments(dynamic: bool = False, **changes: Any) -> dict[str, Any]:
+    """A valid call that uses every entry, with changes; a change to None leaves the attribute out."""
+    node = dict(EVERYTHING_DYNAMIC if dynamic else EVERYTHING_STORED)
+    numbers = {**NUMBERS, **changes.pop("numbers", {})}
+    node.pop("numbers")
+    call = {**PLAIN, **node, **controls(numbers, site=1, sites=3), **changes}
+    return {name: value for name, value in call.items() if value is not None}
+
+
+def stored_sentence(x: Any = X, w: Any = W, **changes: Any) -> str:
+    """The sentence of the error that a stored site raises."""
+    with pytest.raises(InputError) as error:
+        crossbar_matmul(x, w, **arguments(**changes))
+    return str(error.value)
+
+
+def dynamic_sentence(a: Any = A, b: Any = B, **changes: Any) -> str:
+    """The sentence of the error that a dynamic site raises."""
+    with pytest.raises(InputError) as error:
+        crossbar_matmul_dynamic(a, b, **arguments(dynamic=True, **changes))
+    return str(error.value)
+
+
+def test_the_valid_calls_that_the_tests_change_are_valid():
+    crossbar_matmul(X, W, **arguments())
+    crossbar_matmul_dynamic(A, B, **arguments(dynamic=True))
+
+
+ATTRIBUTES = [
+    ({"dac": None}, "attribute 'dac' is missing; every attribute must be present."),
+    ({"format": 2}, "attribute 'format' is 2, expected 1; rewrite the model with this version."),
+    ({"heads": 1.0}, "attribute 'heads' is 1.0, expected an integer."),
+    ({"heads": True}, "attribute 'heads' is True, expected an integer."),
+    ({"dac": 3}, "attribute 'dac' is 3, expected a string."),
+    ({"sites": 0, "site": 0}, "attribute 'sites' is 0, expected 1 to 2^32."),
+    ({"site": 3}, "attribute 'site' is 3, expected 0 to 2 (sites - 1)."),
+    ({"site": -1}, "attribute 'site' is -1, expected 0 to 2 (sites - 1)."),
+    ({"sample_axis": 2}, "attribute 'sample_axis' is 2, expected 0, 1 or -1."),
+    ({"heads": -1}, "attribute 'heads' is -1, expected 0 or greater."),
+    ({"head_groups": 0}, "attribute 'head_groups' is 0, expected 1 or greater."),
+    ({"head_share": 0}, "attribute 'head_share' is 0, expected 1 or greater."),
+    ({"tile_rows": -1}, "attribute 'tile_rows' is -1, expected 0 or greater."),
+    ({"tile_columns": -1}, "attribute 'tile_columns' is -1, expected 0 or greater."),
+    ({"head_axis": "rows"}, "attribute 'head_axis' is 'rows', expected one of none, output, input."),
+    ({"head_axis": "matrix"}, "attribute 'head_axis' is 'matrix', expected one of none, output, input."),
+    ({"tile_split": "even"}, "attribute 'tile_split' is 'even', expected one of fill, balanced."),
+    ({"scaling": "row"}, "attribute 'scaling' is 'row', expected one of tensor, column, tile, tile_column."),
+    ({"dac": "auto"}, "attribute 'dac' is 'auto', expected one of none, absmax, fixed."),
+    ({"adc": "auto"}, "attribute 'adc' is 'auto', expected one of none, absmax, fixed."),
+    ({"bound_management": "shift"}, "attribute 'bound_management' is 'shift', expected one of none, iterative."),
+    (
+        {"read_noise": "flicker"},
+        "attribute 'read_noise' is 'flicker', expected one of none, additive_constant, pcm_read.",
+    ),
+    (
+        {"program": "gauss"},
+        "attribute 'program' is 'gauss', expected one of none, lognormal_w, lognormal_w_meancorr, lognormal_g, "
+        "gauss_prop, gauss_range.",
+    ),
+    (
+        {"head_axis": "input"},
+        "attribute 'heads' is 0, expected 1 or greater because 'head_axis' is 'input'.",
+    ),
+    (
+        {"head_axis": "input", "heads": 2, "head_groups": 3},
+        "attribute 'head_groups' is 3, expected 1 unless 'head_axis' is 'output'.",
+    ),
+    (
+        {"adc": "absmax"},
+        "attribute 'bound_management' is 'iterative', expected 'none' because 'adc' is 'absmax', not 'fixed'.",
+    ),
+    ({"entries": "dac.bits,dac.bits"}, "attribute 'entries' names 'dac.bits' twice, expected every name once."),
+    ({"entries": ""}, "attribute 'entries' lacks 'program.sigma', expected it because 'program' is 'lognormal_w'."),
+    (
+        {"head_axis": "output", "heads": 5},
+        "attribute 'heads' is 5 in 1 groups, expected a divisor of the 12 columns of 'W'.",
+    ),
+    (
+        {"head_axis": "output", "heads": 4, "head_groups": 2},
+        "attribute 'heads' is 4 in 2 groups, expected a divisor of the 12 columns of 'W'.",
+    ),
+    ({"head_axis": "input", "heads": 4}, "attribute 'heads' is 4, expected a divisor of the 6 rows of 'W'."),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), ATTRIBUTES, ids=str)
+def test_a_wrong_attribute_is_named(changes, sentence):
+    assert stored_sentence(**changes) == f"emu: CrossbarMatMul at site {changes.get('site', 1)}: {sentence}"
+
+
+def test_an_unknown_attribute_is_named():
+    assert "attribute 'drift' is unknown, expected one of format, site," in stored_sentence(drift="pcm")
+    assert "attribute 'write' is unknown" in stored_sentence(write="none")
+    assert "attribute 'program' is unknown" in dynamic_sentence(program="none")
+
+
+def test_heads_of_a_dynamic_site_are_matrices():
+    assert "attribute 'head_axis' is 'output', expected one of none, matrix." in dynamic_sentence(
+        head_axis="output", heads=2
+    )
+
+
+def test_an_unknown_entry_is_named():
+    assert "attribute 'entries' names 'dac.gain', expected names among program.sigma," in stored_sentence(
+        entries="dac.gain"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "structure", "entry", "attribute"),
+    [
+        (False, {}, "program.sigma", "program"),
+        (False, {}, "program.sigma_cycle", "program"),
+        (True, {}, "write.sigma", "write"),
+        (False, {"program": "lognormal_g"}, "mapping.g_min_us", "program"),
+        (True, {"write": "lognormal_g"}, "mapping.g_max_us", "write"),
+        (False, {}, "dac.bits", "dac"),
+        (False, {}, "dac.steps", "dac"),
+        (False, {}, "dac.bound", "dac"),
+        (False, {"dac": "fixed"}, "dac.max", "dac"),
+        (False, {}, "adc.bits", "adc"),
+        (False, {}, "adc.steps", "adc"),
+        (False, {}, "adc.bound", "adc"),
+        (False, {}, "adc.max_bound_factor", "bound_management"),
+        (False, {}, "adc.max_bound_resolution", "bound_management"),
+        (False, {}, "read.weight_noise", "read_noise"),
+    ],
+)
+def test_an_entry_that_the_structure_uses_must_be_there(dynamic, structure, entry, attribute):
+    entries = ",".join(name for name in NUMBERS if name != entry)
+    sentence = (dynamic_sentence if dynamic else stored_sentence)(entries=entries, **structure)
+    assert f"attribute 'entries' lacks '{entry}', expected it because '{attribute}' is '" in sentence
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "expected"),
+    [
+        ("program.sigma", -0.1, "0 to 10"),
+        ("program.sigma", 11, "0 to 10"),
+        ("program.sigma_cycle", 11, "0 to 10"),
+        ("write.sigma", 11, "0 to 10"),
+        ("mapping.g_min_us", -1, "0 or greater"),
+        ("mapping.g_min_us", 10, "less than 'mapping.g_max_us', which is 10"),
+        ("mapping.g_max_us", 0, "greater than 0"),
+        ("dac.bits", 1, "0 or an integer from 2 to 16"),
+        ("dac.bits", 7.5, "0 or an integer from 2 to 16"),
+        ("dac.bits", 17, "0 or an integer from 2 to 16"),
+        ("dac.steps", 1, "0 or an integer from 2 to 65536"),
+        ("dac.steps", 65537, "0 or an integer from 2 to 65536"),
+        ("dac.bound", 0, "greater than 0"),
+        ("dac.max", 0, "greater than 0"),
+        ("adc.bits", 1, "0 or an integer from 2 to 16"),
+        ("adc.steps", 2.5, "0 or an integer from 2 to 65536"),
+        ("adc.bound", -1, "greater than 0"),
+        ("adc.max_bound_factor", 0.5, "1 to 1048576"),
+        ("adc.max_bound_factor", 2**21, "1 to 1048576"),
+        ("adc.max_bound_resolution", 0, "greater than 0"),
+        ("read.weight_noise", -1, "0 or greater"),
+        ("read.output_noise", float("nan"), "0 or greater"),
+        ("read.output_noise", float("inf"), "0 or greater"),
+    ],
+)
+def test_a_device_number_out_of_range_is_named(entry, value, expected):
+    sentence = stored_sentence(numbers={entry: value})
+    assert sentence == (
+        f"emu: CrossbarMatMul at site 1: entry '{entry}' of input 'device' is {value:g}, expected {expected}."
+    )
+
+
+CONTROLS = [
+    ({"device": np.zeros(3, np.float32)}, "input 'device' has shape [3], expected [16], one number for each name"),
+    ({"device": np.zeros((16, 1), np.float32)}, "input 'device' has shape [16, 1], expected [16]"),
+    ({"device": np.zeros(16)}, "input 'device' is float64, expected float32."),
+    ({"strength": np.ones(2, np.float32)}, "input 'strength' has shape [2], expected [3], one number for each site."),
+    ({"strength": np.ones(3)}, "input 'strength' is float64, expected float32."),
+    ({"strength": np.float32([1, -1, 1])}, "input 'strength' is -1 for this site, expected finite and 0 or greater."),
+    ({"strength": np.float32([1, np.nan, 1])}, "input 'strength' is nan for this site"),
+    ({"strength": np.float32([1, np.inf, 1])}, "input 'strength' is inf for this site"),
+    ({"seed": np.int64(-1)}, "input 'seed' is -1, expected 0 to 2^32 - 1."),
+    ({"seed": np.int64(2**32)}, "input 'seed' is 4294967296, expected 0 to 2^32 - 1."),
+    ({"seed": np.int32(1)}, "input 'seed' is int32, expected int64."),
+    ({"seed": np.zeros(1, np.int64)}, "input 'seed' has shape [1], expected [], one integer."),
+    ({"read_seed": np.int64(2**32)}, "input 'read_seed' is 4294967296, expected 0 to 2^32 - 1."),
+    ({"read_seed": np.float32(1)}, "input 'read_seed' is float32, expected int64."),
+    ({"sample": np.int64(-1)}, "input 'sample' is -1, expected 0 to 2^32 - 1."),
+    ({"sample": np.array([0, -2])}, "input 'sample' is [0, -2], expected 0 to 2^32 - 1."),
+    (
+        {"sample": np.array([2**32 - 2, 3])},
+        "input 'sample' is [4294967294, 3], expected 0 to 2^32 - 1 for every sample of the batch.",
+    ),
+    ({"sample": np.zeros(3, np.int64)}, "input 'sample' has shape [3], expected [] or [2]."),
+    ({"head": np.int64(-2)}, "input 'head' is -2, expected -1 (all heads) or greater."),
+    ({"head": np.zeros(2, np.int64)}, "input 'head' has shape [2], expected [], one integer."),
+    (
+        {"head": np.int64(6), "heads": 3, "head_share": 2, "head_axis": "output"},
+        "input 'head' is 6, expected below 6 (3 heads, each shared by 2).",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), CONTROLS, ids=str)
+def test_a_wrong_control_is_named(changes, sentence):
+    assert stored_sentence(**changes).startswith(f"emu: CrossbarMatMul at site 1: {sentence}")
+
+
+def test_another_sites_strength_is_not_this_sites_business():
+    node = arguments(strength=np.float32([-1, 1, np.nan]))
+    crossbar_matmul(X, W, **node)
+
+
+@pytest.mark.parametrize(
+    ("operands", "sentence"),
+    [
+        ({"x": np.zeros((2, 6))}, "input 'X' is float64, expected float32."),
+        ({"w": np.zeros((6, 12))}, "input 'W' is float64, expected float32."),
+        ({"x": np.zeros(6, np.float32)}, "input 'X' has rank 1, expected rank 2 or more."),
+        ({"w": np.zeros((1, 6, 12), np.float32)}, "input 'W' has rank 3, expected rank 2."),
+        (
+            {"x": np.zeros((2, 5), np.float32)},
+            "input 'X' has 5 columns, expected 6, the number of rows of 'W'.",
+        ),
+        ({"sample_axis": 1}, "input 'X' has rank 2, expected 3 or more because 'sample_axis' is 1."),
+        (
+            {"x": np.zeros((2, 70000), np.float32), "w": np.ones((70000, 1), np.float32), "tile_rows": 1},
+            "attribute 'tile_rows' is 1, which cuts 70000 rows into 70000 tiles, expected at most 65536; "
+            "use taller tiles.",
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_operand_is_named(operands, sentence):
+    assert stored_sentence(**operands) == f"emu: CrossbarMatMul at site 1: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("operands", "sentence"),
+    [
+        ({"a": np.zeros(6, np.float32)}, "input 'A' has rank 1, expected rank 2 or more."),
+        ({"b": np.zeros(6, np.float32)}, "input 'B' has rank 1, expected rank 2 or more."),
+        ({"b": np.zeros((2, 6, 12))}, "input 'B' is float64, expected float32."),
+        ({"b": np.zeros((2, 7, 12), np.float32)}, "input 'A' has 6 columns, expected 7, the number of rows of 'B'."),
+        (
+            {"b": np.zeros((3, 6, 12), np.float32)},
+            "input 'B' has shape [3, 6, 12], expected leading dimensions that broadcast with those of 'A', [2, 4, 6].",
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_dynamic_operand_is_named(operands, sentence):
+    assert dynamic_sentence(**operands) == f"emu: CrossbarMatMulDynamic at site 1: {sentence}"
+
+
+def test_entries_of_other_sites_are_allowed_and_checked():
+    """A stored site has no write, but reads the same device as a dynamic one."""
+    assert "write.sigma" in arguments()["entries"]
+    assert "entry 'write.sigma'" in stored_sentence(numbers={"write.sigma": 100})

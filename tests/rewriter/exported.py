@@ -1,0 +1,157 @@
+"""The exported graphs of EMU_ASSETS with their truth, and ways to run a graph with and without its crossbars."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from emu.rewriter import EmulatedModel, Site, find_sites, rewrite
+
+ASSETS = os.environ.get("EMU_ASSETS")
+COMPONENTS = {
+    "patch_embed": {"patch_embedding"},
+    "pre": {"embedding_projection"},
+    "q": {"query"},
+    "k": {"key"},
+    "v": {"value"},
+    "qkv": {"query_key_value"},
+    "kv": {"key_value"},
+    "qk": {"attention_scores"},
+    "sv": {"attention_context"},
+    "attn_out": {"attention_output"},
+    "fc1": {"ffn_up", "ffn_gate"},
+    "fc1b": {"ffn_up", "ffn_gate"},
+    "fc2": {"ffn_down"},
+    "pooler": {"pooler"},
+    "classifier": {"classifier"},
+    "rel_pos": {"position_projection"},
+    "qk_side": {"position_scores"},
+    "extra": {"other"},
+}
+NOT_PLAIN = ("com.microsoft", "DequantizeLinear", "MatMulInteger", "QLinear", "SimplifiedLayerNormalization")
+INVALID = "vit__sdpa__tf4-dyn26.onnx"
+
+
+@cache
+def exported_graphs() -> list[dict[str, Any]]:
+    if not ASSETS:
+        return []
+    return json.loads((Path(ASSETS) / "graphs" / "manifest.json").read_text())["files"]
+
+
+def path_of(graph: dict[str, Any]) -> Path:
+    return Path(ASSETS or "") / "graphs" / graph["file"]
+
+
+def is_float(graph: dict[str, Any]) -> bool:
+    ops = [op for part in graph["op_types"].values() for op in part]
+    return (
+        graph["file"] != INVALID and "fp16" not in graph["file"] and not any(w in op for op in ops for w in NOT_PLAIN)
+    )
+
+
+def float_graphs() -> list[dict[str, Any]]:
+    return [graph for graph in exported_graphs() if is_float(graph)]
+
+
+def other_graphs() -> list[dict[str, Any]]:
+    return [graph for graph in exported_graphs() if not is_float(graph) and graph["file"] != INVALID]
+
+
+@cache
+def rewritten_ideal(path: Path) -> EmulatedModel:
+    return rewrite(path, device="ideal")
+
+
+@cache
+def sites_of(path: Path) -> list[Site]:
+    return find_sites(path)
+
+
+def truth(graph: dict[str, Any]) -> dict[str, tuple[int | None, set[str]]]:
+    """Node name to layer and allowed components; a fused Attention is two sites of its expansion."""
+    sites: dict[str, tuple[int | None, set[str]]] = {}
+    for node in graph["nodes"]:
+        layer, label = node["label"]
+        if label == "qk+sv":
+            sites[f"{node['name']}/QKAttnWeight"] = (layer, {"attention_scores"})
+            sites[f"{node['name']}/YPreReshape"] = (layer, {"attention_context"})
+        elif label != "rotary":
+            sites[node["name"]] = (layer, COMPONENTS[label])
+    return sites
+
+
+def heads_of(graph: dict[str, Any], layer: int | None) -> tuple[int, int]:
+    """Query heads and key heads, from the configuration that the graph was made with."""
+    if graph["model"] == "llama":
+        return 4, 2
+    if graph["model"] == "swin":
+        heads = 2 if layer in (0, 1) else 4
+        return heads, heads
+    return 3, 3
+
+
+def with_plain_products(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The rewritten model with MatMul in the place of every crossbar product."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    for node in plain.graph.node:
+        if node.domain == "emu":
+            operands = list(node.input[:2])
+            node.ClearField("input")
+            node.ClearField("attribute")
+            node.input.extend(operands)
+            node.domain, node.op_type = "", "MatMul"
+    return plain
+
+
+def feeds(model: onnx.ModelProto, batch: int, tokens: int = 9) -> dict[str, np.ndarray]:
+    """Random inputs, of which sample i is the same for every batch size."""
+    result: dict[str, np.ndarray] = {}
+    for value in model.graph.input:
+        if value.name.startswith("emu."):
+            continue
+        dims = value.type.tensor_type.shape.dim
+        shape = []
+        for axis, dim in enumerate(dims):
+            if dim.HasField("dim_value"):
+                shape.append(dim.dim_value)
+            elif axis == 0:
+                shape.append(batch)
+            elif dim.dim_param.isdigit():
+                shape.append(int(dim.dim_param))
+            elif len(dims) == 4:
+                shape.append(3 if axis == 1 else 32)
+            else:
+                shape.append(tokens)
+        result[value.name] = _random(value, shape)
+    return result
+
+
+def _random(value: onnx.ValueInfoProto, shape: list[int]) -> np.ndarray:
+    if not shape:
+        return np.array(0)
+    samples = []
+    for sample in range(shape[0]):
+        generator = np.random.default_rng(sample)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            samples.append(generator.standard_normal(shape[1:], dtype=np.float32))
+        elif "mask" in value.name:
+            samples.append(np.arange(shape[1]) < shape[1] - sample)
+        else:
+            samples.append(generator.integers(0, 2 if "type" in value.name else 100, shape[1:]))
+    kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return np.stack(samples).astype(kind)
+
+
+def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)

@@ -1,0 +1,230 @@
+"""The command line says in one sentence what is wrong, exits with the right code, and starts quickly."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from emu.cli import app
+from emu.demo import data_path, model_path
+from emu.device import preset_names
+from emu.errors import InputError
+from emu.runtime import library_path
+
+ROOT = Path(__file__).parents[1]
+
+
+def emu(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refusal(*arguments: object) -> str:
+    result = emu(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def test_help_loads_nothing_heavy() -> None:
+    check = "import emu.cli, sys; print([m for m in ('numpy', 'onnx', 'onnxruntime', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_checkout_runs_without_installing() -> None:
+    done = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for command in ("devices", "inspect", "rewrite", "run", "evaluate", "demo", "doctor"):
+        assert command in done.stdout
+
+
+def test_devices_lists_the_presets() -> None:
+    listed = emu("devices")
+    assert listed.exit_code == 0
+    assert all(name in listed.stdout for name in preset_names())
+    assert [device["name"] for device in json.loads(emu("devices", "--json").stdout)] == preset_names()
+
+
+def test_devices_explains_every_setting_of_one() -> None:
+    shown = emu("devices", "rram_adc", "--set", "program.sigma=0.15").stdout
+    data = json.loads(emu("devices", "rram_adc", "--set", "program.sigma=0.15", "--json").stdout)
+    assert "* program.sigma = 0.15   (0 to 10)" in shown
+    assert data["entries"]["program.sigma"] == 0.15
+    assert all(setting["name"] in shown for setting in data["settings"])
+    assert {s["name"] for s in data["settings"] if s["entry"]} == set(data["entries"])
+
+
+def test_an_unknown_device_is_a_sentence_and_exit_code_2() -> None:
+    assert "did you mean 'rram'" in refusal("devices", "rrma")
+    assert "0 to 10" in refusal("devices", "rram", "--set", "program.sigma=11")
+    assert "name it" in refusal("devices", "--set", "program.sigma=1")
+
+
+@pytest.mark.parametrize("arguments", [["no_such_command"], ["evaluate"], ["run", "x", "--head", "one"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert emu(*arguments).exit_code == 2
+
+
+def test_a_missing_model_is_a_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    missing = tmp_path / "none.onnx"
+    for command in (
+        ["inspect", missing],
+        ["rewrite", missing, "--device", "rram"],
+        ["run", missing, "--input", missing],
+        ["evaluate", missing, "--data", missing],
+    ):
+        assert "none.onnx" in refusal(*command)
+
+
+class OrtError(Exception):
+    """Stands for onnxruntime's exceptions, which have no common base class."""
+
+    __module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InputError("the seed is wrong."), 2, "Error: the seed is wrong.\n"),
+        (OrtError("[ONNXRuntimeError] : 6 :\nStatus Message: emu: node 'a': seed is -1."), 2, "Error: emu: node 'a': "),
+        (OrtError("[ONNXRuntimeError] : 1 : FAIL :\nno kernel"), 1, "Error: [ONNXRuntimeError] : 1 : FAIL : no kernel"),
+        (MemoryError(), 1, "Error: not enough memory."),
+        (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left on device"),
+        (KeyboardInterrupt(), 130, "Error: interrupted."),
+    ],
+)
+def test_failures_become_a_sentence_and_a_code(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, says: str
+) -> None:
+    def fail() -> Any:
+        raise error
+
+    monkeypatch.setattr("emu.device.preset_names", fail)
+    result = emu("devices")
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith(says) and result.stderr.count("\n") == 1
+
+
+def test_a_bug_stays_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emu.device.preset_names", lambda: 1 / 0)
+    assert isinstance(emu("devices").exception, ZeroDivisionError)
+
+
+def test_doctor_fails_when_a_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [("python", True, "3.11"), ("native library", False, "not installed")]
+    monkeypatch.setattr("emu.runtime.doctor", lambda: checks)
+    result = emu("doctor")
+    assert result.exit_code == 1 and "FAILED" in result.stdout
+    assert json.loads(emu("doctor", "--json").stdout)[1] == {
+        "name": "native library",
+        "ok": False,
+        "detail": "not installed",
+    }
+    checks.pop()
+    assert emu("doctor").exit_code == 0
+
+
+def test_demo_passes_its_folder_and_chips_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run_demo(folder: Path, echo: Any, chips: int) -> None:
+        echo(f"{chips} chips in {folder}")
+
+    monkeypatch.setattr("emu.demo.run_demo", run_demo)
+    assert emu("demo", tmp_path, "--chips", 3).stdout == f"3 chips in {tmp_path}\n"
+
+
+def test_outputs_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = {"logits": np.array([[1.0, np.nan]], np.float32), "file": np.arange(3)}
+    monkeypatch.setattr("emu.evaluation.run", lambda *_, **__: outputs)
+    target = tmp_path / "y.npz"
+    result = emu("run", "m.onnx", "--input", "x.npz", "-o", target)
+    assert result.exit_code == 0 and "logits" in result.stdout
+    with np.load(target) as written:
+        assert set(written.files) == {"logits", "file"}
+        np.testing.assert_array_equal(written["logits"], outputs["logits"])
+    assert list(tmp_path.iterdir()) == [target]
+
+    outputs["bad"] = np.array([{}], dtype=object)
+    before = target.read_bytes()
+    assert emu("run", "m.onnx", "--input", "x.npz", "-o", target).exit_code != 0
+    assert target.read_bytes() == before and list(tmp_path.iterdir()) == [target]
+    assert "no folder" in refusal("run", "m.onnx", "--input", "x.npz", "-o", tmp_path / "a" / "y.npz")
+
+
+def test_a_run_summarizes_its_outputs_also_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = {"logits": np.array([[1.0, 3.0]], np.float32), "nothing": np.zeros(0), "bad": np.array([np.nan])}
+    monkeypatch.setattr("emu.evaluation.run", lambda *_, **__: outputs)
+    rows = json.loads(emu("run", "m.onnx", "--input", "x.npz", "--json").stdout)
+    assert rows[0] == {"output": "logits", "shape": [1, 2], "dtype": "float32", "min": 1, "max": 3, "mean": 2}
+    assert [row["mean"] for row in rows[1:]] == [None, None]
+
+
+class TestWithATrainedModel:
+    """The commands in the order in which a user meets them."""
+
+    @pytest.fixture(autouse=True)
+    def native_library(self) -> None:
+        try:
+            library_path()
+        except InputError as error:
+            pytest.skip(str(error))
+
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> Path:
+        return Path(shutil.copy(model_path("digits_vit"), tmp_path / "digits.onnx"))
+
+    def test_inspect_shows_the_sites_of_a_plain_and_of_a_rewritten_model_alike(self, model: Path) -> None:
+        plain = json.loads(emu("inspect", model, "--json").stdout)
+        assert plain["device"] is None
+        emu("rewrite", model, "--device", "rram")
+        rewritten = json.loads(emu("inspect", model.with_name("digits.rram.onnx"), "--json").stdout)
+        assert rewritten["device"]["name"] == "rram"
+        facts = ("node", "layer", "component", "shape", "parameters", "macs")
+        assert [[s[f] for f in facts] for s in plain["sites"]] == [[s[f] for f in facts] for s in rewritten["sites"]]
+        shown = emu("inspect", model).stdout
+        assert "not rewritten, 34 sites" in shown and "attention_scores" in shown
+
+    def test_rewrite_names_its_output_after_the_device_and_says_what_it_did(self, model: Path) -> None:
+        result = emu("rewrite", model, "--device", "rram", "--only", "component=ffn_*", "--exclude", "layer=0")
+        assert result.exit_code == 0, result.output
+        assert model.with_name("digits.rram.onnx").is_file()
+        assert "6 sites" in result.stdout and "not selected" not in result.stderr
+
+    def test_rewrite_replaces_neither_its_input_nor_without_being_told_its_output(self, model: Path) -> None:
+        before = model.read_bytes()
+        assert "the model itself" in refusal("rewrite", model, "--device", "rram", "-o", model, "--overwrite")
+        assert model.read_bytes() == before
+        assert emu("rewrite", model, "--device", "rram").exit_code == 0
+        assert "--overwrite" in refusal("rewrite", model, "--device", "rram")
+        assert emu("rewrite", model, "--device", "rram", "--overwrite").exit_code == 0
+        assert "no folder" in refusal("rewrite", model, "--device", "rram", "-o", model.parent / "a" / "b.onnx")
+
+    def test_evaluate_prints_the_documented_json_and_nothing_else_on_stdout(self, model: Path) -> None:
+        arguments = ["evaluate", model, "--data", data_path("digits_vit"), "--chips", 2, "--samples", 60]
+        result = emu(*arguments, "--device", "rram", "--set", "program.sigma=0.3", "--json")
+        assert result.exit_code == 0, result.output
+        report = json.loads(result.stdout)
+        assert len(report["accuracy"]["per_chip"]) == 2 and report["settings"]["program.sigma"] == 0.3
+        table = emu(*arguments).stdout
+        assert "clean" in table and "60 samples" in table and "chips" not in table
+
+    def test_run_takes_controls_and_names_a_wrong_one(self, model: Path) -> None:
+        emu("rewrite", model, "--device", "rram_adc")
+        rewritten, data = model.with_name("digits.rram_adc.onnx"), data_path("digits_vit")
+        outputs = [emu("run", rewritten, "--input", data, "--seed", seed, "--json").stdout for seed in (1, 1, 2)]
+        assert outputs[0] == outputs[1] != outputs[2]
+        assert "shapes the graph" in refusal("run", rewritten, "--input", data, "--set", "adc.model=none")
+        assert "head" in refusal("run", rewritten, "--input", data, "--head", 99)
+        assert "no control 'seed'" in refusal("run", model, "--input", data, "--seed", 1)
+
+    def test_a_file_that_is_no_model_is_a_sentence(self, tmp_path: Path) -> None:
+        broken = tmp_path / "broken.onnx"
+        broken.write_bytes(b"not a model")
+        for command in (["inspect", broken], ["rewrite", broken, "--device", "rram"]):
+            assert "broken.onnx" in refusal(*command)
+        assert "broken.onnx" in refusal("evaluate", broken, "--data", data_path("digits_vit"))

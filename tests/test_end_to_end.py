@@ -1,0 +1,170 @@
+"""From an exported model to numbers that a user believes: whole models through rewriting, native operators and data."""
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import emu
+from emu.demo import data_path, model_path
+from tests.rewriter.exported import feeds, float_graphs, path_of, rewritten_ideal, run
+
+ASSETS = os.environ.get("EMU_ASSETS")
+needs_assets = pytest.mark.skipif(not ASSETS, reason="EMU_ASSETS names no folder of real models and data")
+graphs = pytest.mark.parametrize("graph", float_graphs(), ids=lambda graph: graph["file"])
+
+
+def largest_difference(results: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """Largest difference over all outputs, relative to each output's largest magnitude where that is above 1."""
+    return max(
+        float(np.abs(a - b).max() / max(1.0, np.abs(b).max()))
+        for a, b in zip(results, expected, strict=True)
+        if a.size and a.dtype.kind == "f"
+    )
+
+
+@needs_assets
+@graphs
+@pytest.mark.parametrize("batch", [1, 3])
+def test_device_ideal_reproduces_every_float_graph(graph: dict[str, Any], batch: int) -> None:
+    original = onnx.load(path_of(graph))
+    inputs = feeds(original, batch)
+    try:
+        expected = run(original, inputs)
+    except onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException:
+        pytest.skip("onnxruntime cannot run the original at this batch size")
+    session = emu.session(rewritten_ideal(path_of(graph)), threads=1)
+    assert largest_difference(session.run(None, inputs), expected) < 1e-5
+
+
+@needs_assets
+@graphs
+def test_strength_zero_reproduces_every_float_graph_under_a_noisy_device(graph: dict[str, Any]) -> None:
+    original = onnx.load(path_of(graph))
+    inputs = feeds(original, 1)
+    emulated = emu.rewrite(path_of(graph), device="rram_adc", set={"mapping.tile_rows": 32})
+    session = emu.session(emulated, threads=1)
+    strength = np.zeros(len(emulated.manifest["sites"]), np.float32)
+    expected = run(original, inputs)
+    assert largest_difference(session.run(None, {**inputs, "emu.strength": strength}), expected) < 1e-5
+    disturbed = session.run(None, inputs)
+    assert largest_difference(disturbed, expected) > 1e-4
+
+
+@needs_assets
+@graphs
+def test_a_batch_split_meets_the_same_noise_in_every_float_graph(graph: dict[str, Any]) -> None:
+    """Noise is keyed by sample wherever the batch lies: windows, flattened tokens, [tokens, batch, width]."""
+    original = onnx.load(path_of(graph))
+    whole = feeds(original, 4)
+    if any(value.ndim and len(value) != 4 for value in whole.values()):
+        pytest.skip("the batch size of this graph is fixed")
+    # No DAC and ADC: rounding would turn a last-bit difference of a sum into a step.
+    noisy = {"program.sigma": 0.1, "read.output_noise": 0.05}
+    emulated = emu.rewrite(path_of(graph), device="rram", set=noisy)
+    session = emu.session(emulated, threads=1)
+    try:
+        expected = session.run(None, whole)
+    except onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException:
+        pytest.skip("onnxruntime cannot run this graph at batch 4")
+    for first in (0, 2):
+        part = {name: value[first : first + 2] if value.ndim else value for name, value in whole.items()}
+        results = session.run(None, {**part, "emu.sample": np.int64(first)})
+        assert largest_difference(results, [value[first : first + 2] for value in expected]) < 1e-4
+
+
+def fashion() -> tuple[Path, dict[str, np.ndarray], np.ndarray]:
+    folder = Path(ASSETS or "")
+    images, labels = (
+        np.frombuffer(gzip.decompress((folder / "fashion_mnist" / name).read_bytes())[offset:], np.uint8)
+        for name, offset in (("t10k-images-idx3-ubyte.gz", 16), ("t10k-labels-idx1-ubyte.gz", 8))
+    )
+    pixels = (images.reshape(-1, 1, 28, 28).astype(np.float32) / 255 - 0.2860) / 0.3530
+    model = folder / "fashion_vit_4x64_p7" / "fashion_vit_4x64_p7.onnx"
+    return model, {onnx.load(model).graph.input[0].name: pixels}, labels.astype(np.int64)
+
+
+def banking() -> tuple[Path, dict[str, np.ndarray], np.ndarray]:
+    folder = Path(ASSETS or "")
+    model = folder / "bert_tiny_banking77" / "bert_tiny_banking77.onnx"
+    with np.load(folder / "banking77" / "test_ids_trimmed_vocab.npz") as data:
+        arrays = {name: data[name] for name in data.files}
+    labels = next(arrays[name] for name in arrays if "label" in name)
+    ids = next(arrays[name] for name in arrays if "id" in name).astype(np.int64)
+    available = {"input_ids": ids, "attention_mask": (ids != 0).astype(np.int64), "token_type_ids": np.zeros_like(ids)}
+    names = [value.name for value in onnx.load(model).graph.input]
+    return model, {name: available[name] for name in names}, labels.astype(np.int64)
+
+
+@pytest.fixture(scope="module", params=["fashion_vit_4x64_p7", "bert_tiny_banking77"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    if not ASSETS:
+        pytest.skip("EMU_ASSETS names no folder of real models and data")
+    model, inputs, labels = fashion() if request.param.startswith("fashion") else banking()
+    data = tmp_path_factory.mktemp("data") / "set.npz"
+    np.savez(data, **inputs, labels=labels)
+    clean = {"fashion_vit_4x64_p7": 0.8542, "bert_tiny_banking77": 0.9013}[request.param]
+    return {"model": model, "inputs": inputs, "labels": labels, "data": data, "clean": clean}
+
+
+def test_device_ideal_gives_the_clean_accuracy_to_the_last_sample(trained: dict[str, Any]) -> None:
+    plain = emu.evaluate(trained["model"], trained["data"])
+    ideal = emu.evaluate(trained["model"], trained["data"], device="ideal", chips=1)
+    assert ideal.chips[0].correct == plain.clean.correct
+    assert plain.clean.accuracy == pytest.approx(trained["clean"], abs=1e-4)
+
+
+@pytest.mark.parametrize("device", ["rram", "rram_adc"])
+def test_native_and_python_operators_agree_on_every_prediction_but_ties(trained: dict[str, Any], device: str) -> None:
+    emulated = emu.rewrite(trained["model"], device=device, set={"program.sigma": 0.2})
+    inputs = {name: value[:64] for name, value in trained["inputs"].items()}
+    native, python = (emu.session(emulated, ops=ops) for ops in ("native", "python"))
+    for seed in (0, 1):
+        a = native.run(None, {**inputs, "emu.seed": np.int64(seed)})[0]
+        b = python.run(None, {**inputs, "emu.seed": np.int64(seed)})[0]
+        best, second = np.sort(b, axis=-1)[:, -1], np.sort(b, axis=-1)[:, -2]
+        # An ADC code on a rounding tie may fall either way and moves logits a little; without ADC nothing does.
+        margin = 1e-4 if device == "rram" else 0.05 * np.abs(b).max()
+        clear = best - second > margin
+        assert clear.mean() > 0.8
+        np.testing.assert_array_equal(a.argmax(-1)[clear], b.argmax(-1)[clear])
+        if device == "rram":
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+def test_accuracy_falls_with_sigma(trained: dict[str, Any]) -> None:
+    options = {"device": "rram", "chips": 3, "samples": 500}
+    accuracies = [
+        emu.evaluate(trained["model"], trained["data"], set={"program.sigma": sigma}, **options).spread.mean
+        for sigma in (0.0, 0.2, 0.6)
+    ]
+    assert accuracies[0] > accuracies[1] > accuracies[2]
+
+
+@pytest.mark.parametrize("name", ["digits_vit", "digits_deit", "listops_bert"])
+def test_threads_process_and_order_change_nothing_in_a_whole_model(name: str) -> None:
+    emulated = emu.rewrite(model_path(name), device="rram_adc")
+    with np.load(data_path(name)) as data:
+        inputs = {key: data[key][:6] for key in data.files if key != "labels"}
+    one, two = emu.session(emulated, threads=1), emu.session(emulated, threads=2)
+    first = one.run(None, {**inputs, "emu.seed": np.int64(3)})
+    one.run(None, {**inputs, "emu.seed": np.int64(4)})
+    for again in (one, two):
+        for a, b in zip(first, again.run(None, {**inputs, "emu.seed": np.int64(3)}), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_session_options_of_the_user_work_with_register(tmp_path: Path) -> None:
+    emu.rewrite(model_path("digits_vit"), device="rram").save(tmp_path / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    emu.register(options)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    with np.load(data_path("digits_vit")) as data:
+        logits = session.run(None, {"pixel_values": data["pixel_values"][:4]})[0]
+    assert logits.shape == (4, 10)
