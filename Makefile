@@ -43,7 +43,7 @@ sanitize: $(VENV)/.dev
 	$(BIN)/cmake --build build/sanitize --parallel 2
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  EMU_OPS_LIBRARY=build/sanitize/libemu_ops.so $(BIN)/python -m pytest -q tests/custom_ops
+	  EMU_OPS_LIBRARY=$(CURDIR)/build/sanitize/libemu_ops.so $(BIN)/python -m pytest -q tests/custom_ops
 
 ## Speed and memory against the clean model.
 benchmark: $(VENV)/.core

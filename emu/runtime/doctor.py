@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import emu
 from emu.errors import InputError
 
 
@@ -28,6 +29,9 @@ def doctor() -> list[Check]:
         try:
             checks.append(Check(package, True, version(package)))
         except PackageNotFoundError:
+            if package == "emu-onnx":
+                checks.append(Check(package, True, f"{emu.__version__}, from a checkout, not installed"))
+                continue
             checks.append(Check(package, False, f"not installed; run 'pip install {package}'"))
     checks.append(_check("native library", _native_library))
     if checks[-1].ok:

@@ -29,7 +29,7 @@ def library_path() -> Path:
     if given:
         if not Path(given).is_file():
             raise InputError(f"{LIBRARY_VARIABLE} names '{given}', which is no file; unset it or correct the path")
-        return Path(given)
+        return Path(given).resolve()
     # An editable install keeps the sources and the compiled library in two folders of one package path.
     for folder in emu.__path__:
         candidate = Path(folder) / "runtime" / _FILE_NAME

@@ -16,7 +16,7 @@ def x(*shape):
     return {"x": values(*shape, seed=9)}
 
 
-@pytest.mark.parametrize("opset", [11, 13, 17, 22])
+@pytest.mark.parametrize("opset", [11, 13, 17, 22, 26])
 @pytest.mark.parametrize("settings", ["", "<transB = 1>", "<alpha = 0.5, beta = 2.0>", "<beta = 0.0, transB = 1>"])
 def test_gemm_becomes_a_product_and_a_digital_bias(settings, opset):
     weight = values(3, 4) if "transB" in settings else values(4, 3)
@@ -55,7 +55,7 @@ def test_a_transposed_input_leaves_a_gemm_digital():
     ]
 
 
-@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("opset", [11, 17, 26])
 @pytest.mark.parametrize(
     ("inputs", "shape"),
     [
