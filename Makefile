@@ -9,7 +9,7 @@ SOURCES := pyproject.toml constraints.txt $(wildcard custom_ops/CMakeLists.txt c
 
 ## Run the main job: rewrite the demo ViT for a noisy RRAM crossbar and see its accuracy fall.
 demo: $(VENV)/.core
-	$(BIN)/emu demo --output demo-output
+	$(BIN)/emu demo emu-demo
 
 ## Run the tests.
 test: $(VENV)/.dev
