@@ -30,6 +30,8 @@ SHAPES = {
         Shape("deit-tiny", 192, 3, 12),
         Shape("deit-small", 384, 6, 12),
         Shape("vit-base", 768, 12, 12),
+        Shape("vit-large", 1024, 16, 24),
+        Shape("vit-huge", 1280, 16, 32, patch=14),
     )
 }
 

@@ -69,6 +69,13 @@ Only = Annotated[
     str | None, typer.Option(metavar="SITES", help='Emulate these sites only: "layer=0-3 component=ffn_up,ffn_down".')
 ]
 Exclude = Annotated[str | None, typer.Option(metavar="SITES", help="Leave these sites digital.")]
+Stored = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TENSORS",
+        help='Store these tensors that feed no product in arrays too: "component=word_embedding,norm".',
+    ),
+]
 Ops = Annotated[
     Literal["native", "python"], typer.Option(help="Operators: the C++ library, or its NumPy twin (slow; an oracle).")
 ]
@@ -147,6 +154,7 @@ def devices(
 @app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
+    stored: Stored = None,
     as_json: Json = False,
 ) -> None:
     """Show the sites of a model: its matrix products that are or could be on crossbars."""
@@ -154,8 +162,11 @@ def inspect(
     from emu.rewriter import rewrite as rewrite_model
 
     manifest = read_manifest(model)
+    if manifest and stored is not None:
+        raise InputError(f"{model} is rewritten already, with its stored tensors: leave out --stored.")
     # The sites of a plain model are those that it gets when it is rewritten.
-    report = manifest or {"device": None, **_pick(rewrite_model(model, "ideal").manifest, ("sites", "skipped"))}
+    plain = None if manifest else rewrite_model(model, "ideal", stored=stored).manifest
+    report = manifest or {"device": None, **_pick(plain or {}, ("sites", "skipped"))}
     if as_json:
         _print_json(report)
         return
@@ -163,7 +174,8 @@ def inspect(
     typer.echo(f"{model}: {what}, {len(report['sites'])} sites")
     typer.echo()
     columns = ["index", "layer", "component", "op" if manifest else "source_op", "shape", "heads"]
-    columns += [*(["tiles"] if manifest else []), "parameters", "macs", "node"]
+    columns += [*(["tiles"] if manifest else []), "parameters", "macs"]
+    columns += [*(["array"] if any("shares_with" in site for site in report["sites"]) else []), "node"]
     _print_table(columns, [[_cell(site[column]) for column in columns] for site in report["sites"]])
     typer.echo()
     _print_components(report["sites"])
@@ -179,6 +191,11 @@ def rewrite(
     set: Set = None,
     only: Only = None,
     exclude: Exclude = None,
+    stored: Stored = None,
+    share: Annotated[
+        Literal["by-content", "by-name", "never"],
+        typer.Option(help="Sites that share one physical array: those with equal weights, with the same one, or none."),
+    ] = "by-content",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write it.", show_default="MODEL.DEVICE.onnx")
     ] = None,
@@ -196,7 +213,7 @@ def rewrite(
         raise InputError(f"{target} exists already: give another output with -o, or --overwrite.")
     if not target.parent.is_dir():
         raise InputError(f"There is no folder {target.parent} to write {target.name} to.")
-    emulated = rewrite_model(model, profile, only=only, exclude=exclude)
+    emulated = rewrite_model(model, profile, only=only, exclude=exclude, share=share, stored=stored)
     emulated.save(target)
     _print_components(emulated.manifest["sites"])
     _print_skipped(emulated.manifest)
@@ -337,9 +354,14 @@ def _print_components(sites: Sequence[Mapping[str, Any]]) -> None:
     rows = []
     for component in dict.fromkeys(site["component"] for site in sites):
         members = [site for site in sites if site["component"] == component]
-        rows.append([component, len(members), _total(members, "parameters"), _total(members, "macs")])
-    rows.append(["all", len(sites), _total(sites, "parameters"), _total(sites, "macs")])
+        rows.append([component, len(members), _total(_arrays(members), "parameters"), _total(members, "macs")])
+    rows.append(["all", len(sites), _total(_arrays(sites), "parameters"), _total(sites, "macs")])
     _print_table(["component", "sites", "parameters", "macs"], rows)
+
+
+def _arrays(sites: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """One site for each physical array: sites that share one hold the same parameters."""
+    return list({site["array"]: site for site in sites}.values())
 
 
 def _total(sites: Sequence[Mapping[str, Any]], field: str) -> int | None:
@@ -352,6 +374,12 @@ def _print_skipped(report: Mapping[str, Any]) -> None:
     for site in report["sites"]:
         if "note" in site:
             typer.echo(f"Note: site {site['index']} '{site['node']}': {site['note']}.")
+        if "tied_to" in site:
+            others = ", ".join(map(str, site["tied_to"]))
+            typer.echo(
+                f"Note: site {site['index']} '{site['node']}' holds the transpose of site {others}: tied weights, "
+                "but arrays of their own."
+            )
     for skipped in report["skipped"]:
         typer.echo(f"Stays digital: {skipped['op']} '{skipped['node']}': {skipped['reason']}.")
 

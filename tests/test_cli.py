@@ -228,3 +228,38 @@ class TestWithATrainedModel:
         for command in (["inspect", broken], ["rewrite", broken, "--device", "rram"]):
             assert "broken.onnx" in refusal(*command)
         assert "broken.onnx" in refusal("evaluate", broken, "--data", data_path("digits_vit"))
+
+
+def test_rewrite_stores_tensors_and_shares_arrays_as_asked(tmp_path: Path) -> None:
+    model, output = model_path("listops_bert"), tmp_path / "out.onnx"
+    stored = ("--stored", "component=word_embedding,norm layer=*", "-o", output)
+    assert "write layers as" in refusal("rewrite", model, "--device", "rram", *stored)
+    stored = ("--stored", "component=word_embedding,norm", "-o", output)
+    assert emu("rewrite", model, "--device", "rram", "--share", "never", *stored).exit_code == 0
+    sites = json.loads(emu("inspect", output, "--json").stdout)["sites"]
+    assert {"word_embedding", "norm"} <= {site["component"] for site in sites if site["op"] == "FaultyWeight"}
+    assert [site["array"] for site in sites] == [site["index"] for site in sites]
+    assert emu("rewrite", model, "--device", "rram", "--share", "always").exit_code == 2
+
+
+def test_inspect_shows_stored_tensors_of_a_plain_model_and_shared_arrays(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.arange(16, dtype=np.float32).reshape(4, 4)
+    nodes = [helper.make_node("MatMul", [a, "w"], [b], name=b) for a, b in (("x", "h"), ("h", "i"))]
+    nodes.append(helper.make_node("Add", ["i", "b"], ["y"], name="y"))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(weight[0], "b")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    shown = emu("inspect", path, "--stored", "component=bias").stdout.splitlines()
+    columns = shown[2].split()
+    assert [line.split()[columns.index("array")] for line in shown[3:6]] == ["0", "0", "2"]
+    total = next(line for line in shown if line.startswith("all"))
+    assert total.split()[1:3] == ["3", "20"]  # the shared weight counts once

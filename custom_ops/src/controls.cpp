@@ -33,9 +33,27 @@ int64_t scalar(const Structure& structure, const Context& context, size_t index,
   return value;
 }
 
+// The first sample and the number of samples (0 when it is not given).
+void read_sample(const Structure& structure, const Context& context, size_t index, Controls& controls) {
+  const Tensor sample = typed_input(structure, context, index, "sample", kInt64);
+  const bool pair = sample.shape.size() == 1 && sample.size() == 2;
+  if (!sample.shape.empty() && !pair) {
+    fail(structure, "sample", "its shape is " + to_string(sample.shape) + "; expected [] or [2]");
+  }
+  const int64_t first = sample.ints()[0];
+  const int64_t samples = pair ? sample.ints()[1] : 0;
+  if (first < 0 || samples < 0 || first > kLargest || first + std::max<int64_t>(samples, 1) - 1 > kLargest) {
+    fail(structure, "sample",
+         "the first sample is " + std::to_string(first) + "; expected 0 to " + std::to_string(kLargest) +
+             " for every sample of the batch");
+  }
+  controls.first_sample = static_cast<uint32_t>(first);
+  controls.samples = samples;
+}
+
 }  // namespace
 
-Controls read_controls(const Structure& structure, const Context& context, size_t first_input) {
+Controls read_controls(const Structure& structure, const Context& context, size_t first_input, bool has_sample) {
   Controls controls;
   const Tensor device = typed_input(structure, context, first_input, "device", kFloat);
   if (device.shape.size() != 1) {
@@ -61,22 +79,8 @@ Controls read_controls(const Structure& structure, const Context& context, size_
   controls.seed = static_cast<uint32_t>(scalar(structure, context, first_input + 2, "seed", 0));
   controls.read_seed = static_cast<uint32_t>(scalar(structure, context, first_input + 3, "read_seed", 0));
 
-  const Tensor sample = typed_input(structure, context, first_input + 4, "sample", kInt64);
-  const bool pair = sample.shape.size() == 1 && sample.size() == 2;
-  if (!sample.shape.empty() && !pair) {
-    fail(structure, "sample", "its shape is " + to_string(sample.shape) + "; expected [] or [2]");
-  }
-  const int64_t first = sample.ints()[0];
-  const int64_t samples = pair ? sample.ints()[1] : 0;
-  if (first < 0 || samples < 0 || first > kLargest || first + std::max<int64_t>(samples, 1) - 1 > kLargest) {
-    fail(structure, "sample",
-         "the first sample is " + std::to_string(first) + "; expected 0 to " + std::to_string(kLargest) +
-             " for every sample of the batch");
-  }
-  controls.first_sample = static_cast<uint32_t>(first);
-  controls.samples = samples;
-
-  const int64_t head = scalar(structure, context, first_input + 5, "head", -1);
+  if (has_sample) read_sample(structure, context, first_input + 4, controls);
+  const int64_t head = scalar(structure, context, first_input + (has_sample ? 5 : 4), "head", -1);
   controls.head = head < 0 ? -1 : head / structure.head_share;
   const bool has_heads = structure.head_axis != HeadAxis::kNone;
   if (head >= 0 && has_heads && controls.head >= structure.heads) {

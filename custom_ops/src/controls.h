@@ -21,8 +21,9 @@ struct Controls {
   bool exact = false;
 };
 
-// Reads inputs [first_input, first_input + 6). Throws Error.
-Controls read_controls(const Structure& structure, const Context& context, size_t first_input);
+// Reads the control inputs from first_input on: device, strength, seed, read_seed, sample (if has_sample), head. Throws
+// Error.
+Controls read_controls(const Structure& structure, const Context& context, size_t first_input, bool has_sample = true);
 
 struct SampleRow {
   uint32_t sample;

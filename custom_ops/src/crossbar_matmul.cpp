@@ -12,9 +12,9 @@ namespace {
 
 std::atomic<int> g_snapshot_limit{1};
 
-Structure structure_of(const NodeInfo& info, bool dynamic) {
+Structure structure_of(const NodeInfo& info, Operator kind) {
   return parse_structure(
-      info.name(), dynamic, [&](const char* attribute) { return info.int_attribute(attribute); },
+      info.name(), kind, [&](const char* attribute) { return info.int_attribute(attribute); },
       [&](const char* attribute) { return info.string_attribute(attribute); });
 }
 
@@ -26,16 +26,105 @@ Shape leading(const Shape& shape, size_t trailing) {
 
 void set_snapshot_limit(int limit) { g_snapshot_limit.store(std::max(1, limit)); }
 
-CrossbarMatMul::CrossbarMatMul(const NodeInfo& info) : structure_(structure_of(info, false)), matmul_(info) {
-  if (!info.input_is_constant(1)) {
-    throw Error("node '" + structure_.node + "', input 'W': it must be a constant of the graph");
+StoredProduct::StoredProduct(const NodeInfo& info, Operator kind)
+    : quantized_(kind == Operator::kQuantized), structure_(structure_of(info, kind)), matmul_(info) {
+  const std::vector<const char*> constants =
+      quantized_ ? std::vector<const char*>{"codes", "scale", "zero_point"} : std::vector<const char*>{"W"};
+  for (size_t i = 0; i < constants.size(); ++i) {
+    if (!info.input_is_constant(1 + i)) {
+      throw Error("node '" + structure_.node + "', input '" + constants[i] + "': it must be a constant of the graph");
+    }
   }
 }
 
-std::shared_ptr<const CrossbarMatMul::Programmed> CrossbarMatMul::programmed(const Controls& controls,
-                                                                             uint32_t read_seed, const float* w,
-                                                                             const Context& context) {
-  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, read_seed);
+std::vector<ElementType> CrossbarMatMul::input_types() {
+  return {kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64};
+}
+
+std::vector<ElementType> CrossbarMatMulQuantized::input_types() {
+  return {kFloat, kInt8, kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64};
+}
+
+// Numbers of a quantized weight: (code - zero_point) * scale.
+StoredProduct::Weights StoredProduct::weights(const Context& context) {
+  const Tensor w = context.input(1);
+  if (w.shape.size() != 2) {
+    throw Error("node '" + structure_.node + "': the weight has shape " + to_string(w.shape) + "; expected [K, N]");
+  }
+  if (!quantized_) return {w.floats(), w.shape, w.value};
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (dequantized_.empty() && w.size() > 0) {
+    const Tensor scale = context.input(2);
+    const Tensor zero_point = context.input(3);
+    const int64_t rows = w.shape[0];
+    const int64_t columns = w.shape[1];
+    const int64_t block = structure_.block_rows;
+    const Shape expected = block > 0             ? Shape{(rows + block - 1) / block, columns}
+                           : scale.shape.empty() ? Shape{}
+                                                 : Shape{columns};
+    if (scale.shape != expected || zero_point.shape != expected) {
+      throw Error("node '" + structure_.node + "': 'scale' " + to_string(scale.shape) + " and 'zero_point' " +
+                  to_string(zero_point.shape) + " do not fit codes " + to_string(w.shape) + "; expected " +
+                  to_string(expected));
+    }
+    const auto* codes = static_cast<const int8_t*>(w.data);
+    const int64_t limit = int64_t{1} << (structure_.code_bits - 1);
+    dequantized_.resize(static_cast<size_t>(w.size()));
+    const int64_t column_step = scale.shape.empty() ? 0 : 1;
+    for (int64_t k = 0; k < rows; ++k) {
+      const int64_t first = block > 0 ? k / block * columns : 0;
+      for (int64_t n = 0; n < columns; ++n) {
+        const int64_t code = codes[k * columns + n];
+        if (code < -limit || code >= limit) {
+          throw Error("node '" + structure_.node + "', input 'codes': " + std::to_string(code) + " needs more than " +
+                      std::to_string(structure_.code_bits) + " bits");
+        }
+        const int64_t i = first + n * column_step;
+        dequantized_[static_cast<size_t>(k * columns + n)] =
+            (static_cast<float>(code) - zero_point.floats()[i]) * scale.floats()[i];
+      }
+    }
+  }
+  return {dequantized_.data(), w.shape, nullptr};
+}
+
+// Checks the weights and measures their scales, once.
+void StoredProduct::prepare(const Weights& w) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (prepared_) return;
+  rows_ = w.shape[0];
+  columns_ = w.shape[1];
+  const int64_t size = rows_ * columns_;
+  const int64_t heads_span = structure_.heads * structure_.head_groups;
+  if ((structure_.head_axis == HeadAxis::kOutput && columns_ % heads_span != 0) ||
+      (structure_.head_axis == HeadAxis::kInput && rows_ % structure_.heads != 0)) {
+    throw Error("node '" + structure_.node + "', attribute 'heads': W " + to_string(w.shape) +
+                " does not divide into " + std::to_string(structure_.heads) + " heads");
+  }
+  if (structure_.row_tiles(rows_).size() > 65536) {
+    throw Error("node '" + structure_.node + "', attribute 'tile_rows': more than 65536 row tiles; use larger tiles");
+  }
+  // A maximum can lose a NaN, a sum cannot.
+  if (std::isinf(kernels().largest_magnitude(w.values, size)) || std::isnan(kernels().sum_of_squares(w.values, size))) {
+    throw Error("node '" + structure_.node + "', input 'W': it holds an infinite value or a NaN");
+  }
+  scales_ = weight_scales(structure_, w.values, rows_, columns_);
+  prepared_ = true;
+}
+
+void StoredProduct::exact_product(const Tensor& x, const Weights& w, const Context& context, const Tensor& y) const {
+  if (w.value != nullptr) {
+    Tensor weights;
+    weights.value = w.value;
+    matmul_.run(context, x, weights, y);
+  } else {
+    matmul_.run(context, x.floats(), x.shape, w.values, w.shape, y.mutable_floats(), y.shape);
+  }
+}
+
+std::shared_ptr<const StoredProduct::Programmed> StoredProduct::programmed(const Controls& controls, const float* w,
+                                                                           const Context& context) {
+  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& snapshot : snapshots_) {
@@ -65,18 +154,18 @@ std::shared_ptr<const CrossbarMatMul::Programmed> CrossbarMatMul::programmed(con
   return fresh;
 }
 
-void CrossbarMatMul::crossbar_product(const Controls& controls, const Tensor& x, const float* x_values, const Tensor& w,
-                                      const Context& context, float* y) {
+void StoredProduct::crossbar_product(const Controls& controls, const Tensor& x, const float* x_values, const Weights& w,
+                                     const Context& context, float* y) {
   Shape y_shape = leading(x.shape, 1);
   y_shape.push_back(columns_);
   const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   if (!structure_.has_periphery()) {
     const bool as_it_is = stores_exactly(structure_, key);
-    const auto weights = as_it_is ? nullptr : programmed(controls, controls.read_seed, w.floats(), context);
-    matmul_.run(context, x_values, x.shape, as_it_is ? w.floats() : weights->values.data(), w.shape, y, y_shape);
+    const auto weights = as_it_is ? nullptr : programmed(controls, w.values, context);
+    matmul_.run(context, x_values, x.shape, as_it_is ? w.values : weights->values.data(), w.shape, y, y_shape);
     return;
   }
-  const auto weights = programmed(controls, controls.read_seed, w.floats(), context);
+  const auto weights = programmed(controls, w.values, context);
   const SampleMap samples(leading(x.shape, 1), structure_.sample_axis, controls);
   const int64_t rows = product(x.shape, 0, x.shape.size() - 1);
   check_counter_range(structure_, samples, rows, static_cast<uint64_t>((columns_ + 3) / 4));
@@ -100,14 +189,14 @@ void CrossbarMatMul::crossbar_product(const Controls& controls, const Tensor& x,
   read_product(read, context, matmul_);
 }
 
-void CrossbarMatMul::one_head(const Controls& controls, const Tensor& x, const Tensor& w, const Context& context,
-                              const Tensor& y) {
+void StoredProduct::one_head(const Controls& controls, const Tensor& x, const Weights& w, const Context& context,
+                             const Tensor& y) {
   const int64_t rows = product(x.shape, 0, x.shape.size() - 1);
   Scratch disturbed(rows * columns_);
   if (structure_.head_axis == HeadAxis::kOutput) {
     const int64_t group = columns_ / structure_.head_groups;
     const int64_t width = group / structure_.heads;
-    matmul_.run(context, x, w, y);
+    exact_product(x, w, context, y);
     crossbar_product(controls, x, x.floats(), w, context, disturbed.data());
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t g = 0; g < structure_.head_groups; ++g) {
@@ -126,16 +215,16 @@ void CrossbarMatMul::one_head(const Controls& controls, const Tensor& x, const T
     inside.data()[i] = of_head ? x.floats()[i] : 0.0f;
     outside.data()[i] = of_head ? 0.0f : x.floats()[i];
   }
-  matmul_.run(context, outside.data(), x.shape, w.floats(), w.shape, y.mutable_floats(), y.shape);
+  matmul_.run(context, outside.data(), x.shape, w.values, w.shape, y.mutable_floats(), y.shape);
   crossbar_product(controls, x, inside.data(), w, context, disturbed.data());
   for (int64_t i = 0; i < rows * columns_; ++i) y.mutable_floats()[i] += disturbed.data()[i];
 }
 
-void CrossbarMatMul::compute(const Context& context) {
+void StoredProduct::compute(const Context& context) {
   const Tensor x = context.input(0);
-  const Tensor w = context.input(1);
-  const Controls controls = read_controls(structure_, context, 2);
-  if (x.shape.size() < 2 || w.shape.size() != 2 || x.shape.back() != w.shape[0]) {
+  const Weights w = weights(context);
+  const Controls controls = read_controls(structure_, context, quantized_ ? 4 : 2);
+  if (x.shape.size() < 2 || x.shape.back() != w.shape[0]) {
     throw Error("node '" + structure_.node + "': X " + to_string(x.shape) + " and W " + to_string(w.shape) +
                 " cannot be multiplied; expected [..., K] of rank 2 or more and [K, N]");
   }
@@ -143,45 +232,18 @@ void CrossbarMatMul::compute(const Context& context) {
     throw Error("node '" + structure_.node + "': X has shape " + to_string(x.shape) +
                 "; expected rank 3 or more because attribute 'sample_axis' is 1");
   }
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (!weights_checked_) {
-      rows_ = w.shape[0];
-      columns_ = w.shape[1];
-      const int64_t heads_span = structure_.heads * structure_.head_groups;
-      if ((structure_.head_axis == HeadAxis::kOutput && columns_ % heads_span != 0) ||
-          (structure_.head_axis == HeadAxis::kInput && rows_ % structure_.heads != 0)) {
-        throw Error("node '" + structure_.node + "', attribute 'heads': W " + to_string(w.shape) +
-                    " does not divide into " + std::to_string(structure_.heads) + " heads");
-      }
-      if (structure_.row_tiles(rows_).size() > 65536) {
-        throw Error("node '" + structure_.node +
-                    "', attribute 'tile_rows': more than 65536 row tiles; use larger tiles");
-      }
-      // A maximum can lose a NaN, a sum cannot.
-      if (std::isinf(kernels().largest_magnitude(w.floats(), w.size())) ||
-          std::isnan(kernels().sum_of_squares(w.floats(), w.size()))) {
-        throw Error("node '" + structure_.node + "', input 'W': it holds an infinite value or a NaN");
-      }
-      scales_ = weight_scales(structure_, w.floats(), rows_, columns_);
-      weights_checked_ = true;
-    }
-  }
+  prepare(w);
   Shape y_shape = leading(x.shape, 1);
   y_shape.push_back(columns_);
   const Tensor y = context.output(0, y_shape);
   if (product(y_shape) == 0) return;
-  if (controls.exact) {
-    matmul_.run(context, x, w, y);
+  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
+  if (controls.exact || (!structure_.has_periphery() && stores_exactly(structure_, key))) {
+    exact_product(x, w, context, y);
   } else if (controls.head >= 0) {
     one_head(controls, x, w, context, y);
   } else {
-    const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
-    if (!structure_.has_periphery() && stores_exactly(structure_, key)) {
-      matmul_.run(context, x, w, y);
-    } else {
-      crossbar_product(controls, x, x.floats(), w, context, y.mutable_floats());
-    }
+    crossbar_product(controls, x, x.floats(), w, context, y.mutable_floats());
   }
 }
 

@@ -1,4 +1,5 @@
-// emu::CrossbarMatMul: the product of activations with stored weights.
+// emu::CrossbarMatMul and emu::CrossbarMatMulQuantized: the product of activations with stored weights, given as
+// numbers or as the integer codes, scales and zero points of a quantized model.
 #pragma once
 
 #include <memory>
@@ -12,14 +13,21 @@
 
 namespace emu {
 
-class CrossbarMatMul {
+class StoredProduct {
  public:
-  explicit CrossbarMatMul(const NodeInfo& info);
   void compute(const Context& context);
 
-  static const char* op_name() { return "CrossbarMatMul"; }
+ protected:
+  StoredProduct(const NodeInfo& info, Operator kind);
 
  private:
+  // W [rows, columns]; value is null where onnxruntime holds no float tensor of it.
+  struct Weights {
+    const float* values = nullptr;
+    Shape shape;
+    OrtValue* value = nullptr;
+  };
+
   // Weights as the arrays hold them; immutable once published, shared by all runs that use the same chip.
   struct Programmed {
     StoreKey key;
@@ -27,20 +35,38 @@ class CrossbarMatMul {
     std::vector<float> magnitudes;  // |values|, only where weight noise needs them
   };
 
-  std::shared_ptr<const Programmed> programmed(const Controls& controls, uint32_t read_seed, const float* w,
-                                               const Context& context);
-  void crossbar_product(const Controls& controls, const Tensor& x, const float* x_values, const Tensor& w,
+  Weights weights(const Context& context);
+  void prepare(const Weights& w);
+  void exact_product(const Tensor& x, const Weights& w, const Context& context, const Tensor& y) const;
+  std::shared_ptr<const Programmed> programmed(const Controls& controls, const float* w, const Context& context);
+  void crossbar_product(const Controls& controls, const Tensor& x, const float* x_values, const Weights& w,
                         const Context& context, float* y);
-  void one_head(const Controls& controls, const Tensor& x, const Tensor& w, const Context& context, const Tensor& y);
+  void one_head(const Controls& controls, const Tensor& x, const Weights& w, const Context& context, const Tensor& y);
 
+  bool quantized_;
   Structure structure_;
   MatMul matmul_;
   std::mutex mutex_;
-  bool weights_checked_ = false;
+  bool prepared_ = false;
+  std::vector<float> dequantized_;
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   std::vector<float> scales_;
   std::vector<std::shared_ptr<const Programmed>> snapshots_;  // newest last
+};
+
+class CrossbarMatMul : public StoredProduct {
+ public:
+  explicit CrossbarMatMul(const NodeInfo& info) : StoredProduct(info, Operator::kStored) {}
+  static const char* op_name() { return "CrossbarMatMul"; }
+  static std::vector<ElementType> input_types();
+};
+
+class CrossbarMatMulQuantized : public StoredProduct {
+ public:
+  explicit CrossbarMatMulQuantized(const NodeInfo& info) : StoredProduct(info, Operator::kQuantized) {}
+  static const char* op_name() { return "CrossbarMatMulQuantized"; }
+  static std::vector<ElementType> input_types();
 };
 
 // How many programmed copies of each weight are kept (the newest); at least 1. Memory against re-programming.

@@ -62,7 +62,7 @@ std::vector<int64_t> sources(const Shape& operand, const Shape& batch) {
 
 CrossbarMatMulDynamic::CrossbarMatMulDynamic(const NodeInfo& info)
     : structure_(parse_structure(
-          info.name(), true, [&](const char* attribute) { return info.int_attribute(attribute); },
+          info.name(), Operator::kDynamic, [&](const char* attribute) { return info.int_attribute(attribute); },
           [&](const char* attribute) { return info.string_attribute(attribute); })),
       matmul_(info) {}
 

@@ -16,6 +16,9 @@ class CrossbarMatMulDynamic {
   void compute(const Context& context);
 
   static const char* op_name() { return "CrossbarMatMulDynamic"; }
+  static std::vector<ElementType> input_types() {
+    return {kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64};
+  }
 
  private:
   struct Batch;

@@ -6,6 +6,7 @@
 
 #include "crossbar_matmul.h"
 #include "crossbar_matmul_dynamic.h"
+#include "faulty_weight.h"
 #include "kernels.h"
 #include "ort.h"
 
@@ -30,9 +31,6 @@ OrtStatus* guarded(Body&& body) noexcept {
   }
 }
 
-constexpr size_t kOperands = 2;
-constexpr size_t kInputs = kOperands + 6;
-
 template <typename Kernel>
 const OrtCustomOp* custom_op() {
   static const OrtCustomOp op = [] {
@@ -40,11 +38,8 @@ const OrtCustomOp* custom_op() {
     entry.version = kApiVersion;
     entry.GetName = [](const OrtCustomOp*) { return Kernel::op_name(); };
     entry.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
-    entry.GetInputTypeCount = [](const OrtCustomOp*) { return kInputs; };
-    // X and W (A and B), device, strength: float32; seed, read_seed, sample, head: int64.
-    entry.GetInputType = [](const OrtCustomOp*, size_t index) -> int {
-      return index < kOperands + 2 ? kFloat : kInt64;
-    };
+    entry.GetInputTypeCount = [](const OrtCustomOp*) { return Kernel::input_types().size(); };
+    entry.GetInputType = [](const OrtCustomOp*, size_t index) -> int { return Kernel::input_types()[index]; };
     entry.GetOutputTypeCount = [](const OrtCustomOp*) { return size_t{1}; };
     entry.GetOutputType = [](const OrtCustomOp*, size_t) -> int { return kFloat; };
     entry.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
@@ -84,7 +79,7 @@ Structure structure_from_text(const char* text) {
     return found->second;
   };
   return parse_structure(
-      "program", false, [&](const char* name) { return static_cast<int64_t>(std::stoll(get(name))); }, get);
+      "program", Operator::kStored, [&](const char* name) { return static_cast<int64_t>(std::stoll(get(name))); }, get);
 }
 
 thread_local std::string g_last_error;
@@ -134,10 +129,11 @@ EMU_EXPORT OrtStatus* EMU_ORT_CALL RegisterCustomOps(OrtSessionOptions* options,
     static OrtCustomOpDomain* const domain = [] {
       OrtCustomOpDomain* created = nullptr;
       emu::throw_on_error(emu::call_status(emu::Slot::CreateCustomOpDomain, "emu", &created));
-      emu::throw_on_error(
-          emu::call_status(emu::Slot::CustomOpDomain_Add, created, emu::custom_op<emu::CrossbarMatMul>()));
-      emu::throw_on_error(
-          emu::call_status(emu::Slot::CustomOpDomain_Add, created, emu::custom_op<emu::CrossbarMatMulDynamic>()));
+      for (const OrtCustomOp* op :
+           {emu::custom_op<emu::CrossbarMatMul>(), emu::custom_op<emu::CrossbarMatMulQuantized>(),
+            emu::custom_op<emu::CrossbarMatMulDynamic>(), emu::custom_op<emu::FaultyWeight>()}) {
+        emu::throw_on_error(emu::call_status(emu::Slot::CustomOpDomain_Add, created, op));
+      }
       return created;
     }();
     emu::throw_on_error(emu::call_status(emu::Slot::AddCustomOpDomain, options, domain));

@@ -39,7 +39,7 @@ namespace emu {
 constexpr uint32_t kApiVersion = 17;
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6 };
-enum ElementType : int { kFloat = 1, kInt64 = 7 };
+enum ElementType : int { kFloat = 1, kInt8 = 3, kInt64 = 7 };
 
 // Position of each function in OrtApi, seen as an array of pointers.
 enum class Slot : size_t {

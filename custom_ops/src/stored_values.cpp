@@ -78,7 +78,7 @@ void write_values(const Structure& structure, const StoreKey& key, const float* 
   pattern.conductance_floor = key.conductance_floor;
   pattern.normalize = normalize;
   pattern.device.key0 = pattern.cycle.key0 = key.seed;
-  pattern.device.c2 = pattern.cycle.c2 = static_cast<uint32_t>(structure.site);
+  pattern.device.c2 = pattern.cycle.c2 = static_cast<uint32_t>(structure.dynamic ? structure.site : structure.array);
   pattern.device.key1 = dynamic_row != nullptr ? key.read_seed : 0;
   pattern.device.wide_block = dynamic_row == nullptr;
   pattern.device.c1 = dynamic_row != nullptr ? dynamic_row->sample : 0;

@@ -151,9 +151,10 @@ Device Structure::device(const float* values, int64_t count) const {
   return device;
 }
 
-Structure parse_structure(const std::string& node, bool dynamic,
+Structure parse_structure(const std::string& node, Operator kind,
                           const std::function<int64_t(const char*)>& int_attribute,
                           const std::function<std::string(const char*)>& string_attribute) {
+  const bool dynamic = kind == Operator::kDynamic;
   const auto count = [&](const char* attribute, int64_t low) {
     const int64_t value = int_attribute(attribute);
     if (value < low) {
@@ -181,6 +182,7 @@ Structure parse_structure(const std::string& node, bool dynamic,
     throw Error("node '" + node + "', attribute 'site' is " + std::to_string(structure.site) +
                 "; expected less than attribute 'sites', which is " + std::to_string(structure.sites));
   }
+  structure.array = count("array", 0);
   structure.sample_axis = count("sample_axis", -1);
   if (structure.sample_axis > 1) {
     throw Error("node '" + node + "', attribute 'sample_axis' is " + std::to_string(structure.sample_axis) +
@@ -226,6 +228,15 @@ Structure parse_structure(const std::string& node, bool dynamic,
       chosen("read_noise", std::map<std::string, WeightNoise>{{"none", WeightNoise::kNone},
                                                               {"additive_constant", WeightNoise::kAdditiveConstant},
                                                               {"pcm_read", WeightNoise::kPcmRead}});
+
+  if (kind == Operator::kQuantized) {
+    structure.code_bits = count("code_bits", 1);
+    structure.block_rows = count("block_rows", 0);
+    if (structure.code_bits != 4 && structure.code_bits != 8) {
+      throw Error("node '" + node + "', attribute 'code_bits' is " + std::to_string(structure.code_bits) +
+                  "; expected 4 or 8");
+    }
+  }
 
   std::stringstream names(string_attribute("entries"));
   for (std::string name; std::getline(names, name, ',');) {

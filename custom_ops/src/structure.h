@@ -46,10 +46,14 @@ struct Device {
   float conductance_floor() const { return g_min_us / (g_max_us - g_min_us); }
 };
 
+// The operators, as far as their attributes differ.
+enum class Operator { kStored, kQuantized, kDynamic, kFaultyWeight };
+
 struct Structure {
   std::string node;
   bool dynamic = false;  // CrossbarMatMulDynamic
   int64_t site = 0;
+  int64_t array = 0;
   int64_t sites = 1;
   int64_t sample_axis = 0;
   int64_t heads = 0;
@@ -66,6 +70,8 @@ struct Structure {
   bool iterative = false;
   WeightNoise weight_noise = WeightNoise::kNone;
   bool output_noise = false;
+  int64_t code_bits = 8;   // quantized only
+  int64_t block_rows = 0;  // quantized only
   std::vector<std::string> entries;
 
   // Whether products pass through DAC, noise or ADC at all; otherwise a product is one plain matrix product.
@@ -85,7 +91,7 @@ struct Structure {
 };
 
 // Reads attributes through the given functions, so that nodes and the ctypes helpers share one parser. Throws Error.
-Structure parse_structure(const std::string& node, bool dynamic,
+Structure parse_structure(const std::string& node, Operator kind,
                           const std::function<int64_t(const char*)>& int_attribute,
                           const std::function<std::string(const char*)>& string_attribute);
 

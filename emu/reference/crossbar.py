@@ -1,4 +1,4 @@
-"""The two operators, `emu::CrossbarMatMul` and `emu::CrossbarMatMulDynamic`, as plain functions."""
+"""The operators of the domain `emu` as plain functions."""
 
 import math
 
@@ -7,7 +7,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from emu.reference.periphery import Trace, read
 from emu.reference.programming import programmed, scales, written
-from emu.reference.structure import DYNAMIC, STORED, Controls, Structure, check_controls, parse_structure
+from emu.reference.structure import (
+    DYNAMIC,
+    FAULTY_WEIGHT,
+    QUANTIZED,
+    STORED,
+    Controls,
+    Structure,
+    check_controls,
+    parse_structure,
+)
 
 
 def crossbar_matmul(
@@ -35,6 +44,57 @@ def crossbar_matmul(
     _check_operand(structure, "W", w, "rank 2", w.ndim == 2)
     _check_products(structure, x, w, "X", "W")
     return _crossbar(x, w, structure, controls, trace)
+
+
+def crossbar_matmul_quantized(
+    x: NDArray[np.float32],
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.float32],
+    device: ArrayLike,
+    strength: ArrayLike,
+    seed: ArrayLike,
+    read_seed: ArrayLike,
+    sample: ArrayLike,
+    head: ArrayLike,
+    *,
+    trace: Trace | None = None,
+    **attributes: int | str,
+) -> NDArray[np.float32]:
+    """Return Y of `emu::CrossbarMatMulQuantized`, float32 [..., N].
+
+    x: float32 [..., K], rank 2 or more; codes: int8 [K, N]; scale and zero_point: float32 [], [N] or, with the
+    attribute `block_rows` b > 0, [ceil(K / b), N]; the controls and attributes as in `docs/operators.md`.
+    Raises InputError for a wrong type, rank, shape, range, attribute or entry, or a code that needs more bits.
+    """
+    structure = parse_structure(QUANTIZED, attributes)
+    controls = check_controls(structure, device, strength, seed, read_seed, sample, head)
+    _check_operand(structure, "X", x, "rank 2 or more", x.ndim >= 2)
+    w = _dequantized(codes, scale, zero_point, structure)
+    _check_products(structure, x, w, "X", "codes")
+    return _crossbar(x, w, structure, controls, trace)
+
+
+def faulty_weight(
+    w: NDArray[np.float32],
+    device: ArrayLike,
+    strength: ArrayLike,
+    seed: ArrayLike,
+    read_seed: ArrayLike,
+    head: ArrayLike,
+    **attributes: int | str,
+) -> NDArray[np.float32]:
+    """Return W' of `emu::FaultyWeight`: what an array holds for a stored tensor that feeds no product.
+
+    w: float32, rank 1 or more; the result has its shape. With a head of 0 or more it is w.
+    Raises InputError for a wrong type, rank, range, attribute or entry.
+    """
+    structure = parse_structure(FAULTY_WEIGHT, attributes)
+    controls = check_controls(structure, device, strength, seed, read_seed, head=head)
+    _check_operand(structure, "W", w, "rank 1 or more", w.ndim >= 1)
+    if controls.strength == 0 or controls.head is not None or w.size == 0:
+        return w.copy()
+    return programmed(w.reshape(-1, w.shape[-1]), structure, controls).reshape(w.shape).copy()
 
 
 def crossbar_matmul_dynamic(
@@ -80,6 +140,28 @@ def programmed_weight(
     controls = check_controls(structure, device, strength, seed, read_seed)
     _check_operand(structure, "W", w, "rank 2", w.ndim == 2)
     return programmed(w, structure, controls).copy()
+
+
+def _dequantized(
+    codes: NDArray[np.int8], scale: NDArray[np.float32], zero_point: NDArray[np.float32], structure: Structure
+) -> NDArray[np.float32]:
+    """Return (code - zero_point) * scale, float32 [K, N]."""
+    if codes.dtype != np.int8 or codes.ndim != 2:
+        raise structure.error(f"input 'codes' is {codes.dtype} of rank {codes.ndim}, expected int8 of rank 2.")
+    rows, columns = codes.shape
+    block = structure.block_rows
+    expected = (-(-rows // block), columns) if block else () if scale.ndim == 0 else (columns,)
+    if scale.shape != expected or zero_point.shape != expected:
+        raise structure.error(
+            f"inputs 'scale' {list(scale.shape)} and 'zero_point' {list(zero_point.shape)} do not fit codes "
+            f"{list(codes.shape)}, expected {list(expected)}."
+        )
+    limit = 2 ** (structure.code_bits - 1)
+    if codes.size and not -limit <= int(codes.min()) <= int(codes.max()) < limit:
+        raise structure.error(f"input 'codes' holds codes that need more than {structure.code_bits} bits.")
+    if block:
+        scale, zero_point = (np.repeat(each, block, axis=0)[:rows] for each in (scale, zero_point))
+    return ((codes.astype(np.float32) - zero_point) * scale).astype(np.float32)
 
 
 def _crossbar(
@@ -133,10 +215,10 @@ def _disturbed(
     """Return the crossbar's product of x [..., M, K] and w [..., K, N], all of it."""
     shape = (*np.broadcast_shapes(x.shape[:-2], w.shape[:-2]), x.shape[-2], w.shape[-1])
     sample, row = _places(shape[:-1], structure.sample_axis, controls)
-    stored = programmed(w, structure, controls) if structure.op == STORED else _written(w, structure, controls)
+    stored = programmed(w, structure, controls) if structure.op != DYNAMIC else _written(w, structure, controls)
     if not structure.has_periphery:
         return _exact(x, stored)
-    if structure.op == STORED:
+    if structure.op != DYNAMIC:
         # One matrix serves every row, so all rows go through it together.
         x, sample, row = x.reshape(-1, x.shape[-1]), sample.reshape(-1), row.reshape(-1)
 

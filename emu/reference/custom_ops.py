@@ -12,8 +12,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_dynamic
-from emu.reference.structure import DYNAMIC, STORED, attribute_types
+from emu.reference.crossbar import (
+    crossbar_matmul,
+    crossbar_matmul_dynamic,
+    crossbar_matmul_quantized,
+    faulty_weight,
+)
+from emu.reference.structure import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED, attribute_types
 
 _definition = threading.Lock()
 _defined = False
@@ -21,7 +26,7 @@ _of_thread = threading.local()
 
 
 def register_python_ops(options: onnxruntime.SessionOptions) -> None:
-    """Make `emu::CrossbarMatMul` and `emu::CrossbarMatMulDynamic`, run by NumPy, known to sessions with these options.
+    """Make the operators of the domain `emu`, run by NumPy, known to sessions with these options.
 
     The ops are defined once per process. After every `run`, also one that raised, ask `pending_error`.
     """
@@ -31,8 +36,10 @@ def register_python_ops(options: onnxruntime.SessionOptions) -> None:
     with _definition:
         # A second definition of the same name would break every later session of the process.
         if not _defined:
-            _define(STORED, crossbar_matmul)
-            _define(DYNAMIC, crossbar_matmul_dynamic)
+            _define(STORED, crossbar_matmul, "ffffiiii", _product_shape)
+            _define(QUANTIZED, crossbar_matmul_quantized, "fbffffiiii", _product_shape)
+            _define(DYNAMIC, crossbar_matmul_dynamic, "ffffiiii", _product_shape)
+            _define(FAULTY_WEIGHT, faulty_weight, "fffiii", lambda w, *_: w.shape)
             _defined = True
     options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
 
@@ -44,12 +51,18 @@ def pending_error() -> BaseException | None:
     return error
 
 
-def _define(op_type: str, operator: Callable[..., NDArray[np.float32]]) -> None:
+def _define(
+    op_type: str,
+    operator: Callable[..., NDArray[np.float32]],
+    inputs: str,
+    shape_of: Callable[..., tuple[int, ...]],
+) -> None:
+    """Define one operator. `inputs` has a letter for each: f float32, b int8, i int64."""
     from onnxruntime_extensions import PyCustomOpDef, onnx_op
 
-    real, integer = PyCustomOpDef.dt_float, PyCustomOpDef.dt_int64
+    types = {"f": PyCustomOpDef.dt_float, "b": PyCustomOpDef.dt_int8, "i": PyCustomOpDef.dt_int64}
     attributes = {
-        name: integer if kind is int else PyCustomOpDef.dt_string for name, kind in attribute_types(op_type).items()
+        name: types["i"] if kind is int else PyCustomOpDef.dt_string for name, kind in attribute_types(op_type).items()
     }
 
     def body(*inputs: NDArray[Any], **attributes: int | str) -> NDArray[np.float32]:
@@ -58,11 +71,12 @@ def _define(op_type: str, operator: Callable[..., NDArray[np.float32]]) -> None:
         except BaseException as error:  # also KeyboardInterrupt: nothing may leave this function
             if getattr(_of_thread, "error", None) is None:
                 _of_thread.error = error
-            y = np.full(_output_shape(*inputs[:2]), np.nan, dtype=np.float32)
+            y = np.full(shape_of(*inputs), np.nan, dtype=np.float32)
         return cast(NDArray[np.float32], y.view(_Unlisted))
 
-    # Inputs: X, W or A, B; device, strength; seed, read_seed, sample, head.
-    define = onnx_op(op_type=f"emu::{op_type}", inputs=[real] * 4 + [integer] * 4, outputs=[real], attrs=attributes)
+    define = onnx_op(
+        op_type=f"emu::{op_type}", inputs=[types[kind] for kind in inputs], outputs=[types["f"]], attrs=attributes
+    )
     define(body)
 
 
@@ -73,7 +87,7 @@ class _Unlisted(np.ndarray[Any, Any]):
         return np.asarray(self)
 
 
-def _output_shape(x: NDArray[Any], w: NDArray[Any]) -> tuple[int, ...]:
+def _product_shape(x: NDArray[Any], w: NDArray[Any], *_: NDArray[Any]) -> tuple[int, ...]:
     """Return the shape of the product, or of its nearest guess for operands that have none."""
     try:
         batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])

@@ -45,10 +45,10 @@ def programmed(w: NDArray[np.float32], structure: Structure, controls: Controls)
             if negative
             else (Stream.PROGRAM, Stream.PROGRAM_CYCLE)
         )
-        disturbance = sigma * stored_normals(controls.seed, 0, structure.site, device, *w.shape)
+        disturbance = sigma * stored_normals(controls.seed, 0, structure.array, device, *w.shape)
         if sigma_cycle > 0:
             disturbance += sigma_cycle * stored_normals(
-                controls.seed, controls.read_seed, structure.site, cycle, *w.shape
+                controls.seed, controls.read_seed, structure.array, cycle, *w.shape
             )
         return controls.strength * disturbance
 

@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from emu.errors import InputError
 
 STORED = "CrossbarMatMul"
+QUANTIZED = "CrossbarMatMulQuantized"
 DYNAMIC = "CrossbarMatMulDynamic"
+FAULTY_WEIGHT = "FaultyWeight"
 
 _DISTURBANCES = ("none", "lognormal_w", "lognormal_w_meancorr", "lognormal_g", "gauss_prop", "gauss_range")
 _CONVERTERS = ("none", "absmax", "fixed")
@@ -21,6 +23,7 @@ _INTEGER_ATTRIBUTES = (
     "format",
     "site",
     "sites",
+    "array",
     "sample_axis",
     "heads",
     "head_groups",
@@ -28,6 +31,7 @@ _INTEGER_ATTRIBUTES = (
     "tile_rows",
     "tile_columns",
 )
+_QUANTIZED_ATTRIBUTES = ("code_bits", "block_rows")
 _CHOICES = {
     "tile_split": ("fill", "balanced"),
     "scaling": ("tensor", "column", "tile", "tile_column"),
@@ -70,6 +74,7 @@ class Structure:
     op: str
     site: int
     sites: int
+    array: int
     entries: tuple[str, ...]
     sample_axis: int
     heads: int
@@ -86,6 +91,10 @@ class Structure:
     adc: str
     bound_management: str
     read_noise: str
+    code_bits: int
+    """Bits of a code; quantized op only."""
+    block_rows: int
+    """Rows that share one scale, 0 for scales of the tensor or the column; quantized op only."""
 
     def error(self, sentence: str) -> InputError:
         """Return the exception that says `sentence` about this node."""
@@ -141,11 +150,12 @@ class Controls:
 def attribute_types(op: str) -> dict[str, type]:
     """Return the names of the attributes of `op` and whether each is an `int` or a `str`."""
     texts = ("entries", "head_axis", *_CHOICES, "write" if op == DYNAMIC else "program")
-    return {**dict.fromkeys(_INTEGER_ATTRIBUTES, int), **dict.fromkeys(texts, str)}
+    integers = (*_INTEGER_ATTRIBUTES, *(_QUANTIZED_ATTRIBUTES if op == QUANTIZED else ()))
+    return {**dict.fromkeys(integers, int), **dict.fromkeys(texts, str)}
 
 
 def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
-    """Return the checked attributes of a node of type `op` (`CrossbarMatMul` or `CrossbarMatMulDynamic`).
+    """Return the checked attributes of a node of type `op`, such as `CrossbarMatMul`.
 
     Raises InputError for a missing or unknown attribute, a wrong type or value, or entries that the structure lacks.
     """
@@ -187,9 +197,13 @@ def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
         raise error(f"attribute 'site' is {integers['site']}, expected 0 to {integers['sites'] - 1} (sites - 1).")
     if integers["sample_axis"] not in (0, 1, -1):
         raise error(f"attribute 'sample_axis' is {integers['sample_axis']}, expected 0, 1 or -1.")
-    for name, smallest in {"heads": 0, "head_groups": 1, "head_share": 1, "tile_rows": 0, "tile_columns": 0}.items():
+    smallest_values = {"array": 0, "heads": 0, "head_groups": 1, "head_share": 1, "tile_rows": 0, "tile_columns": 0}
+    smallest_values |= {"block_rows": 0} if op == QUANTIZED else {}
+    for name, smallest in smallest_values.items():
         if integers[name] < smallest:
             raise error(f"attribute '{name}' is {integers[name]}, expected {smallest} or greater.")
+    if op == QUANTIZED and integers["code_bits"] not in (4, 8):
+        raise error(f"attribute 'code_bits' is {integers['code_bits']}, expected 4 or 8.")
     if texts["head_axis"] != "none" and integers["heads"] == 0:
         raise error(f"attribute 'heads' is 0, expected 1 or greater because 'head_axis' is '{texts['head_axis']}'.")
     if texts["head_axis"] != "output" and integers["head_groups"] != 1:
@@ -217,6 +231,7 @@ def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
         op=op,
         site=integers["site"],
         sites=integers["sites"],
+        array=integers["array"],
         entries=entries,
         sample_axis=integers["sample_axis"],
         heads=integers["heads"],
@@ -232,6 +247,8 @@ def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
         adc=texts["adc"],
         bound_management=texts["bound_management"],
         read_noise=texts["read_noise"],
+        code_bits=integers.get("code_bits", 8),
+        block_rows=integers.get("block_rows", 0),
     )
 
 

@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
-from emu.rewriter.dataflow import DataFlow, is_standard
+from emu.rewriter.dataflow import DataFlow, is_standard, tensor_of
 from emu.rewriter.find import Product, find_products
 from emu.rewriter.heads import HeadFinder, Heads
 from emu.rewriter.label import find_attentions, label_products
+from emu.rewriter.quantized import QuantizedTensor
 from emu.rewriter.shapes import Probes, probe
+from emu.rewriter.sharing import held_by
 from emu.rewriter.site import Site, Skipped
 
 
@@ -46,6 +49,7 @@ def analyze(model: ir.Model, name: str) -> Analysis:
         sites.append(
             Site(
                 index=index,
+                array=index,
                 node=product.node.name or "",
                 op=product.node.op_type,
                 stored=product.stored,
@@ -60,9 +64,18 @@ def analyze(model: ir.Model, name: str) -> Analysis:
                 samples_inside=place.inside,
                 rows=place.rows,
                 matrices=place.matrices,
+                **_codes(product),
             )
         )
     return Analysis(sites, products, skipped, probes)
+
+
+def _codes(product: Product) -> dict[str, Any]:
+    """What a site says about the integer codes of its weight."""
+    tensor = tensor_of(product.matrix)
+    if not product.stored or not isinstance(tensor, QuantizedTensor):
+        return {}
+    return {"code_bits": tensor.bits, "code_scale": tensor.matrix(held_by(product).transposed).shares_scale}
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ _DATA_INPUTS: dict[str, tuple[int, ...]] = {
             "ReduceMin",
             "ReduceProd",
             "ReduceL2",
+            "QuantizeLinear",
+            "DequantizeLinear",
         ],
         (0,),
     ),
@@ -69,6 +71,12 @@ def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
 def sizes_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """The shape of a tensor, as plain numbers."""
     return tuple(size for size in tensor.shape if isinstance(size, int))  # a tensor has no symbolic sizes
+
+
+def _is_quantization_parameter(value: ir.Value) -> bool:
+    """Whether it is the scale or the zero point that DynamicQuantizeLinear found."""
+    node = value.producer()
+    return node is not None and node.op_type == "DynamicQuantizeLinear" and value is not node.outputs[0]
 
 
 def captured_values(node: ir.Node) -> list[ir.Value]:
@@ -104,7 +112,9 @@ class DataFlow:
         """The inputs that carry data, in order; values that subgraphs capture included."""
         places = _DATA_INPUTS.get(node.op_type) if is_standard(node) else None
         inputs = node.inputs if places is None else [node.inputs[i] for i in places if i < len(node.inputs)]
-        return [value for value in inputs if value is not None] + self._captured.get(node, [])
+        # The scale of a dynamic quantization says nothing about where the data go.
+        data = [value for value in inputs if value is not None and not _is_quantization_parameter(value)]
+        return data + self._captured.get(node, [])
 
     @cached_property
     def users(self) -> dict[ir.Value, list[ir.Node]]:

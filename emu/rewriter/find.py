@@ -113,7 +113,10 @@ def _gemm(node: ir.Node, constants: set[ir.Value], flow: DataFlow, probes: Probe
         return "both operands of this Gemm are activations"
     if node.attributes.get_int("transA", 0):
         return "its input is transposed (transA)"
-    rows, columns = sizes_of(weight)
+    sizes = sizes_of(weight)
+    if len(sizes) != 2:
+        return f"its weight has {len(sizes)} dimensions, not 2"
+    rows, columns = sizes
     if node.attributes.get_int("transB", 0):
         rows, columns = columns, rows
     return Product(node, True, left, right, rows, columns)
@@ -126,6 +129,8 @@ def _conv(node: ir.Node, constants: set[ir.Value], flow: DataFlow, probes: Probe
     if weight is None:
         return "its kernel is no constant"
     outputs, *inner = sizes_of(weight)
+    if len(inner) < 2:
+        return f"its kernel has {len(inner) + 1} dimensions, fewer than 3"
     sides = inner[1:]
     if (
         node.attributes.get_int("group", 1) != 1

@@ -90,6 +90,8 @@ class HeadFinder:
         width, query = queries[-1], attention.query
         if query is not None and query.columns is not None and width:
             packed = [query, attention.key, attention.value].count(query)
+            if packed > 1 and len(queries) > 3:  # keys beside it may have fewer heads
+                return queries[-3]
             if query.columns % (packed * width) == 0:
                 return query.columns // packed // width
         return queries[-3] if len(queries) > 3 else 0
@@ -105,15 +107,14 @@ class HeadFinder:
         if any(array is None or array.ndim < 3 for array in traced):
             return None
         width = traced[0].shape[-2] if ends[0][1] else traced[0].shape[-1]  # type: ignore[union-attr]
-        if not width or columns % (width * len(ends)):
+        if not width or columns % width:
             return None
-        heads = columns // len(ends) // width
-        if not heads or total % heads:
-            return None
-        share = total // heads
-        for groups in dict.fromkeys((len(ends), 1)):
-            if all(array is not None and _follows(array, columns // groups, heads, total) for array in traced):
-                return Heads(heads, "output", groups, share)
+        own, all_groups = columns // width // len(ends), columns // width // total
+        # The last: a product that other blocks share, such as positions projected for several layers at once.
+        for heads, groups in dict.fromkeys(((own, len(ends)), (own, 1), (total, all_groups))):
+            fits = heads and groups and total % heads == 0 and columns % (groups * heads) == 0
+            if fits and all(array is not None and _follows(array, columns // groups, heads, total) for array in traced):
+                return Heads(heads, "output", groups, total // heads)
         return None
 
     def _output(self, attention: Attention, output: Product, total: int) -> bool:
@@ -125,7 +126,8 @@ class HeadFinder:
         head = np.arange(int(np.prod(shape[:-2])), dtype=np.int32).reshape(shape[:-2]) % total
         start = np.broadcast_to(head[..., None, None], shape)
         rows = self._trace(context, start, output.activation)
-        return rows is not None and bool((rows == np.arange(output.rows) // shape[-1]).all())
+        expected = np.arange(output.rows) // shape[-1]
+        return rows is not None and rows.shape[-1:] == expected.shape and bool((rows == expected).all())
 
     def _trace(self, start: ir.Value, marks: np.ndarray, end: ir.Value) -> np.ndarray | None:
         """Follows marks on the elements of `start` to `end`; None where the way is not only layout and arithmetic."""

@@ -35,6 +35,8 @@ _ACTIVATIONS = frozenset(
     ]
 )
 
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 
 @dataclass
 class Attention:
@@ -251,7 +253,7 @@ def _embedding(product: Product, upstream: int, flow: DataFlow) -> str:
     if upstream:
         return "other" if product.node.op_type == "Conv" else "embedding_projection"
     image = any(
-        value.is_graph_input() and value.dtype is ir.DataType.FLOAT and value.shape is not None and len(value.shape) > 3
+        value.is_graph_input() and value.dtype in _FLOATS and value.shape is not None and len(value.shape) > 3
         for value in _sources(product.activation, flow)
     )
     return "patch_embedding" if image or product.node.op_type == "Conv" else "embedding_projection"

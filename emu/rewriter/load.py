@@ -1,5 +1,6 @@
 """Reads a model into onnx-ir, from a file or from memory, and refuses what is not a whole, valid ONNX model."""
 
+import logging
 import os
 from pathlib import Path
 from typing import TypeAlias
@@ -90,10 +91,41 @@ def check_graph(model: ir.Model, what_is_wrong: str, what_to_do: str) -> None:
 def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
     if not proto.HasField("graph") or not proto.opset_import:
         raise InputError(f"{name} is not an ONNX model, or is cut short: it holds no graph or no opset version.")
+    damaged = _text_that_is_none(proto.graph)
+    if damaged is not None:
+        raise InputError(f"{name} is damaged: {damaged} is no valid text; copy or export it again.")
+    reports = logging.getLogger("onnx_ir")
+    level = reports.level
+    reports.setLevel(logging.ERROR)  # the checker says the same of a graph with missing values, in one sentence
     try:
         return ir.from_proto(proto)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}.") from None
+    finally:
+        reports.setLevel(level)
+
+
+def _text_that_is_none(graph: onnx.GraphProto) -> str | None:
+    """Says which name of a graph is no UTF-8: protobuf hands such a string out as bytes."""
+    for node in graph.node:
+        texts = (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
+        texts += tuple(text for each in node.metadata_props for text in (each.key, each.value))
+        texts += tuple(attribute.name for attribute in node.attribute)
+        if not all(isinstance(text, str) for text in texts):
+            return f"a name of node {node.name!r}"
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                damaged = _text_that_is_none(inner)
+                if damaged is not None:
+                    return damaged
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    texts = (graph.name, *(value.name for value in values))
+    texts += tuple(
+        dim.dim_param
+        for value in (*graph.input, *graph.output, *graph.value_info)
+        for dim in value.type.tensor_type.shape.dim
+    )
+    return None if all(isinstance(text, str) for text in texts) else "the name of a value"
 
 
 def _check_not_rewritten(model: ir.Model, name: str) -> None:

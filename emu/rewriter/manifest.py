@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,18 @@ _WITH_HEADS = (
 )
 
 
-def make_manifest(profile: Profile, sites: Iterable[Site], skipped: Iterable[Skipped]) -> dict[str, Any]:
+def make_manifest(
+    profile: Profile,
+    sites: Sequence[Site],
+    skipped: Iterable[Skipped],
+    tied: Mapping[int, list[int]] | None = None,
+) -> dict[str, Any]:
     """The manifest of a rewritten model, as plain data.
 
     Keys: `format`, `emu_version`, `device` (`name`, `profile`), `entries` (names of the entries of `emu.device`),
     `controls` (name of each other control input and its default), `sites` and `skipped` (products that stay digital,
-    and why). Counts that depend on a symbolic size are null.
+    and why). Counts that depend on a symbolic size are null. A site that shares its array lists the others in
+    `shares_with`; `tied` names for a site those that hold the transpose of its weight, which are arrays of their own.
     """
     structure = profile.structure()
     tile = int(structure["tile_rows"]), int(structure["tile_columns"])
@@ -45,7 +51,12 @@ def make_manifest(profile: Profile, sites: Iterable[Site], skipped: Iterable[Ski
         "device": {"name": profile.name, "profile": profile.model_dump(mode="json")},
         "entries": list(profile.entries()),
         "controls": dict(SCALARS),
-        "sites": [_site(site, tile) for site in sites],
+        "sites": [
+            _site(site, tile)
+            | _sharing(site, sites)
+            | ({"tied_to": list(tied[site.index])} if tied and tied.get(site.index) else {})
+            for site in sites
+        ],
         "skipped": [{"node": each.node, "op": each.op, "reason": each.reason} for each in skipped],
     }
 
@@ -79,11 +90,25 @@ def read_manifest(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) ->
     return manifest
 
 
+def _sharing(site: Site, sites: Iterable[Site]) -> dict[str, Any]:
+    others = [each.index for each in sites if each.array == site.array and each.index != site.index]
+    return {"shares_with": others} if others else {}
+
+
+def _operator(site: Site) -> str:
+    if not site.feeds_product:
+        return "FaultyWeight"
+    if site.code_bits:
+        return "CrossbarMatMulQuantized"
+    return "CrossbarMatMul" if site.stored else "CrossbarMatMulDynamic"
+
+
 def _site(site: Site, tile: tuple[int, int]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "index": site.index,
+        "array": site.array,
         "node": site.node,
-        "op": "CrossbarMatMul" if site.stored else "CrossbarMatMulDynamic",
+        "op": _operator(site),
         "source_op": site.op,
         "layer": site.layer,
         "component": site.component,
@@ -98,6 +123,8 @@ def _site(site: Site, tile: tuple[int, int]) -> dict[str, Any]:
         "macs": site.macs,
         "macs_per_row": site.macs_per_row,
     }
+    if site.code_bits:
+        facts |= {"code_bits": site.code_bits, "code_scale": site.code_scale}
     if site.component in _WITH_HEADS and not site.heads:
         facts["note"] = "the heads of this site could not be told from the graph: choosing a head leaves it exact"
     return facts

@@ -12,6 +12,9 @@ from emu.rewriter.dataflow import has_subgraph, is_standard
 
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 
+# Operators that the reference implementation has from some opset on only; older models mean the same by them.
+_OLDEST_IMPLEMENTED = {"QuantizeLinear": 19, "DequantizeLinear": 19}
+
 
 def is_random(node: ir.Node) -> bool:
     """Whether the node draws random numbers."""
@@ -55,6 +58,5 @@ class NodeEvaluator:
             [onnx.helper.make_value_info(name, untyped) for name in proto.input if name],
             [onnx.helper.make_value_info(name, untyped) for name in proto.output],
         )
-        return ReferenceEvaluator(
-            onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)])
-        )
+        opset = max(self._opset, _OLDEST_IMPLEMENTED.get(proto.op_type, 1))
+        return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)]))

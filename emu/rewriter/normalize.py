@@ -5,16 +5,30 @@ from collections.abc import Callable
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from emu.rewriter.passes import ExpandAttentionPass, FoldWeightsPass, NameNodesPass
+from emu.rewriter.passes import (
+    ExpandAttentionPass,
+    ExpandFusedPass,
+    ExpandQuantizedPass,
+    FoldWeightsPass,
+    KeepCodesPass,
+    NameNodesPass,
+    WidenHalfPass,
+)
 
 # A pass of onnx-ir: it takes a model and says whether it changed it.
 _PASSES: list[Callable[[], ir.passes.PassBase]] = [
     common_passes.InlinePass,  # functions of the model itself
     common_passes.RemoveInitializersFromInputsPass,  # weights that old exporters also list as inputs
     NameNodesPass,
+    ExpandQuantizedPass,
+    ExpandFusedPass,
     ExpandAttentionPass,
     NameNodesPass,
+    KeepCodesPass,
     FoldWeightsPass,
+    WidenHalfPass,
+    NameNodesPass,
+    common_passes.RemoveUnusedOpsetsPass,
 ]
 
 

@@ -5,7 +5,7 @@ around it (bias, patches of an image) is added as plain ONNX nodes beside it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,11 +13,15 @@ import onnx_ir as ir
 
 from emu.device import Profile
 from emu.errors import InputError
+from emu.rewriter.builder import GraphBuilder
 from emu.rewriter.dataflow import sizes_of, tensor_of
 from emu.rewriter.find import Product
 from emu.rewriter.load import DOMAIN
+from emu.rewriter.quantized import QuantizedTensor
 from emu.rewriter.shapes import Probes
+from emu.rewriter.sharing import Held, held_by
 from emu.rewriter.site import Site
+from emu.rewriter.stored_tensors import StoredTensor
 
 FORMAT = 1  # version of docs/operators.md that the nodes follow
 # The control inputs of a rewritten model and their default values, besides emu.device and emu.strength.
@@ -27,14 +31,21 @@ _OLDEST_IR_VERSION = 4  # initializers that are also inputs
 
 
 def replace_products(
-    model: ir.Model, sites: Sequence[Site], products: Sequence[Product], probes: Probes, profile: Profile, name: str
+    model: ir.Model,
+    sites: Sequence[Site],
+    products: Sequence[Product],
+    tensors: Sequence[StoredTensor],
+    probes: Probes,
+    profile: Profile,
+    name: str,
 ) -> None:
-    """Replaces products by crossbar products and adds the control inputs, in place.
+    """Replaces products by crossbar products, puts stored tensors into arrays and adds the control inputs, in place.
 
     Args:
         model: a normalized model.
         sites: the sites to make, numbered from 0 in this order.
-        products: the product behind each site.
+        products: the product behind each of the first sites.
+        tensors: the stored tensor behind each of the sites that follow.
         probes: the model's shapes.
         profile: the device of every site.
         name: how to call the model in an error.
@@ -43,23 +54,30 @@ def replace_products(
         InputError: a weight that is not finite, or a model that already uses a name of the controls.
 
     """
-    builder = _Builder(model.graph, name)
+    builder = GraphBuilder(model.graph, name)
     controls = _add_controls(builder, profile, len(sites))
-    weights = _Weights(builder)
-    for site, product in zip(sites, products, strict=True):
+    weights = _Weights(builder, {product: products[site.array] for site, product in zip(sites, products, strict=False)})
+    for site, tensor in zip(sites[len(products) :], tensors, strict=True):
+        attributes = _attributes(site, profile, len(sites))
+        if site.array < len(products):
+            held = weights.as_float(products[site.array])
+        else:
+            held = builder.as_initializer(tensors[site.array - len(products)].value)
+        _replace_tensor(builder, controls, attributes, tensor, held)
+    for site, product in zip(sites, products, strict=False):
         attributes = _attributes(site, profile, len(sites))
         crossbar = _Crossbar(builder, controls, attributes, product.node)
         if not product.stored:
             right = _operand(product.node, 1)
             if profile.structure()["write"] != "none" and _is_shared_by_samples(product, probes):
                 right = _one_per_sample(builder, controls, right, product, probes)
-            result = crossbar.product("CrossbarMatMulDynamic", crossbar.left, right)
+            result = crossbar.product("CrossbarMatMulDynamic", [crossbar.left, right])
         elif product.node.op_type == "Conv":
             result = _replace_conv(builder, crossbar, weights, product, probes)
         elif product.node.op_type == "Gemm":
             result = _replace_gemm(builder, crossbar, weights, site, product)
         else:
-            result = _stored(builder, crossbar, weights.of(product, None, 1.0), site)
+            result = _stored(builder, crossbar, weights.of(product), site)
         builder.swap(product.node, result)
     model.ir_version = max(model.ir_version, _OLDEST_IR_VERSION)
     model.opset_imports[DOMAIN] = 1
@@ -72,98 +90,13 @@ class _Controls:
     inputs: tuple[ir.Value, ...]
     batch: ir.Value
 
-
-class _Builder:
-    """Adds nodes and constants to a graph under names that nothing else has."""
-
-    def __init__(self, graph: ir.Graph, name: str) -> None:
-        self.graph = graph
-        self._name = name
-        self._added: list[ir.Node] = []
-        values = {*graph.inputs, *graph.initializers.values()}
-        for node in graph.all_nodes():
-            values.update(node.outputs)
-        for inner in graph.subgraphs():
-            values.update((*inner.inputs, *inner.initializers.values()))
-        self._values = {value.name for value in values}
-        self._nodes = {node.name for node in graph.all_nodes()}
-
-    def reserve(self, name: str) -> None:
-        """Takes a name that must be free.
-
-        Raises:
-            InputError: the model uses it.
-
-        """
-        if name in self._values or name in self._nodes:
-            raise InputError(
-                f"{self._name} already has a value or node named '{name}', a name that emu needs: rename it."
-            )
-        self._values.add(name)
-
-    def constant(self, name: str, array: np.ndarray) -> ir.Value:
-        """A new initializer from an array."""
-        return self.initializer(name, ir.tensor(array))
-
-    def initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        """A new initializer."""
-        tensor.name = _fresh(name, self._values)
-        value = ir.Value(
-            name=tensor.name,
-            shape=ir.Shape(tensor.shape),  # type: ignore[arg-type]
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        self.graph.register_initializer(value)
-        return value
-
-    def node(
-        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, **attributes: int | list[int]
-    ) -> ir.Value:
-        """A new plain ONNX node with one output, not yet in the graph: see `insert_first` and `swap`."""
-        output = ir.Value(name=_fresh(name, self._values))
-        node = ir.node(op_type, inputs, attributes, outputs=[output], name=_fresh(name, self._nodes))
-        self._added.append(node)
-        return output
-
-    def add(self, node: ir.Node) -> ir.Value:
-        """Adds a finished node whose output has no name yet."""
-        output = node.outputs[0]
-        output.name = _fresh(f"{node.name}.product", self._values)
-        self._added.append(node)
-        return output
-
-    def insert_first(self) -> None:
-        """Puts the nodes made so far before all others."""
-        first = next(iter(self.graph))
-        self.graph.insert_before(first, self._added)
-        self._added = []
-
-    def swap(self, old: ir.Node, result: ir.Value) -> None:
-        """Puts the nodes made so far in the place of `old`, whose output `result` becomes."""
-        output = old.outputs[0]
-        result.name, result.shape, result.type = output.name, output.shape, output.type
-        result.metadata_props.update(output.metadata_props)
-        self.graph.insert_before(old, self._added)
-        self._added = []
-        output.replace_all_uses_with(result, replace_graph_outputs=True)
-        unused = [value for value in old.inputs if value is not None]
-        self.graph.remove(old, safe=True)
-        for value in unused:
-            if value.is_initializer() and value.name and not value.uses() and not value.is_graph_output():
-                self.graph.initializers.pop(value.name, None)
+    @property
+    def storing(self) -> tuple[ir.Value, ...]:
+        """What a FaultyWeight takes: all but the sample."""
+        return (*self.inputs[:4], self.inputs[5])
 
 
-def _fresh(name: str, taken: set[str | None]) -> str:
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    taken.add(free)
-    return free
-
-
-def _add_controls(builder: _Builder, profile: Profile, sites: int) -> _Controls:
+def _add_controls(builder: GraphBuilder, profile: Profile, sites: int) -> _Controls:
     arrays: dict[str, np.ndarray] = {
         "emu.device": np.array(list(profile.entries().values()), dtype=np.float32),
         "emu.strength": np.ones(sites, dtype=np.float32),
@@ -204,6 +137,7 @@ def _attributes(site: Site, profile: Profile, sites: int) -> dict[str, int | str
     return {
         "format": FORMAT,
         "site": site.index,
+        "array": site.array,
         "sites": sites,
         "sample_axis": site.sample_axis,
         "heads": site.heads,
@@ -218,7 +152,7 @@ def _attributes(site: Site, profile: Profile, sites: int) -> dict[str, int | str
 class _Crossbar:
     """Makes the crossbar node of one site."""
 
-    builder: _Builder
+    builder: GraphBuilder
     controls: _Controls
     attributes: dict[str, int | str]
     old: ir.Node
@@ -228,11 +162,18 @@ class _Crossbar:
         """What is fed to the product. An earlier replacement may have put a new value in the place of the found one."""
         return _operand(self.old, 0)
 
-    def product(self, op_type: str, left: ir.Value, right: ir.Value) -> ir.Value:
+    def stored(self, left: ir.Value, weight: "_Weight") -> ir.Value:
+        """The product with what is in the array."""
+        return self.product(weight.op_type, [left, *weight.values], weight.attributes)
+
+    def product(
+        self, op_type: str, operands: Sequence[ir.Value], attributes: Mapping[str, int] | None = None
+    ) -> ir.Value:
+        """The crossbar node, with attributes that only this operator has."""
         node = ir.node(
             op_type,
-            [left, right, *self.controls.inputs],
-            self.attributes,
+            [*operands, *self.controls.inputs],
+            {**self.attributes, **(attributes or {})},
             domain=DOMAIN,
             name=self.old.name,
             doc_string=self.old.doc_string,
@@ -247,46 +188,108 @@ def _operand(node: ir.Node, place: int) -> ir.Value:
     return value
 
 
+@dataclass(frozen=True)
+class _Weight:
+    """What an array holds, as a crossbar node takes it: the values between X and the controls."""
+
+    op_type: str
+    values: tuple[ir.Value, ...]
+    attributes: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass
 class _Weights:
-    """Weights as [K, N] matrices; a weight that several sites share is transposed and checked once."""
+    """Weights as [K, N] matrices; a weight that several sites share is transposed, checked and stored once.
 
-    builder: _Builder
-    _done: dict[tuple[ir.Value, str, float], ir.Value] = field(default_factory=dict)
+    `holders` names for every product the one whose weight stands for it: another one if they share an array.
+    """
 
-    def of(self, product: Product, form: str | None, factor: float) -> ir.Value:
-        """The weight of a product, scaled; `form` says how it lies: None [K, N], `transposed` [N, K] or `kernel`.
+    builder: GraphBuilder
+    holders: Mapping[Product, Product]
+    _done: dict[tuple[ir.Value, bool, float], _Weight] = field(default_factory=dict)
+
+    def of(self, product: Product) -> _Weight:
+        """The weight of a product as it lies in the array.
 
         Raises:
             InputError: it holds a NaN or an infinite value.
 
         """
-        key = (product.matrix, form or "", factor)
+        holder = self.holders[product]
+        held = held_by(holder)
+        key = (held.value, held.transposed, held.factor)
         if key not in self._done:
-            tensor = tensor_of(product.matrix)
-            assert tensor is not None, "stored products have constant weights"
-            if not np.isfinite(tensor.numpy()).all():
+            assert held.tensor is not None, "stored products have constant weights"
+            if not _is_finite(held.tensor):
                 raise InputError(
-                    f"{self.builder._name}: the weight '{product.matrix.name}' of node '{product.node.name}' holds "
+                    f"{self.builder.model_name}: the weight '{holder.matrix.name}' of node '{holder.node.name}' holds "
                     "NaN or infinite values: check the training or the export."
                 )
-            self._done[key] = self._matrix(product.matrix, tensor, form, factor)
+            shape = holder.rows or 0, holder.columns or 0
+            if isinstance(held.tensor, QuantizedTensor):
+                self._done[key] = self._codes(held, held.tensor, shape)
+            else:
+                self._done[key] = _Weight("CrossbarMatMul", (self._matrix(held, held.tensor, shape),))
         return self._done[key]
 
-    def _matrix(self, value: ir.Value, tensor: ir.TensorProtocol, form: str | None, factor: float) -> ir.Value:
-        if form is None and factor == 1.0:
-            return value if value.is_initializer() else self.builder.constant(f"{value.name}.weight", tensor.numpy())
-        sizes = sizes_of(tensor)
-        rows, columns = (math.prod(sizes[1:]), sizes[0]) if form is not None else sizes
+    def as_float(self, product: Product) -> ir.Value:
+        """The weight of a product for a node that takes no codes."""
+        holder = self.holders[product]
+        held = held_by(holder)
+        assert held.tensor is not None, "stored products have constant weights"
+        return self._matrix(held, held.tensor, (holder.rows or 0, holder.columns or 0))
+
+    def _codes(self, held: Held, tensor: QuantizedTensor, shape: tuple[int, int]) -> _Weight:
+        """Integer codes with their scale and zero point; a factor goes into the scale."""
+        tensor = tensor.matrix(held.transposed)
+        if held.factor != 1.0:
+            tensor = tensor.scaled(held.factor)
+        scale, zero_point, rows = tensor.parameters()
+        name, codes = held.value.name, tensor.codes
+        values = (
+            self.builder.initializer(
+                f"{name}.codes",
+                ir.LazyTensor(lambda: ir.tensor(np.ascontiguousarray(codes())), ir.DataType.INT8, ir.Shape(shape)),
+            ),
+            self.builder.constant(f"{name}.scale", np.array(scale, dtype=np.float32)),
+            self.builder.constant(f"{name}.zero_point", np.array(zero_point, dtype=np.float32)),
+        )
+        return _Weight("CrossbarMatMulQuantized", values, {"code_bits": tensor.bits, "block_rows": rows})
+
+    def _matrix(self, held: Held, tensor: ir.TensorProtocol, shape: tuple[int, int]) -> ir.Value:
+        value, factor = held.value, held.factor
+        if not held.transposed and factor == 1.0:
+            return self.builder.as_initializer(value)
 
         def laid_out() -> ir.TensorProtocol:
             array = tensor.numpy()
-            matrix = array.reshape(len(array), -1).T if form is not None else array
+            matrix = array.reshape(len(array), -1).T if held.transposed else array
             return ir.tensor(np.ascontiguousarray(matrix * np.float32(factor) if factor != 1.0 else matrix))
 
-        name = f"{value.name}.{form or 'scaled'}"
+        name = f"{value.name}.{'transposed' if held.transposed else 'scaled'}"
         # Made when the model is written, one at a time: the copies of all weights are never in memory together.
-        return self.builder.initializer(name, ir.LazyTensor(laid_out, ir.DataType.FLOAT, ir.Shape((rows, columns))))
+        return self.builder.initializer(name, ir.LazyTensor(laid_out, ir.DataType.FLOAT, ir.Shape(shape)))
+
+
+def _is_finite(tensor: ir.TensorProtocol) -> bool:
+    if isinstance(tensor, QuantizedTensor):
+        return bool(np.isfinite(tensor.scale).all() and np.isfinite(tensor.zero_point).all())
+    return bool(np.isfinite(tensor.numpy()).all())
+
+
+def _replace_tensor(
+    builder: GraphBuilder, controls: _Controls, attributes: dict[str, int | str], tensor: StoredTensor, held: ir.Value
+) -> None:
+    """Puts a FaultyWeight between a constant and everything that reads it, weights of products left out."""
+    node = ir.node("FaultyWeight", [held, *controls.storing], attributes, domain=DOMAIN, name=tensor.node)
+    result = builder.add(node, "disturbed")
+    value = tensor.value
+    result.shape, result.type = value.shape, value.type
+    for user, place in tensor.uses:
+        user.replace_input_with(place, result)
+    builder.insert_first()
+    if value.is_initializer() and value.name and not value.uses() and not value.is_graph_output():
+        builder.graph.initializers.pop(value.name)  # another tensor with the same content stands for it
 
 
 def _is_shared_by_samples(product: Product, probes: Probes) -> bool:
@@ -298,7 +301,7 @@ def _is_shared_by_samples(product: Product, probes: Probes) -> bool:
 
 
 def _one_per_sample(
-    builder: _Builder, controls: _Controls, value: ir.Value, product: Product, probes: Probes
+    builder: GraphBuilder, controls: _Controls, value: ir.Value, product: Product, probes: Probes
 ) -> ir.Value:
     """Repeats an operand for every sample: what is written for a sample must not depend on the others in its batch."""
     inner = len(probes.base.get(product.activation) or ()) - 1
@@ -308,26 +311,27 @@ def _one_per_sample(
     return builder.node("Expand", [value, shape], f"{name}.per_sample")
 
 
-def _stored(builder: _Builder, crossbar: _Crossbar, weight: ir.Value, site: Site) -> ir.Value:
+def _stored(builder: GraphBuilder, crossbar: _Crossbar, weight: _Weight, site: Site) -> ir.Value:
     """The product itself. Rows that count [tokens * batch] are laid out as [tokens, batch] for it."""
     if not site.samples_inside:
-        return crossbar.product("CrossbarMatMul", crossbar.left, weight)
+        return crossbar.stored(crossbar.left, weight)
     name = site.node
     rows, columns = site.shape
     ends = [builder.constant(f"{name}.{part}", np.array([size])) for part, size in (("all", -1), ("rows", rows))]
     shape = builder.node("Concat", [ends[0], crossbar.controls.batch, ends[1]], f"{name}.by_sample.shape", axis=0)
     by_sample = builder.node("Reshape", [crossbar.left, shape], f"{name}.by_sample")
-    result = crossbar.product("CrossbarMatMul", by_sample, weight)
+    result = crossbar.stored(by_sample, weight)
     flat = builder.constant(f"{name}.flat.shape", np.array([-1, columns]))
     return builder.node("Reshape", [result, flat], f"{name}.flat")
 
 
-def _replace_gemm(builder: _Builder, crossbar: _Crossbar, weights: _Weights, site: Site, product: Product) -> ir.Value:
+def _replace_gemm(
+    builder: GraphBuilder, crossbar: _Crossbar, weights: _Weights, site: Site, product: Product
+) -> ir.Value:
     """Alpha * A op(B) + beta * C: alpha and the transpose go into the weight, beta * C stays a digital Add."""
     node = product.node
-    transposed = "transposed" if node.attributes.get_int("transB", 0) else None
-    alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
-    result = _stored(builder, crossbar, weights.of(product, transposed, alpha), site)
+    beta = node.attributes.get_float("beta", 1.0)
+    result = _stored(builder, crossbar, weights.of(product), site)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is None or beta == 0.0:
         return result
@@ -342,7 +346,7 @@ def _replace_gemm(builder: _Builder, crossbar: _Crossbar, weights: _Weights, sit
 
 
 def _replace_conv(
-    builder: _Builder, crossbar: _Crossbar, weights: _Weights, product: Product, probes: Probes
+    builder: GraphBuilder, crossbar: _Crossbar, weights: _Weights, product: Product, probes: Probes
 ) -> ir.Value:
     """A convolution whose kernel is its stride: a product with every patch [channels * kernel sides] as a row."""
     node = product.node
@@ -381,7 +385,7 @@ def _replace_conv(
     order = [0, *range(2, 2 + 2 * places, 2), 1, *range(3, 3 + 2 * places, 2)]
     patches = builder.node("Transpose", [patches], f"{name}.patches.ordered", perm=order)
     patches = builder.node("Reshape", [patches, rows], f"{name}.patches")
-    result = crossbar.product("CrossbarMatMul", patches, weights.of(product, "kernel", 1.0))
+    result = crossbar.stored(patches, weights.of(product))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         result = builder.node("Add", [result, node.inputs[2]], f"{name}.bias")
     result = builder.node("Transpose", [result], f"{name}.image.ordered", perm=[0, 2, 1])
@@ -394,7 +398,7 @@ def _is_static(value: ir.Value, places: int) -> bool:
     return shape is not None and len(shape) == places + 2 and all(isinstance(size, int) for size in list(shape)[2:])
 
 
-def _grid(builder: _Builder, image: ir.Value, sides: list[int], name: str) -> tuple[ir.Value, ir.Value]:
+def _grid(builder: GraphBuilder, image: ir.Value, sides: list[int], name: str) -> tuple[ir.Value, ir.Value]:
     """How many whole patches fit along each side of an image, and how many pixels they cover."""
     places = len(sides)
     shape = builder.node("Shape", [image], f"{name}.image.sizes")
@@ -405,7 +409,7 @@ def _grid(builder: _Builder, image: ir.Value, sides: list[int], name: str) -> tu
     return counts, builder.node("Mul", [counts, kernel], f"{name}.covered")
 
 
-def _crop(builder: _Builder, image: ir.Value, covered: ir.Value, places: int, name: str) -> ir.Value:
+def _crop(builder: GraphBuilder, image: ir.Value, covered: ir.Value, places: int, name: str) -> ir.Value:
     starts = builder.constant(f"{name}.crop.starts", np.zeros(places, dtype=np.int64))
     axes = builder.constant(f"{name}.crop.axes", np.arange(2, 2 + places))
     return builder.node("Slice", [image, starts, covered, axes], f"{name}.crop")

@@ -7,6 +7,8 @@ from typing import Protocol, TypeVar
 
 from emu.errors import InputError
 
+_MOST_SHAPES = 12  # in an error
+
 
 class Selectable(Protocol):
     """What a selection looks at."""
@@ -20,15 +22,21 @@ class Selectable(Protocol):
     @property
     def component(self) -> str: ...  # noqa: D102
 
+    @property
+    def shape(self) -> tuple[int | None, int | None]: ...  # noqa: D102
+
 
 S = TypeVar("S", bound=Selectable)
 
 
-def select(sites: Sequence[S], only: str | None = None, exclude: str | None = None) -> list[S]:
+def select(
+    sites: Sequence[S], only: str | None = None, exclude: str | None = None, may_be_empty: bool = False
+) -> list[S]:
     """Keeps the sites that match `only` and not `exclude`, in order.
 
     A selection is a list of terms separated by spaces, all of which must hold: `layer=0-3` or `layer=0,2`,
-    `component=ffn_up,ffn_down` (globs allowed: `ffn_*`), `node=<glob>`, or a bare glob of node names.
+    `component=ffn_up,ffn_down` (globs allowed: `ffn_*`), `shape=768x3072` (rows x columns; `*` for any size, `?` for
+    one that the model leaves open), `node=<glob>`, or a bare glob of node names.
 
     Raises:
         InputError: a term that cannot be read, or one that no site matches; it lists what exists.
@@ -40,7 +48,7 @@ def select(sites: Sequence[S], only: str | None = None, exclude: str | None = No
     if exclude is not None:
         dropped = {site.node for site in matching(sites, exclude, "exclude")}
         kept = [site for site in kept if site.node not in dropped]
-    if sites and not kept:
+    if sites and not kept and not may_be_empty:
         raise InputError(f"exclude '{exclude}' leaves no site: {_existing(sites)}.")
     return kept
 
@@ -77,13 +85,15 @@ def _tests(term: str, option: str) -> list[tuple[str, Callable[[Selectable], boo
     key, equals, value = term.partition("=")
     if not equals:
         return [(term, _glob(term, "node"))]
-    if key not in ("layer", "component", "node"):
-        raise InputError(f"{option} '{term}' cannot be read: a term starts with layer=, component= or node=.")
+    if key not in ("layer", "component", "shape", "node"):
+        raise InputError(f"{option} '{term}' cannot be read: a term starts with layer=, component=, shape= or node=.")
     alternatives = value.split(",") if key != "node" else [value]
     if not all(alternatives):
         raise InputError(f"{option} '{term}' cannot be read: a value is missing after '{key}='.")
     if key == "layer":
         return [(f"layer={each}", _layers(each, term, option)) for each in alternatives]
+    if key == "shape":
+        return [(f"shape={each}", _shape(each, term, option)) for each in alternatives]
     return [(f"{key}={each}", _glob(each, key)) for each in alternatives]
 
 
@@ -106,6 +116,20 @@ def _layers(text: str, term: str, option: str) -> Callable[[Selectable], bool]:
     return lambda site: site.layer is not None and first <= site.layer <= last
 
 
+def _shape(text: str, term: str, option: str) -> Callable[[Selectable], bool]:
+    if re.fullmatch(r"(\d+|\*|\?)x(\d+|\*|\?)", text) is None:
+        raise InputError(f"{option} '{term}' cannot be read: write a shape as rows x columns, 768x3072 or 768x*.")
+    wanted = text.split("x")
+    return lambda site: all(
+        size in ("*", "?" if found is None else str(found)) for size, found in zip(wanted, site.shape, strict=True)
+    )
+
+
+def shape_text(shape: Iterable[int | None]) -> str:
+    """A shape as selections write it: 768x3072, with ? for a size that the model leaves open."""
+    return "x".join("?" if size is None else str(size) for size in shape)
+
+
 def _existing(sites: Iterable[Selectable]) -> str:
     """What a selection could name."""
     sites = list(sites)
@@ -114,4 +138,9 @@ def _existing(sites: Iterable[Selectable]) -> str:
     spans = f"layer {layers[0]}" if len(layers) == 1 else "no layers"
     if len(layers) > 1:
         spans = f"layers {layers[0]} to {layers[-1]}"
-    return f"the model has {spans}, the components {', '.join(components)}, and nodes such as {sites[0].node}"
+    shapes = list(dict.fromkeys(shape_text(site.shape) for site in sites))
+    more = f" and {len(shapes) - _MOST_SHAPES} more" if len(shapes) > _MOST_SHAPES else ""
+    return (
+        f"the model has {spans}, the components {', '.join(components)}, "
+        f"the shapes {', '.join(shapes[:_MOST_SHAPES])}{more}, and nodes such as {sites[0].node}"
+    )

@@ -22,19 +22,31 @@ COMPONENTS = (
     "classifier",
     "other",
 )
+# Stored tensors that feed no product; the most telling first.
+STORED_COMPONENTS = (
+    "word_embedding",
+    "token_type_embedding",
+    "position_embedding",
+    "class_token",
+    "distillation_token",
+    "norm",
+    "bias",
+    "other_stored",
+)
 
 
 @dataclass(frozen=True)
 class Site:
-    """One matrix product of a plain model that can be mapped to crossbars.
+    """One matrix product of a plain model that can be mapped to crossbars, or a stored tensor that feeds none.
 
     Attributes:
         index: place in data-flow order, from 0.
-        node: name of the node that computes it.
-        op: its operator: MatMul, Gemm or Conv.
+        array: the physical array that holds it: the lowest index of the sites that hold the same weight, else its own.
+        node: name of the node that computes it, of the tensor where there is no product.
+        op: its operator: MatMul, Gemm or Conv; the first one that reads the tensor where there is no product.
         stored: whether one operand is a weight; else both are activations.
         layer: index of the transformer block from 0, None outside blocks.
-        component: one of `COMPONENTS`.
+        component: one of `COMPONENTS`, or of `STORED_COMPONENTS` where there is no product.
         shape: rows K and columns N of the matrix in the array, None where they depend on a symbolic size.
         heads: number of heads, 0 where there are none or they could not be told.
         head_axis: where heads lie: `none`, `output`, `input` or `matrix`, as in `docs/operators.md`.
@@ -44,10 +56,14 @@ class Site:
         samples_inside: whether the leading axis counts tokens first and samples second ([tokens * batch, K]).
         rows: input rows per sample and array (tokens), None where it depends on a symbolic size.
         matrices: arrays per sample: 1 for a weight, else the number of matrices; None where it is not known.
+        feeds_product: whether there is a product; else the site is a tensor that is only stored, such as an embedding.
+        code_bits: bits of the integer codes that the array holds, 0 for float weights and activations.
+        code_scale: what shares one scale of the codes: `tensor`, `column`, `block` (some rows of a column) or `none`.
 
     """
 
     index: int
+    array: int
     node: str
     op: str
     stored: bool
@@ -62,6 +78,9 @@ class Site:
     samples_inside: bool
     rows: int | None
     matrices: int | None
+    feeds_product: bool = True
+    code_bits: int = 0
+    code_scale: str = "none"
 
     @property
     def parameters(self) -> int:
@@ -71,6 +90,8 @@ class Site:
     @property
     def macs_per_row(self) -> int | None:
         """Multiply-accumulates for one input row."""
+        if not self.feeds_product:
+            return 0
         rows, columns = self.shape
         return None if rows is None or columns is None else rows * columns
 

@@ -12,24 +12,30 @@ from emu.runtime import session
 CONTROLS = ("device", "strength", "seed", "read_seed", "sample", "head")
 
 
-def one_node_model(op: str, attributes: dict[str, int | str], w: NDArray[np.float32] | None = None) -> onnx.ModelProto:
-    """Return a model whose inputs are the operands (W is constant if given) and the six controls."""
-    stored = op == "CrossbarMatMul"
-    operands = ("X", "W") if stored else ("A", "B")
-    floats = {operands[0], operands[1], "device", "strength"}
+# Operands of each operator: those fed at run time, then the constants.
+OPERANDS = {
+    "CrossbarMatMul": (("X",), ("W",)),
+    "CrossbarMatMulQuantized": (("X",), ("codes", "scale", "zero_point")),
+    "CrossbarMatMulDynamic": (("A", "B"), ()),
+    "FaultyWeight": ((), ("W",)),
+}
+
+
+def one_node_model(
+    op: str, attributes: dict[str, int | str], *constants: NDArray[Any], constant: bool = True
+) -> onnx.ModelProto:
+    """Return a model of one node; its other operands and the controls are inputs (all operands if not constant)."""
+    fed, fixed = OPERANDS[op]
+    names = CONTROLS if op != "FaultyWeight" else tuple(name for name in CONTROLS if name != "sample")
+    integers = ("seed", "read_seed", "sample", "head")
     inputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT if name in floats else TensorProto.INT64, None)
-        for name in (*operands, *CONTROLS)
-        if not (name == "W" and w is not None)
+        helper.make_tensor_value_info(name, TensorProto.INT64 if name in integers else TensorProto.FLOAT, None)
+        for name in (*fed, *(() if constant else fixed), *names)
     ]
-    node = helper.make_node(op, [*operands, *CONTROLS], ["Y"], name="the/node", domain="emu", **attributes)
-    graph = helper.make_graph(
-        [node],
-        "one_node",
-        inputs,
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(w, "W")] if w is not None else [],
-    )
+    node = helper.make_node(op, [*fed, *fixed, *names], ["Y"], name="the/node", domain="emu", **attributes)
+    weights = [numpy_helper.from_array(array, name) for name, array in zip(fixed, constants, strict=False)]
+    output = helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "one_node", inputs, [output], weights if constant else [])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("emu", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
@@ -51,17 +57,14 @@ def controls(
 def run_one_node(
     op: str,
     attributes: dict[str, int | str],
-    left: NDArray[np.float32],
-    right: NDArray[np.float32],
+    operands: tuple[NDArray[Any], ...],
     feeds: dict[str, NDArray[Any]],
     **session_options: Any,
 ) -> NDArray[np.float32]:
-    """Run the native operator once."""
-    if op == "CrossbarMatMul":
-        opened = session(one_node_model(op, attributes, right), **session_options)
-        operands = {"X": left}
-    else:
-        opened = session(one_node_model(op, attributes), **session_options)
-        operands = {"A": left, "B": right}
-    (y,) = opened.run(None, {**operands, **feeds})
+    """Run an operator once; the operands in the order of its inputs."""
+    fed, _ = OPERANDS[op]
+    opened = session(one_node_model(op, attributes, *operands[len(fed) :]), **session_options)
+    wanted = {value.name for value in opened.get_inputs()}
+    given = {**dict(zip(fed, operands, strict=False)), **feeds}
+    (y,) = opened.run(None, {name: value for name, value in given.items() if name in wanted})
     return np.asarray(y)

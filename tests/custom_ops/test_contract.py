@@ -26,7 +26,7 @@ def op_of(stored: bool) -> str:
 
 def run(case: dict[str, Any], **session_options: Any) -> NDArray[np.float32]:
     return run_one_node(
-        op_of(case["stored"]), case["attributes"], case["left"], case["right"], case["feeds"], **session_options
+        op_of(case["stored"]), case["attributes"], (case["left"], case["right"]), case["feeds"], **session_options
     )
 
 
@@ -122,7 +122,7 @@ def test_a_fresh_process_with_nothing_but_onnxruntime_gives_the_same_bits(stored
     case = wide_case(stored)
     names = ("X", "W") if stored else ("A", "B")
     operands = {names[0]: case["left"]} | ({} if stored else {names[1]: case["right"]})
-    model = one_node_model(op_of(stored), case["attributes"], case["right"] if stored else None)
+    model = one_node_model(op_of(stored), case["attributes"], case["right"])
     onnx.save(model, tmp_path / "model.onnx")
     np.savez(tmp_path / "feeds.npz", **operands, **case["feeds"])
     files = [str(tmp_path / name) for name in ("model.onnx", "feeds.npz", "out.npy")]
@@ -254,10 +254,30 @@ def test_heads_that_do_not_divide_the_columns_are_an_error() -> None:
         run(case)
 
 
-def test_weights_must_be_constant() -> None:
-    case = wide_case(True)
+@pytest.mark.parametrize("op", ["CrossbarMatMul", "FaultyWeight"])
+def test_weights_must_be_constant(op: str) -> None:
     with pytest.raises(InputError, match="input 'W': it must be a constant of the graph"):
-        session(one_node_model("CrossbarMatMul", case["attributes"]))
+        session(one_node_model(op, wide_case(True)["attributes"], constant=False))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"codes": np.full((384, 300), 9, np.int8)}, "input 'codes': 9 needs more than 4 bits"),
+        ({"scale": np.ones(299, np.float32)}, r"do not fit codes \[384, 300\]; expected \[300\]"),
+        ({"zero_point": np.zeros((), np.float32)}, "do not fit codes"),
+        ({"block_rows": 32}, r"expected \[12, 300\]"),
+        ({"code_bits": 5}, "'code_bits' is 5; expected 4 or 8"),
+    ],
+)
+def test_codes_and_scales_that_do_not_fit_are_an_error(change: dict[str, Any], sentence: str) -> None:
+    case = wide_case(True)
+    given = {"codes": np.ones((384, 300), np.int8), "scale": np.ones(300, np.float32)}
+    given |= {"zero_point": np.zeros(300, np.float32), "code_bits": 4, "block_rows": 0, **change}
+    attributes = {**case["attributes"], "code_bits": given["code_bits"], "block_rows": given["block_rows"]}
+    operands = (case["left"], given["codes"], given["scale"], given["zero_point"])
+    with pytest.raises(Exception, match=sentence):
+        run_one_node("CrossbarMatMulQuantized", attributes, operands, case["feeds"])
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

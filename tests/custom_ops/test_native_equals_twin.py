@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emu.reference import random as twin_random
-from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_dynamic
+from emu.reference.crossbar import (
+    crossbar_matmul,
+    crossbar_matmul_dynamic,
+    crossbar_matmul_quantized,
+    faulty_weight,
+)
 from emu.reference.crossbar import programmed_weight as twin_programmed_weight
 from emu.reference.periphery import Trace
 from emu.runtime import library
@@ -115,7 +120,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     middle: tuple[int, ...] = draw(st.sampled_from(((), (1,), (3,), (2, 2))))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     attributes: dict[str, int | str] = {
-        "format": 1, "site": 0, "sites": 1, "entries": ",".join(numbers),
+        "format": 1, "site": 0, "sites": 1, "array": 0, "entries": ",".join(numbers),
         "sample_axis": draw(st.sampled_from((0, 0, 1, -1) if stored and middle else (0, 0, -1))),
         "heads": 0 if axis == "none" else heads, "head_axis": axis, "head_groups": groups, "head_share": 1,
         "tile_rows": draw(st.sampled_from((0, 1, 7, 16))), "tile_columns": draw(st.sampled_from((0, 5, 16))),
@@ -164,7 +169,7 @@ def compare(case: dict[str, Any], **session_options: Any) -> None:
     twin = crossbar_matmul if case["stored"] else crossbar_matmul_dynamic
     expected = twin(case["left"], case["right"], **case["feeds"], trace=trace, **case["attributes"])
     op = "CrossbarMatMul" if case["stored"] else "CrossbarMatMulDynamic"
-    native = run_one_node(op, case["attributes"], case["left"], case["right"], case["feeds"], **session_options)
+    native = run_one_node(op, case["attributes"], (case["left"], case["right"]), case["feeds"], **session_options)
     assert native.shape == expected.shape
     decided = ~trace.undecided
     scale = max(np.abs(expected).max(initial=0), 1e-30)
@@ -199,7 +204,7 @@ def wide_case(stored: bool) -> dict[str, Any]:
     if stored:
         numbers["program.sigma_cycle"] = 0.02
     attributes: dict[str, int | str] = {
-        "format": 1, "site": 0, "sites": 1, "entries": ",".join(numbers), "sample_axis": 0, "heads": 0,
+        "format": 1, "site": 0, "sites": 1, "array": 0, "entries": ",".join(numbers), "sample_axis": 0, "heads": 0,
         "head_axis": "none", "head_groups": 1, "head_share": 1, "tile_rows": 256, "tile_columns": 256,
         "tile_split": "balanced", "scaling": "tile_column", kind: "lognormal_w", "dac": "absmax", "adc": "fixed",
         "bound_management": "iterative", "read_noise": "pcm_read",
@@ -234,3 +239,85 @@ def test_programmed_weights_agree(model: str, instruction_set: str) -> None:
     native = library.programmed_weight(w, attributes, device, strength=0.5, seed=5, read_seed=6)
     expected = twin_programmed_weight(w, device, np.asarray([0.5], np.float32), 5, 6, **attributes)
     np.testing.assert_allclose(native, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
+@st.composite
+def quantized_cases(draw: st.DrawFn) -> dict[str, Any]:
+    """A stored case whose weight is held as codes."""
+    case = draw(cases().filter(lambda each: each["stored"]))
+    rows, columns = case["right"].shape
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    bits = draw(st.sampled_from((4, 8)))
+    block = draw(st.sampled_from((0, 0, 3, 16)))
+    shape = (-(-rows // block), columns) if block else draw(st.sampled_from(((), (columns,))))
+    limit = 2 ** (bits - 1)
+    codes = rng.integers(-limit, limit, (rows, columns)).astype(np.int8)
+    scale = rng.uniform(0.01, 0.1, shape).astype(np.float32)
+    zero_point = rng.integers(-limit, limit, shape).astype(np.float32)
+    array = draw(st.integers(0, 3))
+    case["attributes"] |= {"code_bits": bits, "block_rows": block, "array": array}
+    return {**case, "operands": (case["left"], codes, scale, zero_point)}
+
+
+@given(case=quantized_cases())
+@settings(deadline=None, max_examples=150)
+def test_quantized_nodes_agree(case: dict[str, Any]) -> None:
+    trace = Trace()
+    expected = crossbar_matmul_quantized(*case["operands"], **case["feeds"], trace=trace, **case["attributes"])
+    native = run_one_node("CrossbarMatMulQuantized", case["attributes"], case["operands"], case["feeds"])
+    difference = np.abs(native - expected)[~trace.undecided].max(initial=0)
+    assert difference <= 1e-5 * max(np.abs(expected).max(initial=0), 1e-30)
+
+
+def test_a_quantized_node_equals_the_plain_node_of_its_dequantized_weight() -> None:
+    case = wide_case(True)
+    rng = np.random.default_rng(5)
+    codes = rng.integers(-128, 128, case["right"].shape).astype(np.int8)
+    scale = rng.uniform(0.01, 0.02, codes.shape[1]).astype(np.float32)
+    zero_point = rng.integers(-5, 5, codes.shape[1]).astype(np.float32)
+    attributes = {**case["attributes"], "code_bits": 8, "block_rows": 0}
+    quantized = run_one_node(
+        "CrossbarMatMulQuantized", attributes, (case["left"], codes, scale, zero_point), case["feeds"]
+    )
+    w = ((codes.astype(np.float32) - zero_point) * scale).astype(np.float32)
+    plain = run_one_node("CrossbarMatMul", case["attributes"], (case["left"], w), case["feeds"])
+    np.testing.assert_array_equal(quantized, plain)
+
+
+@given(
+    shape=st.sampled_from(((7,), (5, 9), (2, 3, 10), (300, 64))),
+    model=st.sampled_from(DISTURBANCES),
+    strength=st.sampled_from((0.0, 0.5, 1.0)),
+    seed=words,
+    head=st.sampled_from((-1, -1, 0)),
+    array=st.integers(0, 5),
+)
+@settings(deadline=None, max_examples=80)
+def test_faulty_weights_agree(shape: Any, model: str, strength: float, seed: int, head: int, array: int) -> None:
+    w = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+    numbers = {} if model == "none" else {"program.sigma": 0.2, "program.sigma_cycle": 0.1}
+    if model == "lognormal_g":
+        numbers |= {"mapping.g_min_us": 1.0, "mapping.g_max_us": 20.0}
+    attributes = {**wide_case(True)["attributes"], "program": model, "entries": ",".join(numbers), "array": array}
+    attributes |= {"dac": "none", "adc": "none", "bound_management": "none", "read_noise": "none", "tile_rows": 2}
+    feeds = controls(list(numbers.values()), strength=strength, seed=seed, read_seed=6, head=head)
+    native = run_one_node("FaultyWeight", attributes, (w,), feeds)
+    del feeds["sample"]
+    expected = faulty_weight(w, **feeds, **attributes)
+    np.testing.assert_allclose(native, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+    changes = model != "none" and strength > 0 and head < 0
+    assert np.array_equal(native, w) != changes
+
+
+def test_sites_that_share_an_array_hold_the_same_values() -> None:
+    case = wide_case(True)
+    quiet = {"dac": "none", "adc": "none", "bound_management": "none", "read_noise": "none"}
+    attributes = {**case["attributes"], **quiet, "entries": "program.sigma,program.sigma_cycle", "sites": 4, "site": 1}
+    feeds = controls([0.1, 0.05], seed=3) | {"strength": np.ones(4, np.float32)}
+
+    def of(site: int, array: int) -> NDArray[np.float32]:
+        node = {**attributes, "site": site, "array": array}
+        return run_one_node("CrossbarMatMul", node, (case["left"], case["right"]), feeds)
+
+    np.testing.assert_array_equal(of(1, 1), of(3, 1))
+    assert not np.array_equal(of(1, 1), of(3, 3))

@@ -11,6 +11,7 @@ PLAIN: dict[str, int | str] = {
     "format": 1,
     "site": 0,
     "sites": 1,
+    "array": 0,
     "entries": "",
     "sample_axis": 0,
     "heads": 0,

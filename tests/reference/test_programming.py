@@ -97,7 +97,7 @@ def test_zero_weights_of_a_pair_are_disturbed_by_its_lowest_conductance():
 def test_both_devices_of_a_pair_have_their_own_streams():
     """The formula of `lognormal_g`, written out for one weight array with device and cycle disturbances."""
     w = normal(5, 6)
-    values = programmed(w, program="lognormal_g", numbers=sigmas(0.3, 0.2), strength=0.5, seed=7, read_seed=9, site=2)
+    values = programmed(w, program="lognormal_g", numbers=sigmas(0.3, 0.2), strength=0.5, seed=7, read_seed=9, array=2)
     s, r = np.abs(w).max(), 1.0 / 10.0
 
     def theta(device: Stream, cycle: Stream) -> np.ndarray:

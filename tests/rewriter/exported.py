@@ -33,8 +33,10 @@ COMPONENTS = {
     "qk_side": {"position_scores"},
     "extra": {"other"},
 }
-NOT_PLAIN = ("com.microsoft", "DequantizeLinear", "MatMulInteger", "QLinear", "SimplifiedLayerNormalization")
+QUANTIZED = ("DequantizeLinear", "Integer", "QLinear", "DynamicQuantize", "MatMulNBits", "QGemm")
 INVALID = "vit__sdpa__tf4-dyn26.onnx"
+# The fusion to GroupQueryAttention gave it one length for all samples: onnxruntime runs it with one sample alone.
+ONE_SAMPLE_ONLY = ("llama__sdpa__tf4-dyndef-ofo.onnx",)
 
 
 @cache
@@ -51,16 +53,32 @@ def path_of(graph: dict[str, Any]) -> Path:
 def is_float(graph: dict[str, Any]) -> bool:
     ops = [op for part in graph["op_types"].values() for op in part]
     return (
-        graph["file"] != INVALID and "fp16" not in graph["file"] and not any(w in op for op in ops for w in NOT_PLAIN)
+        graph["file"] != INVALID and "fp16" not in graph["file"] and not any(w in op for op in ops for w in QUANTIZED)
     )
+
+
+def is_fused(graph: dict[str, Any]) -> bool:
+    """Whether onnxruntime or onnxscript fused operators of a float graph."""
+    ops = [op for part in graph["op_types"].values() for op in part]
+    fused = ("com.microsoft", "SimplifiedLayerNormalization")
+    return is_float(graph) and any(op.startswith(fused) for op in ops)
 
 
 def float_graphs() -> list[dict[str, Any]]:
     return [graph for graph in exported_graphs() if is_float(graph)]
 
 
-def other_graphs() -> list[dict[str, Any]]:
-    return [graph for graph in exported_graphs() if not is_float(graph) and graph["file"] != INVALID]
+def half_graphs() -> list[dict[str, Any]]:
+    return [graph for graph in exported_graphs() if "fp16" in graph["file"]]
+
+
+def quantized_graphs() -> list[dict[str, Any]]:
+    known = [*float_graphs(), *half_graphs()]
+    return [graph for graph in exported_graphs() if graph not in known and graph["file"] != INVALID]
+
+
+def supported_graphs() -> list[dict[str, Any]]:
+    return [*float_graphs(), *half_graphs(), *quantized_graphs()]
 
 
 @cache
@@ -74,11 +92,15 @@ def sites_of(path: Path) -> list[Site]:
 
 
 def truth(graph: dict[str, Any]) -> dict[str, tuple[int | None, set[str]]]:
-    """Node name to layer and allowed components; a fused Attention is two sites of its expansion."""
+    """Node name to layer and allowed components; a fused attention is two or three sites of its expansion."""
     sites: dict[str, tuple[int | None, set[str]]] = {}
     for node in graph["nodes"]:
         layer, label = node["label"]
-        if label == "qk+sv":
+        if node["op"].startswith("com.microsoft") and label in ("qkv+qk+sv", "qk+sv"):
+            inside = ["attention_scores", "attention_context"]
+            inside += ["query_key_value"] if label == "qkv+qk+sv" else []
+            sites |= {f"{node['name']}/{component}": (layer, {component}) for component in inside}
+        elif label == "qk+sv":
             sites[f"{node['name']}/QKAttnWeight"] = (layer, {"attention_scores"})
             sites[f"{node['name']}/YPreReshape"] = (layer, {"attention_context"})
         elif label != "rotary":
@@ -97,17 +119,35 @@ def heads_of(graph: dict[str, Any], layer: int | None) -> tuple[int, int]:
 
 
 def with_plain_products(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The rewritten model with MatMul in the place of every crossbar product."""
+    """The rewritten model with MatMul in the place of every crossbar product, and float weights for codes."""
     plain = onnx.ModelProto()
     plain.CopyFrom(model)
+    tensors = {each.name: each for each in plain.graph.initializer}
     for node in plain.graph.node:
         if node.domain == "emu":
             operands = list(node.input[:2])
+            if node.op_type == "CrossbarMatMulQuantized":
+                tensors[operands[1]].CopyFrom(onnx.numpy_helper.from_array(dequantized(model, node), operands[1]))
             node.ClearField("input")
             node.ClearField("attribute")
             node.input.extend(operands)
             node.domain, node.op_type = "", "MatMul"
     return plain
+
+
+def dequantized(model: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray:
+    """The weight of a CrossbarMatMulQuantized, as docs/operators.md has it."""
+    codes, scale, zero_point = stored_codes(model, node)
+    block = next(each.i for each in node.attribute if each.name == "block_rows")
+    if block:
+        scale, zero_point = (np.repeat(each, block, axis=0)[: len(codes)] for each in (scale, zero_point))
+    return (codes.astype(np.float32) - zero_point) * scale
+
+
+def stored_codes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[np.ndarray]:
+    """Codes, scale and zero point of a CrossbarMatMulQuantized."""
+    tensors = {each.name: each for each in model.graph.initializer}
+    return [onnx.numpy_helper.to_array(tensors[name]) for name in node.input[1:4]]
 
 
 def feeds(model: onnx.ModelProto, batch: int, tokens: int = 9) -> dict[str, np.ndarray]:
@@ -139,7 +179,7 @@ def _random(value: onnx.ValueInfoProto, shape: list[int]) -> np.ndarray:
     samples = []
     for sample in range(shape[0]):
         generator = np.random.default_rng(sample)
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+        if value.type.tensor_type.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
             samples.append(generator.standard_normal(shape[1:], dtype=np.float32))
         elif "mask" in value.name:
             samples.append(np.arange(shape[1]) < shape[1] - sample)

@@ -11,15 +11,18 @@ from emu.runtime import session
 from .exported import (
     ASSETS,
     INVALID,
+    ONE_SAMPLE_ONLY,
     exported_graphs,
     feeds,
     float_graphs,
+    half_graphs,
     heads_of,
-    other_graphs,
     path_of,
+    quantized_graphs,
     rewritten_ideal,
     run,
     sites_of,
+    supported_graphs,
     truth,
     with_plain_products,
 )
@@ -36,11 +39,11 @@ def named(*names):
 
 
 def test_the_corpus_is_complete():
-    assert len(float_graphs()) + len(other_graphs()) + 1 == len(exported_graphs()) == 85
-    assert len(float_graphs()) >= 50
+    assert len(supported_graphs()) + 1 == len(exported_graphs()) == 85
+    assert len(quantized_graphs()) == 15 and len(half_graphs()) == 2
 
 
-@by_file(float_graphs())
+@by_file(supported_graphs())
 def test_every_product_is_found_and_labelled(graph):
     found = {site.node: (site.layer, site.component) for site in sites_of(path_of(graph))}
     expected = truth(graph)
@@ -53,17 +56,21 @@ def test_every_product_is_found_and_labelled(graph):
     assert not wrong
 
 
-@by_file(float_graphs())
+@by_file(supported_graphs())
 def test_heads_are_those_of_the_configuration(graph):
     for site in sites_of(path_of(graph)):
         queries, keys = heads_of(graph, site.layer)
         interleaved = graph["model"] == "deberta_v1_cls"
+        # transformers 5 projects the positions of two layers, queries and keys, in one product.
+        positions = 4 if graph["file"] == "deberta_v2_cls__sdpa__tf5-hfexpcpu.onnx" else 1
+        packed = (queries, "output", 1 if interleaved else 3, 1)
         expected = {
             "query": (queries, "output", 1, 1),
             "key": (keys, "output", 1, queries // keys),
             "value": (keys, "output", 1, queries // keys),
-            "query_key_value": (queries, "output", 1 if interleaved else 3, 1),
-            "position_projection": (queries, "output", 1, 1),
+            # Queries and fewer key heads side by side make no equal blocks.
+            "query_key_value": packed if queries == keys else (0, "none", 1, 1),
+            "position_projection": (queries, "output", positions, 1),
             "attention_scores": (queries, "matrix", 1, 1),
             "attention_context": (queries, "matrix", 1, 1),
             "position_scores": (queries, "matrix", 1, 1),
@@ -79,11 +86,13 @@ def test_without_disturbance_results_are_those_of_the_original(graph):
     plain = with_plain_products(rewritten.model)
     for batch in (1, 3):
         inputs = feeds(original, batch)
+        if batch > 1 and graph["file"] in ONE_SAMPLE_ONLY:
+            continue
         for expected, result in zip(run(original, inputs), run(plain, inputs), strict=True):
             np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-@by_file(float_graphs())
+@by_file(supported_graphs())
 def test_nothing_stays_digital_without_a_reason(graph):
     rewritten = rewritten_ideal(path_of(graph))
     skipped = {each["node"] for each in rewritten.manifest["skipped"]}
@@ -211,17 +220,6 @@ def test_half_of_a_gated_ffn_is_the_gate():
     components = {site.component: parameters[site.node] for site in sites_of(path_of(graph)) if site.layer == 0}
     assert "gate_proj" in components["ffn_gate"]
     assert "up_proj" in components["ffn_up"]
-
-
-@by_file(other_graphs())
-def test_what_is_not_supported_yet_is_refused_by_node_and_operator(graph):
-    with pytest.raises(InputError) as caught:
-        rewrite(path_of(graph))
-    sentence = str(caught.value)
-    assert graph["file"] in sentence
-    assert "not supported yet; export the model" in sentence
-    node_names = [node.name for node in onnx.load(path_of(graph)).graph.node if node.name]
-    assert any(f"node '{name}' (" in sentence for name in node_names)
 
 
 def test_a_graph_with_operators_newer_than_its_opset_is_refused():

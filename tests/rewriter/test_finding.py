@@ -260,16 +260,14 @@ def test_a_fixed_batch_has_its_samples_first():
     assert macs["q0"] == 5 * 8 * 8
 
 
-@pytest.mark.parametrize(("kind", "name"), [("float16", "float16"), ("double", "float64"), ("bfloat16", "bfloat16")])
-def test_products_of_other_floats_are_refused(kind, name):
-    number = {"float16": 10, "double": 11, "bfloat16": 16}[kind]
+def test_products_in_double_precision_are_refused():
     original = model(
-        f"w = Cast <to = {number}> (v) y = MatMul(x, w)",
-        inputs=f"{kind}[batch, 4] x",
-        outputs=f"{kind}[batch, 3] y",
+        "w = Cast <to = 11> (v) y = MatMul(x, w)",
+        inputs="double[batch, 4] x",
+        outputs="double[batch, 3] y",
         v=values(4, 3),
     )
-    with pytest.raises(InputError, match=rf"node 'y' \(MatMul\) works in {name}, which is not supported yet"):
+    with pytest.raises(InputError, match=r"node 'y' \(MatMul\) works in float64, which is not supported yet"):
         rewrite(original)
 
 
@@ -277,16 +275,6 @@ def test_weights_that_are_stored_in_half_precision_are_fine():
     original = model("w = Cast <to = 1> (v) y = MatMul(x, w)", v=values(4, 3).astype(np.float16))
     rewritten = assert_same_results(original, {"x": values(2, 4)})
     assert initializer(rewritten, crossbars(rewritten)["y"].input[1]).dtype == np.float32
-
-
-def test_dequantized_weights_are_refused_wherever_they_stand_in_the_chain():
-    original = model(
-        "d = DequantizeLinear(w, scale) t = Transpose <perm = [1, 0]> (d) y = MatMul(x, t)",
-        w=np.ones((3, 4), np.int8),
-        scale=np.array(0.1, np.float32),
-    )
-    with pytest.raises(InputError, match=r"node 'd' \(DequantizeLinear\), which holds the weight of 'y'.*quantization"):
-        rewrite(original)
 
 
 def test_a_dequantized_table_beside_float_products_is_fine():

@@ -135,7 +135,7 @@ def test_controls_are_inputs_with_defaults():
 def test_every_node_carries_exactly_the_attributes_of_the_contract():
     profile = load_profile("rram_adc")
     rewritten = rewrite(transformer(), device=profile)
-    common = {"format", "site", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
+    common = {"format", "site", "array", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
     structure = profile.structure()
     for site in rewritten.manifest["sites"]:
         node = crossbars(rewritten.model)[site["node"]]

@@ -5,7 +5,7 @@ import pytest
 from emu.errors import InputError
 from emu.rewriter import find_sites, rewrite, select
 
-from .small import crossbars, transformer
+from .small import crossbars, model, transformer, values
 
 SITES = find_sites(transformer(3))
 
@@ -32,6 +32,28 @@ def test_globs_match_components_and_nodes():
     assert nodes("node=q?") == nodes("q?") == {"q0", "q1", "q2"}
 
 
+def test_shapes_are_rows_by_columns_with_any_size_for_a_star():
+    assert nodes("shape=12x8") == {"down0", "down1", "down2"}
+    assert nodes("shape=*x12 layer=0,2") == {"up0", "up2"}
+    assert nodes("shape=8x12,8x3 layer=1") == {"up1"}
+    assert nodes("shape=8x*") - nodes("shape=8x8") == {"up0", "up1", "up2", "classifier"}
+    assert nodes("shape=*x*") == nodes()
+
+
+def test_an_open_size_of_a_shape_is_a_question_mark():
+    sites = find_sites(
+        model(
+            "t = Transpose <perm = [0, 2, 1]> (x) s = MatMul(x, t) y = MatMul(x, w)",
+            inputs="float[batch, length, 4] x",
+            outputs="float[batch, m, n] y",
+            w=values(4, 3),
+        )
+    )
+    assert [site.shape for site in sites] == [(4, None), (4, 3)]
+    assert [site.node for site in select(sites, "shape=4x?")] == ["s"]
+    assert [site.node for site in select(sites, "shape=4x*")] == ["s", "y"]
+
+
 def test_exclude_takes_away_from_only():
     assert nodes("component=query", "layer=1-2") == {"q0"}
 
@@ -45,7 +67,10 @@ def test_exclude_takes_away_from_only():
         ("layer=first", "write layers as 3, 0-3 or 0,2"),
         ("layer=2-0", "write the range 2-0 as 0-2"),
         ("layer=", "a value is missing after 'layer='"),
-        ("block=1", "a term starts with layer=, component= or node="),
+        ("block=1", "a term starts with layer=, component=, shape= or node="),
+        ("shape=8x9", "only 'shape=8x9' matches no site: .* the shapes 8x8, 4x5, 5x4, 8x12, 12x8, 8x3, and nodes"),
+        ("shape=8", "write a shape as rows x columns, 768x3072 or 768x*"),
+        ("shape=", "a value is missing after 'shape='"),
         ("node=nope", "only 'node=nope' matches no site: .* and nodes such as q0"),
         ("layer=0 component=classifier", "only 'layer=0 component=classifier' matches no site"),
         ("  ", "only is empty"),

@@ -3,15 +3,17 @@
 After it, the weight of every product is an initializer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 
-from emu.rewriter.dataflow import has_subgraph, is_standard, tensor_of
+from emu.errors import InputError
+from emu.rewriter.dataflow import has_subgraph, is_standard, sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator, is_random
 
 _WEIGHT_INPUTS = {"MatMul": (1,), "Gemm": (1, 2), "Conv": (1, 2)}
+_SMALL = 64  # elements: shapes and axes are compared by content, weights by name
 
 
 class FoldWeightsPass(ir.passes.InPlacePass):
@@ -21,12 +23,13 @@ class FoldWeightsPass(ir.passes.InPlacePass):
         """Folds the operands of every MatMul, Gemm and Conv of the main graph."""
         evaluator = NodeEvaluator(model)
         constants = constant_values(model.graph)
+        folded: dict[Hashable, ir.Value] = {}
         modified = False
         for node in list(model.graph):
             for operand in weight_operands(node):
                 nodes = constant_nodes(operand, constants)
                 if nodes and all(evaluator.can_run(each) for each in nodes):
-                    _fold(model.graph, operand, nodes, evaluator)
+                    _fold(model.graph, operand, nodes, evaluator, folded)
                     modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -62,24 +65,43 @@ def constant_nodes(value: ir.Value, constants: set[ir.Value]) -> list[ir.Node]:
     return list(reversed(nodes))
 
 
-def _fold(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node], evaluator: NodeEvaluator) -> None:
+def _fold(
+    graph: ir.Graph,
+    value: ir.Value,
+    nodes: list[ir.Node],
+    evaluator: NodeEvaluator,
+    folded: dict[Hashable, ir.Value],
+) -> None:
     source = value
     while (node := source.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         source = node.inputs[0]
     if source.producer() is not None:
-        source = _evaluated(graph, source, nodes, evaluator)
+        recipe = _recipe(source)
+        if recipe not in folded:
+            folded[recipe] = _evaluated(graph, source, nodes, evaluator)
+        source = folded[recipe]
     if source is not value:
         value.replace_all_uses_with(source, replace_graph_outputs=False)
-        _remove_unused(graph, nodes)
+        remove_unused(graph, nodes)
+
+
+def _recipe(value: ir.Value | None) -> Hashable:
+    """How a constant is computed: equal for values that are computed alike from the same initializers."""
+    if value is None:
+        return None
+    tensor = tensor_of(value)
+    if tensor is not None:
+        small = tensor.size <= _SMALL
+        return (tensor.dtype, sizes_of(tensor), tensor.tobytes()) if small else value
+    node = value.producer()
+    assert node is not None, "constant_values() follows from initializers"
+    attributes = tuple(sorted((name, str(each.value)) for name, each in node.attributes.items()))
+    return node.domain, node.op_type, value.index(), attributes, tuple(_recipe(each) for each in node.inputs)
 
 
 def _evaluated(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node], evaluator: NodeEvaluator) -> ir.Value:
     """A new initializer with the content of `value`, which takes over its name unless a graph output needs it."""
-    arrays: dict[ir.Value, np.ndarray] = {}
-    for node in nodes:
-        inputs = [None if each is None else _array(each, arrays) for each in node.inputs]
-        arrays |= dict(zip(node.outputs, evaluator.run(node, inputs), strict=False))
-    result = np.ascontiguousarray(arrays[value])
+    result = np.ascontiguousarray(_computed(value, nodes, evaluator))
     name = value.name or "weight"
     value.name = None if not value.is_graph_output() else value.name
     name = f"{name}.folded" if value.is_graph_output() else name
@@ -93,6 +115,28 @@ def _evaluated(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node], evaluator
     return initializer
 
 
+def constant_array(value: ir.Value, constants: set[ir.Value], evaluator: NodeEvaluator) -> np.ndarray:
+    """The content of a value that follows from constants alone."""
+    return _computed(value, constant_nodes(value, constants), evaluator)
+
+
+def _computed(value: ir.Value, nodes: list[ir.Node], evaluator: NodeEvaluator) -> np.ndarray:
+    arrays: dict[ir.Value, np.ndarray] = {}
+    for node in nodes:
+        if tensor_of(node.outputs[0]) is None:
+            inputs = [None if each is None else _array(each, arrays) for each in node.inputs]
+            try:
+                results = evaluator.run(node, inputs)
+            except Exception as error:  # the reference implementation raises many kinds for operands that do not fit
+                reason = " ".join(str(error).split())
+                raise InputError(
+                    f"Node '{node.name}' ({node.op_type}) cannot be computed from its constants: {reason}; "
+                    "export the model again."
+                ) from None
+            arrays |= dict(zip(node.outputs, results, strict=False))
+    return _array(value, arrays)
+
+
 def _array(value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> np.ndarray:
     if value in arrays:
         return arrays[value]
@@ -101,7 +145,7 @@ def _array(value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> np.ndarray:
     return tensor.numpy()
 
 
-def _remove_unused(graph: ir.Graph, nodes: list[ir.Node]) -> None:
+def remove_unused(graph: ir.Graph, nodes: list[ir.Node]) -> None:
     """Removes those of `nodes` that nothing uses any more, and the initializers that only they used."""
     for node in reversed(nodes):
         if any(output.uses() or output.is_graph_output() for output in node.outputs):

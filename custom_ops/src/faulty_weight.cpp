@@ -1,0 +1,56 @@
+#include "faulty_weight.h"
+
+#include <algorithm>
+
+namespace emu {
+
+FaultyWeight::FaultyWeight(const NodeInfo& info)
+    : structure_(parse_structure(
+          info.name(), Operator::kFaultyWeight, [&](const char* attribute) { return info.int_attribute(attribute); },
+          [&](const char* attribute) { return info.string_attribute(attribute); })) {
+  if (!info.input_is_constant(0)) {
+    throw Error("node '" + structure_.node + "', input 'W': it must be a constant of the graph");
+  }
+}
+
+std::shared_ptr<const FaultyWeight::Programmed> FaultyWeight::programmed(const Controls& controls, const Tensor& w,
+                                                                         const Context& context) {
+  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (newest_ != nullptr && newest_->key == key) return newest_;
+  }
+  const int64_t columns = w.shape.back();
+  const int64_t rows = w.size() / columns;
+  auto fresh = std::make_shared<Programmed>();
+  fresh->key = key;
+  fresh->values.resize(static_cast<size_t>(w.size()));
+  const std::vector<float> scales = weight_scales(structure_, w.floats(), rows, columns);
+  const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
+    context.parallel_for(count, body);
+  };
+  write_values(structure_, key, w.floats(), rows, columns, structure_.row_tiles(rows), {{0, columns}}, scales.data(),
+               false, nullptr, for_each, fresh->values.data());
+  const std::lock_guard<std::mutex> lock(mutex_);
+  newest_ = fresh;
+  return fresh;
+}
+
+void FaultyWeight::compute(const Context& context) {
+  const Tensor w = context.input(0);
+  const Controls controls = read_controls(structure_, context, 1, false);
+  if (w.shape.empty()) {
+    throw Error("node '" + structure_.node + "', input 'W': it is a scalar; expected rank 1 or more");
+  }
+  const Tensor y = context.output(0, w.shape);
+  if (w.size() == 0) return;
+  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
+  if (controls.exact || stores_exactly(structure_, key)) {
+    std::copy(w.floats(), w.floats() + w.size(), y.mutable_floats());
+    return;
+  }
+  const auto held = programmed(controls, w, context);
+  std::copy(held->values.begin(), held->values.end(), y.mutable_floats());
+}
+
+}  // namespace emu

@@ -1,0 +1,36 @@
+// emu::FaultyWeight: what an array holds for a stored tensor that feeds no product.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "controls.h"
+#include "ort.h"
+#include "stored_values.h"
+#include "structure.h"
+
+namespace emu {
+
+class FaultyWeight {
+ public:
+  explicit FaultyWeight(const NodeInfo& info);
+  void compute(const Context& context);
+
+  static const char* op_name() { return "FaultyWeight"; }
+  static std::vector<ElementType> input_types() { return {kFloat, kFloat, kFloat, kInt64, kInt64, kInt64}; }
+
+ private:
+  struct Programmed {
+    StoreKey key;
+    std::vector<float> values;
+  };
+
+  std::shared_ptr<const Programmed> programmed(const Controls& controls, const Tensor& w, const Context& context);
+
+  Structure structure_;
+  std::mutex mutex_;
+  std::shared_ptr<const Programmed> newest_;
+};
+
+}  // namespace emu

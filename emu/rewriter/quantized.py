@@ -1,0 +1,207 @@
+"""Weights that a model keeps as integer codes: a float tensor to the graph; codes, scale, zero point to an array."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from emu.rewriter.dataflow import sizes_of
+
+# Element types of codes: how many bits they have, and whether they are unsigned.
+CODE_TYPES = {
+    ir.DataType.INT4: (4, False),
+    ir.DataType.UINT4: (4, True),
+    ir.DataType.INT8: (8, False),
+    ir.DataType.UINT8: (8, True),
+}
+
+
+class QuantizedTensor(ir.LazyTensor):
+    """A float tensor with the values (code - zero_point) * scale, computed when they are asked for.
+
+    Attributes:
+        bits: bits of one code, 4 or 8.
+        codes: gives the codes as int8, two's complement: unsigned codes u as u - 2^(bits - 1).
+        scale: float32, of the tensor's rank; along each axis one entry per block of `blocks`, or a single one.
+        zero_point: as `scale`; for unsigned codes less by 2^(bits - 1).
+        blocks: how many elements along each axis share an entry of `scale`.
+
+    """
+
+    def __init__(
+        self,
+        codes: Callable[[], np.ndarray],
+        sizes: Sequence[int],
+        scale: np.ndarray,
+        zero_point: np.ndarray,
+        blocks: Sequence[int],
+        bits: int,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        name: str | None = None,
+    ) -> None:
+        """Shares the arrays that it is given."""
+        super().__init__(self._dequantized, dtype, ir.Shape(sizes), name=name)
+        self.codes = codes
+        self.sizes = tuple(sizes)
+        self.scale, self.zero_point = np.broadcast_arrays(scale, zero_point)
+        self.blocks = tuple(blocks)
+        self.bits = bits
+
+    @property
+    def shares_scale(self) -> str:
+        """What shares one scale, for a matrix [K, N]: `tensor`, `column` or `block` (some rows of a column)."""
+        return "tensor" if self.scale.size == 1 else "column" if self.scale.shape[0] == 1 else "block"
+
+    def cast(self, dtype: ir.DataType) -> "QuantizedTensor":
+        """The same codes, seen as numbers of another float type."""
+        return self._with(self.codes, self.sizes, self.scale, self.zero_point, self.blocks, dtype)
+
+    def scaled(self, factor: float) -> "QuantizedTensor":
+        """The same codes, with every value `factor` times as large."""
+        scale = self.scale * np.float32(factor)
+        return self._with(self.codes, self.sizes, scale, self.zero_point, self.blocks, self.dtype)
+
+    def transposed(self, order: Sequence[int]) -> "QuantizedTensor":
+        """The axes in another order."""
+        return self._with(
+            lambda: self.codes().transpose(order),
+            [self.sizes[axis] for axis in order],
+            self.scale.transpose(order),
+            self.zero_point.transpose(order),
+            [self.blocks[axis] for axis in order],
+            self.dtype,
+        )
+
+    def reshaped(self, sizes: Sequence[int]) -> "QuantizedTensor":
+        """Another shape of the same elements; each gets a scale of its own where no whole blocks would share one."""
+        scale, zero_point = self.scale, self.zero_point
+        shape, blocks = _reshaped_scales(self.sizes, self.scale.shape, self.blocks, sizes)
+        if shape is None:
+            scale, zero_point = (np.broadcast_to(each, self.sizes) for each in self._spread_all())
+            shape, blocks = list(sizes), [1] * len(sizes)
+        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+        return self._with(lambda: self.codes().reshape(sizes), sizes, scale, zero_point, blocks, self.dtype)
+
+    def matrix(self, transposed: bool) -> "QuantizedTensor":
+        """The matrix [K, N] in an array: itself, or the transpose of the matrix [first axis, all others]."""
+        if not transposed:
+            return self
+        return self.reshaped((self.sizes[0], math.prod(self.sizes[1:]))).transposed((1, 0))
+
+    def parameters(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Scale and zero point of a matrix [K, N] as an array takes them, and how many rows share one (0 for all).
+
+        Both are float32 [], [N] or [ceil(K / rows), N].
+        """
+        if self.shares_scale == "tensor":
+            return self.scale.reshape(()), self.zero_point.reshape(()), 0
+        scale, zero_point = self._spread(self.scale, 1), self._spread(self.zero_point, 1)
+        shape = (len(scale), self.sizes[1])
+        scale, zero_point = np.broadcast_to(scale, shape), np.broadcast_to(zero_point, shape)
+        if self.shares_scale == "column":
+            return scale[0], zero_point[0], 0
+        return scale, zero_point, self.blocks[0]
+
+    def _with(
+        self,
+        codes: Callable[[], np.ndarray],
+        sizes: Sequence[int],
+        scale: np.ndarray,
+        zero_point: np.ndarray,
+        blocks: Sequence[int],
+        dtype: ir.DataType,
+    ) -> "QuantizedTensor":
+        return QuantizedTensor(codes, sizes, scale, zero_point, blocks, self.bits, dtype, self.name)
+
+    def _dequantized(self) -> ir.TensorProtocol:
+        scale, zero_point = self._spread_all()
+        values = (self.codes().astype(np.float32) - zero_point) * scale
+        return ir.tensor(np.ascontiguousarray(values).astype(self.dtype.numpy(), copy=False), name=self.name)
+
+    def _spread_all(self) -> tuple[np.ndarray, np.ndarray]:
+        scale, zero_point = self.scale, self.zero_point
+        for axis in range(len(self.sizes)):
+            scale, zero_point = self._spread(scale, axis), self._spread(zero_point, axis)
+        return scale, zero_point
+
+    def _spread(self, array: np.ndarray, axis: int) -> np.ndarray:
+        """One entry per element along an axis, or a single one."""
+        block = self.blocks[axis]
+        if array.shape[axis] == 1 or block == 1:
+            return array
+        whole = np.repeat(array, block, axis=axis)
+        return whole[(slice(None),) * axis + (slice(self.sizes[axis]),)]
+
+
+def quantized_tensor(
+    tensor: ir.TensorProtocol,
+    scale: np.ndarray,
+    zero_point: np.ndarray | None,
+    axis: int,
+    block: int,
+    dtype: ir.DataType = ir.DataType.FLOAT,
+) -> QuantizedTensor:
+    """What DequantizeLinear makes of constants.
+
+    Args:
+        tensor: codes of one of `CODE_TYPES`.
+        scale: one number, a number for each index of `axis`, or of the rank of `tensor` with a number for each block.
+        zero_point: as `scale`, or one number; None for 0.
+        axis: along which scales differ, counted from the end if negative.
+        block: elements of `axis` that share a scale, 0 for scales that are not blocked.
+        dtype: of the result.
+
+    Raises:
+        ValueError: scale or zero point do not fit the codes.
+
+    """
+    bits, unsigned = CODE_TYPES[ir.DataType(tensor.dtype)]
+    sizes = sizes_of(tensor)
+    shift = 1 << (bits - 1) if unsigned else 0
+    axis %= max(1, len(sizes))
+
+    def codes() -> np.ndarray:
+        return (tensor.numpy().astype(np.int16) - shift).astype(np.int8)
+
+    def laid_out(array: np.ndarray) -> np.ndarray:
+        array = np.asarray(array).astype(np.float32)
+        if array.size == 1:
+            return array.reshape((1,) * len(sizes))
+        return array if block else array.reshape([-1 if each == axis else 1 for each in range(len(sizes))])
+
+    zeros = laid_out(np.zeros(()) if zero_point is None else zero_point) - np.float32(shift)
+    blocks = [max(1, block) if each == axis else size for each, size in enumerate(sizes)]
+    scales, zeros = np.broadcast_arrays(laid_out(scale), zeros)
+    wanted = [(1, -(-size // max(1, share)), size) for size, share in zip(sizes, blocks, strict=True)]
+    if any(one not in allowed for one, allowed in zip(scales.shape, wanted, strict=True)):
+        raise ValueError("the scale does not fit the codes")
+    blocks = [1 if one == size else share for one, size, share in zip(scales.shape, sizes, blocks, strict=True)]
+    return QuantizedTensor(codes, sizes, scales, zeros, blocks, bits, dtype)
+
+
+def unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of 4 or 8 bits from bytes, along the last axis; the low half of a byte comes first."""
+    if bits == 8:
+        return packed
+    halves = np.stack([packed & 0xF, packed >> 4], axis=-1)
+    return halves.reshape(*packed.shape[:-1], -1)
+
+
+def _reshaped_scales(
+    old: Sequence[int], scales: Sequence[int], blocks: Sequence[int], new: Sequence[int]
+) -> tuple[list[int] | None, list[int]]:
+    """Shape of the scales, and blocks, after a reshape from `old` to `new` sizes; None where blocks would be cut.
+
+    They are not if there is a single scale, or if every axis with several stays whole and alone.
+    """
+    shape, shared = [1] * len(new), list(new)
+    for axis, count in enumerate(scales):
+        if count == 1:
+            continue
+        before = math.prod(old[:axis])
+        place = next((i for i, size in enumerate(new) if size == old[axis] and math.prod(new[:i]) == before), None)
+        if place is None:
+            return None, shared
+        shape[place], shared[place] = count, blocks[axis]
+    return shape, shared
