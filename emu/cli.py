@@ -380,7 +380,10 @@ def _print_skipped(report: Mapping[str, Any]) -> None:
                 f"Note: site {site['index']} '{site['node']}' holds the transpose of site {others}: tied weights, "
                 "but arrays of their own."
             )
-    for skipped in report["skipped"]:
+    unselected = [skipped for skipped in report["skipped"] if skipped["reason"] == "not selected"]
+    if unselected:
+        typer.echo(f"Stays digital: {len(unselected)} sites that were not selected.")
+    for skipped in (each for each in report["skipped"] if each not in unselected):
         typer.echo(f"Stays digital: {skipped['op']} '{skipped['node']}': {skipped['reason']}.")
 
 

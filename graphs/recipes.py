@@ -497,7 +497,6 @@ ARCHITECTURES = {
             **_VIT,
             r"readout_projects": "other",
             r"reassemble_stage\.layers\.\d\.projection": "other",
-            r"head\.head\.4": "classifier",  # the last one, which gives the depth of a pixel
             r"neck|head": "other",
         },
         r"attention\.attention$",

@@ -192,7 +192,8 @@ class _Region:
         heads = [each for each in fed if each not in labels]
         for each in heads:
             component = "other"
-            if self.last and self.layer is not None:
+            # A convolution after the blocks belongs to a neck or a dense head: what it is for cannot be told.
+            if self.last and self.layer is not None and each.node.op_type != "Conv":
                 feeds_another = any(comes_after(other, each) for other in heads)
                 component = "classifier" if not feeds_another else "pooler" if _one_row(each, probes) else "other"
             labels[each] = Label(None if self.last else self.layer, component)

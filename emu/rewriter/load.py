@@ -84,8 +84,11 @@ def check_graph(model: ir.Model, what_is_wrong: str, what_to_do: str) -> None:
         common_passes.CheckerPass()(model)
     except onnx.checker.ValidationError as error:
         raise InputError(f"{what_is_wrong}: {_checker_sentence(error)}; {what_to_do}.") from None
-    except ValueError as error:
-        raise InputError(f"{what_is_wrong}: {_first_line(error)}; {what_to_do}.") from None
+    except (ValueError, ir.serde.SerdeError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # onnx-ir wraps an error once for every level of the graph
+            cause = cause.__cause__
+        raise InputError(f"{what_is_wrong}: {_first_line(cause)}; {what_to_do}.") from None
 
 
 def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
@@ -195,6 +198,6 @@ def _checker_sentence(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else "the checker gave no reason"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__

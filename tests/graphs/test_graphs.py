@@ -14,11 +14,6 @@ from graphs.load import FOLDER, load, manifest, names, path_of
 from ..rewriter.parameters import from_parameter
 
 GRAPHS = manifest()["graphs"]
-# Held-out graphs whose labels are known to be wrong, and where. The labeller has not been changed to fit them.
-KNOWN_WRONG = dict.fromkeys(
-    ("sam_base-torchscript", "sam_base-dynamo"),
-    "the 1 x 1 convolution of the neck is the last product that can be mapped, and is called classifier",
-)
 
 
 @cache
@@ -39,13 +34,7 @@ def truth(name):
 
 
 def graphs(listed):
-    wrong = [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=KNOWN_WRONG[name]))
-        if name in KNOWN_WRONG
-        else name
-        for name in listed
-    ]
-    return pytest.mark.parametrize("name", wrong)
+    return pytest.mark.parametrize("name", listed)
 
 
 @pytest.mark.parametrize("name", names())
