@@ -39,7 +39,7 @@ def test_a_model_is_one_small_file_that_names_no_machine(name: str) -> None:
     assert all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
     onnx.checker.check_model(model, full_check=True)
     content = path.read_bytes()
-    assert not any(trace in content for trace in (b"/home/", b"/root/", b"/tmp/", b"site-packages"))
+    assert not any(trace in content for trace in (b"/home", b"/root", b"/tmp", b"site-packages"))
 
 
 @pytest.mark.parametrize("name", MODELS)
