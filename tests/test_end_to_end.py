@@ -2,6 +2,9 @@
 
 import gzip
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +161,46 @@ def test_threads_process_and_order_change_nothing_in_a_whole_model(name: str) ->
     for again in (one, two):
         for a, b in zip(first, again.run(None, {**inputs, "emu.seed": np.int64(3)}), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+FRESH_PROCESS = """
+import sys, numpy, onnxruntime
+library, model, feeds, out = sys.argv[1:]
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+options.register_custom_ops_library(library)
+session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+numpy.save(out, session.run(None, dict(numpy.load(feeds)))[0])
+assert not any(name.split(".")[0] == "emu" for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("name", ["digits_deit", "listops_bert"])
+def test_a_saved_model_needs_nothing_but_onnxruntime_and_the_library(name: str, tmp_path: Path) -> None:
+    emulated = emu.rewrite(model_path(name), device="rram_adc")
+    emulated.save(tmp_path / "model.onnx")
+    with np.load(data_path(name)) as data:
+        inputs = {key: data[key][:6] for key in data.files if key != "labels"}
+    feeds = {**inputs, "emu.seed": np.asarray(5)}
+    np.savez(tmp_path / "feeds.npz", **feeds)
+    files = [str(tmp_path / each) for each in ("model.onnx", "feeds.npz", "out.npy")]
+    subprocess.run([sys.executable, "-c", FRESH_PROCESS, str(emu.library_path()), *files], check=True, cwd=tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), emu.session(emulated).run(None, feeds)[0])
+
+
+def test_four_threads_with_four_chips_share_one_session_of_a_whole_model() -> None:
+    session = emu.session(emu.rewrite(model_path("digits_vit"), device="rram_adc"), threads=1)
+    with np.load(data_path("digits_vit")) as data:
+        pixels = data["pixel_values"][:8]
+
+    def of_chip(seed: int) -> np.ndarray:
+        return session.run(None, {"pixel_values": pixels, "emu.seed": np.int64(seed)})[0]
+
+    expected = [of_chip(seed) for seed in range(4)]
+    assert len({result.tobytes() for result in expected}) == 4
+    with ThreadPoolExecutor(4) as pool:
+        for index, result in enumerate(pool.map(lambda i: of_chip(i % 4), range(24))):
+            np.testing.assert_array_equal(result, expected[index % 4])
 
 
 def test_session_options_of_the_user_work_with_register(tmp_path: Path) -> None:
