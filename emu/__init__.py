@@ -12,11 +12,12 @@ Everything is imported when it is first used, so that `import emu` costs nothing
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emu.calibration import calibrate
     from emu.device import Profile, load_profile
     from emu.errors import InputError
-    from emu.evaluation import evaluate
+    from emu.evaluation import draw_faults, evaluate
     from emu.rewriter import EmulatedModel, find_sites, read_manifest, rewrite
-    from emu.runtime import library_path, register, session
+    from emu.runtime import library_path, register, register_device_function, session
 
 __version__ = "0.1.0"
 
@@ -25,12 +26,15 @@ _HOMES = {
     "Evaluation": "emu.evaluation",
     "InputError": "emu.errors",
     "Profile": "emu.device",
+    "calibrate": "emu.calibration",
+    "draw_faults": "emu.evaluation",
     "evaluate": "emu.evaluation",
     "find_sites": "emu.rewriter",
     "library_path": "emu.runtime",
     "load_profile": "emu.device",
     "read_manifest": "emu.rewriter",
     "register": "emu.runtime",
+    "register_device_function": "emu.runtime",
     "rewrite": "emu.rewriter",
     "session": "emu.runtime",
 }
@@ -41,12 +45,15 @@ __all__ = [
     "InputError",
     "Profile",
     "__version__",
+    "calibrate",
+    "draw_faults",
     "evaluate",
     "find_sites",
     "library_path",
     "load_profile",
     "read_manifest",
     "register",
+    "register_device_function",
     "rewrite",
     "session",
 ]

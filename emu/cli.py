@@ -60,10 +60,22 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.SETTING=VALUE", help="Change a setting of the device; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="[DEVICE:]SECTION.SETTING=VALUE",
+        help="Change a setting of the device, of several the one named; may be repeated.",
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option(metavar="NAME|FILE", help="Device: a preset (see 'emu devices') or a .toml file.")
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="SITES:NAME|FILE",
+        help='Another device for these sites: "component=ffn_*:ideal"; may be repeated, later ones win.',
+    ),
 ]
 Only = Annotated[
     str | None, typer.Option(metavar="SITES", help='Emulate these sites only: "layer=0-3 component=ffn_up,ffn_down".')
@@ -74,6 +86,13 @@ Stored = Annotated[
     typer.Option(
         metavar="TENSORS",
         help='Store these tensors that feed no product in arrays too: "component=word_embedding,norm".',
+    ),
+]
+Share = Annotated[
+    Literal["by-content", "by-name", "never"] | None,
+    typer.Option(
+        help="Sites that share one physical array: those with equal weights, with the same one, or none.",
+        show_default="by-content",
     ),
 ]
 Ops = Annotated[
@@ -108,9 +127,13 @@ def _options(
 def devices(
     name: Annotated[str | None, typer.Argument(metavar="[NAME|FILE]", help="Explain this device.")] = None,
     set: Set = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Plot what the device does instead, into a .png, .svg or .pdf file."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the devices, or explain every setting of one."""
+    """List the devices, explain every setting of one, or plot what it does."""
     from dataclasses import asdict
 
     from emu.device import describe, load_profile, preset_names
@@ -118,6 +141,8 @@ def devices(
     if name is None:
         if set:
             raise InputError("--set changes one device: name it, as in 'emu devices rram --set program.sigma=0.15'.")
+        if plot:
+            raise InputError("--plot is of one device: name it, as in 'emu devices pcm --plot pcm.png'.")
         profiles = [load_profile(preset) for preset in preset_names()]
         if as_json:
             _print_json([{"name": p.name, "description": p.description, "source": p.source} for p in profiles])
@@ -125,6 +150,15 @@ def devices(
             _print_table(["device", "description"], [[p.name, p.description] for p in profiles])
         return
     profile = load_profile(name, set)
+    if plot:
+        from emu.device.plot import plot_device
+
+        not_shown = plot_device(profile, plot)
+        if as_json:
+            _print_json({"plot": str(plot), "not_shown": not_shown})
+        else:
+            typer.echo(f"Wrote {plot}" + (f" (not shown: {'; '.join(not_shown)})" if not_shown else ""))
+        return
     settings = describe(profile)
     if as_json:
         _print_json(
@@ -145,9 +179,8 @@ def devices(
             section = setting.name.split(".")[0]
             typer.echo(f"\n[{section}]")
         mark = "*" if setting.entry else " "
-        value = "off" if setting.value is None else setting.value
         unit = f" {setting.unit}" if setting.unit not in ("", "1") and setting.value is not None else ""
-        typer.echo(f"{mark} {setting.name} = {value}{unit}   ({setting.range})")
+        typer.echo(f"{mark} {setting.name} = {setting.shown}{unit}   ({setting.range})")
         _print_wrapped(f"{setting.meaning} [{setting.source}]", indent=6)
 
 
@@ -165,17 +198,22 @@ def inspect(
     if manifest and stored is not None:
         raise InputError(f"{model} is rewritten already, with its stored tensors: leave out --stored.")
     # The sites of a plain model are those that it gets when it is rewritten.
-    plain = None if manifest else rewrite_model(model, "ideal", stored=stored).manifest
-    report = manifest or {"device": None, **_pick(plain or {}, ("sites", "skipped"))}
+    plain = {} if manifest else rewrite_model(model, "ideal", stored=stored).manifest
+    for site in plain.get("sites", []):
+        del site["device"]
+    report = manifest or {"devices": None, **_pick(plain, ("sites", "skipped"))}
     if as_json:
         _print_json(report)
         return
-    what = f"rewritten for {manifest['device']['name']}" if manifest else "not rewritten"
+    what = f"rewritten for {', '.join(manifest['devices'])}" if manifest else "not rewritten"
     typer.echo(f"{model}: {what}, {len(report['sites'])} sites")
+    for note in _states(report):
+        typer.echo(note)
     typer.echo()
     columns = ["index", "layer", "component", "op" if manifest else "source_op", "shape", "heads"]
     columns += [*(["tiles"] if manifest else []), "parameters", "macs"]
-    columns += [*(["array"] if any("shares_with" in site for site in report["sites"]) else []), "node"]
+    columns += ["array"] if any("shares_with" in site for site in report["sites"]) else []
+    columns += [*(["device"] if manifest and len(manifest["devices"]) > 1 else []), "node"]
     _print_table(columns, [[_cell(site[column]) for column in columns] for site in report["sites"]])
     typer.echo()
     _print_components(report["sites"])
@@ -189,35 +227,124 @@ def rewrite(
         str, typer.Option(metavar="NAME|FILE", help="Device: a preset (see 'emu devices') or a .toml file.")
     ],
     set: Set = None,
+    map: Map = None,
     only: Only = None,
     exclude: Exclude = None,
     stored: Stored = None,
-    share: Annotated[
-        Literal["by-content", "by-name", "never"],
-        typer.Option(help="Sites that share one physical array: those with equal weights, with the same one, or none."),
-    ] = "by-content",
+    share: Share = None,
+    faults: Annotated[
+        Path | None, typer.Option(help="Give every chip exactly these faults (see 'emu faults').")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write it.", show_default="MODEL.DEVICE.onnx")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Rewrite a model so that its matrix products run on a device's crossbars."""
-    from emu.device import load_profile
+    from emu.rewriter import load_devices
     from emu.rewriter import rewrite as rewrite_model
 
-    profile = load_profile(device, set)
+    profile, rules = load_devices(device, map or (), set)
     target = output or model.with_name(f"{model.stem}.{profile.name}.onnx")
-    if target.exists() and model.exists() and target.samefile(model):
-        raise InputError(f"{target} is the model itself: give another output with -o.")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists already: give another output with -o, or --overwrite.")
-    if not target.parent.is_dir():
-        raise InputError(f"There is no folder {target.parent} to write {target.name} to.")
-    emulated = rewrite_model(model, profile, only=only, exclude=exclude, share=share, stored=stored)
+    _check_target(target, model, overwrite)
+    emulated = rewrite_model(
+        model,
+        profile,
+        map=rules,
+        only=only,
+        exclude=exclude,
+        share=share or "by-content",
+        stored=stored,
+        faults=faults,
+    )
     emulated.save(target)
     _print_components(emulated.manifest["sites"])
     _print_skipped(emulated.manifest)
-    typer.echo(f"Wrote {target} for {profile.name}, {len(emulated.manifest['sites'])} sites.")
+    names = ", ".join(emulated.manifest["devices"])
+    typer.echo(f"Wrote {target} for {names}, {len(emulated.manifest['sites'])} sites.")
+    if _is_uncalibrated(emulated.manifest):
+        typer.echo(f"Its converters have calibrated ranges: run 'emu calibrate {target} --data DATA' before it runs.")
+
+
+@app.command()
+def faults(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A rewritten model whose device has faults.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the faults to this .npz file.")],
+    seed: Annotated[int | None, typer.Option(help="Which chip.", show_default="0")] = None,
+    set: Set = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the bit flips and stuck cells of one chip, for 'emu rewrite --faults'."""
+    from emu.evaluation import draw_faults
+
+    _check_target(output, model, overwrite)
+    found = draw_faults(model, seed=seed, set=set)
+    found.save(output)
+    rows: dict[str, list[int]] = {}
+    for array in found.arrays:
+        sums = rows.setdefault(array.component, [0, 0, 0, 0])
+        counts = (1, array.shape[0] * array.shape[1], array.bit_flips, array.stuck_cells)
+        rows[array.component] = [one + more for one, more in zip(sums, counts, strict=True)]
+    rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
+    head = ["component", "arrays", "values", "bit_flips", "stuck_cells"]
+    if as_json:
+        _print_json([dict(zip(head, [component, *counts], strict=True)) for component, counts in rows.items()])
+        return
+    _print_table(head, [[component, *counts] for component, counts in rows.items()])
+    typer.echo(f"Wrote {output}: the faults of chip {found.origin['seed']}.")
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A rewritten model with calibrated converters.")],
+    data: Annotated[Path, typer.Option(help="An .npz file with one array per model input.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write it.", show_default="MODEL.calibrated.onnx")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    samples: Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")] = None,
+    method: Annotated[
+        Literal["minmax", "percentile", "entropy"], typer.Option(help="How ranges follow from the numbers seen.")
+    ] = "minmax",
+    percentile: Annotated[float, typer.Option(help="Share of the numbers in range, in percent.")] = 99.99,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="8")] = None,
+    threads: Threads = None,
+    ops: Ops = "native",
+    as_json: Json = False,
+) -> None:
+    """Fit the input and output ranges of converters to data."""
+    from emu.calibration import calibrate as run_calibration
+    from emu.calibration import calibrated_sites
+
+    target = output or model.with_name(f"{model.stem}.calibrated.onnx")
+    _check_target(target, model, overwrite)
+    with _Progress("calibrating") as progress:
+        result = run_calibration(
+            model,
+            data,
+            samples=samples,
+            method=method,
+            percentile=percentile,
+            batch_size=batch_size,
+            threads=threads,
+            ops=ops,
+            progress=progress,
+        )
+    result.save(target)
+    ranges = result.value("emu.ranges").tolist()
+    rows = []
+    for index, (dac, adc) in calibrated_sites(result.manifest).items():
+        site, (largest, low, high) = result.manifest["sites"][index], ranges[index]
+        outputs = (low, high) if adc else (None, None)
+        rows.append([index, site["component"], largest if dac else None, *outputs, site["node"]])
+    head = ["index", "component", "largest_input", "lowest_output", "highest_output", "node"]
+    if as_json:
+        sites = [dict(zip(head, row, strict=True)) for row in rows]
+        _print_json({**result.manifest["calibration"], "output": str(target), "sites": sites})
+        return
+    _print_table(head, [[_cell(value) for value in row] for row in rows])
+    typer.echo(f"Wrote {target}, calibrated on {result.manifest['calibration']['samples']} samples.")
 
 
 @app.command()
@@ -227,8 +354,11 @@ def evaluate(
     chips: Annotated[int, typer.Option(min=1, help="Number of chips.")] = 10,
     device: Device = None,
     set: Set = None,
+    map: Map = None,
     only: Only = None,
     exclude: Exclude = None,
+    stored: Stored = None,
+    share: Share = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="32")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")] = None,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip.")] = 0,
@@ -247,8 +377,11 @@ def evaluate(
             chips=chips,
             device=device,
             set=set,
+            map=map or (),
             only=only,
             exclude=exclude,
+            stored=stored,
+            share=share,
             batch_size=batch_size,
             threads=threads,
             first_seed=first_seed,
@@ -347,6 +480,32 @@ def doctor(as_json: Json = False) -> None:
         _print_table(["check", "", "detail"], [[name, "ok" if ok else "FAILED", detail] for name, ok, detail in checks])
     if not all(ok for _, ok, _ in checks):
         raise typer.Exit(1)
+
+
+def _check_target(target: Path, model: Path, overwrite: bool) -> None:
+    if target.exists() and model.exists() and target.samefile(model):
+        raise InputError(f"{target} is the model itself: give another output with -o.")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists already: give another output with -o, or --overwrite.")
+    if not target.parent.is_dir():
+        raise InputError(f"There is no folder {target.parent} to write {target.name} to.")
+
+
+def _is_uncalibrated(manifest: Mapping[str, Any]) -> bool:
+    return "calibration" in manifest and manifest["calibration"] is None
+
+
+def _states(report: Mapping[str, Any]) -> list[str]:
+    """Where ranges and faults of a rewritten model come from."""
+    notes = []
+    if _is_uncalibrated(report):
+        notes.append("Its converters have calibrated ranges: run 'emu calibrate' before it runs.")
+    elif "calibration" in report:
+        calibration = report["calibration"]
+        notes.append(f"Converters calibrated by {calibration['method']} on {calibration['samples']} samples.")
+    if "faults" in report:
+        notes.append(f"Every chip has the faults of chip {report['faults']['seed']}.")
+    return notes
 
 
 def _print_components(sites: Sequence[Mapping[str, Any]]) -> None:

@@ -40,7 +40,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_the_checkout_runs_without_installing() -> None:
     done = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for command in ("devices", "inspect", "rewrite", "run", "evaluate", "demo", "doctor"):
+    commands = ("devices", "inspect", "rewrite", "faults", "calibrate", "run", "evaluate", "demo", "doctor")
+    for command in commands:
         assert command in done.stdout
 
 
@@ -76,6 +77,8 @@ def test_a_missing_model_is_a_sentence_and_exit_code_2(tmp_path: Path) -> None:
     for command in (
         ["inspect", missing],
         ["rewrite", missing, "--device", "rram"],
+        ["faults", missing, "-o", tmp_path / "f.npz"],
+        ["calibrate", missing, "--data", missing],
         ["run", missing, "--input", missing],
         ["evaluate", missing, "--data", missing],
     ):
@@ -180,10 +183,10 @@ class TestWithATrainedModel:
 
     def test_inspect_shows_the_sites_of_a_plain_and_of_a_rewritten_model_alike(self, model: Path) -> None:
         plain = json.loads(emu("inspect", model, "--json").stdout)
-        assert plain["device"] is None
+        assert plain["devices"] is None and "device" not in plain["sites"][0]
         emu("rewrite", model, "--device", "rram")
         rewritten = json.loads(emu("inspect", model.with_name("digits.rram.onnx"), "--json").stdout)
-        assert rewritten["device"]["name"] == "rram"
+        assert list(rewritten["devices"]) == ["rram"] and rewritten["sites"][0]["device"] == "rram"
         facts = ("node", "layer", "component", "shape", "parameters", "macs")
         assert [[s[f] for f in facts] for s in plain["sites"]] == [[s[f] for f in facts] for s in rewritten["sites"]]
         shown = emu("inspect", model).stdout
@@ -212,6 +215,85 @@ class TestWithATrainedModel:
         assert len(report["accuracy"]["per_chip"]) == 2 and report["settings"]["program.sigma"] == 0.3
         table = emu(*arguments).stdout
         assert "clean" in table and "60 samples" in table and "chips" not in table
+
+    def test_evaluate_maps_stores_and_shares_a_plain_model_as_rewrite_does(self, model: Path) -> None:
+        arguments = ["evaluate", model, "--data", data_path("digits_vit"), "--chips", 1, "--samples", 20, "--json"]
+        options = ["--map", "layer=0:ideal", "--stored", "component=norm", "--share", "never"]
+        report = json.loads(emu(*arguments, "--device", "rram", *options).stdout)
+        assert report["device"] == "rram, ideal" and report["sites"] > 34
+        assert "'map' is for rewriting a plain model" in refusal(*arguments, "--map", "layer=0:ideal")
+
+    def test_several_devices_are_set_by_name(self, model: Path) -> None:
+        rewritten, data = model.with_name("digits.rram.onnx"), data_path("digits_vit")
+        emu(
+            "rewrite", model, "--device", "rram", "--map", "component=ffn_*:rram_adc", "--set", "rram:program.sigma=0.2"
+        )
+        shown = emu("inspect", rewritten).stdout
+        assert "rewritten for rram, rram_adc, 34 sites" in shown and "device" in shown.splitlines()[2].split()
+        run = ["run", rewritten, "--input", data, "--json"]
+        same, other = (emu(*run, "--set", f"rram:program.sigma={sigma}").stdout for sigma in (0.2, 0.3))
+        assert same == emu(*run).stdout != other
+        assert emu(*run, "--set", "adc.bound=5").stdout != same
+        assert "as in rram:program.sigma=0.3" in refusal(*run, "--set", "program.sigma=0.3")
+        assert "it has rram, rram_adc" in refusal(*run, "--set", "pcm:program.sigma=0.3")
+
+    def test_faults_of_a_chip_are_written_counted_and_given_to_every_chip(self, model: Path, tmp_path: Path) -> None:
+        device = [
+            "--device",
+            "ideal",
+            "--set",
+            "faults.storage=int",
+            "--set",
+            "faults.bits=8",
+            "--set",
+            "faults.ber=0.01",
+        ]
+        random, listed, file = tmp_path / "random.onnx", tmp_path / "listed.onnx", tmp_path / "faults.npz"
+        emu("rewrite", model, *device, "-o", random)
+        counts = json.loads(emu("faults", random, "--seed", 3, "-o", file, "--json").stdout)
+        assert counts[0]["component"] == "patch_embedding" and counts[-1]["component"] == "all"
+        assert counts[-1]["bit_flips"] == sum(row["bit_flips"] for row in counts[:-1]) > 0
+        assert counts[-1]["bit_flips"] == pytest.approx(counts[-1]["values"] * 8 * 0.01, rel=0.1)
+        assert "--overwrite" in refusal("faults", random, "-o", file)
+        table = emu("faults", random, "--seed", 3, "-o", file, "--overwrite").stdout
+        assert "bit_flips" in table and f"Wrote {file}: the faults of chip 3." in table
+
+        assert emu("rewrite", model, *device, "--faults", file, "-o", listed).exit_code == 0
+        assert "Every chip has the faults of chip 3." in emu("inspect", listed).stdout
+        run = ["--input", data_path("digits_vit"), "--json", "--seed"]
+        assert emu("run", random, *run, 3).stdout == emu("run", listed, *run, 8).stdout
+        assert emu("run", random, *run, 3).stdout != emu("run", random, *run, 8).stdout
+        assert "has no random faults" in refusal("faults", listed, "-o", tmp_path / "again.npz")
+        narrow = [option.replace("bits=8", "bits=4") for option in device]
+        assert "fault_bits = 8, here it is 4" in refusal("rewrite", model, *narrow, "--faults", file)
+
+    def test_calibrated_converters_are_calibrated_before_they_run(self, model: Path, tmp_path: Path) -> None:
+        profile, data = tmp_path / "adc.toml", data_path("digits_vit")
+        converter = 'model = "uniform"\nrange = "calibrated"\nbits = 8\n'
+        profile.write_text(f"[dac]\n{converter}[adc]\n{converter}")
+        said = emu("rewrite", model, "--device", profile).stdout
+        rewritten, calibrated = model.with_name("digits.adc.onnx"), model.with_name("digits.adc.calibrated.onnx")
+        assert f"run 'emu calibrate {rewritten} --data DATA'" in said
+        assert "run 'emu calibrate'" in emu("inspect", rewritten).stdout
+        for command in (["run", rewritten, "--input", data], ["evaluate", rewritten, "--data", data]):
+            assert "is not calibrated yet: run 'emu calibrate'" in refusal(*command)
+
+        options = ["--data", data, "--samples", 64]
+        report = json.loads(emu("calibrate", rewritten, *options, "--json").stdout)
+        assert report["output"] == str(calibrated) and report["samples"] == 64 and len(report["sites"]) == 34
+        assert all(site["largest_input"] > 0 > site["lowest_output"] for site in report["sites"])
+        assert "--overwrite" in refusal("calibrate", rewritten, *options)
+        table = emu("calibrate", rewritten, *options, "--method", "percentile", "-o", tmp_path / "p.onnx").stdout
+        assert "largest_input" in table and "calibrated on 64 samples" in table
+        assert "calibrated by percentile on 64 samples" in emu("inspect", tmp_path / "p.onnx").stdout
+        accuracy = json.loads(emu("evaluate", calibrated, "--data", data, "--chips", 1, "--json").stdout)
+        assert accuracy["accuracy"]["mean"] > accuracy["clean"]["accuracy"] - 0.02
+        assert "has no converters with calibrated ranges" in refusal("calibrate", self.for_rram(model), "--data", data)
+
+    @staticmethod
+    def for_rram(model: Path) -> Path:
+        emu("rewrite", model, "--device", "rram")
+        return model.with_name("digits.rram.onnx")
 
     def test_run_takes_controls_and_names_a_wrong_one(self, model: Path) -> None:
         emu("rewrite", model, "--device", "rram_adc")

@@ -203,6 +203,52 @@ def test_four_threads_with_four_chips_share_one_session_of_a_whole_model() -> No
             np.testing.assert_array_equal(result, expected[index % 4])
 
 
+@pytest.mark.parametrize("ops", ["native", "python"])
+def test_a_device_function_programs_every_array_and_its_failure_is_a_sentence(ops: Any) -> None:
+    calls = []
+
+    def shrink(target: np.ndarray, normals: np.ndarray, parameters: dict[str, float]) -> np.ndarray:
+        calls.append((target.shape, normals.std(), parameters))
+        return (target * np.float32(parameters["gain"])).astype(np.float32)
+
+    name = f"shrink_{ops}"
+    device = {"program": {"model": "function", "function": name, "parameters": {"gain": 1.0}}}
+    emulated = emu.rewrite(model_path("digits_vit"), device=device, only="component=classifier")
+    with np.load(data_path("digits_vit")) as data:
+        inputs = {"pixel_values": data["pixel_values"][:4]}
+    with pytest.raises(emu.InputError, match=f"'{name}', which is not registered: call emu.register_device_function"):
+        emu.session(emulated, ops=ops)
+    emu.register_device_function(name, shrink)
+    session = emu.session(emulated, ops=ops)
+    plain = emu.session(model_path("digits_vit")).run(None, inputs)[0]
+    np.testing.assert_allclose(session.run(None, inputs)[0], plain, atol=1e-4)
+    (shape, spread, parameters), *_ = calls
+    assert list(shape) == emulated.manifest["sites"][0]["shape"] and parameters == {"gain": 1.0}
+    assert spread == pytest.approx(1, abs=0.15)
+    halved = session.run(None, {**inputs, "emu.device": np.float32([0.5])})[0]
+    assert np.abs(halved - plain).max() > 0.1
+
+    emu.register_device_function(name, lambda target, normals, parameters: target[:1])
+    with pytest.raises(Exception, match=r"\[1, 10\], expected float32"):
+        session.run(None, {**inputs, "emu.seed": np.int64(1)})
+
+
+def test_native_and_python_operators_agree_on_several_calibrated_devices() -> None:
+    converter = {"model": "uniform", "range": "calibrated", "bits": 12}
+    device = {"name": "mine", "mapping": {"tile_rows": 16}, "dac": converter, "adc": converter}
+    rules = ["component=ffn_*:rram", "layer=1:ideal"]
+    with np.load(data_path("digits_vit")) as data:
+        inputs = {"pixel_values": data["pixel_values"][:8]}
+    emulated = emu.rewrite(model_path("digits_vit"), device=device, map=rules)
+    native, python = (emu.calibrate(emulated, inputs, ops=ops) for ops in ("native", "python"))
+    np.testing.assert_allclose(native.value("emu.ranges"), python.value("emu.ranges"), rtol=1e-4)
+    a, b = (
+        emu.session(native, ops=ops).run(None, {**inputs, "emu.seed": np.int64(2)})[0] for ops in ("native", "python")
+    )
+    # A code on a rounding tie may fall either way: 12 bits make that small.
+    np.testing.assert_allclose(a, b, atol=0.02 * np.abs(b).max())
+
+
 def test_session_options_of_the_user_work_with_register(tmp_path: Path) -> None:
     emu.rewrite(model_path("digits_vit"), device="rram").save(tmp_path / "model.onnx")
     options = onnxruntime.SessionOptions()

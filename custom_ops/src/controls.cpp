@@ -33,6 +33,25 @@ int64_t scalar(const Structure& structure, const Context& context, size_t index,
   return value;
 }
 
+void read_ranges(const Structure& structure, const Context& context, size_t index, Controls& controls) {
+  const Tensor ranges = typed_input(structure, context, index, "ranges", kFloat);
+  if (ranges.shape != Shape{structure.sites, 3}) {
+    fail(structure, "ranges",
+         "its shape is " + to_string(ranges.shape) + "; expected [" + std::to_string(structure.sites) + ", 3]");
+  }
+  const float* row = ranges.floats() + 3 * structure.site;
+  controls.calibrated_input = row[0];
+  controls.calibrated_low = row[1];
+  controls.calibrated_high = row[2];
+  const bool input = std::isfinite(row[0]) && row[0] > 0;
+  const bool output = std::isfinite(row[1]) && std::isfinite(row[2]) && row[1] < row[2];
+  if ((structure.dac == Range::kCalibrated && !input) || (structure.adc == Range::kCalibrated && !output)) {
+    fail(structure, "ranges",
+         "row " + std::to_string(structure.site) +
+             " holds no ranges; calibrate the model with 'emu calibrate', or give an input above 0 and rising outputs");
+  }
+}
+
 // The first sample and the number of samples (0 when it is not given).
 void read_sample(const Structure& structure, const Context& context, size_t index, Controls& controls) {
   const Tensor sample = typed_input(structure, context, index, "sample", kInt64);
@@ -53,7 +72,9 @@ void read_sample(const Structure& structure, const Context& context, size_t inde
 
 }  // namespace
 
-Controls read_controls(const Structure& structure, const Context& context, size_t first_input, bool has_sample) {
+int faults_place(Operator kind) { return kind == Operator::kDynamic ? -1 : kind == Operator::kFaultyWeight ? 2 : 3; }
+
+Controls read_controls(const Structure& structure, const Context& context, size_t first_input) {
   Controls controls;
   const Tensor device = typed_input(structure, context, first_input, "device", kFloat);
   if (device.shape.size() != 1) {
@@ -76,11 +97,21 @@ Controls read_controls(const Structure& structure, const Context& context, size_
          "entry " + std::to_string(structure.site) + " is " + value.str() + "; expected a finite number from 0");
   }
 
-  controls.seed = static_cast<uint32_t>(scalar(structure, context, first_input + 2, "seed", 0));
-  controls.read_seed = static_cast<uint32_t>(scalar(structure, context, first_input + 3, "read_seed", 0));
-
-  if (has_sample) read_sample(structure, context, first_input + 4, controls);
-  const int64_t head = scalar(structure, context, first_input + (has_sample ? 5 : 4), "head", -1);
+  const bool products = structure.kind != Operator::kFaultyWeight;
+  size_t next = first_input + 2;
+  if (products) read_ranges(structure, context, next++, controls);
+  if (faults_place(structure.kind) >= 0) {
+    controls.faults = typed_input(structure, context, next++, "faults", kInt64);
+    const bool listed = structure.fault_source == FaultSource::kList;
+    if (controls.faults.shape.size() != 1 || (!listed && controls.faults.size() != 0)) {
+      fail(structure, "faults",
+           "its shape is " + to_string(controls.faults.shape) + "; expected " + (listed ? "[F]" : "[0]"));
+    }
+  }
+  controls.seed = static_cast<uint32_t>(scalar(structure, context, next++, "seed", 0));
+  controls.read_seed = static_cast<uint32_t>(scalar(structure, context, next++, "read_seed", 0));
+  if (products) read_sample(structure, context, next++, controls);
+  const int64_t head = scalar(structure, context, next, "head", -1);
   controls.head = head < 0 ? -1 : head / structure.head_share;
   const bool has_heads = structure.head_axis != HeadAxis::kNone;
   if (head >= 0 && has_heads && controls.head >= structure.heads) {

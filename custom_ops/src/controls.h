@@ -1,4 +1,4 @@
-// The six control inputs of one run, checked; and which sample each row of an activation belongs to.
+// The control inputs of one run, checked; and which sample each row of an activation belongs to.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,11 @@ namespace emu {
 
 struct Controls {
   Device device;
-  float strength = 1;  // of this site
+  float strength = 1;          // of this site
+  float calibrated_input = 1;  // activation that maps to 1
+  float calibrated_low = 0;    // outputs
+  float calibrated_high = 0;
+  Tensor faults;  // a list; null where the operator has none
   uint32_t seed = 0;
   uint32_t read_seed = 0;
   uint32_t first_sample = 0;
@@ -21,9 +25,10 @@ struct Controls {
   bool exact = false;
 };
 
-// Reads the control inputs from first_input on: device, strength, seed, read_seed, sample (if has_sample), head. Throws
-// Error.
-Controls read_controls(const Structure& structure, const Context& context, size_t first_input, bool has_sample = true);
+// Reads the control inputs of an operator from first_input on. Throws Error.
+Controls read_controls(const Structure& structure, const Context& context, size_t first_input);
+// The place of `faults` among the control inputs, -1 where the operator has none.
+int faults_place(Operator kind);
 
 struct SampleRow {
   uint32_t sample;

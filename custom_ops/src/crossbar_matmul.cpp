@@ -30,6 +30,10 @@ StoredProduct::StoredProduct(const NodeInfo& info, Operator kind)
     : quantized_(kind == Operator::kQuantized), structure_(structure_of(info, kind)), matmul_(info) {
   const std::vector<const char*> constants =
       quantized_ ? std::vector<const char*>{"codes", "scale", "zero_point"} : std::vector<const char*>{"W"};
+  const size_t faults = 1 + constants.size() + static_cast<size_t>(faults_place(kind));
+  if (!info.input_is_constant(faults)) {
+    throw Error("node '" + structure_.node + "', input 'faults': it must be a constant of the graph");
+  }
   for (size_t i = 0; i < constants.size(); ++i) {
     if (!info.input_is_constant(1 + i)) {
       throw Error("node '" + structure_.node + "', input '" + constants[i] + "': it must be a constant of the graph");
@@ -38,11 +42,11 @@ StoredProduct::StoredProduct(const NodeInfo& info, Operator kind)
 }
 
 std::vector<ElementType> CrossbarMatMul::input_types() {
-  return {kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64};
+  return {kFloat, kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64, kInt64};
 }
 
 std::vector<ElementType> CrossbarMatMulQuantized::input_types() {
-  return {kFloat, kInt8, kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64};
+  return {kFloat, kInt8, kFloat, kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64, kInt64};
 }
 
 // Numbers of a quantized weight: (code - zero_point) * scale.
@@ -51,11 +55,11 @@ StoredProduct::Weights StoredProduct::weights(const Context& context) {
   if (w.shape.size() != 2) {
     throw Error("node '" + structure_.node + "': the weight has shape " + to_string(w.shape) + "; expected [K, N]");
   }
-  if (!quantized_) return {w.floats(), w.shape, w.value};
+  if (!quantized_) return {w.floats(), w.shape, w.value, {}};
+  const Tensor scale = context.input(2);
+  const Tensor zero_point = context.input(3);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (dequantized_.empty() && w.size() > 0) {
-    const Tensor scale = context.input(2);
-    const Tensor zero_point = context.input(3);
     const int64_t rows = w.shape[0];
     const int64_t columns = w.shape[1];
     const int64_t block = structure_.block_rows;
@@ -85,10 +89,17 @@ StoredProduct::Weights StoredProduct::weights(const Context& context) {
       }
     }
   }
-  return {dequantized_.data(), w.shape, nullptr};
+  ModelCodes own{static_cast<const int8_t*>(w.data),
+                 scale.floats(),
+                 zero_point.floats(),
+                 w.shape[0],
+                 w.shape[1],
+                 !scale.shape.empty(),
+                 structure_.block_rows};
+  return {dequantized_.data(), w.shape, nullptr, own};
 }
 
-// Checks the weights and measures their scales, once.
+// Checks the weights, once.
 void StoredProduct::prepare(const Weights& w) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (prepared_) return;
@@ -108,7 +119,6 @@ void StoredProduct::prepare(const Weights& w) {
   if (std::isinf(kernels().largest_magnitude(w.values, size)) || std::isnan(kernels().sum_of_squares(w.values, size))) {
     throw Error("node '" + structure_.node + "', input 'W': it holds an infinite value or a NaN");
   }
-  scales_ = weight_scales(structure_, w.values, rows_, columns_);
   prepared_ = true;
 }
 
@@ -122,8 +132,8 @@ void StoredProduct::exact_product(const Tensor& x, const Weights& w, const Conte
   }
 }
 
-std::shared_ptr<const StoredProduct::Programmed> StoredProduct::programmed(const Controls& controls, const float* w,
-                                                                           const Context& context) {
+std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& controls, const Weights& w,
+                                                         const Context& context) {
   const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -133,21 +143,13 @@ std::shared_ptr<const StoredProduct::Programmed> StoredProduct::programmed(const
     // Make room before the new copy is made, so that no more copies than the limit are ever alive here.
     while (snapshots_.size() >= static_cast<size_t>(g_snapshot_limit.load())) snapshots_.erase(snapshots_.begin());
   }
-  auto fresh = std::make_shared<Programmed>();
-  fresh->key = key;
-  fresh->values.resize(static_cast<size_t>(rows_ * columns_));
-  const bool normalize = structure_.has_periphery();
-  const auto groups = normalize ? structure_.column_groups(columns_) : std::vector<Span>{{0, columns_}};
   const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
     context.parallel_for(count, body);
   };
-  const auto tiles = structure_.row_tiles(rows_);
-  write_values(structure_, key, w, rows_, columns_, tiles, groups, scales_.data(), normalize, nullptr, for_each,
-               fresh->values.data());
-  if (structure_.weight_noise == WeightNoise::kPcmRead) {
-    fresh->magnitudes.resize(fresh->values.size());
-    kernels().absolute(fresh->values.data(), static_cast<int64_t>(fresh->values.size()), fresh->magnitudes.data());
-  }
+  const Matrix matrix{
+      w.values, rows_, columns_, quantized_ ? &w.codes : nullptr, controls.faults.ints(), controls.faults.size()};
+  const auto fresh = std::make_shared<const StoredArray>(
+      store_array(structure_, controls.device, key, matrix, structure_.has_periphery(), for_each));
   const std::lock_guard<std::mutex> lock(mutex_);
   while (snapshots_.size() >= static_cast<size_t>(g_snapshot_limit.load())) snapshots_.erase(snapshots_.begin());
   snapshots_.push_back(fresh);
@@ -158,14 +160,13 @@ void StoredProduct::crossbar_product(const Controls& controls, const Tensor& x, 
                                      const Context& context, float* y) {
   Shape y_shape = leading(x.shape, 1);
   y_shape.push_back(columns_);
-  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   if (!structure_.has_periphery()) {
-    const bool as_it_is = stores_exactly(structure_, key);
-    const auto weights = as_it_is ? nullptr : programmed(controls, w.values, context);
-    matmul_.run(context, x_values, x.shape, as_it_is ? w.values : weights->values.data(), w.shape, y, y_shape);
+    const bool as_it_is = stores_exactly(structure_, controls.device, controls.strength);
+    const auto weights = as_it_is ? nullptr : stored(controls, w, context);
+    matmul_.run(context, x_values, x.shape, as_it_is ? w.values : weights->slices[0].data(), w.shape, y, y_shape);
     return;
   }
-  const auto weights = programmed(controls, w.values, context);
+  const auto weights = stored(controls, w, context);
   const SampleMap samples(leading(x.shape, 1), structure_.sample_axis, controls);
   const int64_t rows = product(x.shape, 0, x.shape.size() - 1);
   check_counter_range(structure_, samples, rows, static_cast<uint64_t>((columns_ + 3) / 4));
@@ -178,12 +179,16 @@ void StoredProduct::crossbar_product(const Controls& controls, const Tensor& x, 
   read.columns = columns_;
   read.row_tiles = structure_.row_tiles(rows_);
   read.column_groups = structure_.column_groups(columns_);
-  const auto block = [&](const std::vector<float>& values, size_t t, size_t g) {
-    return values.data() + block_offset(read.row_tiles[t], read.column_groups[g], columns_);
+  const auto block = [&](const std::vector<float>& values, size_t tile, size_t group) {
+    return values.data() + block_offset(read.row_tiles[tile], read.column_groups[group], columns_);
   };
-  read.tile = [&](size_t t, size_t g) { return block(weights->values, t, g); };
-  read.absolute_tile = [&](size_t t, size_t g) { return block(weights->magnitudes, t, g); };
-  read.scales = scales_.data();
+  read.tile = [&](size_t i, size_t t, size_t g) { return block(weights->slices[i], t, g); };
+  read.noise_tile = [&](size_t i, size_t t, size_t g) { return block(weights->noise_weights[i], t, g); };
+  read.magnitude_tile = [&](size_t i, size_t t, size_t g) { return block(weights->magnitudes[i], t, g); };
+  read.decoding = decoding(structure_, controls.device);
+  read.unit_columns = &weights->unit_columns;
+  read.scales = weights->scales.data();
+  read.a_samples = &samples;
   read.samples = &samples;
   read.y = y;
   read_product(read, context, matmul_);
@@ -237,8 +242,8 @@ void StoredProduct::compute(const Context& context) {
   y_shape.push_back(columns_);
   const Tensor y = context.output(0, y_shape);
   if (product(y_shape) == 0) return;
-  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
-  if (controls.exact || (!structure_.has_periphery() && stores_exactly(structure_, key))) {
+  const bool exact = stores_exactly(structure_, controls.device, controls.strength);
+  if (controls.exact || (!structure_.has_periphery() && exact)) {
     exact_product(x, w, context, y);
   } else if (controls.head >= 0) {
     one_head(controls, x, w, context, y);

@@ -26,19 +26,14 @@ class StoredProduct {
     const float* values = nullptr;
     Shape shape;
     OrtValue* value = nullptr;
-  };
-
-  // Weights as the arrays hold them; immutable once published, shared by all runs that use the same chip.
-  struct Programmed {
-    StoreKey key;
-    std::vector<float> values;
-    std::vector<float> magnitudes;  // |values|, only where weight noise needs them
+    ModelCodes codes;  // quantized only
   };
 
   Weights weights(const Context& context);
   void prepare(const Weights& w);
   void exact_product(const Tensor& x, const Weights& w, const Context& context, const Tensor& y) const;
-  std::shared_ptr<const Programmed> programmed(const Controls& controls, const float* w, const Context& context);
+  // The arrays of one chip: made once, shared by all runs that use the same chip.
+  std::shared_ptr<const StoredArray> stored(const Controls& controls, const Weights& w, const Context& context);
   void crossbar_product(const Controls& controls, const Tensor& x, const float* x_values, const Weights& w,
                         const Context& context, float* y);
   void one_head(const Controls& controls, const Tensor& x, const Weights& w, const Context& context, const Tensor& y);
@@ -51,8 +46,7 @@ class StoredProduct {
   std::vector<float> dequantized_;
   int64_t rows_ = 0;
   int64_t columns_ = 0;
-  std::vector<float> scales_;
-  std::vector<std::shared_ptr<const Programmed>> snapshots_;  // newest last
+  std::vector<std::shared_ptr<const StoredArray>> snapshots_;  // newest last
 };
 
 class CrossbarMatMul : public StoredProduct {

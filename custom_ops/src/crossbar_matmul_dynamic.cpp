@@ -1,6 +1,7 @@
 #include "crossbar_matmul_dynamic.h"
 
 #include <algorithm>
+#include <map>
 
 #include "periphery.h"
 #include "stored_values.h"
@@ -66,16 +67,46 @@ CrossbarMatMulDynamic::CrossbarMatMulDynamic(const NodeInfo& info)
           [&](const char* attribute) { return info.string_attribute(attribute); })),
       matmul_(info) {}
 
+// Of every matrix by itself, or one of all matrices of a sample.
+void CrossbarMatMulDynamic::measure_scales(const Controls& controls, const Batch& batch, const SampleMap& samples,
+                                           const Context& context, std::vector<float>& scales) const {
+  const int64_t matrices = product(batch.b_leading);
+  const int64_t size = batch.depth * batch.columns;
+  if (!structure_.write_per_sample) {
+    context.parallel_for(matrices, [&](int64_t m) {
+      const std::vector<float> own =
+          weight_scales(structure_, controls.device, batch.b.floats() + m * size, batch.depth, batch.columns);
+      std::copy(own.begin(), own.end(), scales.begin() + m * static_cast<int64_t>(own.size()));
+    });
+    return;
+  }
+  std::map<uint32_t, std::vector<float>> values_of;
+  for (int64_t m = 0; m < matrices; ++m) {
+    std::vector<float>& values = values_of[samples.locate(m).sample];
+    values.insert(values.end(), batch.b.floats() + m * size, batch.b.floats() + (m + 1) * size);
+  }
+  const int64_t of_matrix = static_cast<int64_t>(scales.size()) / std::max<int64_t>(1, matrices);
+  std::map<uint32_t, float> scale_of;
+  for (const auto& [sample, values] : values_of) {
+    Structure one_tile = structure_;
+    one_tile.tile_rows = 0;
+    scale_of[sample] =
+        weight_scales(one_tile, controls.device, values.data(), static_cast<int64_t>(values.size()), 1)[0];
+  }
+  for (int64_t m = 0; m < matrices; ++m) {
+    std::fill(scales.begin() + m * of_matrix, scales.begin() + (m + 1) * of_matrix, scale_of[samples.locate(m).sample]);
+  }
+}
+
 void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Batch& batch, const Context& context,
                                              float* y) const {
-  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   const bool periphery = structure_.has_periphery();
   const int64_t matrices = product(batch.b_leading);
   const int64_t size = batch.depth * batch.columns;
   Shape y_shape = batch.y_leading;
   y_shape.push_back(batch.rows);
   y_shape.push_back(batch.columns);
-  if (!periphery && stores_exactly(structure_, key)) {
+  if (!periphery && stores_exactly(structure_, controls.device, controls.strength)) {
     matmul_.run(context, batch.a.floats(), batch.a.shape, batch.b.floats(), batch.b.shape, y, y_shape);
     return;
   }
@@ -93,22 +124,20 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
   // Every matrix is scaled and written by itself, then laid out tile by tile: [tile][group][matrix].
   Scratch written(matrices * size);
   Scratch staged(matrices * size);
-  Scratch magnitudes(structure_.weight_noise == WeightNoise::kPcmRead ? matrices * size : 0);
+  Scratch magnitudes(structure_.ir_drop == IrDrop::kFormula ? matrices * size : 0);
+  Scratch variances(needs_noise_weights(structure_) ? matrices * size : 0);
   std::vector<float> scales(static_cast<size_t>(matrices) * tiles.size() * static_cast<size_t>(batch.columns));
   const auto offset = [&](size_t t, size_t g) { return matrices * block_offset(tiles[t], groups[g], batch.columns); };
   const bool one_block = tiles.size() == 1 && groups.size() == 1;
-  const ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
-    for (int64_t i = 0; i < count; ++i) body(i);
-  };
+  measure_scales(controls, batch, b_samples, context, scales);
   context.parallel_for(matrices, [&](int64_t m) {
     const float* source = batch.b.floats() + m * size;
-    const std::vector<float> own = weight_scales(structure_, source, batch.depth, batch.columns);
-    std::copy(own.begin(), own.end(), scales.begin() + m * static_cast<int64_t>(own.size()));
+    const float* own = scales.data() + m * static_cast<int64_t>(tiles.size()) * batch.columns;
     const SampleRow place = b_samples.locate(m);
     const DynamicRow row{place.sample, place.row * static_cast<uint64_t>(batch.depth)};
     float* target = (one_block ? written : staged).data() + m * size;
-    write_values(structure_, key, source, batch.depth, batch.columns, tiles, groups, own.data(), periphery, &row,
-                 serial, target);
+    write_operand(structure_, controls.device, controls.strength, controls.seed, controls.read_seed, source,
+                  batch.columns, tiles, groups, own, periphery, row, target);
     if (one_block) return;
     for (size_t t = 0; t < tiles.size(); ++t) {
       for (size_t g = 0; g < groups.size(); ++g) {
@@ -125,31 +154,45 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
     matmul_.run(context, batch.a.floats(), batch.a.shape, written.data(), batch.b.shape, y, y_shape);
     return;
   }
-  if (structure_.weight_noise == WeightNoise::kPcmRead)
-    kernels().absolute(written.data(), matrices * size, magnitudes.data());
+  if (structure_.ir_drop == IrDrop::kFormula) kernels().absolute(written.data(), matrices * size, magnitudes.data());
+  if (needs_noise_weights(structure_)) noise_weights(structure_, written.data(), matrices * size, variances.data());
 
   Shape y_rows = batch.y_leading;
   y_rows.push_back(batch.rows);
   const SampleMap samples(y_rows, structure_.sample_axis, controls);
   check_counter_range(structure_, samples, product(y_rows), blocks_per_row);
+  // Input noise differs from product to product, so a left operand that serves several is repeated for each.
+  const bool repeated = structure_.input_noise() && !batch.a_of.empty();
+  const int64_t a_size = batch.rows * batch.depth;
+  Scratch left(repeated ? product(batch.y_leading) * a_size : 0);
+  for (size_t m = 0; repeated && m < batch.a_of.size(); ++m) {
+    const float* from = batch.a.floats() + batch.a_of[m] * a_size;
+    std::copy(from, from + a_size, left.data() + static_cast<int64_t>(m) * a_size);
+  }
+  Shape a_rows = repeated ? batch.y_leading : batch.a_leading;
+  a_rows.push_back(batch.rows);
+  const SampleMap a_samples(a_rows, structure_.sample_axis, controls);
   CrossbarProduct read;
   read.structure = &structure_;
   read.controls = &controls;
-  read.a = batch.a.floats();
-  read.a_leading = batch.a_leading;
+  read.a = repeated ? left.data() : batch.a.floats();
+  read.a_leading = repeated ? batch.y_leading : batch.a_leading;
   read.b_leading = batch.b_leading;
   read.y_leading = batch.y_leading;
   read.rows = batch.rows;
   read.depth = batch.depth;
   read.columns = batch.columns;
-  read.a_of = batch.a_of;
+  if (!repeated) read.a_of = batch.a_of;
   read.b_of = batch.b_of;
   read.row_tiles = tiles;
   read.column_groups = groups;
-  read.tile = [&](size_t t, size_t g) { return written.data() + offset(t, g); };
-  read.absolute_tile = [&](size_t t, size_t g) { return magnitudes.data() + offset(t, g); };
+  read.tile = [&](size_t, size_t t, size_t g) { return written.data() + offset(t, g); };
+  read.noise_tile = [&](size_t, size_t t, size_t g) { return variances.data() + offset(t, g); };
   read.scales = scales.data();
+  read.magnitude_tile = [&](size_t, size_t t, size_t g) { return magnitudes.data() + offset(t, g); };
+  read.decoding = decoding(structure_, controls.device);
   read.samples = &samples;
+  read.a_samples = &a_samples;
   read.y = y;
   read_product(read, context, matmul_);
 }
@@ -187,8 +230,8 @@ void CrossbarMatMulDynamic::compute(const Context& context) {
     std::fill(y.mutable_floats(), y.mutable_floats() + y.size(), 0.0f);
     return;
   }
-  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
-  if (controls.exact || (!structure_.has_periphery() && stores_exactly(structure_, key))) {
+  const bool exact = stores_exactly(structure_, controls.device, controls.strength);
+  if (controls.exact || (!structure_.has_periphery() && exact)) {
     matmul_.run(context, batch.a, batch.b, y);
     return;
   }

@@ -17,11 +17,13 @@ class CrossbarMatMulDynamic {
 
   static const char* op_name() { return "CrossbarMatMulDynamic"; }
   static std::vector<ElementType> input_types() {
-    return {kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64};
+    return {kFloat, kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64};
   }
 
  private:
   struct Batch;
+  void measure_scales(const Controls& controls, const Batch& batch, const SampleMap& samples, const Context& context,
+                      std::vector<float>& scales) const;
   void crossbar_product(const Controls& controls, const Batch& batch, const Context& context, float* y) const;
 
   Structure structure_;

@@ -13,8 +13,8 @@ FaultyWeight::FaultyWeight(const NodeInfo& info)
   }
 }
 
-std::shared_ptr<const FaultyWeight::Programmed> FaultyWeight::programmed(const Controls& controls, const Tensor& w,
-                                                                         const Context& context) {
+std::shared_ptr<const StoredArray> FaultyWeight::stored(const Controls& controls, const Tensor& w,
+                                                        const Context& context) {
   const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -22,15 +22,12 @@ std::shared_ptr<const FaultyWeight::Programmed> FaultyWeight::programmed(const C
   }
   const int64_t columns = w.shape.back();
   const int64_t rows = w.size() / columns;
-  auto fresh = std::make_shared<Programmed>();
-  fresh->key = key;
-  fresh->values.resize(static_cast<size_t>(w.size()));
-  const std::vector<float> scales = weight_scales(structure_, w.floats(), rows, columns);
   const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
     context.parallel_for(count, body);
   };
-  write_values(structure_, key, w.floats(), rows, columns, structure_.row_tiles(rows), {{0, columns}}, scales.data(),
-               false, nullptr, for_each, fresh->values.data());
+  const Matrix matrix{w.floats(), rows, columns, nullptr, controls.faults.ints(), controls.faults.size()};
+  const auto fresh =
+      std::make_shared<const StoredArray>(store_array(structure_, controls.device, key, matrix, false, for_each));
   const std::lock_guard<std::mutex> lock(mutex_);
   newest_ = fresh;
   return fresh;
@@ -38,19 +35,18 @@ std::shared_ptr<const FaultyWeight::Programmed> FaultyWeight::programmed(const C
 
 void FaultyWeight::compute(const Context& context) {
   const Tensor w = context.input(0);
-  const Controls controls = read_controls(structure_, context, 1, false);
+  const Controls controls = read_controls(structure_, context, 1);
   if (w.shape.empty()) {
     throw Error("node '" + structure_.node + "', input 'W': it is a scalar; expected rank 1 or more");
   }
   const Tensor y = context.output(0, w.shape);
   if (w.size() == 0) return;
-  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
-  if (controls.exact || stores_exactly(structure_, key)) {
+  if (controls.exact || stores_exactly(structure_, controls.device, controls.strength)) {
     std::copy(w.floats(), w.floats() + w.size(), y.mutable_floats());
     return;
   }
-  const auto held = programmed(controls, w, context);
-  std::copy(held->values.begin(), held->values.end(), y.mutable_floats());
+  const auto held = stored(controls, w, context);
+  std::copy(held->slices[0].begin(), held->slices[0].end(), y.mutable_floats());
 }
 
 }  // namespace emu

@@ -18,19 +18,14 @@ class FaultyWeight {
   void compute(const Context& context);
 
   static const char* op_name() { return "FaultyWeight"; }
-  static std::vector<ElementType> input_types() { return {kFloat, kFloat, kFloat, kInt64, kInt64, kInt64}; }
+  static std::vector<ElementType> input_types() { return {kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64}; }
 
  private:
-  struct Programmed {
-    StoreKey key;
-    std::vector<float> values;
-  };
-
-  std::shared_ptr<const Programmed> programmed(const Controls& controls, const Tensor& w, const Context& context);
+  std::shared_ptr<const StoredArray> stored(const Controls& controls, const Tensor& w, const Context& context);
 
   Structure structure_;
   std::mutex mutex_;
-  std::shared_ptr<const Programmed> newest_;
+  std::shared_ptr<const StoredArray> newest_;
 };
 
 }  // namespace emu

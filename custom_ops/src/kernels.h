@@ -1,4 +1,4 @@
-// The row-wise loops behind both operators. One table of functions per instruction set, chosen when the library loads.
+// The row-wise loops behind the operators. One table of functions per instruction set, chosen when the library loads.
 #pragma once
 
 #include <cstdint>
@@ -7,38 +7,125 @@
 
 namespace emu {
 
+enum class Encoding : int { kWeight, kDifferential, kTwoSided, kOffset };
+
 enum class Disturbance : int {
   kNone,
+  // Of numbers.
   kLognormal,
   kLognormalMeanCorrected,
-  kLognormalConductance,
   kGaussProportional,
-  kGaussRange
+  kGaussRange,
+  // Of conductances.
+  kLognormalConductance,
+  kNormalIndependent,
+  kNormalProportional,
+  kNormalInverse,
+  kUniformIndependent,
+  kUniformProportional,
+  kUniformInverse,
+  kPolynomial,
+  kSaturating,  // sonos
+  kLevelShared,
+  kResistanceRange,
+  kTable,
+  kFunction,
+  // Of operands written at run time.
+  kClipFormer,
 };
 
-// One row of stored values, docs/operators.md "What is stored".
+enum class Drift : int { kNone, kPowerLaw, kPcm, kHermesPair, kHermesSingle, kStateIndependent, kCmo };
+
+enum class AdcCode : int { kSignMagnitude, kOffsetBinary, kTwosComplement };
+
+// From numbers to numbers of limited resolution, or to the target conductance of one device;
+// docs/operators.md "Targets".
+struct MapRow {
+  Encoding encoding = Encoding::kWeight;
+  bool negative = false;    // the negative device of a pair
+  bool clip = true;         // W/s to [-1, 1]
+  float weight_steps = 0;   // 2^(weight_bits - 1) - 1, 0: not rounded
+  float level_steps = 0;    // 2^cell_bits - 1, 0: analog
+  float slice_steps = 0;    // 2^slice_bits - 1, 0: unsliced
+  float slice_divisor = 1;  // 2^(slice * slice_bits)
+  float floor = 0;          // r
+};
+
+// Numbers disturbed when stored, docs/operators.md "Programming" for `encoding` weight and for written operands.
 struct StoreRow {
   Disturbance model = Disturbance::kNone;
-  float sigma = 0;              // already times strength
-  float sigma_cycle = 0;        // already times strength
-  float conductance_floor = 0;  // r = g_min / (g_max - g_min)
-  bool normalize = false;       // divide the result by its scale
-  Counter device;               // streams of the (positive) device; the negative ones are the next stream number
+  float sigma = 0;        // already times strength
+  float sigma_cycle = 0;  // already times strength
+  float floor = 0;        // r
+  float alpha = 0;        // ClipFormer
+  float beta = 1;
+  float write_steps = 0;  // 2^write.bits - 1, 0: not rounded
+  bool cells = false;
+  bool normalize = false;  // result in units of the scale (for conductances: of g_max), not of the weight
+  Counter device;          // streams of the (positive) device; the negative ones are the next stream number
   Counter cycle;
 };
 
-// How outputs of a tile are read, docs/operators.md "What is read", steps 4, 5 and 7.
+// Conductances disturbed when programmed, in units of g_max.
+struct ProgramRow {
+  Disturbance model = Disturbance::kNone;
+  float sigma = 0;  // times strength, like all amplitudes here
+  float sigma_cycle = 0;
+  float sigma_off = 0;
+  float c[5] = {};  // kPolynomial: standard deviation; kSaturating: c[0] (1 - exp(-g c[1]))
+  float floor = 0;
+  float level_steps = 0;          // kLevelShared
+  const float* levels = nullptr;  // kLevelShared: factor of each level
+  int points = 0;                 // kTable
+  const float* table_target = nullptr;
+  const float* table_mean = nullptr;
+  const float* table_std = nullptr;
+  float lowest = 0;  // result is clipped to these
+  float highest = 3.0e38f;
+  Counter device;
+  Counter cycle;
+  Counter second;
+};
+
+// Change with time, in units of g_max (kCmo: converts with g_max_us).
+struct DriftRow {
+  Drift model = Drift::kNone;
+  float strength = 1;
+  float scale = 1;
+  float read = 0;       // strength * read_scale * sqrt(ln(...)); kCmo and kStateIndependent: with their constants
+  float log_ratio = 0;  // ln((t + t0) / t0); kCmo: ln t
+  float nu = 0;
+  float nu_sigma = 0;
+  float g_max_us = 1;
+  float lowest = 0;
+  float highest = 3.0e38f;
+  Counter drift;
+  Counter read_noise;
+};
+
+struct StuckRow {
+  float low = 0;  // probabilities
+  float high = 0;
+  float floor = 0;
+  Counter stuck;
+};
+
+// How outputs of a tile are read, docs/operators.md "What is read".
 struct ReadRow {
   bool noisy = false;
   float noise_std = 0;                    // standard deviation of the whole row, or
   const float* noise_std_each = nullptr;  // of each column
   Counter noise;
-  int64_t first_column = 0;  // column of the array at which the row segment begins
-  enum class Range { kNone, kFixed, kAbsMax } range = Range::kNone;
+  int64_t first_column = 0;     // column of the array at which the row segment begins
+  const float* gain = nullptr;  // of the ADC of each column
+  const float* offset = nullptr;
+  enum class Range { kNone, kGiven, kAbsMax } range = Range::kNone;
+  AdcCode code = AdcCode::kSignMagnitude;
   double steps = 0;  // 0: no quantization
-  float bound = 0;
+  float low = 0;
+  float high = 0;
   bool stop_if_saturated = false;  // leave y alone and report
-  float factor = 1;                // alpha * b
+  float factor = 1;                // alpha * b * f * h
   const float* scales = nullptr;   // s of each column
   bool accumulate = false;
 };
@@ -47,6 +134,7 @@ struct InputRow {
   float inverse = 1;  // 1 / (alpha * b)
   double steps = 0;   // 0: no quantization
   float bound = 0;
+  bool offset_binary = false;
   bool clip = false;
 };
 
@@ -56,8 +144,15 @@ struct Kernels {
   void (*words)(const Counter& counter, int64_t count, uint32_t* out);
   // Normals of columns [first_column, first_column + count) of the row that begins at counter.block.
   void (*normals)(const Counter& counter, int64_t first_column, int64_t count, float* out);
+  void (*map_row)(const MapRow& row, const float* w, const float* scales, int64_t count, float* out);
   void (*store_row)(const StoreRow& row, const float* w, const float* scales, int64_t first_column, int64_t count,
                     float* out);
+  // From targets to programmed conductances; out may be targets.
+  void (*program_row)(const ProgramRow& row, const float* targets, int64_t first_column, int64_t count, float* out);
+  // theta: sigma N + sigma_cycle N' of the row's streams.
+  void (*theta_row)(const ProgramRow& row, int64_t first_column, int64_t count, float* out);
+  void (*drift_row)(const DriftRow& row, const float* targets, int64_t first_column, int64_t count, float* g);
+  void (*stick_row)(const StuckRow& row, int64_t first_column, int64_t count, float* g);
   float (*largest_magnitude)(const float* x, int64_t count);
   // magnitudes[i] = max(magnitudes[i], |x[i]|)
   void (*update_magnitudes)(const float* x, int64_t count, float* magnitudes);
@@ -67,6 +162,8 @@ struct Kernels {
   void (*quantize_input)(const InputRow& row, const float* x, int64_t count, float* out);
   // out[i] = sqrt(base + c2 * v[i]) * strength
   void (*noise_std)(const float* v, float c2, float base, float strength, int64_t count, float* out);
+  // y[i] += std * normal of column i
+  void (*add_noise)(const Counter& counter, float std, int64_t first_column, int64_t count, float* y);
   // Disturbs p (in place), converts it and adds it to, or writes it into, y. Returns whether the row saturated.
   bool (*read_row)(const ReadRow& row, float* p, int64_t count, float* y);
 };

@@ -51,15 +51,14 @@ inline void philox_lanes(const Counter& counter, const RoundKeys& keys, uint64_t
   words13 = pair(c1, c3);
 }
 
-// sqrt(-2 ln u), u = ((x >> 8) + 1) 2^-24. The integer is exact as a float, so the logarithm is accurate near u = 1
-// too.
-inline F box_muller_radius(I words) {
-  const F k = to_float(add_int(shift_right<8>(words), set_int(1)));
+// ln(k 2^-shift) for positive normal k.
+template <int kShift>
+inline F logarithm_scaled(F k) {
   // k = m 2^e with m in [sqrt(1/2), sqrt(2))
   const I offset = subtract_int(bits(k), set_int(0x3F3504F3));
   const I exponent = shift_right_signed<23>(offset);
   const F m = from_bits(subtract_int(bits(k), shift_left<23>(exponent)));
-  const F e = subtract(to_float(exponent), set(24.0f));
+  const F e = subtract(to_float(exponent), set(static_cast<float>(kShift)));
   const F t = subtract(m, set(1.0f));
   const F t2 = multiply(t, t);
   F poly = set(7.0376836292e-2f);
@@ -75,8 +74,16 @@ inline F box_muller_radius(I words) {
   ln = multiply_add(e, set(-2.12194440e-4f), ln);
   ln = multiply_add(t2, set(-0.5f), ln);
   ln = add(ln, t);
-  ln = multiply_add(e, set(0.693359375f), ln);
-  return square_root(multiply(ln, set(-2.0f)));
+  return multiply_add(e, set(0.693359375f), ln);
+}
+
+inline F logarithm(F x) { return logarithm_scaled<0>(x); }
+
+// sqrt(-2 ln u), u = ((x >> 8) + 1) 2^-24. The integer is exact as a float, so the logarithm is accurate near u = 1
+// too.
+inline F box_muller_radius(I words) {
+  const F k = to_float(add_int(shift_right<8>(words), set_int(1)));
+  return square_root(multiply(logarithm_scaled<24>(k), set(-2.0f)));
 }
 
 // cos and sin of 2 pi u. The quadrant is split off in integers, so the reduction is exact.
@@ -146,7 +153,37 @@ void words(const Counter& counter, int64_t count, uint32_t* out) {
   }
 }
 
-void normals(const Counter& counter, int64_t first_column, int64_t count, float* out) {
+// Calls step(i) for whole vectors and tail(i) for the elements after them.
+template <typename Step, typename Tail>
+inline void for_each_lane(int64_t count, Step&& step, Tail&& tail) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) step(i);
+  for (; i < count; ++i) tail(i);
+}
+
+// Applies map(F...) -> F element by element, the tail through a padded vector, so that every element sees the same
+// arithmetic.
+template <typename Map, typename... Inputs>
+inline void map_lanes(int64_t count, float* out, Map&& map, const Inputs*... inputs) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(out + i, map(load(inputs + i)...));
+  if (i < count) {
+    const auto rest = static_cast<size_t>(count - i);
+    const auto padded = [&](const float* p) {
+      float buffer[kWidth] = {};
+      std::memcpy(buffer, p + i, rest * sizeof(float));
+      return load(buffer);
+    };
+    float result[kWidth];
+    store(result, map(padded(inputs)...));
+    std::memcpy(out + i, result, rest * sizeof(float));
+  }
+}
+
+// Fills values with columns [first_column, first_column + count) of the row that begins at counter.block, two lanes at
+// a time from block indices on.
+template <typename TwoLanes>
+inline void fill_row(const Counter& counter, int64_t first_column, int64_t count, float* out, TwoLanes&& two_lanes) {
   const RoundKeys keys(counter);
   uint64_t block = counter.block + static_cast<uint64_t>(first_column / 4);
   int64_t skip = first_column % 4;
@@ -154,7 +191,7 @@ void normals(const Counter& counter, int64_t first_column, int64_t count, float*
   while (done < count) {
     F first;
     F second;
-    two_normals(counter, keys, block, first, second);
+    two_lanes(keys, block, first, second);
     if (skip == 0 && count - done >= kNormalsAtOnce) {
       store(out + done, first);
       store(out + done + kWidth, second);
@@ -172,41 +209,42 @@ void normals(const Counter& counter, int64_t first_column, int64_t count, float*
   }
 }
 
-// Calls step(i) for whole vectors and tail(i) for the elements after them.
-template <typename Step, typename Tail>
-inline void for_each_lane(int64_t count, Step&& step, Tail&& tail) {
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) step(i);
-  for (; i < count; ++i) tail(i);
+void normals(const Counter& counter, int64_t first_column, int64_t count, float* out) {
+  fill_row(counter, first_column, count, out, [&](const RoundKeys& keys, uint64_t block, F& first, F& second) {
+    two_normals(counter, keys, block, first, second);
+  });
 }
 
-// Applies map(F...) -> F element by element, the tail through a padded vector, so that every element sees the same
-// arithmetic.
-template <typename Map, typename... Inputs>
-inline void map_row(int64_t count, float* out, Map&& map, const Inputs*... inputs) {
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) store(out + i, map(load(inputs + i)...));
-  if (i < count) {
-    const auto rest = static_cast<size_t>(count - i);
-    const auto padded = [&](const float* p) {
-      float buffer[kWidth] = {};
-      std::memcpy(buffer, p + i, rest * sizeof(float));
-      return load(buffer);
+// u = ((x >> 8) + 1) 2^-24 of one word each.
+void uniforms(const Counter& counter, int64_t first_column, int64_t count, float* out) {
+  fill_row(counter, first_column, count, out, [&](const RoundKeys& keys, uint64_t block, F& first, F& second) {
+    I words02;
+    I words13;
+    philox_lanes(counter, keys, block, words02, words13);
+    const auto uniform = [](I words) {
+      return multiply(to_float(add_int(shift_right<8>(words), set_int(1))), set(5.9604644775390625e-8f));
     };
-    float result[kWidth];
-    store(result, map(padded(inputs)...));
-    std::memcpy(out + i, result, rest * sizeof(float));
-  }
+    first = uniform(unpack_low(words02, words13));
+    second = uniform(unpack_high(words02, words13));
+  });
+}
+
+inline F clamp(F v, F low, F high) { return minimum(maximum(v, low), high); }
+
+inline F round_down(F v) {
+  const F rounded = round_even(v);
+  return where_less(v, rounded, subtract(rounded, set(1.0f)), rounded);
 }
 
 // theta of one chunk: sigma N + sigma_cycle N'.
-void chunk_theta(const StoreRow& row, uint32_t stream_offset, int64_t first_column, int64_t count, float* theta) {
+template <typename Row>
+void chunk_theta(const Row& row, uint32_t stream_offset, int64_t first_column, int64_t count, float* theta) {
   Counter device = row.device;
   device.c3 += stream_offset;
   normals(device, first_column, count, theta);
   const F sigma = set(row.sigma);
   if (row.sigma_cycle == 0) {
-    map_row(count, theta, [&](F n) { return multiply(sigma, n); }, theta);
+    map_lanes(count, theta, [&](F n) { return multiply(sigma, n); }, theta);
     return;
   }
   float cycle_normals[kChunk];
@@ -214,14 +252,117 @@ void chunk_theta(const StoreRow& row, uint32_t stream_offset, int64_t first_colu
   cycle.c3 += stream_offset;
   normals(cycle, first_column, count, cycle_normals);
   const F sigma_cycle = set(row.sigma_cycle);
-  map_row(
+  map_lanes(
       count, theta, [&](F n, F m) { return multiply_add(sigma_cycle, m, multiply(sigma, n)); }, theta, cycle_normals);
+}
+
+// The same with uniforms on (-1/2, 1/2].
+void chunk_uniform_theta(const ProgramRow& row, int64_t first_column, int64_t count, float* theta) {
+  const F half = set(0.5f);
+  uniforms(row.device, first_column, count, theta);
+  const F sigma = set(row.sigma);
+  map_lanes(count, theta, [&](F u) { return multiply(sigma, subtract(u, half)); }, theta);
+  if (row.sigma_cycle == 0) return;
+  float cycle[kChunk];
+  uniforms(row.cycle, first_column, count, cycle);
+  const F sigma_cycle = set(row.sigma_cycle);
+  map_lanes(count, theta, [&](F t, F u) { return multiply_add(sigma_cycle, subtract(u, half), t); }, theta, cycle);
+}
+
+void map_row(const MapRow& row, const float* w, const float* scales, int64_t count, float* out) {
+  const F one = set(1.0f);
+  const F zero = set(0.0f);
+  const F half = set(0.5f);
+  const F weight_steps = set(row.weight_steps);
+  const F level_steps = set(row.level_steps);
+  const F floor = set(row.floor);
+  const F range = set(1.0f - row.floor);
+  const float shrink = row.level_steps > 0 ? (row.level_steps - 1.0f) / row.level_steps : 1.0f;  // R' / R
+  const F offset_slope = set(shrink);
+  const F offset_base = set(1.0f - shrink);
+  const F slice_steps = set(row.slice_steps);
+  const F slice_base = set(row.slice_steps + 1.0f);
+  const F slice_divisor = set(row.slice_divisor);
+  const auto level = [&](F q) {
+    return row.level_steps > 0 ? divide(round_even(multiply(q, level_steps)), level_steps) : q;
+  };
+  const auto conductance = [&](F q) { return add(floor, multiply(range, q)); };
+  const auto digit = [&](F k) {
+    const F shifted = round_down(divide(k, slice_divisor));
+    return subtract(shifted, multiply(slice_base, round_down(divide(shifted, slice_base))));
+  };
+  map_lanes(
+      count, out,
+      [&](F value, F scale) {
+        F u = divide(value, scale);
+        if (row.clip) u = clamp(u, subtract(zero, one), one);
+        F k = zero;
+        if (row.weight_steps > 0) {
+          k = round_even(multiply(u, weight_steps));
+          u = divide(k, weight_steps);
+        }
+        switch (row.encoding) {
+          case Encoding::kWeight:
+            return u;
+          case Encoding::kDifferential: {
+            const F side = row.negative ? subtract(zero, u) : u;
+            if (row.slice_steps <= 0) return conductance(level(maximum(side, zero)));
+            return conductance(divide(digit(maximum(row.negative ? subtract(zero, k) : k, zero)), slice_steps));
+          }
+          case Encoding::kTwoSided: {
+            const F side = row.negative ? subtract(one, u) : add(one, u);
+            return conductance(level(multiply(side, half)));
+          }
+          case Encoding::kOffset:
+            break;
+        }
+        if (row.slice_steps > 0) return conductance(divide(digit(add(k, add(weight_steps, one))), slice_steps));
+        return conductance(level(add(offset_base, multiply(offset_slope, add(multiply(u, half), half)))));
+      },
+      w, scales);
+}
+
+// One device of a pair of an operand that is written at run time, in units of g_max.
+void clipformer_chunk(const StoreRow& row, bool negative, const float* unit, const float* noise, int64_t count,
+                      float* out) {
+  const F zero = set(0.0f);
+  const F one = set(1.0f);
+  const F floor = set(row.floor);
+  const F range = set(1.0f - row.floor);
+  const F inverse_range = set(1.0f / (1.0f - row.floor));
+  const F shift = set(row.alpha * row.floor);
+  const F highest = set(std::max(row.beta, row.floor));
+  const F write_steps = set(row.write_steps);
+  map_lanes(
+      count, out,
+      [&](F u, F n) {
+        F q = maximum(negative ? subtract(zero, u) : u, zero);
+        if (row.write_steps > 0) q = divide(round_even(multiply(q, write_steps)), write_steps);
+        const F g = minimum(maximum(subtract(add(floor, multiply(range, q)), shift), floor), highest);
+        const F p = multiply(subtract(g, floor), inverse_range);
+        F variance = p;
+        if (row.cells) {  // four cells of two bits: sum of (3 4^i / 255)^2 digit / 3
+          const F code = round_even(multiply(p, set(255.0f)));
+          variance = zero;
+          F rest = code;
+          float weight = 9.0f / (255.0f * 255.0f * 3.0f);
+          for (int i = 0; i < 4; ++i) {
+            const F next = round_down(multiply(rest, set(0.25f)));
+            variance = multiply_add(set(weight), subtract(rest, multiply(set(4.0f), next)), variance);
+            rest = next;
+            weight *= 16.0f;
+          }
+        }
+        const F disturbed = add(floor, multiply(range, multiply_add(square_root(variance), n, p)));
+        return clamp(disturbed, floor, one);
+      },
+      unit, noise);
 }
 
 void store_row(const StoreRow& row, const float* w, const float* scales, int64_t first_column, int64_t count,
                float* out) {
-  const bool quiet = row.model == Disturbance::kNone ||
-                     (row.sigma == 0 && row.sigma_cycle == 0 && row.model != Disturbance::kLognormalConductance);
+  const bool pair = row.model == Disturbance::kLognormalConductance || row.model == Disturbance::kClipFormer;
+  const bool quiet = row.model == Disturbance::kNone || (row.sigma == 0 && row.sigma_cycle == 0 && !pair);
   const float variance = row.sigma * row.sigma + row.sigma_cycle * row.sigma_cycle;
   const F mean_shift = set(row.model == Disturbance::kLognormalMeanCorrected ? -0.5f * variance : 0.0f);
   for (int64_t start = 0; start < count; start += kChunk) {
@@ -234,30 +375,317 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
     if (quiet) {
       std::copy(values, values + part, target);
     } else if (row.model == Disturbance::kLognormal || row.model == Disturbance::kLognormalMeanCorrected) {
-      map_row(part, target, [&](F v, F t) { return multiply(v, exponential(add(t, mean_shift))); }, values, theta);
+      map_lanes(part, target, [&](F v, F t) { return multiply(v, exponential(add(t, mean_shift))); }, values, theta);
     } else if (row.model == Disturbance::kGaussProportional) {
-      map_row(part, target, [&](F v, F t) { return multiply(v, add(set(1.0f), t)); }, values, theta);
+      map_lanes(part, target, [&](F v, F t) { return multiply(v, add(set(1.0f), t)); }, values, theta);
     } else if (row.model == Disturbance::kGaussRange) {
-      map_row(part, target, [&](F v, F t, F scale) { return multiply_add(scale, t, v); }, values, theta, s);
+      map_lanes(part, target, [&](F v, F t, F scale) { return multiply_add(scale, t, v); }, values, theta, s);
     } else {
       float theta_negative[kChunk];
       float unit[kChunk];
       chunk_theta(row, 1, first_column + start, part, theta_negative);
-      for (int64_t i = 0; i < part; ++i) unit[i] = values[i] / s[i];
-      const F floor = set(row.conductance_floor);
-      const F zero = set(0.0f);
-      map_row(
-          part, target,
-          [&](F u, F positive, F negative, F scale) {
-            const F p = multiply(add(maximum(u, zero), floor), exponential(positive));
-            const F m = multiply(add(maximum(subtract(zero, u), zero), floor), exponential(negative));
-            return multiply(scale, subtract(p, m));
-          },
-          unit, theta, theta_negative, s);
+      map_lanes(part, unit, [](F v, F scale) { return divide(v, scale); }, values, s);
+      const F range = set(1.0f - row.floor);
+      const F inverse_range = set(1.0f / (1.0f - row.floor));
+      if (row.model == Disturbance::kLognormalConductance) {
+        const F floor = set(row.floor);
+        const F zero = set(0.0f);
+        map_lanes(
+            part, unit,
+            [&](F u, F positive, F negative) {
+              const F p = multiply(add(multiply(maximum(u, zero), range), floor), exponential(positive));
+              const F m =
+                  multiply(add(multiply(maximum(subtract(zero, u), zero), range), floor), exponential(negative));
+              return subtract(p, m);
+            },
+            unit, theta, theta_negative);
+      } else {
+        float negative[kChunk];
+        clipformer_chunk(row, true, unit, theta_negative, part, negative);
+        clipformer_chunk(row, false, unit, theta, part, unit);
+        map_lanes(part, unit, [](F p, F m) { return subtract(p, m); }, unit, negative);
+      }
+      if (row.normalize) {
+        std::copy(unit, unit + part, target);
+      } else {
+        map_lanes(part, target, [&](F v, F scale) { return multiply(scale, multiply(v, inverse_range)); }, unit, s);
+      }
     }
-    if (row.normalize) {
-      for (int64_t i = 0; i < part; ++i) target[i] = target[i] / s[i];
+    if (row.normalize && !pair) map_lanes(part, target, [](F v, F scale) { return divide(v, scale); }, target, s);
+  }
+}
+
+void theta_row(const ProgramRow& row, int64_t first_column, int64_t count, float* out) {
+  for (int64_t start = 0; start < count; start += kChunk) {
+    chunk_theta(row, 0, first_column + start, std::min(kChunk, count - start), out + start);
+  }
+}
+
+void program_row(const ProgramRow& row, const float* targets, int64_t first_column, int64_t count, float* out) {
+  const F one = set(1.0f);
+  const F lowest = set(row.lowest);
+  const F highest = set(row.highest);
+  const F floor = set(row.floor);
+  const F range = set(1.0f - row.floor);
+  for (int64_t start = 0; start < count; start += kChunk) {
+    const int64_t part = std::min(kChunk, count - start);
+    const float* g = targets + start;
+    float* result = out + start;
+    float noise[kChunk];
+    const auto clipped = [&](F v) { return clamp(v, lowest, highest); };
+    switch (row.model) {
+      case Disturbance::kUniformIndependent:
+      case Disturbance::kUniformProportional:
+      case Disturbance::kUniformInverse:
+        chunk_uniform_theta(row, first_column + start, part, noise);
+        break;
+      case Disturbance::kPolynomial:
+      case Disturbance::kSaturating:
+      case Disturbance::kTable:
+      case Disturbance::kResistanceRange:
+        normals(row.device, first_column + start, part, noise);
+        break;
+      case Disturbance::kLevelShared:
+        break;
+      default:
+        chunk_theta(row, 0, first_column + start, part, noise);
     }
+    switch (row.model) {
+      case Disturbance::kLognormalConductance:
+        map_lanes(part, result, [&](F v, F t) { return clipped(multiply(v, exponential(t))); }, g, noise);
+        break;
+      case Disturbance::kNormalIndependent:
+      case Disturbance::kUniformIndependent:
+        map_lanes(part, result, [&](F v, F t) { return clipped(add(v, t)); }, g, noise);
+        break;
+      case Disturbance::kNormalProportional:
+      case Disturbance::kUniformProportional:
+        map_lanes(part, result, [&](F v, F t) { return clipped(multiply(v, add(one, t))); }, g, noise);
+        break;
+      case Disturbance::kNormalInverse:
+      case Disturbance::kUniformInverse:
+        map_lanes(
+            part, result,
+            [&](F v, F t) {
+              const F positive = set(0.0f);
+              return clipped(where_less(positive, v, add(v, divide(t, v)), v));
+            },
+            g, noise);
+        break;
+      case Disturbance::kPolynomial: {
+        const F c0 = set(row.c[0]);
+        const F c1 = set(row.c[1]);
+        const F c2 = set(row.c[2]);
+        const F c3 = set(row.c[3]);
+        const F c4 = set(row.c[4]);
+        map_lanes(
+            part, result,
+            [&](F v, F n) {
+              F std = multiply_add(c4, v, c3);
+              std = multiply_add(std, v, c2);
+              std = multiply_add(std, v, c1);
+              std = multiply_add(std, v, c0);
+              return clipped(multiply_add(std, n, v));
+            },
+            g, noise);
+        break;
+      }
+      case Disturbance::kSaturating: {
+        const F amplitude = set(row.c[0]);
+        const F rate = set(-row.c[1]);
+        map_lanes(
+            part, result,
+            [&](F v, F n) {
+              const F std = multiply(amplitude, subtract(one, exponential(multiply(v, rate))));
+              return clipped(multiply_add(std, n, v));
+            },
+            g, noise);
+        break;
+      }
+      case Disturbance::kLevelShared:
+        for (int64_t i = 0; i < part; ++i) {
+          const auto level = static_cast<int64_t>((g[i] - row.floor) / (1.0f - row.floor) * row.level_steps + 0.5f);
+          noise[i] = row.levels[level];
+        }
+        map_lanes(part, result, [&](F v, F factor) { return clipped(divide(v, factor)); }, g, noise);
+        break;
+      case Disturbance::kResistanceRange: {
+        float second[kChunk];
+        normals(row.second, first_column + start, part, second);
+        const F sigma = set(row.sigma);
+        const F sigma_off = set(row.sigma_off);
+        const F least = set(0.01f);
+        map_lanes(
+            part, result,
+            [&](F v, F n, F m) {
+              const F on = divide(one, maximum(multiply_add(sigma, n, one), least));
+              const F off = divide(floor, maximum(multiply_add(sigma_off, m, one), least));
+              return clipped(multiply_add(subtract(on, off), divide(subtract(v, floor), range), off));
+            },
+            g, noise, second);
+        break;
+      }
+      case Disturbance::kTable: {
+        float mean[kChunk];
+        for (int64_t i = 0; i < part; ++i) {
+          const float* after = std::upper_bound(row.table_target, row.table_target + row.points, g[i]);
+          const int64_t next = after - row.table_target;
+          if (next == 0 || next == row.points) {
+            const int64_t end = next == 0 ? 0 : row.points - 1;
+            mean[i] = row.table_mean[end];
+            noise[i] *= row.table_std[end];
+            continue;
+          }
+          const float share =
+              (g[i] - row.table_target[next - 1]) / (row.table_target[next] - row.table_target[next - 1]);
+          mean[i] = row.table_mean[next - 1] + share * (row.table_mean[next] - row.table_mean[next - 1]);
+          noise[i] *= row.table_std[next - 1] + share * (row.table_std[next] - row.table_std[next - 1]);
+        }
+        map_lanes(part, result, [&](F m, F n) { return clipped(add(m, n)); }, mean, noise);
+        break;
+      }
+      default:
+        std::copy(g, g + part, result);
+    }
+  }
+}
+
+// Exponents and read noise that depend on a conductance through its logarithm below a threshold and a polynomial above.
+struct LogThenPolynomial {
+  float threshold;
+  float slope;
+  float base;
+  float low;
+  float high;
+  float c[4];
+  F operator()(F x, F ln) const {
+    const F below = clamp(multiply_add(set(slope), ln, set(base)), set(low), set(high));
+    F above = multiply_add(set(c[3]), x, set(c[2]));
+    above = multiply_add(above, x, set(c[1]));
+    above = multiply_add(above, x, set(c[0]));
+    return where_less(x, set(threshold), below, above);
+  }
+};
+
+struct PcmLaw {
+  LogThenPolynomial mean;
+  LogThenPolynomial spread;
+  LogThenPolynomial read;
+};
+
+constexpr float kNever = 3.0e38f;
+constexpr PcmLaw kPcmLike = {
+    {kNever, -0.0155f, 0.0244f, 0.049f, 0.1f, {}}, {kNever, -0.0125f, -0.0059f, 0.008f, 0.045f, {}}, {}};
+constexpr PcmLaw kHermesPairLaw = {{0.0945f, -0.0387f, -0.0182f, 0.072f, 0.13f, {0.0736f, -0.0126f, -0.0436f, 0}},
+                                   {0.3055f, -0.0117f, -0.0057f, 0.0091f, 0.04f, {0.0073f, 0.0093f, -0.0118f, 0}},
+                                   {0.16f, -0.0117f, -0.0069f, 0.015f, 0.04f, {0.0123f, 0.0211f, -0.0280f, 0.0069f}}};
+constexpr PcmLaw kHermesSingleLaw = {
+    {0.0945f, -0.0387f, -0.0182f, 0.072f, 0.13f, {0.0736f, -0.0126f, -0.0436f, 0}},
+    {0.3039f, -0.0120f, -0.0023f, 0.0124f, 0.04f, {0.0104f, 0.0116f, -0.0165f, 0}},
+    {0.1591f, -0.0078f, 0.0038f, 0.0179f, 0.04f, {0.0088f, 0.0768f, -0.1352f, 0.0664f}}};
+
+void drift_row(const DriftRow& row, const float* targets, int64_t first_column, int64_t count, float* g) {
+  const F lowest = set(row.lowest);
+  const F highest = set(row.highest);
+  const F tiny = set(1e-7f);
+  const F strength = set(row.strength);
+  const F scale = set(row.scale);
+  const F log_ratio = set(-row.log_ratio);
+  const F read = set(row.read);
+  const PcmLaw& law = row.model == Drift::kPcm          ? kPcmLike
+                      : row.model == Drift::kHermesPair ? kHermesPairLaw
+                                                        : kHermesSingleLaw;
+  const bool pcm = row.model == Drift::kPcm;
+  for (int64_t start = 0; start < count; start += kChunk) {
+    const int64_t part = std::min(kChunk, count - start);
+    float* values = g + start;
+    float drift[kChunk];
+    float noise[kChunk];
+    normals(row.drift, first_column + start, part, drift);
+    if (row.model != Drift::kPowerLaw) normals(row.read_noise, first_column + start, part, noise);
+    const auto clipped = [&](F v) { return clamp(v, lowest, highest); };
+    switch (row.model) {
+      case Drift::kNone:
+        break;
+      case Drift::kPowerLaw: {
+        const F mean = set(row.nu);
+        const F spread = set(row.strength * row.nu_sigma);
+        map_lanes(
+            part, values,
+            [&](F v, F n) {
+              const F nu = multiply(multiply_add(spread, n, mean), scale);
+              return clipped(multiply(v, exponential(multiply(nu, log_ratio))));
+            },
+            values, drift);
+        break;
+      }
+      case Drift::kStateIndependent: {
+        const F spread = set(row.strength * 0.05f);
+        map_lanes(
+            part, values,
+            [&](F v, F n, F r) {
+              const F nu = multiply(absolute(multiply_add(spread, n, set(0.1f))), scale);
+              const F h = multiply(v, exponential(multiply(nu, log_ratio)));
+              return clipped(multiply_add(multiply(h, read), r, h));
+            },
+            values, drift, noise);
+        break;
+      }
+      case Drift::kCmo: {
+        const F g_max = set(row.g_max_us);
+        const F inverse = set(1.0f / row.g_max_us);
+        const F shift = set(-0.08900206f * row.log_ratio * row.scale);
+        const F spread = set(row.strength * (0.04201137f * row.log_ratio + 0.41183342f) * row.scale);
+        map_lanes(
+            part, values,
+            [&](F v, F n, F r) {
+              const F h = add(multiply(v, g_max), multiply_add(spread, n, shift));
+              const F log10 = multiply(logarithm(maximum(h, set(1e-3f))), set(0.434294482f));
+              return clipped(multiply(multiply_add(multiply(read, log10), r, h), inverse));
+            },
+            values, drift, noise);
+        break;
+      }
+      default:
+        map_lanes(
+            part, values,
+            [&](F v, F target, F n, F r) {
+              const F x = maximum(target, tiny);
+              const F ln = logarithm(x);
+              const F nu =
+                  multiply(absolute(multiply_add(multiply(strength, law.spread(x, ln)), n, law.mean(x, ln))), scale);
+              const F h = multiply(v, exponential(multiply(nu, log_ratio)));
+              F relative;
+              if (pcm) {
+                const F power = exponential(multiply(logarithm(maximum(v, set(1e-30f))), set(0.65f)));
+                relative = minimum(divide(set(0.0088f), maximum(power, set(1e-3f))), set(0.2f));
+              } else {
+                const F y = maximum(v, tiny);
+                relative = law.read(y, logarithm(y));
+              }
+              return clipped(multiply_add(multiply(h, multiply(relative, read)), r, h));
+            },
+            values, targets + start, drift, noise);
+    }
+  }
+}
+
+void stick_row(const StuckRow& row, int64_t first_column, int64_t count, float* g) {
+  const F low = set(row.low);
+  const F high = set(1.0f - row.high);
+  const F floor = set(row.floor);
+  const F one = set(1.0f);
+  for (int64_t start = 0; start < count; start += kChunk) {
+    const int64_t part = std::min(kChunk, count - start);
+    float u[kChunk];
+    uniforms(row.stuck, first_column + start, part, u);
+    map_lanes(
+        part, g + start,
+        [&](F v, F uniform) {
+          // u <= low is not low < u
+          return where_less(low, uniform, where_less(high, uniform, one, v), floor);
+        },
+        g + start, u);
   }
 }
 
@@ -275,7 +703,7 @@ float largest_magnitude(const float* x, int64_t count) {
 }
 
 void update_magnitudes(const float* x, int64_t count, float* magnitudes) {
-  map_row(count, magnitudes, [](F a, F b) { return maximum(absolute(a), b); }, x, magnitudes);
+  map_lanes(count, magnitudes, [](F a, F b) { return maximum(absolute(a), b); }, x, magnitudes);
 }
 
 float sum_of_squares(const float* x, int64_t count) {
@@ -292,11 +720,11 @@ float sum_of_squares(const float* x, int64_t count) {
 }
 
 void absolute_row(const float* x, int64_t count, float* out) {
-  map_row(count, out, [](F v) { return absolute(v); }, x);
+  map_lanes(count, out, [](F v) { return absolute(v); }, x);
 }
 
 void square_row(const float* x, int64_t count, float* out) {
-  map_row(count, out, [](F v) { return multiply(v, v); }, x);
+  map_lanes(count, out, [](F v) { return multiply(v, v); }, x);
 }
 
 void quantize_input(const InputRow& row, const float* x, int64_t count, float* out) {
@@ -306,12 +734,16 @@ void quantize_input(const InputRow& row, const float* x, int64_t count, float* o
   const F step = set(quantize ? static_cast<float>(2.0 * row.bound / row.steps) : 0.0f);
   const F high = set(row.bound);
   const F low = set(-row.bound);
-  map_row(
+  map_lanes(
       count, out,
       [&](F v) {
         v = multiply(v, inverse);
-        if (quantize) v = multiply(round_even(multiply(v, inverse_step)), step);
-        if (row.clip) v = minimum(maximum(v, low), high);
+        if (quantize && row.offset_binary) {
+          v = subtract(multiply(round_even(multiply(add(v, high), inverse_step)), step), high);
+        } else if (quantize) {
+          v = multiply(round_even(multiply(v, inverse_step)), step);
+        }
+        if (row.clip) v = clamp(v, low, high);
         return v;
       },
       x);
@@ -322,56 +754,80 @@ void noise_std(const float* v, float c2, float base, float strength, int64_t cou
   const F constant = set(base);
   const F amplitude = set(strength);
   const F zero = set(0.0f);
-  map_row(
+  map_lanes(
       count, out,
       [&](F x) { return multiply(amplitude, square_root(multiply_add(factor, maximum(x, zero), constant))); }, v);
 }
 
+void add_noise(const Counter& counter, float std, int64_t first_column, int64_t count, float* y) {
+  const F amplitude = set(std);
+  for (int64_t start = 0; start < count; start += kChunk) {
+    const int64_t part = std::min(kChunk, count - start);
+    float noise[kChunk];
+    normals(counter, first_column + start, part, noise);
+    map_lanes(part, y + start, [&](F v, F n) { return multiply_add(amplitude, n, v); }, y + start, noise);
+  }
+}
+
 bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   if (row.noisy) {
-    for (int64_t start = 0; start < count; start += kChunk) {
-      const int64_t part = std::min(kChunk, count - start);
-      float noise[kChunk];
-      normals(row.noise, row.first_column + start, part, noise);
-      if (row.noise_std_each != nullptr) {
-        map_row(
+    if (row.noise_std_each == nullptr) {
+      add_noise(row.noise, row.noise_std, row.first_column, count, p);
+    } else {
+      for (int64_t start = 0; start < count; start += kChunk) {
+        const int64_t part = std::min(kChunk, count - start);
+        float noise[kChunk];
+        normals(row.noise, row.first_column + start, part, noise);
+        map_lanes(
             part, p + start, [](F v, F n, F std) { return multiply_add(std, n, v); }, p + start, noise,
             row.noise_std_each + start);
-      } else {
-        const F std = set(row.noise_std);
-        map_row(part, p + start, [&](F v, F n) { return multiply_add(std, n, v); }, p + start, noise);
       }
     }
   }
-  bool saturated = false;
-  double bound = row.bound;
-  if (row.range == ReadRow::Range::kAbsMax || (row.range == ReadRow::Range::kFixed && row.stop_if_saturated)) {
+  if (row.gain != nullptr) {
+    map_lanes(count, p, [](F v, F gain, F offset) { return add(multiply(v, gain), offset); }, p, row.gain, row.offset);
+  }
+  double bottom = row.low;
+  double top = row.high;
+  if (row.range == ReadRow::Range::kAbsMax || row.stop_if_saturated) {
     const float peak = largest_magnitude(p, count);
+    if (row.stop_if_saturated && peak > row.high) return true;
     if (row.range == ReadRow::Range::kAbsMax) {
-      bound = peak;
-    } else {
-      saturated = peak > row.bound;
-      if (saturated) return true;
+      top = peak;
+      bottom = -top;
     }
   }
-  const bool quantize = row.range != ReadRow::Range::kNone && row.steps > 0 && bound > 0;
-  const bool clip = row.range == ReadRow::Range::kFixed;
-  const F inverse_step = set(quantize ? static_cast<float>(row.steps / (2.0 * bound)) : 0.0f);
-  const F step = set(quantize ? static_cast<float>(2.0 * bound / row.steps) : 0.0f);
-  const F high = set(row.bound);
-  const F low = set(-row.bound);
+  const double span = top - bottom;
+  const bool convertible = row.range != ReadRow::Range::kNone && span > 0;
+  const bool quantize = convertible && row.steps > 0;
+  const bool from_bottom = row.code == AdcCode::kOffsetBinary;
+  // Rounding cannot leave the range of absmax where 0 is a level and both ends are.
+  const bool clip = convertible && (row.range == ReadRow::Range::kGiven || row.code == AdcCode::kTwosComplement);
+  const float step_size = quantize ? static_cast<float>(span / row.steps) : 0.0f;
+  const F inverse_step = set(quantize ? static_cast<float>(row.steps / span) : 0.0f);
+  const F step = set(step_size);
+  const F zero = set(from_bottom ? static_cast<float>(bottom) : 0.0f);
+  const F low = set(static_cast<float>(bottom));
+  const bool twos = row.code == AdcCode::kTwosComplement && quantize;
+  const F high = set(twos ? static_cast<float>(top - span / row.steps) : static_cast<float>(top));
   const F factor = set(row.factor);
   const auto convert = [&](F v, F scale) {
-    if (quantize) v = multiply(round_even(multiply(v, inverse_step)), step);
-    if (clip) v = minimum(maximum(v, low), high);
+    if (quantize) {
+      if (from_bottom) {
+        v = add(multiply(round_even(multiply(subtract(v, zero), inverse_step)), step), zero);
+      } else {
+        v = multiply(round_even(multiply(v, inverse_step)), step);
+      }
+    }
+    if (clip) v = clamp(v, low, high);
     return multiply(v, multiply(factor, scale));
   };
   if (row.accumulate) {
-    map_row(
+    map_lanes(
         count, y, [&](F v, F scale, F before) { return add(before, convert(v, scale)); }, static_cast<const float*>(p),
         row.scales, static_cast<const float*>(y));
   } else {
-    map_row(count, y, convert, static_cast<const float*>(p), row.scales);
+    map_lanes(count, y, convert, static_cast<const float*>(p), row.scales);
   }
   return false;
 }
@@ -383,8 +839,9 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
 #define EMU_DEFINE_KERNELS(function, label)                                                             \
   const Kernels& function() {                                                                           \
     static const Kernels table = {                                                                      \
-        label,          words,        normals,    store_row,      largest_magnitude, update_magnitudes, \
-        sum_of_squares, absolute_row, square_row, quantize_input, noise_std,         read_row};         \
+        label,        words,      normals,        map_row,           store_row,         program_row,    \
+        theta_row,    drift_row,  stick_row,      largest_magnitude, update_magnitudes, sum_of_squares, \
+        absolute_row, square_row, quantize_input, noise_std,         add_noise,         read_row};      \
     return table;                                                                                       \
   }
 

@@ -63,6 +63,7 @@ inline F from_bits(I v) { return _mm512_castsi512_ps(v); }
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F subtract(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F multiply(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F divide(F a, F b) { return _mm512_div_ps(a, b); }
 inline F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F square_root(F v) { return _mm512_sqrt_ps(v); }
 inline F minimum(F a, F b) { return _mm512_min_ps(a, b); }
@@ -73,6 +74,10 @@ inline F round_even(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_
 // Where the lowest bit of chooser is set: b, else a.
 inline F choose(I chooser, F a, F b) {
   return _mm512_mask_blend_ps(_mm512_test_epi32_mask(chooser, _mm512_set1_epi32(1)), a, b);
+}
+// Where a < b: yes, else no.
+inline F where_less(F a, F b, F yes, F no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }
 inline float sum(F v) { return _mm512_reduce_add_ps(v); }
 inline float largest(F v) { return _mm512_reduce_max_ps(v); }
@@ -121,6 +126,7 @@ inline F from_bits(I v) { return _mm256_castsi256_ps(v); }
 inline F add(F a, F b) { return _mm256_add_ps(a, b); }
 inline F subtract(F a, F b) { return _mm256_sub_ps(a, b); }
 inline F multiply(F a, F b) { return _mm256_mul_ps(a, b); }
+inline F divide(F a, F b) { return _mm256_div_ps(a, b); }
 inline F multiply_add(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F square_root(F v) { return _mm256_sqrt_ps(v); }
 inline F minimum(F a, F b) { return _mm256_min_ps(a, b); }
@@ -131,6 +137,7 @@ inline F round_even(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT |
 inline F choose(I chooser, F a, F b) {
   return _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_slli_epi32(chooser, 31)));
 }
+inline F where_less(F a, F b, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
 inline float sum(F v) {
   alignas(32) float parts[kWidth];
   _mm256_store_ps(parts, v);
@@ -194,6 +201,7 @@ inline F from_bits(I v) { return (F)v; }
 inline F add(F a, F b) { return a + b; }
 inline F subtract(F a, F b) { return a - b; }
 inline F multiply(F a, F b) { return a * b; }
+inline F divide(F a, F b) { return a / b; }
 inline F multiply_add(F a, F b, F c) { return a * b + c; }
 inline F square_root(F v) { return F{std::sqrt(v[0]), std::sqrt(v[1]), std::sqrt(v[2]), std::sqrt(v[3])}; }
 inline F minimum(F a, F b) { return a < b ? a : b; }
@@ -208,6 +216,7 @@ inline F round_even(F v) {
   return absolute(v) < set(4194304.0f) ? rounded : v;
 }
 inline F choose(I chooser, F a, F b) { return (chooser & 1) != 0 ? b : a; }
+inline F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
 inline float sum(F v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 inline float largest(F v) {
   const float a = v[0] > v[1] ? v[0] : v[1];

@@ -1,4 +1,5 @@
 // The library's door: the custom-op domain for onnxruntime, and a few plain C functions for Python's ctypes.
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <sstream>
@@ -7,6 +8,7 @@
 #include "crossbar_matmul.h"
 #include "crossbar_matmul_dynamic.h"
 #include "faulty_weight.h"
+#include "functions.h"
 #include "kernels.h"
 #include "ort.h"
 
@@ -160,17 +162,27 @@ EMU_EXPORT void emu_normals(const uint32_t key[2], const uint32_t counter[4], in
 // The stored values W' of one chip for W [rows, columns]. attributes: the node's, as "name=value;...". Returns 0, or 1
 // with a sentence in emu_last_error.
 EMU_EXPORT int emu_program(const char* attributes, const float* device, int64_t entries, float strength, uint32_t seed,
-                           uint32_t read_seed, const float* w, int64_t rows, int64_t columns, float* out) {
+                           uint32_t read_seed, const int64_t* faults, int64_t fault_count, const float* w, int64_t rows,
+                           int64_t columns, float* out) {
   return emu::guarded_code([&] {
     const emu::Structure structure = emu::structure_from_text(attributes);
-    const emu::StoreKey key = emu::store_key(structure, structure.device(device, entries), strength, seed, read_seed);
-    const std::vector<float> scales = emu::weight_scales(structure, w, rows, columns);
+    const emu::Device numbers = structure.device(device, entries);
+    const emu::StoreKey key = emu::store_key(structure, numbers, strength, seed, read_seed);
     const emu::ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
       for (int64_t i = 0; i < count; ++i) body(i);
     };
-    emu::write_values(structure, key, w, rows, columns, structure.row_tiles(rows), {{0, columns}}, scales.data(), false,
-                      nullptr, serial, out);
+    const emu::StoredArray stored =
+        emu::store_array(structure, numbers, key, {w, rows, columns, nullptr, faults, fault_count}, false, serial);
+    std::copy(stored.slices[0].begin(), stored.slices[0].end(), out);
   });
 }
+
+// Makes a device model written elsewhere known to `program` `function`; null forgets it.
+EMU_EXPORT int emu_register_function(const char* name, emu::ProgramFunction function) {
+  return emu::guarded_code([&] { emu::register_program_function(name, function); });
+}
+
+// For such a function, before it returns a failure: what went wrong.
+EMU_EXPORT void emu_set_function_error(const char* sentence) { emu::set_program_function_error(sentence); }
 
 }  // extern "C"

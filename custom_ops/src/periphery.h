@@ -8,6 +8,7 @@
 
 #include "controls.h"
 #include "ort.h"
+#include "stored_values.h"
 #include "structure.h"
 
 namespace emu {
@@ -41,11 +42,16 @@ struct CrossbarProduct {
   std::vector<int64_t> b_of;
   std::vector<Span> row_tiles;
   std::vector<Span> column_groups;
-  // B/s (and |B/s|) of tile t and group g, as [b matrices, rows of the tile, columns of the group].
-  std::function<const float*(size_t t, size_t g)> tile;
-  std::function<const float*(size_t t, size_t g)> absolute_tile;
-  const float* scales = nullptr;       // [b matrices, row tiles, columns]
-  const SampleMap* samples = nullptr;  // of the rows of Y
+  // What slice i of the array holds in tile t and group g, what its noise is proportional to, and its magnitude, each
+  // as [b matrices, rows of the tile, columns of the group]; the last two only where the structure needs them.
+  std::function<const float*(size_t i, size_t t, size_t g)> tile;
+  std::function<const float*(size_t i, size_t t, size_t g)> noise_tile;
+  std::function<const float*(size_t i, size_t t, size_t g)> magnitude_tile;
+  Decoding decoding;
+  const std::vector<std::vector<float>>* unit_columns = nullptr;  // of each slice, [depth]
+  const float* scales = nullptr;                                  // [b matrices, row tiles, columns]
+  const SampleMap* samples = nullptr;                             // of the rows of Y
+  const SampleMap* a_samples = nullptr;                           // of the rows of A
   float* y = nullptr;
 };
 

@@ -13,13 +13,24 @@ constexpr uint32_t kPhiloxWeyl1 = 0xBB67AE85u;
 constexpr int kPhiloxRounds = 10;
 
 enum Stream : uint32_t {
-  kProgram = 0,
-  kProgramNegative = 1,
+  kProgram = 0,  // the negative device's stream is the next number
   kProgramCycle = 2,
-  kProgramCycleNegative = 3,
+  kDrift = 4,
+  kProgrammedRead = 6,
+  kStuck = 8,
+  kProgramSecond = 10,
+  kBitFlips = 12,
+  kLevels = 13,
+  kModifier = 14,
   kWrite = 16,
-  kWriteNegative = 17,
-  kRead = 32,
+  kCompensationBaseline = 18,
+  kCompensationReading = 19,
+  kAdcGain = 20,
+  kAdcOffset = 21,
+  kUnitColumn = 24,  // plus a stream of stored arrays
+  kRead = 64,
+  kInputNoise = 65,
+  kUnitColumnRead = 66,
 };
 
 // Everything that names a row of random numbers but the block index, which runs along the row.

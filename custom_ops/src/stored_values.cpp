@@ -1,17 +1,40 @@
 #include "stored_values.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "functions.h"
+#include "kernels.h"
 #include "ort.h"
+#include "wires.h"
 
 namespace emu {
 
-std::vector<float> weight_scales(const Structure& structure, const float* w, int64_t rows, int64_t columns) {
+namespace {
+
+// The magnitude of the percentile's rank in a part of W.
+float ranked_magnitude(const float* w, int64_t columns, const Span& rows, const Span& span, double percentile) {
+  std::vector<float> magnitudes;
+  magnitudes.reserve(static_cast<size_t>(rows.size() * span.size()));
+  for (int64_t k = rows.begin; k < rows.end; ++k) {
+    for (int64_t n = span.begin; n < span.end; ++n) magnitudes.push_back(std::fabs(w[k * columns + n]));
+  }
+  if (magnitudes.empty()) return 0;
+  const auto rank = static_cast<long>(std::ceil(percentile * static_cast<double>(magnitudes.size())));
+  std::nth_element(magnitudes.begin(), magnitudes.begin() + (rank - 1), magnitudes.end());
+  return magnitudes[static_cast<size_t>(rank - 1)];
+}
+
+}  // namespace
+
+std::vector<float> weight_scales(const Structure& structure, const Device& device, const float* w, int64_t rows,
+                                 int64_t columns) {
   const std::vector<Span> row_tiles = structure.row_tiles(rows);
   const std::vector<Span> column_tiles = structure.column_tiles(columns);
   std::vector<float> scales(row_tiles.size() * static_cast<size_t>(columns), 0.0f);
+  const bool ranked = device.percentile > 0;
   // Column maxima per row tile first; every coarser scale is a maximum of these.
-  for (size_t t = 0; t < row_tiles.size(); ++t) {
+  for (size_t t = 0; t < row_tiles.size() && !ranked; ++t) {
     float* row = scales.data() + t * static_cast<size_t>(columns);
     for (int64_t k = row_tiles[t].begin; k < row_tiles[t].end; ++k) {
       kernels().update_magnitudes(w + k * columns, columns, row);
@@ -19,7 +42,11 @@ std::vector<float> weight_scales(const Structure& structure, const float* w, int
   }
   const auto spread = [&](size_t first_tile, size_t last_tile, const Span& span) {
     float peak = 0;
-    for (size_t t = first_tile; t < last_tile; ++t) {
+    if (ranked) {
+      const Span inside{row_tiles[first_tile].begin, row_tiles[last_tile - 1].end};
+      peak = ranked_magnitude(w, columns, inside, span, device.percentile);
+    }
+    for (size_t t = first_tile; t < last_tile && !ranked; ++t) {
       for (int64_t n = span.begin; n < span.end; ++n) peak = std::max(peak, scales[t * columns + n]);
     }
     for (size_t t = first_tile; t < last_tile; ++t) {
@@ -39,75 +66,814 @@ std::vector<float> weight_scales(const Structure& structure, const float* w, int
       }
       break;
     case Scaling::kTileColumn:
+      for (size_t t = 0; t < row_tiles.size() && ranked; ++t) {
+        for (int64_t n = 0; n < columns; ++n) spread(t, t + 1, {n, n + 1});
+      }
       break;
   }
   for (float& scale : scales) scale = scale > 0 ? scale : 1.0f;
   return scales;
 }
 
+namespace {
+
+bool starts_with(const std::string& text, const char* start) { return text.rfind(start, 0) == 0; }
+
+bool noisy_compensation(const Structure& structure) {
+  return structure.compensation == Compensation::kGlobal || structure.compensation == Compensation::kColumn;
+}
+
+// Runs body(k) for every row, enough rows at once that handing them out costs nothing beside them.
+void for_rows(int64_t rows, int64_t columns, const ForEach& for_each, const std::function<void(int64_t)>& body) {
+  const int64_t rows_per_task = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns));
+  for_each((rows + rows_per_task - 1) / rows_per_task, [&](int64_t task) {
+    const int64_t last = std::min(rows, (task + 1) * rows_per_task);
+    for (int64_t k = task * rows_per_task; k < last; ++k) body(k);
+  });
+}
+
+constexpr int64_t kFaultsPerElement = 256;
+constexpr int64_t kFirstStuck = 64;
+
+// Makes what one chip holds for one matrix.
+class Storing {
+ public:
+  Storing(const Structure& structure, const Device& device, const StoreKey& key, const Matrix& w,
+          const ForEach& for_each)
+      : structure_(structure),
+        device_(device),
+        key_(key),
+        strength_(key.strength),
+        rows_(w.rows),
+        columns_(w.columns),
+        for_each_(for_each),
+        matrix_(w),
+        w_(w.values),
+        scales_(weight_scales(structure, device, w.values, w.rows, w.columns)),
+        row_tiles_(structure.row_tiles(w.rows)),
+        column_tiles_(structure.column_tiles(w.columns)),
+        tile_of_row_(static_cast<size_t>(w.rows)),
+        floor_(device.floor()),
+        range_(1.0f - device.floor()),
+        decoding_(decoding(structure, device)) {
+    for (size_t t = 0; t < row_tiles_.size(); ++t) {
+      std::fill(tile_of_row_.begin() + row_tiles_[t].begin, tile_of_row_.begin() + row_tiles_[t].end, t);
+    }
+    flip_bits();
+  }
+
+  StoredArray run(bool for_reading) {
+    const bool conductances = structure_.encoding != Encoding::kWeight;
+    StoredArray stored;
+    if (conductances) {
+      stored.slices = stored_conductances();
+    } else {
+      stored.slices.push_back(stored_numbers(for_reading));
+    }
+    if (device_.modifier > 0) modify(conductances || for_reading, stored.slices[0]);
+    if (conductances && !for_reading) decode(stored.slices);
+    stored.key = key_;
+    stored.scales = scales_;
+    if (!for_reading) return stored;
+    for (std::vector<float>& slice : stored.slices) {
+      slice = in_blocks(slice);
+      const auto size = static_cast<int64_t>(slice.size());
+      if (needs_noise_weights(structure_)) {
+        stored.noise_weights.emplace_back(slice.size());
+        noise_weights(structure_, slice.data(), size, stored.noise_weights.back().data());
+      }
+      if (structure_.ir_drop == IrDrop::kFormula) {
+        stored.magnitudes.emplace_back(slice.size());
+        kernels().absolute(slice.data(), size, stored.magnitudes.back().data());
+      }
+    }
+    if (structure_.unit_column) {
+      for (int64_t slice = 0; slice < structure_.slices(); ++slice) stored.unit_columns.push_back(unit_column(slice));
+    }
+    return stored;
+  }
+
+ private:
+  const float* scales_of(int64_t k) const {
+    return scales_.data() + tile_of_row_[static_cast<size_t>(k)] * static_cast<size_t>(columns_);
+  }
+
+  Counter counter(uint32_t stream, uint32_t key1, int64_t k, int64_t columns = 0) const {
+    Counter result;
+    result.key0 = key_.seed;
+    result.key1 = key1;
+    result.block = static_cast<uint64_t>(k) * static_cast<uint64_t>(((columns > 0 ? columns : columns_) + 3) / 4);
+    result.wide_block = true;
+    result.c2 = static_cast<uint32_t>(structure_.array);
+    result.c3 = stream;
+    return result;
+  }
+
+  void flip_bits() {
+    const bool listed = structure_.fault_source == FaultSource::kList;
+    if (listed) check_faults(structure_, matrix_);
+    if (structure_.fault_source == FaultSource::kNone || structure_.fault_storage == FaultStorage::kNone) return;
+    BitFlips flips;
+    flips.bits = structure_.stored_bits();
+    flips.from_list = listed;
+    flips.list = matrix_.faults;
+    flips.list_size = matrix_.fault_count;
+    flips.probability = listed ? 0.0 : std::min(1.0f, strength_ * device_.ber);
+    flips.mask = static_cast<uint32_t>(structure_.fault_mask);
+    flips.protection = structure_.protection;
+    flips.seed = key_.seed;
+    flips.array = static_cast<uint32_t>(structure_.array);
+    const int64_t size = rows_ * columns_;
+    if (structure_.kind != Operator::kQuantized && structure_.fault_storage == FaultStorage::kInt) {
+      flipped_.resize(static_cast<size_t>(size));
+      const CodeScales codes = code_scales(flips.bits, structure_.fault_asymmetric, structure_.fault_per_column, w_,
+                                           rows_, columns_, for_each_);
+      flip_made_codes(flips, codes, w_, rows_, columns_, for_each_, flipped_.data());
+    } else {
+      flipped_.assign(w_, w_ + size);
+      if (matrix_.codes != nullptr) {
+        flip_model_codes(flips, *matrix_.codes, for_each_, flipped_.data());
+      } else {
+        flip_floats(flips, size, for_each_, flipped_.data());
+      }
+    }
+    w_ = flipped_.data();
+  }
+
+  MapRow map(int64_t slice = 0) const {
+    MapRow row;
+    row.encoding = structure_.encoding;
+    row.clip = structure_.encoding != Encoding::kWeight || device_.percentile > 0;
+    if (structure_.weight_bits > 0) row.weight_steps = std::exp2(static_cast<float>(structure_.weight_bits - 1)) - 1.0f;
+    if (device_.cell_bits > 0) row.level_steps = std::exp2(device_.cell_bits) - 1.0f;
+    if (structure_.slice_bits > 0) {
+      row.slice_steps = std::exp2(static_cast<float>(structure_.slice_bits)) - 1.0f;
+      row.slice_divisor = std::exp2(static_cast<float>(structure_.slice_bits * slice));
+    }
+    row.floor = floor_;
+    return row;
+  }
+
+  std::vector<float> stored_numbers(bool for_reading) {
+    std::vector<float> values(static_cast<size_t>(rows_ * columns_));
+    StoreRow pattern;
+    pattern.model = structure_.disturbance;
+    pattern.sigma = strength_ * device_.sigma;
+    pattern.sigma_cycle = strength_ * device_.sigma_cycle;
+    pattern.normalize = for_reading;
+    const MapRow mapping = map();
+    const bool mapped = mapping.clip || structure_.weight_bits > 0;
+    if (structure_.disturbance == Disturbance::kFunction) {
+      for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+        kernels().map_row(mapping, w_ + k * columns_, scales_of(k), columns_, values.data() + k * columns_);
+      });
+      call_function(kProgram, values);
+      for (int64_t k = 0; k < rows_ && !for_reading; ++k) {
+        for (int64_t n = 0; n < columns_; ++n) values[static_cast<size_t>(k * columns_ + n)] *= scales_of(k)[n];
+      }
+      return values;
+    }
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      StoreRow row = pattern;
+      row.device = counter(kProgram, 0, k);
+      row.cycle = counter(kProgramCycle, key_.read_seed, k);
+      const float* s = scales_of(k);
+      const float* source = w_ + k * columns_;
+      float* target = values.data() + k * columns_;
+      if (mapped) {
+        kernels().map_row(mapping, source, s, columns_, target);
+        for (int64_t n = 0; n < columns_; ++n) target[n] *= s[n];
+        source = target;
+      }
+      kernels().store_row(row, source, s, 0, columns_, target);
+    });
+    return values;
+  }
+
+  // Puts what the registered function makes of targets in their place.
+  void call_function(uint32_t stream, std::vector<float>& targets) const {
+    std::vector<float> normals(targets.size());
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      float* row = normals.data() + k * columns_;
+      kernels().normals(counter(stream, 0, k), 0, columns_, row);
+      for (int64_t n = 0; n < columns_; ++n) row[n] *= strength_;
+    });
+    std::vector<float> result(targets.size());
+    call_program_function(structure_, device_, targets.data(), normals.data(), rows_, columns_, result.data());
+    targets = std::move(result);
+  }
+
+  uint32_t stream(uint32_t number, bool negative, int64_t slice) const {
+    return number + (negative ? 1 : 0) + (static_cast<uint32_t>(slice) << 8);
+  }
+
+  // v of every slice, in units of g_max; puts the compensation into the scales.
+  std::vector<std::vector<float>> stored_conductances() {
+    const auto size = static_cast<size_t>(rows_ * columns_);
+    const bool compensated = structure_.compensation != Compensation::kNone;
+    std::vector<std::vector<float>> slices;
+    std::vector<float> before(compensated ? size : 0, static_cast<float>(-decoding_.offset));
+    std::vector<float> after = before;
+    for (int64_t slice = 0; slice < structure_.slices(); ++slice) {
+      const float factor = decoding_.factors[static_cast<size_t>(slice)];
+      std::vector<float> positive = programmed(slice, false);
+      std::vector<float> negative = structure_.pairs() ? programmed(slice, true) : std::vector<float>();
+      if (compensated) accumulate(factor, read_conductances(slice, positive, negative, {}), before);
+      std::vector<float> peaks;
+      if (structure_.drift != Drift::kNone) {
+        if (structure_.net_pairs) peaks = make_net_pairs(positive, negative);
+        drift(slice, false, positive);
+        if (structure_.pairs()) drift(slice, true, negative);
+      }
+      slices.push_back(read_conductances(slice, positive, negative, peaks));
+      if (compensated) accumulate(factor, slices.back(), after);
+    }
+    if (compensated) compensate(before, after);
+    return slices;
+  }
+
+  static void accumulate(float factor, const std::vector<float>& values, std::vector<float>& sum) {
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += factor * values[i];
+  }
+
+  // W' in the place of the first slice.
+  void decode(std::vector<std::vector<float>>& slices) const {
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      const float* s = scales_of(k);
+      for (int64_t n = 0; n < columns_; ++n) {
+        const auto i = static_cast<size_t>(k * columns_ + n);
+        double weight = -decoding_.offset;
+        for (size_t slice = 0; slice < slices.size(); ++slice) {
+          weight += static_cast<double>(decoding_.factors[slice]) * slices[slice][i];
+        }
+        slices[0][i] = static_cast<float>(weight * s[n]);
+      }
+    });
+    slices.resize(1);
+  }
+
+  ProgramRow program_pattern(std::vector<float>& levels, Table& table) const {
+    ProgramRow row;
+    row.model = structure_.disturbance;
+    row.sigma = strength_ * device_.sigma;
+    row.sigma_cycle = strength_ * device_.sigma_cycle;
+    row.sigma_off = strength_ * device_.sigma_off;
+    row.floor = floor_;
+    if (structure_.clip_to_range) {
+      row.lowest = floor_;
+      row.highest = 1.0f;
+    }
+    const float amplitude = strength_ * device_.scale;
+    if (row.model == Disturbance::kPolynomial) {
+      for (int i = 0; i < 5; ++i) row.c[i] = amplitude * device_.c[i] / device_.reference_us;
+    } else if (row.model == Disturbance::kSaturating) {
+      row.c[0] = amplitude * device_.c[0];
+      row.c[1] = device_.c[1];
+    } else if (row.model == Disturbance::kLevelShared) {
+      const MapRow mapping = map();
+      row.level_steps = mapping.slice_steps > 0 ? mapping.slice_steps : mapping.level_steps;
+      levels.resize(static_cast<size_t>(row.level_steps) + 1);
+      const auto count = static_cast<int64_t>(levels.size());
+      kernels().normals(counter(kLevels, 0, 0, count), 0, count, levels.data());
+      for (float& level : levels) level = 1.0f + row.sigma * level;
+      row.levels = levels.data();
+    } else if (row.model == Disturbance::kTable) {
+      table = table_now(amplitude);
+      row.points = static_cast<int>(table.target_us.size());
+      row.table_target = table.target_us.data();
+      row.table_mean = table.mean_us[0].data();
+      row.table_std = table.std_us[0].data();
+    }
+    return row;
+  }
+
+  // The table at program.time_s, in units of g_max, standard deviations times the amplitude.
+  Table table_now(float amplitude) const {
+    const Table& all = device_.table;
+    size_t late = 0;
+    while (late < all.time_s.size() && all.time_s[late] < device_.program_time_s) ++late;
+    const size_t early = late == 0 ? 0 : late - 1;
+    if (late == all.time_s.size()) late = early;
+    double share = 0;
+    if (late > early) {
+      share = std::log(static_cast<double>(device_.program_time_s) / all.time_s[early]) /
+              std::log(static_cast<double>(all.time_s[late]) / all.time_s[early]);
+    }
+    Table now;
+    now.mean_us.emplace_back();
+    now.std_us.emplace_back();
+    for (size_t i = 0; i < all.target_us.size(); ++i) {
+      const auto between = [&](const std::vector<std::vector<float>>& values) {
+        return (values[early][i] + share * (static_cast<double>(values[late][i]) - values[early][i])) /
+               device_.g_max_us;
+      };
+      now.target_us.push_back(all.target_us[i] / device_.g_max_us);
+      now.mean_us[0].push_back(static_cast<float>(between(all.mean_us)));
+      now.std_us[0].push_back(static_cast<float>(between(all.std_us) * amplitude));
+    }
+    return now;
+  }
+
+  std::vector<float> programmed(int64_t slice, bool negative) const {
+    std::vector<float> g(static_cast<size_t>(rows_ * columns_));
+    std::vector<float> levels;
+    Table table;
+    const ProgramRow pattern = program_pattern(levels, table);
+    MapRow mapping = map(slice);
+    mapping.negative = negative;
+    const bool by_function = pattern.model == Disturbance::kFunction;
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      float* target = g.data() + k * columns_;
+      kernels().map_row(mapping, w_ + k * columns_, scales_of(k), columns_, target);
+      if (pattern.model == Disturbance::kNone || by_function) return;
+      ProgramRow row = pattern;
+      row.device = counter(stream(kProgram, negative, slice), 0, k);
+      row.cycle = counter(stream(kProgramCycle, negative, slice), key_.read_seed, k);
+      row.second = counter(stream(kProgramSecond, negative, slice), 0, k);
+      kernels().program_row(row, target, 0, columns_, target);
+    });
+    if (by_function) {
+      call_function(stream(kProgram, negative, slice), g);
+      for (float& value : g) value = std::min(std::max(value, pattern.lowest), pattern.highest);
+    }
+    return g;
+  }
+
+  // The cells beside the array that hold the weight 0, [rows].
+  std::vector<float> unit_column(int64_t slice) const {
+    std::vector<float> g(static_cast<size_t>(rows_));
+    std::vector<float> levels;
+    Table table;
+    const ProgramRow pattern = program_pattern(levels, table);
+    const DriftRow ageing = drift_pattern();
+    StuckRow stuck = stuck_pattern();
+    const MapRow mapping = map(slice);
+    const float zero = 0;
+    const float one = 1;
+    float target = 0;
+    kernels().map_row(mapping, &zero, &one, 1, &target);
+    if (pattern.model == Disturbance::kFunction) {
+      throw Error("node '" + structure_.node + "', attribute 'offset_correction' is 'unit_column'; expected digital " +
+                  "because 'program' is 'function'");
+    }
+    for (int64_t k = 0; k < rows_; ++k) {
+      float& cell = g[static_cast<size_t>(k)];
+      cell = target;
+      const auto of_cell = [&](uint32_t number, uint32_t key1) {
+        return counter(kUnitColumn + stream(number, false, slice), key1, k, 1);
+      };
+      if (pattern.model != Disturbance::kNone) {
+        ProgramRow row = pattern;
+        row.device = of_cell(kProgram, 0);
+        row.cycle = of_cell(kProgramCycle, key_.read_seed);
+        row.second = of_cell(kProgramSecond, 0);
+        kernels().program_row(row, &cell, 0, 1, &cell);
+      }
+      if (ageing.model != Drift::kNone) {
+        DriftRow row = ageing;
+        row.drift = of_cell(kDrift, 0);
+        row.read_noise = of_cell(kProgrammedRead, 0);
+        kernels().drift_row(row, &target, 0, 1, &cell);
+      }
+      if (structure_.stuck()) {
+        stuck.stuck = of_cell(kStuck, 0);
+        kernels().stick_row(stuck, 0, 1, &cell);
+      }
+    }
+    through_wires(g, {{0, 1}}, 1);
+    return g;
+  }
+
+  // Largest |value| of each tile, [row tiles][column tiles].
+  std::vector<float> tile_peaks(const std::function<void(int64_t k, float* row)>& values_of) const {
+    const size_t across = column_tiles_.size();
+    std::vector<float> of_rows(static_cast<size_t>(rows_) * across);
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      std::vector<float> row(static_cast<size_t>(columns_));
+      values_of(k, row.data());
+      for (size_t c = 0; c < across; ++c) {
+        of_rows[static_cast<size_t>(k) * across + c] =
+            kernels().largest_magnitude(row.data() + column_tiles_[c].begin, column_tiles_[c].size());
+      }
+    });
+    std::vector<float> peaks(row_tiles_.size() * across, 0.0f);
+    for (int64_t k = 0; k < rows_; ++k) {
+      for (size_t c = 0; c < across; ++c) {
+        float& peak = peaks[tile_of_row_[static_cast<size_t>(k)] * across + c];
+        peak = std::max(peak, of_rows[static_cast<size_t>(k) * across + c]);
+      }
+    }
+    return peaks;
+  }
+
+  // Maps the programmed difference of every pair to a pair again; gives the largest weight of each tile.
+  std::vector<float> make_net_pairs(std::vector<float>& positive, std::vector<float>& negative) const {
+    const float weight = 1.0f / range_;
+    std::vector<float> peaks = tile_peaks([&](int64_t k, float* row) {
+      for (int64_t n = 0; n < columns_; ++n)
+        row[n] = (positive[k * columns_ + n] - negative[k * columns_ + n]) * weight;
+    });
+    for (float& peak : peaks) peak = std::max(peak, 1e-7f);
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      for (size_t c = 0; c < column_tiles_.size(); ++c) {
+        const float peak = peaks[tile_of_row_[static_cast<size_t>(k)] * column_tiles_.size() + c];
+        for (int64_t n = column_tiles_[c].begin; n < column_tiles_[c].end; ++n) {
+          const auto i = static_cast<size_t>(k * columns_ + n);
+          const float u = (positive[i] - negative[i]) * weight / peak;
+          positive[i] = floor_ + range_ * std::max(u, 0.0f);
+          negative[i] = floor_ + range_ * std::max(-u, 0.0f);
+        }
+      }
+    });
+    return peaks;
+  }
+
+  DriftRow drift_pattern() const {
+    DriftRow pattern;
+    pattern.model = structure_.drift;
+    pattern.strength = strength_;
+    pattern.scale = device_.drift_scale;
+    pattern.nu = device_.nu;
+    pattern.nu_sigma = device_.nu_sigma;
+    pattern.g_max_us = device_.g_max_us;
+    if (structure_.clip_to_range) {
+      pattern.lowest = floor_;
+      pattern.highest = 1.0f;
+    }
+    const double time = device_.drift_time_s;
+    double read = static_cast<double>(strength_) * device_.drift_read_scale;
+    if (pattern.model == Drift::kCmo) {
+      if (time == 0) {
+        pattern.model = Drift::kNone;
+        return pattern;
+      }
+      pattern.log_ratio = static_cast<float>(std::log(time));
+      read *= 0.0277316483 * std::sqrt(std::log((time + 1e-6) / 2e-6));
+    } else if (pattern.model == Drift::kPowerLaw) {
+      const double t0 = device_.t0_s;
+      pattern.log_ratio = static_cast<float>(std::log(std::max(time, t0) / t0));
+    } else if (pattern.model != Drift::kNone) {
+      const bool hermes = pattern.model == Drift::kHermesPair || pattern.model == Drift::kHermesSingle;
+      const double t0 = pattern.model == Drift::kHermesPair ? 300.0 : hermes ? 200.0 : 20.0;
+      const double t_read = hermes ? 512e-9 : 250e-9;
+      pattern.log_ratio = static_cast<float>(std::log((time + t0) / t0));
+      read *= std::sqrt(std::log((time + t0 + t_read) / (2 * t_read)));
+      if (pattern.model == Drift::kStateIndependent) read /= device_.g_max_us;
+    }
+    pattern.read = static_cast<float>(read);
+    return pattern;
+  }
+
+  StuckRow stuck_pattern() const {
+    StuckRow stuck;
+    stuck.low = std::min(1.0f, strength_ * device_.stuck_low);
+    stuck.high = std::min(1.0f, strength_ * device_.stuck_high);
+    stuck.floor = floor_;
+    return stuck;
+  }
+
+  void drift(int64_t slice, bool negative, std::vector<float>& g) const {
+    const DriftRow pattern = drift_pattern();
+    if (pattern.model == Drift::kNone) return;
+    MapRow mapping = map(slice);
+    mapping.negative = negative;
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      std::vector<float> targets(static_cast<size_t>(columns_));
+      DriftRow row = pattern;
+      kernels().map_row(mapping, w_ + k * columns_, scales_of(k), columns_, targets.data());
+      row.drift = counter(stream(kDrift, negative, slice), 0, k);
+      row.read_noise = counter(stream(kProgrammedRead, negative, slice), 0, k);
+      kernels().drift_row(row, targets.data(), 0, columns_, g.data() + k * columns_);
+    });
+  }
+
+  // Stuck cells and wires.
+  void strike(int64_t slice, bool negative, std::vector<float>& g) const {
+    if (structure_.stuck()) {
+      const StuckRow pattern = stuck_pattern();
+      for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+        StuckRow row = pattern;
+        row.stuck = counter(stream(kStuck, negative, slice), 0, k);
+        kernels().stick_row(row, 0, columns_, g.data() + k * columns_);
+      });
+    }
+    for (int64_t i = 0; i < matrix_.fault_count; ++i) {
+      const int64_t what = matrix_.faults[i] % kFaultsPerElement - kFirstStuck;
+      if (what < 0 || what / 2 != 2 * slice + (negative ? 1 : 0)) continue;
+      g[static_cast<size_t>(matrix_.faults[i] / kFaultsPerElement)] = what % 2 == 1 ? 1.0f : floor_;
+    }
+    through_wires(g, column_tiles_, columns_);
+  }
+
+  void through_wires(std::vector<float>& g, const std::vector<Span>& column_tiles, int64_t columns) const {
+    if (structure_.ir_drop != IrDrop::kNetwork || (device_.row_ohm == 0 && device_.column_ohm == 0)) return;
+    const auto across = static_cast<int64_t>(column_tiles.size());
+    for_each_(static_cast<int64_t>(row_tiles_.size()) * across, [&](int64_t tile) {
+      const Span rows = row_tiles_[static_cast<size_t>(tile / across)];
+      const Span span = column_tiles[static_cast<size_t>(tile % across)];
+      std::vector<float> cells(static_cast<size_t>(rows.size() * span.size()));
+      for (int64_t k = rows.begin; k < rows.end; ++k) {
+        const float* row = g.data() + k * columns + span.begin;
+        std::copy(row, row + span.size(), cells.data() + (k - rows.begin) * span.size());
+      }
+      const double g_max = static_cast<double>(device_.g_max_us) * 1e-6;
+      effective_conductances(cells.data(), rows.size(), span.size(), 1.0 / (device_.row_ohm * g_max),
+                             1.0 / (device_.column_ohm * g_max));
+      for (int64_t k = rows.begin; k < rows.end; ++k) {
+        const float* row = cells.data() + (k - rows.begin) * span.size();
+        std::copy(row, row + span.size(), g.data() + k * columns + span.begin);
+      }
+    });
+  }
+
+  // What is read of the conductances: g+ - g- or g, times the peak of each tile if there are peaks.
+  std::vector<float> read_conductances(int64_t slice, std::vector<float> positive, std::vector<float> negative,
+                                       const std::vector<float>& peaks) const {
+    strike(slice, false, positive);
+    if (structure_.pairs()) {
+      strike(slice, true, negative);
+      for (size_t i = 0; i < positive.size(); ++i) positive[i] -= negative[i];
+    }
+    for (int64_t k = 0; k < rows_ && !peaks.empty(); ++k) {
+      for (size_t c = 0; c < column_tiles_.size(); ++c) {
+        const float peak = peaks[tile_of_row_[static_cast<size_t>(k)] * column_tiles_.size() + c];
+        for (int64_t n = column_tiles_[c].begin; n < column_tiles_[c].end; ++n) {
+          positive[static_cast<size_t>(k * columns_ + n)] *= peak;
+        }
+      }
+    }
+    return positive;
+  }
+
+  // Mean |reading| of each column of each row tile, summed, not divided: [row tiles][columns].
+  std::vector<double> reading_sums(const std::vector<float>& values, uint32_t stream) const {
+    std::vector<double> sums(row_tiles_.size() * static_cast<size_t>(columns_), 0.0);
+    const std::vector<float> ones(static_cast<size_t>(columns_), 1.0f);
+    const bool noisy = noisy_compensation(structure_);
+    ReadRow pattern;
+    if (noisy && structure_.adc == Range::kFixed) {
+      pattern.range = ReadRow::Range::kGiven;
+      pattern.code = structure_.adc_code;
+      pattern.steps = structure_.adc_steps(device_);
+      // Readings are weights here, the range of the ADC is in units of g_max.
+      pattern.low = -device_.adc_bound * decoding_.factors[0];
+      pattern.high = device_.adc_bound * decoding_.factors[0];
+    }
+    const float output = structure_.output_noise() ? device_.output_noise : 0.0f;
+    const float weight = structure_.weight_noise != WeightNoise::kNone ? device_.weight_noise : 0.0f;
+    pattern.noisy = noisy && strength_ * (output + weight) > 0;
+    pattern.noise_std = strength_ * std::sqrt(output * output + weight * weight);
+    pattern.scales = ones.data();
+    for_each_(static_cast<int64_t>(row_tiles_.size()), [&](int64_t t) {
+      std::vector<float> reading(static_cast<size_t>(columns_));
+      std::vector<float> result(static_cast<size_t>(columns_));
+      std::vector<float> std_each(static_cast<size_t>(needs_noise_weights(structure_) ? columns_ : 0));
+      double* sum = sums.data() + t * columns_;
+      for (int64_t k = row_tiles_[static_cast<size_t>(t)].begin; k < row_tiles_[static_cast<size_t>(t)].end; ++k) {
+        const float* row = values.data() + k * columns_;
+        std::copy(row, row + columns_, reading.begin());
+        ReadRow read = pattern;
+        read.noise = counter(stream, 0, k);
+        if (read.noisy && !std_each.empty()) {
+          noise_weights(structure_, row, columns_, std_each.data());
+          kernels().noise_std(std_each.data(), weight * weight, output * output, strength_, columns_, std_each.data());
+          read.noise_std_each = std_each.data();
+        }
+        kernels().read_row(read, reading.data(), columns_, result.data());
+        for (int64_t n = 0; n < columns_; ++n) sum[n] += std::fabs(static_cast<double>(result[static_cast<size_t>(n)]));
+      }
+    });
+    return sums;
+  }
+
+  void compensate(const std::vector<float>& before, const std::vector<float>& after) {
+    uncompensated_ = scales_;
+    const std::vector<double> baseline = reading_sums(before, kCompensationBaseline);
+    const std::vector<double> reading = reading_sums(after, kCompensationReading);
+    const bool by_column =
+        structure_.compensation == Compensation::kColumn || structure_.compensation == Compensation::kColumnExact;
+    constexpr double kLeast = 1e-4;
+    for (size_t t = 0; t < row_tiles_.size(); ++t) {
+      const size_t first = t * static_cast<size_t>(columns_);
+      const auto factor = [&](int64_t begin, int64_t end) {
+        double b = 0;
+        double c = 0;
+        for (int64_t n = begin; n < end; ++n) {
+          b += baseline[first + static_cast<size_t>(n)];
+          c += reading[first + static_cast<size_t>(n)];
+        }
+        const double count = static_cast<double>(row_tiles_[t].size()) * static_cast<double>(end - begin);
+        return static_cast<float>(std::max(b / count, kLeast) / std::max(c / count, kLeast));
+      };
+      for (const Span& span : column_tiles_) {
+        const float shared = by_column ? 1.0f : factor(span.begin, span.end);
+        for (int64_t n = span.begin; n < span.end; ++n) {
+          scales_[first + static_cast<size_t>(n)] *= by_column ? factor(n, n + 1) : shared;
+        }
+      }
+    }
+  }
+
+  // Adds noise in proportion to the largest weight of each tile.
+  void modify(bool normalized, std::vector<float>& values) {
+    if (uncompensated_.empty()) uncompensated_ = scales_;
+    MapRow mapping = map();
+    mapping.encoding = Encoding::kWeight;
+    const std::vector<float> peaks = tile_peaks([&](int64_t k, float* row) {
+      const size_t first = tile_of_row_[static_cast<size_t>(k)] * static_cast<size_t>(columns_);
+      kernels().map_row(mapping, w_ + k * columns_, uncompensated_.data() + first, columns_, row);
+    });
+    const float unit = structure_.encoding == Encoding::kWeight ? 1.0f : range_;
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      std::vector<float> noise(static_cast<size_t>(columns_));
+      kernels().normals(counter(kModifier, 0, k), 0, columns_, noise.data());
+      const float* s = scales_of(k);
+      for (size_t c = 0; c < column_tiles_.size(); ++c) {
+        const float peak = peaks[tile_of_row_[static_cast<size_t>(k)] * column_tiles_.size() + c];
+        const float amplitude = strength_ * device_.modifier * peak * unit;
+        for (int64_t n = column_tiles_[c].begin; n < column_tiles_[c].end; ++n) {
+          values[static_cast<size_t>(k * columns_ + n)] +=
+              amplitude * noise[static_cast<size_t>(n)] * (normalized ? 1.0f : s[n]);
+        }
+      }
+    });
+  }
+
+  std::vector<float> in_blocks(std::vector<float>& values) const {
+    const std::vector<Span> groups = structure_.column_groups(columns_);
+    if (groups.size() == 1) return std::move(values);
+    std::vector<float> blocks(values.size());
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      const Span tile = row_tiles_[tile_of_row_[static_cast<size_t>(k)]];
+      for (const Span& group : groups) {
+        const float* from = values.data() + k * columns_ + group.begin;
+        std::copy(from, from + group.size(),
+                  blocks.data() + block_offset(tile, group, columns_) + (k - tile.begin) * group.size());
+      }
+    });
+    return blocks;
+  }
+
+  const Structure& structure_;
+  const Device& device_;
+  const StoreKey& key_;
+  float strength_;
+  int64_t rows_;
+  int64_t columns_;
+  const ForEach& for_each_;
+  const Matrix& matrix_;
+  const float* w_;  // after bit flips
+  std::vector<float> flipped_;
+  std::vector<float> scales_;
+  std::vector<float> uncompensated_;  // scales before compensation, once they are needed
+  std::vector<Span> row_tiles_;
+  std::vector<Span> column_tiles_;
+  std::vector<size_t> tile_of_row_;
+  float floor_;
+  float range_;
+  Decoding decoding_;
+};
+
+}  // namespace
+
 StoreKey store_key(const Structure& structure, const Device& device, float strength, uint32_t seed,
                    uint32_t read_seed) {
   StoreKey key;
-  if (structure.disturbance == Disturbance::kNone) return key;
+  const bool reads = noisy_compensation(structure);
+  for (size_t i = 0; i < structure.entries.size(); ++i) {
+    const std::string& name = structure.entries[i];
+    const bool storing = starts_with(name, "program.") || starts_with(name, "mapping.") ||
+                         starts_with(name, "drift.") || starts_with(name, "faults.") || name == "read.row_ohm" ||
+                         name == "read.column_ohm";
+    if (storing || (reads && (starts_with(name, "read.") || starts_with(name, "adc.")))) {
+      key.numbers.push_back(device.values[i]);
+    }
+  }
   key.strength = strength;
-  key.sigma = strength * device.sigma;
-  key.sigma_cycle = structure.dynamic ? 0.0f : strength * device.sigma_cycle;
-  if (structure.disturbance == Disturbance::kLognormalConductance) key.conductance_floor = device.conductance_floor();
   key.seed = seed;
-  if (structure.dynamic || key.sigma_cycle > 0) key.read_seed = read_seed;
+  if (device.sigma_cycle > 0) key.read_seed = read_seed;
   return key;
 }
 
-bool stores_exactly(const Structure& structure, const StoreKey& key) {
+bool stores_exactly(const Structure& structure, const Device& device, float strength) {
+  if (structure.dynamic()) {
+    // Clipping acts without noise too.
+    return structure.disturbance == Disturbance::kNone ||
+           (structure.disturbance != Disturbance::kClipFormer && strength * device.sigma == 0);
+  }
   // A pair without variation holds p - m = W/s again, up to rounding: exact by definition.
-  return structure.disturbance == Disturbance::kNone || (key.sigma == 0 && key.sigma_cycle == 0);
+  const bool quiet =
+      structure.disturbance == Disturbance::kNone ||
+      (structure.disturbance != Disturbance::kTable && structure.disturbance != Disturbance::kFunction &&
+       (structure.disturbance == Disturbance::kPolynomial || structure.disturbance == Disturbance::kSaturating
+            ? device.scale == 0
+            : device.sigma == 0 && device.sigma_cycle == 0 && device.sigma_off == 0));
+  const bool faulty = structure.fault_source != FaultSource::kNone;
+  return quiet && !faulty && structure.weight_bits == 0 && device.cell_bits == 0 && device.percentile == 0 &&
+         structure.drift == Drift::kNone && structure.ir_drop != IrDrop::kNetwork && device.modifier == 0;
 }
 
 int64_t block_offset(const Span& row_tile, const Span& column_group, int64_t columns) {
   return row_tile.begin * columns + row_tile.size() * column_group.begin;
 }
 
-void write_values(const Structure& structure, const StoreKey& key, const float* w, int64_t rows, int64_t columns,
-                  const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups, const float* scales,
-                  bool normalize, const DynamicRow* dynamic_row, const ForEach& for_each, float* out) {
-  const auto blocks_per_row = static_cast<uint64_t>((columns + 3) / 4);
-  StoreRow pattern;
-  pattern.model = stores_exactly(structure, key) ? Disturbance::kNone : structure.disturbance;
-  pattern.sigma = key.sigma;
-  pattern.sigma_cycle = key.sigma_cycle;
-  pattern.conductance_floor = key.conductance_floor;
-  pattern.normalize = normalize;
-  pattern.device.key0 = pattern.cycle.key0 = key.seed;
-  pattern.device.c2 = pattern.cycle.c2 = static_cast<uint32_t>(structure.dynamic ? structure.site : structure.array);
-  pattern.device.key1 = dynamic_row != nullptr ? key.read_seed : 0;
-  pattern.device.wide_block = dynamic_row == nullptr;
-  pattern.device.c1 = dynamic_row != nullptr ? dynamic_row->sample : 0;
-  pattern.device.c3 = dynamic_row != nullptr ? kWrite : kProgram;
-  pattern.cycle.key1 = key.read_seed;
-  pattern.cycle.wide_block = true;
-  pattern.cycle.c3 = kProgramCycle;
-
-  std::vector<size_t> tile_of_row(static_cast<size_t>(rows));
-  for (size_t t = 0; t < row_tiles.size(); ++t) {
-    std::fill(tile_of_row.begin() + row_tiles[t].begin, tile_of_row.begin() + row_tiles[t].end, t);
+Decoding decoding(const Structure& structure, const Device& device) {
+  const double floor = device.floor();
+  const double range = 1.0 - floor;
+  Decoding result;
+  if (structure.dynamic()) {
+    const bool pairs = structure.disturbance == Disturbance::kClipFormer ||
+                       structure.disturbance == Disturbance::kLognormalConductance;
+    result.factors = {pairs ? static_cast<float>(1.0 / range) : 1.0f};
+  } else if (structure.encoding == Encoding::kWeight) {
+    result.factors = {1.0f};
+  } else if (structure.slice_bits > 0) {
+    const double largest_digit = std::exp2(static_cast<double>(structure.slice_bits)) - 1;
+    const double largest_code = std::exp2(static_cast<double>(structure.weight_bits - 1)) - 1;
+    const int64_t middle = int64_t{1} << (structure.weight_bits - 1);
+    for (int64_t i = 0; i < structure.slices(); ++i) {
+      const int64_t shift = i * structure.slice_bits;
+      const double factor = std::exp2(static_cast<double>(shift)) * largest_digit / (largest_code * range);
+      result.factors.push_back(static_cast<float>(factor));
+      const auto digit = static_cast<double>((middle >> shift) & static_cast<int64_t>(largest_digit));
+      if (structure.encoding == Encoding::kOffset) result.offset += factor * (floor + range * digit / largest_digit);
+    }
+  } else if (structure.encoding == Encoding::kOffset) {
+    const double levels = std::exp2(static_cast<double>(device.cell_bits)) - 1;
+    const double used = device.cell_bits > 0 ? range * (levels - 1) / levels : range;
+    result.factors = {static_cast<float>(2.0 / range)};
+    result.offset = (1.0 - used / 2) * 2.0 / range;
+  } else {
+    result.factors = {static_cast<float>(1.0 / range)};
   }
-  // Enough rows per task that handing it out costs nothing beside it.
-  const int64_t rows_per_task = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns));
-  for_each((rows + rows_per_task - 1) / rows_per_task, [&](int64_t task) {
-    StoreRow row = pattern;
-    const int64_t last = std::min(rows, (task + 1) * rows_per_task);
-    for (int64_t k = task * rows_per_task; k < last; ++k) {
-      const size_t t = tile_of_row[static_cast<size_t>(k)];
-      const uint64_t array_row = static_cast<uint64_t>(k) + (dynamic_row != nullptr ? dynamic_row->first_row : 0);
-      row.device.block = array_row * blocks_per_row;
-      row.cycle.block = row.device.block;
+  return result;
+}
+
+void check_faults(const Structure& structure, const Matrix& w) {
+  const int64_t bits = structure.fault_storage == FaultStorage::kNone ? 0 : structure.stored_bits();
+  const int64_t devices = structure.encoding == Encoding::kWeight ? 0 : structure.pairs() ? 2 : 1;
+  for (int64_t i = 0; i < w.fault_count; ++i) {
+    const int64_t element = w.faults[i] / kFaultsPerElement;
+    const int64_t what = w.faults[i] % kFaultsPerElement;
+    const int64_t device = what - kFirstStuck;
+    const bool exists = what < kFirstStuck ? what < bits : device / 4 < structure.slices() && device / 2 % 2 < devices;
+    if (w.faults[i] < 0 || element >= w.rows * w.columns || !exists) {
+      throw Error("node '" + structure.node + "', input 'faults': " + std::to_string(w.faults[i]) +
+                  " names an element, bit or device that the array does not have");
+    }
+  }
+}
+
+bool needs_noise_weights(const Structure& structure) {
+  return structure.weight_noise == WeightNoise::kPcmRead || structure.weight_noise == WeightNoise::kProportional;
+}
+
+void noise_weights(const Structure& structure, const float* values, int64_t count, float* out) {
+  if (structure.weight_noise == WeightNoise::kProportional) {
+    kernels().square(values, count, out);
+  } else {
+    kernels().absolute(values, count, out);
+  }
+}
+
+StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrix& w,
+                        bool for_reading, const ForEach& for_each) {
+  return Storing(structure, device, key, w, for_each).run(for_reading);
+}
+
+void write_operand(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed,
+                   const float* b, int64_t columns, const std::vector<Span>& row_tiles,
+                   const std::vector<Span>& column_groups, const float* scales, bool for_reading,
+                   const DynamicRow& place, float* out) {
+  const auto blocks_per_row = static_cast<uint64_t>((columns + 3) / 4);
+  StoreRow row;
+  row.model = structure.disturbance;
+  row.sigma = strength * device.sigma;
+  row.floor = device.floor();
+  row.normalize = for_reading;
+  if (row.model == Disturbance::kClipFormer) {
+    row.sigma *= device.gamma;
+    row.alpha = device.alpha;
+    row.beta = device.beta;
+    if (device.write_bits > 0) row.write_steps = std::exp2(device.write_bits) - 1.0f;
+    row.cells = structure.write_cells;
+  }
+  row.device.key0 = seed;
+  row.device.key1 = read_seed;
+  row.device.c1 = place.sample;
+  row.device.c2 = static_cast<uint32_t>(structure.site);
+  row.device.c3 = kWrite;
+  for (size_t t = 0; t < row_tiles.size(); ++t) {
+    for (int64_t k = row_tiles[t].begin; k < row_tiles[t].end; ++k) {
+      row.device.block = (place.first_row + static_cast<uint64_t>(k)) * blocks_per_row;
       for (const Span& group : column_groups) {
         float* target = out + block_offset(row_tiles[t], group, columns) + (k - row_tiles[t].begin) * group.size();
-        kernels().store_row(row, w + k * columns + group.begin, scales + t * static_cast<size_t>(columns) + group.begin,
-                            group.begin, group.size(), target);
+        kernels().store_row(row, b + k * columns + group.begin,
+                            scales + static_cast<int64_t>(t) * columns + group.begin, group.begin, group.size(),
+                            target);
       }
     }
-  });
+  }
 }
 
 }  // namespace emu

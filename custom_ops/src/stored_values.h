@@ -1,53 +1,86 @@
-// Values held by crossbars: their scales, and their disturbance when written.
+// Values held by crossbars: their scales, and what becomes of them when they are stored.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
+#include "bit_flips.h"
 #include "structure.h"
 
 namespace emu {
 
-// Runs body(i) for i in [0, count), perhaps in parallel.
-using ForEach = std::function<void(int64_t count, const std::function<void(int64_t)>& body)>;
-
 // Scales of one matrix W [rows, columns]: for row tile t and column n, scales[t * columns + n].
-std::vector<float> weight_scales(const Structure& structure, const float* w, int64_t rows, int64_t columns);
+std::vector<float> weight_scales(const Structure& structure, const Device& device, const float* w, int64_t rows,
+                                 int64_t columns);
 
 // What the stored values depend on; equal keys give equal values.
 struct StoreKey {
+  std::vector<float> numbers;  // of the device
   float strength = 1;
-  float sigma = 0;
-  float sigma_cycle = 0;
-  float conductance_floor = 0;
   uint32_t seed = 0;
   uint32_t read_seed = 0;  // 0 where only cycle-to-cycle variation would depend on it
 
   bool operator==(const StoreKey& other) const {
-    return strength == other.strength && sigma == other.sigma && sigma_cycle == other.sigma_cycle &&
-           conductance_floor == other.conductance_floor && seed == other.seed && read_seed == other.read_seed;
+    return numbers == other.numbers && strength == other.strength && seed == other.seed && read_seed == other.read_seed;
   }
 };
 
 StoreKey store_key(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed);
 
 // Whether storing changes nothing.
-bool stores_exactly(const Structure& structure, const StoreKey& key);
+bool stores_exactly(const Structure& structure, const Device& device, float strength);
 
-// Position of tile t, column group g in programmed values: blocks [rows of t, columns of g], row-major, one after
-// another.
+// Position of tile t, column group g in values laid out for reading: blocks [rows of t, columns of g], row-major, one
+// after another.
 int64_t block_offset(const Span& row_tile, const Span& column_group, int64_t columns);
 
-// Writes W [rows, columns] into out, in the layout of block_offset, disturbed; divided by the scales if normalize.
-// dynamic_row: for an operand written at run time, the sample and the first row within the sample; null for stored
-// weights.
+// How what is read becomes a weight in units of its scale: the sum of factor * reading over the slices, less the
+// offset.
+struct Decoding {
+  std::vector<float> factors;
+  double offset = 0;
+};
+Decoding decoding(const Structure& structure, const Device& device);
+
+// What the arrays of one chip hold for a matrix; immutable once made.
+struct StoredArray {
+  StoreKey key;
+  // For reading: v of docs/operators.md, slice by slice, in the layout of block_offset. Else W' [rows, columns].
+  std::vector<std::vector<float>> slices;
+  std::vector<std::vector<float>> noise_weights;  // what the variance of weight noise is proportional to, if needed
+  std::vector<std::vector<float>> magnitudes;     // |v|, only for the formula of IR drop
+  std::vector<std::vector<float>> unit_columns;   // of each slice, [rows]
+  std::vector<float> scales;                      // as weight_scales gives them, with compensation
+};
+
+struct Matrix {
+  const float* values = nullptr;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  const ModelCodes* codes = nullptr;  // of a quantized model
+  const int64_t* faults = nullptr;    // a list
+  int64_t fault_count = 0;
+};
+
+// Throws Error if a fault of the list lies outside the array.
+void check_faults(const Structure& structure, const Matrix& w);
+
+StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrix& w,
+                        bool for_reading, const ForEach& for_each);
+
+// Writes a matrix B of one sample into out, in the layout of block_offset; for reading, in units of the scales
+// (conductances: of g_max).
 struct DynamicRow {
   uint32_t sample;
-  uint64_t first_row;
+  uint64_t first_row;  // within the sample
 };
-void write_values(const Structure& structure, const StoreKey& key, const float* w, int64_t rows, int64_t columns,
-                  const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups, const float* scales,
-                  bool normalize, const DynamicRow* dynamic_row, const ForEach& for_each, float* out);
+void write_operand(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed,
+                   const float* b, int64_t columns, const std::vector<Span>& row_tiles,
+                   const std::vector<Span>& column_groups, const float* scales, bool for_reading,
+                   const DynamicRow& place, float* out);
+
+// What weight noise is proportional to, element by element.
+void noise_weights(const Structure& structure, const float* values, int64_t count, float* out);
+bool needs_noise_weights(const Structure& structure);
 
 }  // namespace emu

@@ -1,5 +1,6 @@
 #include "structure.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <sstream>
@@ -8,9 +9,23 @@
 
 namespace emu {
 
+// One entry of the device tensor: where it goes, and which values it may have.
+struct Entry {
+  const char* name;
+  float Device::* field;
+  double low;
+  double high;
+  enum Kind {
+    kFrom,
+    kAbove,
+    kZeroOrWhole
+  } kind = kFrom;  // low itself is allowed; is not; 0, or whole numbers from low
+};
+
 namespace {
 
-constexpr int64_t kFormat = 1;
+constexpr int64_t kFormat = 2;
+constexpr double kHuge = 3.0e38;
 
 std::string number(double value) {
   std::ostringstream text;
@@ -29,49 +44,127 @@ Value choice(const std::string& node, const char* attribute, const std::string& 
               known);
 }
 
-const std::map<std::string, Disturbance>& disturbances() {
+const std::map<std::string, Disturbance>& write_models() {
   static const std::map<std::string, Disturbance> values = {
       {"none", Disturbance::kNone},
       {"lognormal_w", Disturbance::kLognormal},
       {"lognormal_w_meancorr", Disturbance::kLognormalMeanCorrected},
-      {"lognormal_g", Disturbance::kLognormalConductance},
       {"gauss_prop", Disturbance::kGaussProportional},
       {"gauss_range", Disturbance::kGaussRange},
+      {"lognormal_g", Disturbance::kLognormalConductance},
+      {"clipformer", Disturbance::kClipFormer},
   };
   return values;
 }
 
-// One entry of the device tensor: where it goes, and which values it may have.
-struct Entry {
-  const char* name;
-  float Device::* field;
-  double low;
-  double high;
-  bool low_is_open;
+// wan2022 is a polynomial and sonos a saturating law whose coefficients depend on the time.
+enum class TimedModel { kNone, kWan2022, kSonos };
+
+struct ProgramModel {
+  Disturbance disturbance;
+  TimedModel timed;
 };
 
+const std::map<std::string, ProgramModel>& program_models() {
+  static const std::map<std::string, ProgramModel> values = {
+      {"none", {Disturbance::kNone, TimedModel::kNone}},
+      {"lognormal_w", {Disturbance::kLognormal, TimedModel::kNone}},
+      {"lognormal_w_meancorr", {Disturbance::kLognormalMeanCorrected, TimedModel::kNone}},
+      {"gauss_prop", {Disturbance::kGaussProportional, TimedModel::kNone}},
+      {"gauss_range", {Disturbance::kGaussRange, TimedModel::kNone}},
+      {"lognormal_g", {Disturbance::kLognormalConductance, TimedModel::kNone}},
+      {"normal_independent", {Disturbance::kNormalIndependent, TimedModel::kNone}},
+      {"normal_proportional", {Disturbance::kNormalProportional, TimedModel::kNone}},
+      {"normal_inverse", {Disturbance::kNormalInverse, TimedModel::kNone}},
+      {"uniform_independent", {Disturbance::kUniformIndependent, TimedModel::kNone}},
+      {"uniform_proportional", {Disturbance::kUniformProportional, TimedModel::kNone}},
+      {"uniform_inverse", {Disturbance::kUniformInverse, TimedModel::kNone}},
+      {"polynomial", {Disturbance::kPolynomial, TimedModel::kNone}},
+      {"wan2022", {Disturbance::kPolynomial, TimedModel::kWan2022}},
+      {"sonos", {Disturbance::kSaturating, TimedModel::kSonos}},
+      {"level_shared", {Disturbance::kLevelShared, TimedModel::kNone}},
+      {"resistance_range", {Disturbance::kResistanceRange, TimedModel::kNone}},
+      {"table", {Disturbance::kTable, TimedModel::kNone}},
+      {"function", {Disturbance::kFunction, TimedModel::kNone}},
+  };
+  return values;
+}
+
+struct WanFit {
+  float time_s;
+  float c[5];
+};
+constexpr WanFit kWan[] = {{1, {0.348f, 16.030f, -43.853f, 45.393f, -16.815f}},
+                           {86400, {0.701f, 22.086f, -50.773f, 47.095f, -16.458f}},
+                           {172800, {0.782f, 20.274f, -43.507f, 37.062f, -11.934f}}};
+constexpr float kWanReferenceUs = 40;
+
+struct SonosFit {
+  float time_s;
+  float a;
+  float b;
+};
+constexpr SonosFit kSonos[] = {{0, 19.88665f, 176.3115f},       {86400, 25.59102f, 186.85544f},
+                               {172800, 28.72753f, 193.56834f}, {259200, 31.04318f, 198.90332f},
+                               {345600, 33.76214f, 204.77023f}, {432000, 34.57909f, 207.34309f}};
+
 const std::vector<Entry>& known_entries() {
-  constexpr double kHuge = 3.0e38;
+  using E = Entry;
   static const std::vector<Entry> entries = {
-      {"program.sigma", &Device::sigma, 0, 10, false},
-      {"program.sigma_cycle", &Device::sigma_cycle, 0, 10, false},
-      {"mapping.g_min_us", &Device::g_min_us, 0, kHuge, false},
-      {"mapping.g_max_us", &Device::g_max_us, 0, kHuge, true},
-      {"write.sigma", &Device::sigma, 0, 10, false},
-      {"dac.bits", &Device::dac_bits, 0, 16, false},
-      {"dac.steps", &Device::dac_steps_given, 0, 65536, false},
-      {"dac.bound", &Device::dac_bound, 0, kHuge, true},
-      {"dac.max", &Device::dac_max, 0, kHuge, true},
-      {"adc.bits", &Device::adc_bits, 0, 16, false},
-      {"adc.steps", &Device::adc_steps_given, 0, 65536, false},
-      {"adc.bound", &Device::adc_bound, 0, kHuge, true},
-      {"adc.max_bound_factor", &Device::max_bound_factor, 1, 1048576, false},
-      {"adc.max_bound_resolution", &Device::max_bound_resolution, 0, kHuge, true},
-      {"read.weight_noise", &Device::weight_noise, 0, kHuge, false},
-      {"read.output_noise", &Device::output_noise, 0, kHuge, false},
+      {"program.sigma", &Device::sigma, 0, 10},
+      {"program.sigma_cycle", &Device::sigma_cycle, 0, 10},
+      {"program.sigma_off", &Device::sigma_off, 0, 10},
+      {"program.scale", &Device::scale, 0, kHuge},
+      {"program.reference_us", &Device::reference_us, 0, kHuge, E::kAbove},
+      {"program.current_max_na", &Device::current_max_na, 0, kHuge, E::kAbove},
+      {"program.time_s", &Device::program_time_s, 0, kHuge},
+      {"program.modifier", &Device::modifier, 0, kHuge},
+      {"mapping.g_min_us", &Device::g_min_us, 0, kHuge},
+      {"mapping.g_max_us", &Device::g_max_us, 0, kHuge, E::kAbove},
+      {"mapping.cell_bits", &Device::cell_bits, 1, 12, E::kZeroOrWhole},
+      {"mapping.percentile", &Device::percentile, 0, 1, E::kAbove},
+      {"drift.time_s", &Device::drift_time_s, 0, kHuge},
+      {"drift.scale", &Device::drift_scale, 0, kHuge},
+      {"drift.read_scale", &Device::drift_read_scale, 0, kHuge},
+      {"drift.nu", &Device::nu, -kHuge, kHuge},
+      {"drift.nu_sigma", &Device::nu_sigma, 0, kHuge},
+      {"drift.t0_s", &Device::t0_s, 0, kHuge, E::kAbove},
+      {"faults.ber", &Device::ber, 0, 1},
+      {"faults.stuck_low", &Device::stuck_low, 0, 1},
+      {"faults.stuck_high", &Device::stuck_high, 0, 1},
+      {"write.sigma", &Device::sigma, 0, 10},
+      {"write.gamma", &Device::gamma, 0, kHuge},
+      {"write.alpha", &Device::alpha, 0, kHuge},
+      {"write.beta", &Device::beta, 0, 1, E::kAbove},
+      {"write.bits", &Device::write_bits, 2, 16, E::kZeroOrWhole},
+      {"dac.bits", &Device::dac_bits, 2, 16, E::kZeroOrWhole},
+      {"dac.steps", &Device::dac_steps_given, 2, 65536, E::kZeroOrWhole},
+      {"dac.bound", &Device::dac_bound, 0, kHuge, E::kAbove},
+      {"dac.max", &Device::dac_max, 0, kHuge, E::kAbove},
+      {"dac.limit", &Device::dac_limit, 0, kHuge, E::kAbove},
+      {"adc.bits", &Device::adc_bits, 2, 16, E::kZeroOrWhole},
+      {"adc.steps", &Device::adc_steps_given, 2, 65536, E::kZeroOrWhole},
+      {"adc.bound", &Device::adc_bound, 0, kHuge, E::kAbove},
+      {"adc.gain_sigma", &Device::gain_sigma, 0, kHuge},
+      {"adc.offset_sigma", &Device::offset_sigma, 0, kHuge},
+      {"adc.max_bound_factor", &Device::max_bound_factor, 1, 1048576},
+      {"adc.max_bound_resolution", &Device::max_bound_resolution, 0, kHuge, E::kAbove},
+      {"read.weight_noise", &Device::weight_noise, 0, kHuge},
+      {"read.output_noise", &Device::output_noise, 0, kHuge},
+      {"read.input_noise", &Device::input_noise, 0, kHuge},
+      {"read.ir_drop", &Device::ir_drop, 0, kHuge},
+      {"read.ir_drop_ratio", &Device::ir_drop_ratio, 0, kHuge, E::kAbove},
+      {"read.row_ohm", &Device::row_ohm, 0, kHuge},
+      {"read.column_ohm", &Device::column_ohm, 0, kHuge},
   };
   return entries;
 }
+
+// Entries whose names carry an index or a name of their own.
+const char* const kFamilies[] = {"program.c",       "program.target_us.",    "program.mean_us.",
+                                 "program.std_us.", "program.table_time_s.", "program.parameter."};
+
+bool starts_with(const std::string& text, const char* start) { return text.rfind(start, 0) == 0; }
 
 const Entry* find_entry(const std::string& name) {
   for (const Entry& entry : known_entries()) {
@@ -80,28 +173,57 @@ const Entry* find_entry(const std::string& name) {
   return nullptr;
 }
 
-bool has(const std::vector<std::string>& names, const char* name) {
-  for (const auto& candidate : names) {
-    if (candidate == name) return true;
+// The index behind `start` in a name such as program.mean_us.1.12 (0: the first one), or -1.
+int64_t index_in(const std::string& name, const char* start, int place) {
+  std::stringstream rest(name.substr(std::string(start).size()));
+  std::string part;
+  for (int i = 0; i <= place; ++i) {
+    if (!std::getline(rest, part, '.')) return -1;
   }
-  return false;
+  if (part.empty() || part.size() > 6 || part.find_first_not_of("0123456789") != std::string::npos) return -1;
+  return std::stoll(part);
 }
 
-double steps(float bits, float steps_given) {
+bool inside(int64_t index, int64_t count) { return index >= 0 && index < count; }
+
+double steps(float bits, float steps_given, double less) {
   if (steps_given > 0) return steps_given;
-  return bits > 0 ? std::exp2(static_cast<double>(bits)) - 2.0 : 0.0;
-}
-
-void require_whole(const std::string& node, const char* name, float value) {
-  if (value == 0 || (value >= 2 && std::floor(value) == value)) return;
-  throw Error("node '" + node + "', control input 'device': entry '" + name + "' is " + number(value) +
-              "; expected 0 or a whole number from 2");
+  return bits > 0 ? std::exp2(static_cast<double>(bits)) - less : 0.0;
 }
 
 }  // namespace
 
-double Device::dac_steps() const { return steps(dac_bits, dac_steps_given); }
-double Device::adc_steps() const { return steps(adc_bits, adc_steps_given); }
+int Structure::stored_bits() const {
+  if (kind == Operator::kQuantized) return static_cast<int>(code_bits);
+  return fault_storage == FaultStorage::kFloat32 ? 32 : static_cast<int>(fault_bits);
+}
+
+bool Structure::has(const char* entry) const {
+  return std::find(entries.begin(), entries.end(), entry) != entries.end();
+}
+
+int64_t Structure::slices() const {
+  if (slice_bits == 0) return 1;
+  const int64_t bits = encoding == Encoding::kOffset ? weight_bits : weight_bits - 1;
+  return (bits + slice_bits - 1) / slice_bits;
+}
+
+int64_t Structure::input_slices(const Device& device) const {
+  if (dac_slice_bits == 0) return 1;
+  const auto bits = static_cast<int64_t>(device.dac_bits) - 1;
+  return (bits + dac_slice_bits - 1) / dac_slice_bits;
+}
+
+double Structure::dac_steps(const Device& device) const {
+  if (dac == Range::kNone) return 0.0;
+  return steps(device.dac_bits, device.dac_steps_given, dac_offset_binary ? 1.0 : 2.0);
+}
+
+double Structure::adc_steps(const Device& device) const {
+  if (adc == Range::kNone) return 0.0;
+  const double less = adc_code == AdcCode::kSignMagnitude ? 2.0 : adc_code == AdcCode::kOffsetBinary ? 1.0 : 0.0;
+  return steps(device.adc_bits, device.adc_steps_given, less);
+}
 
 std::vector<Span> Structure::split(int64_t size, int64_t largest) const {
   if (largest <= 0 || largest >= size) return {{0, size}};
@@ -121,45 +243,148 @@ std::vector<Span> Structure::column_groups(int64_t columns) const {
   return decided_per_tile ? column_tiles(columns) : std::vector<Span>{{0, columns}};
 }
 
+namespace {
+
+// Sets the coefficients of models that come with their own, by time.
+void set_timed_coefficients(TimedModel model, const std::string& node, Device& device) {
+  const auto unknown_time = [&](const char* name, const char* times) {
+    throw Error("node '" + node + "', control input 'device': entry 'program.time_s' is " +
+                number(device.program_time_s) + "; '" + name + "' is measured at " + times + " seconds only");
+  };
+  if (model == TimedModel::kWan2022) {
+    for (const WanFit& fit : kWan) {
+      if (fit.time_s != device.program_time_s) continue;
+      std::copy(fit.c, fit.c + 5, device.c);
+      device.reference_us = kWanReferenceUs;
+      return;
+    }
+    unknown_time("wan2022", "1, 86400 and 172800");
+  } else if (model == TimedModel::kSonos) {
+    for (const SonosFit& fit : kSonos) {
+      if (fit.time_s != device.program_time_s) continue;
+      device.c[0] = fit.a / device.current_max_na;
+      device.c[1] = device.current_max_na / fit.b;
+      return;
+    }
+    unknown_time("sonos", "0, 86400, 172800, 259200, 345600 and 432000");
+  }
+}
+
+}  // namespace
+
 Device Structure::device(const float* values, int64_t count) const {
   const std::string where = "node '" + node + "', control input 'device': ";
   if (count != static_cast<int64_t>(entries.size())) {
     throw Error(where + "it has " + std::to_string(count) + " entries; expected " + std::to_string(entries.size()));
   }
   Device device;
+  device.values.assign(values, values + count);
+  device.table.target_us.resize(static_cast<size_t>(table_points_));
+  device.table.time_s.resize(static_cast<size_t>(table_times_));
+  device.table.mean_us.assign(static_cast<size_t>(table_times_), device.table.target_us);
+  device.table.std_us.assign(static_cast<size_t>(table_times_), device.table.target_us);
+  std::string parameters;
   for (size_t i = 0; i < entries.size(); ++i) {
-    const Entry& entry = *find_entry(entries[i]);
     const double value = values[i];
-    const bool in_range = (entry.low_is_open ? value > entry.low : value >= entry.low) && value <= entry.high;
-    if (!in_range) {  // also when it is not a number
-      const std::string upper = entry.high < 1e30 ? " and at most " + number(entry.high) : "";
-      throw Error(where + "entry '" + entries[i] + "' is " + number(value) + "; expected " +
-                  (entry.low_is_open ? "more than " : "at least ") + number(entry.low) + upper);
+    const std::string& name = entries[i];
+    if (known_[i] == nullptr && dynamic()) continue;  // of programming
+    if (known_[i] == nullptr) {
+      const auto at = [&](const char* start, int place) { return static_cast<size_t>(index_in(name, start, place)); };
+      const bool positive = starts_with(name, "program.std_us.") || starts_with(name, "program.target_us.");
+      if (!std::isfinite(value) || (positive && value < 0)) {
+        throw Error(where + "entry '" + name + "' is " + number(value) + "; expected a finite number" +
+                    (positive ? " from 0" : ""));
+      }
+      if (starts_with(name, "program.target_us.")) device.table.target_us[at("program.target_us.", 0)] = values[i];
+      if (starts_with(name, "program.table_time_s.")) device.table.time_s[at("program.table_time_s.", 0)] = values[i];
+      if (starts_with(name, "program.mean_us.")) {
+        device.table.mean_us[at("program.mean_us.", 0)][at("program.mean_us.", 1)] = values[i];
+      }
+      if (starts_with(name, "program.std_us.")) {
+        device.table.std_us[at("program.std_us.", 0)][at("program.std_us.", 1)] = values[i];
+      }
+      if (starts_with(name, "program.parameter.")) {
+        std::ostringstream text;
+        text.precision(9);
+        text << '"' << name.substr(std::string("program.parameter.").size()) << "\": " << value;
+        parameters += (parameters.empty() ? "" : ", ") + text.str();
+      } else if (starts_with(name, "program.c")) {
+        device.c[at("program.c", 0)] = values[i];
+      }
+      continue;
+    }
+    const Entry& entry = *known_[i];
+    const bool whole = entry.kind == Entry::kZeroOrWhole;
+    bool in_range = entry.kind == Entry::kAbove ? value > entry.low : value >= entry.low;
+    in_range = in_range && value <= entry.high && (!whole || std::floor(value) == value);
+    if (!in_range && !(whole && value == 0)) {  // also when it is not a number
+      const std::string upper = entry.high < 1e30 ? (whole ? " to " : " and at most ") + number(entry.high) : "";
+      const std::string lower = entry.kind == Entry::kAbove ? "more than "
+                                : whole                     ? "0 or a whole number from "
+                                                            : "at least ";
+      throw Error(where + "entry '" + name + "' is " + number(value) + "; expected " + lower +
+                  (entry.low < -1e30 ? "any finite number" : number(entry.low)) + upper);
     }
     // A stored site has no use for write.sigma, a dynamic one none for program.sigma: they share a field.
-    const bool other_kind = entries[i].rfind(dynamic ? "program." : "write.", 0) == 0;
+    const bool other_kind = starts_with(name, dynamic() ? "program." : "write.");
     if (!other_kind) device.*entry.field = values[i];
   }
-  if (has(entries, "mapping.g_min_us") && !(device.g_min_us < device.g_max_us)) {
+  device.parameters_json = "{" + parameters + "}";
+  if (!dynamic()) set_timed_coefficients(static_cast<TimedModel>(timed_), node, device);
+  check_device(device);
+  return device;
+}
+
+void Structure::check_device(const Device& device) const {
+  const std::string where = "node '" + node + "', control input 'device': ";
+  if (has("mapping.g_min_us") && !(device.g_min_us < device.g_max_us)) {
     throw Error(where + "entry 'mapping.g_min_us' is " + number(device.g_min_us) +
                 "; expected less than 'mapping.g_max_us', which is " + number(device.g_max_us));
   }
-  require_whole(node, "dac.bits", device.dac_bits);
-  require_whole(node, "dac.steps", device.dac_steps_given);
-  require_whole(node, "adc.bits", device.adc_bits);
-  require_whole(node, "adc.steps", device.adc_steps_given);
-  return device;
+  if (!(static_cast<double>(device.stuck_low) + device.stuck_high <= 1.0)) {
+    throw Error(where + "entries 'faults.stuck_low' and 'faults.stuck_high' are " + number(device.stuck_low) + " and " +
+                number(device.stuck_high) + "; expected a sum of at most 1");
+  }
+  if (encoding == Encoding::kOffset && slice_bits == 0 && device.cell_bits == 1) {
+    throw Error(where + "entry 'mapping.cell_bits' is 1; expected 0 or at least 2 because 'encoding' is 'offset'");
+  }
+  if (!dynamic() && disturbance == Disturbance::kLevelShared && slice_bits == 0 && device.cell_bits == 0) {
+    throw Error(where + "entry 'mapping.cell_bits' is 0; expected at least 1 because 'program' is 'level_shared'");
+  }
+  if (!dynamic() && drift == Drift::kCmo && device.drift_time_s > 0 && device.drift_time_s < 1) {
+    throw Error(where + "entry 'drift.time_s' is " + number(device.drift_time_s) +
+                "; expected 0 or at least 1 because 'drift' is 'cmo'");
+  }
+  if (dac_slice_bits > 0 && (device.dac_bits == 0 || device.dac_steps_given != 0 || device.dac_bound != 1)) {
+    throw Error(where + "input slices need 'dac.bits' above 0, 'dac.steps' 0 and 'dac.bound' 1; they are " +
+                number(device.dac_bits) + ", " + number(device.dac_steps_given) + " and " + number(device.dac_bound));
+  }
+  if (adc == Range::kGranular && device.adc_bits == 0) {
+    throw Error(where + "entry 'adc.bits' is 0; expected at least 2 because 'adc' is 'granular'");
+  }
+  for (const std::vector<float>* rising : {&device.table.target_us, &device.table.time_s}) {
+    for (size_t i = 1; i < rising->size(); ++i) {
+      if (!((*rising)[i - 1] < (*rising)[i])) throw Error(where + "targets and times of the table must rise");
+    }
+  }
+  if (!device.table.time_s.empty() && !(device.table.time_s[0] > 0)) {
+    throw Error(where + "entry 'program.table_time_s.0' must be more than 0");
+  }
 }
 
 Structure parse_structure(const std::string& node, Operator kind,
                           const std::function<int64_t(const char*)>& int_attribute,
                           const std::function<std::string(const char*)>& string_attribute) {
   const bool dynamic = kind == Operator::kDynamic;
-  const auto count = [&](const char* attribute, int64_t low) {
+  const auto fail = [&](const char* attribute, const std::string& problem) {
+    throw Error("node '" + node + "', attribute '" + attribute + "' " + problem);
+  };
+  const auto count = [&](const char* attribute, int64_t low, int64_t high = INT64_MAX) {
     const int64_t value = int_attribute(attribute);
-    if (value < low) {
-      throw Error("node '" + node + "', attribute '" + attribute + "' is " + std::to_string(value) +
-                  "; expected at least " + std::to_string(low));
+    if (value < low || value > high) {
+      fail(attribute, "is " + std::to_string(value) + "; expected " +
+                          (high == INT64_MAX ? "at least " + std::to_string(low)
+                                             : std::to_string(low) + " to " + std::to_string(high)));
     }
     return value;
   };
@@ -167,27 +392,21 @@ Structure parse_structure(const std::string& node, Operator kind,
     throw Error("node '" + node + "' is written in format " + std::to_string(int_attribute("format")) +
                 ", this library knows format " + std::to_string(kFormat) + "; update emu or rewrite the model");
   }
-  const std::map<std::string, Range> ranges = {
-      {"none", Range::kNone}, {"fixed", Range::kFixed}, {"absmax", Range::kAbsMax}};
   const auto chosen = [&](const char* attribute, const auto& values) {
     return choice(node, attribute, string_attribute(attribute), values);
   };
 
   Structure structure;
   structure.node = node;
-  structure.dynamic = dynamic;
+  structure.kind = kind;
   structure.site = count("site", 0);
   structure.sites = count("sites", 1);
   if (structure.site >= structure.sites) {
-    throw Error("node '" + node + "', attribute 'site' is " + std::to_string(structure.site) +
-                "; expected less than attribute 'sites', which is " + std::to_string(structure.sites));
+    fail("site", "is " + std::to_string(structure.site) + "; expected less than attribute 'sites', which is " +
+                     std::to_string(structure.sites));
   }
   structure.array = count("array", 0);
-  structure.sample_axis = count("sample_axis", -1);
-  if (structure.sample_axis > 1) {
-    throw Error("node '" + node + "', attribute 'sample_axis' is " + std::to_string(structure.sample_axis) +
-                "; expected -1, 0 or 1");
-  }
+  structure.sample_axis = count("sample_axis", -1, 1);
   structure.heads = count("heads", 0);
   structure.head_groups = count("head_groups", 1);
   structure.head_share = count("head_share", 1);
@@ -198,80 +417,299 @@ Structure parse_structure(const std::string& node, Operator kind,
                                                                             {"input", HeadAxis::kInput},
                                                                             {"matrix", HeadAxis::kMatrix}});
   if (structure.head_axis != HeadAxis::kNone && structure.heads < 1) {
-    throw Error("node '" + node + "', attribute 'heads' is 0; expected at least 1 because 'head_axis' is '" +
-                string_attribute("head_axis") + "'");
+    fail("heads", "is 0; expected at least 1 because 'head_axis' is '" + string_attribute("head_axis") + "'");
   }
   if (structure.head_groups != 1 && structure.head_axis != HeadAxis::kOutput) {
-    throw Error("node '" + node + "', attribute 'head_groups' is " + std::to_string(structure.head_groups) +
-                "; expected 1 because 'head_axis' is not 'output'");
+    fail("head_groups",
+         "is " + std::to_string(structure.head_groups) + "; expected 1 because 'head_axis' is not 'output'");
   }
   const bool axis_fits =
       structure.head_axis == HeadAxis::kNone || dynamic == (structure.head_axis == HeadAxis::kMatrix);
   if (!axis_fits) {
-    throw Error("node '" + node + "', attribute 'head_axis': '" + string_attribute("head_axis") +
-                "' does not fit this operator; expected " + (dynamic ? "none or matrix" : "none, output or input"));
+    fail("head_axis", "is '" + string_attribute("head_axis") + "', which does not fit this operator; expected " +
+                          (dynamic ? "none or matrix" : "none, output or input"));
   }
   structure.balanced = chosen("tile_split", std::map<std::string, bool>{{"fill", false}, {"balanced", true}});
   structure.scaling = chosen("scaling", std::map<std::string, Scaling>{{"tensor", Scaling::kTensor},
                                                                        {"column", Scaling::kColumn},
                                                                        {"tile", Scaling::kTile},
                                                                        {"tile_column", Scaling::kTileColumn}});
-  structure.disturbance = chosen(dynamic ? "write" : "program", disturbances());
-  structure.dac = chosen("dac", ranges);
-  structure.adc = chosen("adc", ranges);
+  TimedModel timed = TimedModel::kNone;
+  if (dynamic) {
+    structure.disturbance = chosen("write", write_models());
+    structure.write_cells = chosen("write_cells", std::map<std::string, bool>{{"composite", false}, {"cells", true}});
+    structure.write_per_sample =
+        chosen("write_scaling", std::map<std::string, bool>{{"matrix", false}, {"sample", true}});
+    if (structure.write_per_sample && structure.scaling != Scaling::kTensor) {
+      fail("scaling", "is '" + string_attribute("scaling") + "'; expected tensor because 'write_scaling' is 'sample'");
+    }
+  } else {
+    structure.fault_source = chosen("fault_source", std::map<std::string, FaultSource>{{"none", FaultSource::kNone},
+                                                                                       {"random", FaultSource::kRandom},
+                                                                                       {"list", FaultSource::kList}});
+    structure.fault_storage =
+        chosen("fault_storage",
+               std::map<std::string, FaultStorage>{
+                   {"none", FaultStorage::kNone}, {"int", FaultStorage::kInt}, {"float32", FaultStorage::kFloat32}});
+    structure.fault_bits = count("fault_bits", 4, 16);
+    if (structure.fault_bits != 4 && structure.fault_bits != 8 && structure.fault_bits != 16) {
+      fail("fault_bits", "is " + std::to_string(structure.fault_bits) + "; expected 4, 8 or 16");
+    }
+    structure.fault_asymmetric =
+        chosen("fault_range", std::map<std::string, bool>{{"symmetric", false}, {"asymmetric", true}});
+    structure.fault_per_column =
+        chosen("fault_scale", std::map<std::string, bool>{{"tensor", false}, {"column", true}});
+    structure.fault_mask = static_cast<uint64_t>(count("fault_mask", 0, 0xFFFFFFFFll));
+    structure.protection =
+        chosen("fault_protection", std::map<std::string, Protection>{{"none", Protection::kNone},
+                                                                     {"secded", Protection::kSecded},
+                                                                     {"secded_zero", Protection::kSecdedZero}});
+    structure.encoding = chosen("encoding", std::map<std::string, Encoding>{{"weight", Encoding::kWeight},
+                                                                            {"differential", Encoding::kDifferential},
+                                                                            {"two_sided", Encoding::kTwoSided},
+                                                                            {"offset", Encoding::kOffset}});
+    structure.unit_column =
+        chosen("offset_correction", std::map<std::string, bool>{{"digital", false}, {"unit_column", true}});
+    structure.unit_column = structure.unit_column && structure.encoding == Encoding::kOffset;
+    structure.weight_bits = count("weight_bits", 0, 16);
+    if (structure.weight_bits == 1) fail("weight_bits", "is 1; expected 0 or 2 to 16");
+    structure.slice_bits = count("slice_bits", 0, 8);
+    const ProgramModel model = chosen("program", program_models());
+    structure.disturbance = model.disturbance;
+    timed = model.timed;
+    structure.program_function = string_attribute("program_function");
+    structure.clip_to_range = chosen("program_clip", std::map<std::string, bool>{{"zero", false}, {"range", true}});
+    structure.drift = chosen("drift", std::map<std::string, Drift>{{"none", Drift::kNone},
+                                                                   {"power_law", Drift::kPowerLaw},
+                                                                   {"pcm", Drift::kPcm},
+                                                                   {"hermes_pair", Drift::kHermesPair},
+                                                                   {"hermes_single", Drift::kHermesSingle},
+                                                                   {"state_independent", Drift::kStateIndependent},
+                                                                   {"cmo", Drift::kCmo}});
+    structure.net_pairs = chosen("drift_pairs", std::map<std::string, bool>{{"physical", false}, {"net", true}});
+    structure.compensation =
+        chosen("compensation", std::map<std::string, Compensation>{{"none", Compensation::kNone},
+                                                                   {"global", Compensation::kGlobal},
+                                                                   {"global_exact", Compensation::kGlobalExact},
+                                                                   {"column", Compensation::kColumn},
+                                                                   {"column_exact", Compensation::kColumnExact}});
+    structure.table_times_ = count("table_times", 0, 4096);
+    structure.table_points_ = count("table_points", 0, 65536);
+  }
+  const std::map<std::string, Range> dac_ranges = {
+      {"none", Range::kNone}, {"fixed", Range::kFixed}, {"absmax", Range::kAbsMax}, {"calibrated", Range::kCalibrated}};
+  std::map<std::string, Range> adc_ranges = dac_ranges;
+  adc_ranges["rows"] = Range::kRows;
+  adc_ranges["granular"] = Range::kGranular;
+  structure.dac = chosen("dac", dac_ranges);
+  structure.dac_offset_binary =
+      chosen("dac_code", std::map<std::string, bool>{{"sign_magnitude", false}, {"offset_binary", true}});
+  structure.dac_slice_bits = count("dac_slice_bits", 0, 8);
+  structure.adc = chosen("adc", adc_ranges);
+  structure.adc_code =
+      chosen("adc_code", std::map<std::string, AdcCode>{{"sign_magnitude", AdcCode::kSignMagnitude},
+                                                        {"offset_binary", AdcCode::kOffsetBinary},
+                                                        {"twos_complement", AdcCode::kTwosComplement}});
+  structure.adc_columns = count("adc_columns", 1);
   structure.iterative = chosen("bound_management", std::map<std::string, bool>{{"none", false}, {"iterative", true}});
+  structure.weight_noise =
+      chosen("read_noise", std::map<std::string, WeightNoise>{{"none", WeightNoise::kNone},
+                                                              {"additive_constant", WeightNoise::kAdditiveConstant},
+                                                              {"pcm_read", WeightNoise::kPcmRead},
+                                                              {"proportional", WeightNoise::kProportional}});
+  structure.ir_drop =
+      chosen("ir_drop", std::map<std::string, IrDrop>{
+                            {"none", IrDrop::kNone}, {"formula", IrDrop::kFormula}, {"network", IrDrop::kNetwork}});
+  if (kind == Operator::kQuantized) {
+    structure.code_bits = count("code_bits", 4, 8);
+    structure.block_rows = count("block_rows", 0);
+    if (structure.code_bits != 4 && structure.code_bits != 8) {
+      fail("code_bits", "is " + std::to_string(structure.code_bits) + "; expected 4 or 8");
+    }
+  }
+
+  // Combinations that mean nothing.
+  const bool weights = structure.encoding == Encoding::kWeight;
+  const bool pairs = structure.encoding == Encoding::kDifferential;
+  const bool sliced = structure.slice_bits > 0;
+  const bool weight_model =
+      structure.disturbance >= Disturbance::kLognormal && structure.disturbance <= Disturbance::kGaussRange;
+  const bool any_model = structure.disturbance == Disturbance::kNone || structure.disturbance == Disturbance::kFunction;
+  const auto refuse = [&](bool wrong, const char* attribute, const char* value, const char* why) {
+    if (wrong) fail(attribute, std::string("is '") + value + "'; " + why);
+  };
+  if (!dynamic) {
+    const std::string program = string_attribute("program");
+    refuse(weights && !weight_model && !any_model, "program", program.c_str(),
+           "it disturbs conductances and needs attribute 'encoding' to be differential, two_sided or offset");
+    refuse(!weights && weight_model, "program", program.c_str(),
+           "it disturbs numbers and needs attribute 'encoding' to be weight");
+    refuse(sliced && (weights || structure.encoding == Encoding::kTwoSided || structure.weight_bits == 0), "slice_bits",
+           std::to_string(structure.slice_bits).c_str(),
+           "slices need 'weight_bits' and attribute 'encoding' to be differential or offset");
+    refuse(sliced && structure.disturbance == Disturbance::kFunction, "program", program.c_str(),
+           "a function cannot program slices");
+    refuse(structure.disturbance == Disturbance::kFunction && structure.program_function.empty(), "program_function",
+           "", "expected the name of a function");
+    refuse(structure.drift != Drift::kNone && weights, "drift", string_attribute("drift").c_str(),
+           "only conductances drift: choose another 'encoding' than weight");
+    refuse(structure.net_pairs && (!pairs || sliced), "drift_pairs", "net",
+           "this needs attribute 'encoding' to be differential, without slices");
+    refuse(structure.compensation != Compensation::kNone && structure.drift == Drift::kNone, "compensation",
+           string_attribute("compensation").c_str(), "there is no drift to compensate");
+    refuse((structure.compensation == Compensation::kGlobal || structure.compensation == Compensation::kColumn) &&
+               (sliced || structure.encoding == Encoding::kOffset),
+           "compensation", string_attribute("compensation").c_str(),
+           "with slices or an offset only the exact ones are defined");
+    refuse(structure.fault_storage == FaultStorage::kFloat32 && (!weights || kind == Operator::kQuantized),
+           "fault_storage", "float32", "this needs attribute 'encoding' to be weight, and float weights");
+    refuse(structure.ir_drop == IrDrop::kNetwork && weights, "ir_drop", "network",
+           "wires need conductances: choose another 'encoding' than weight");
+    const int stored_bits = structure.stored_bits();
+    if (kind == Operator::kQuantized) structure.fault_mask &= (uint64_t{1} << stored_bits) - 1;
+    const bool all_bits = structure.fault_mask == (uint64_t{1} << stored_bits) - 1;
+    refuse(structure.fault_storage != FaultStorage::kNone && structure.fault_mask >> stored_bits != 0, "fault_mask",
+           std::to_string(structure.fault_mask).c_str(), "it names bits that the stored codes do not have");
+    refuse(structure.fault_storage != FaultStorage::kNone && structure.protection != Protection::kNone && !all_bits,
+           "fault_protection", string_attribute("fault_protection").c_str(),
+           "it needs every bit of a code in 'fault_mask'");
+  } else {
+    refuse(structure.ir_drop == IrDrop::kNetwork, "ir_drop", "network", "it is for stored weights only");
+  }
   if (structure.iterative && structure.adc != Range::kFixed) {
     throw Error("node '" + node +
                 "', attribute 'bound_management' is 'iterative'; this needs attribute 'adc' to be 'fixed'");
   }
-  structure.weight_noise =
-      chosen("read_noise", std::map<std::string, WeightNoise>{{"none", WeightNoise::kNone},
-                                                              {"additive_constant", WeightNoise::kAdditiveConstant},
-                                                              {"pcm_read", WeightNoise::kPcmRead}});
-
-  if (kind == Operator::kQuantized) {
-    structure.code_bits = count("code_bits", 1);
-    structure.block_rows = count("block_rows", 0);
-    if (structure.code_bits != 4 && structure.code_bits != 8) {
-      throw Error("node '" + node + "', attribute 'code_bits' is " + std::to_string(structure.code_bits) +
-                  "; expected 4 or 8");
-    }
-  }
+  refuse(structure.iterative && (sliced || structure.dac_slice_bits > 0 || structure.encoding == Encoding::kOffset),
+         "bound_management", "iterative", "it is not defined with slices or an offset");
+  refuse(structure.dac_slice_bits > 0 && (structure.dac == Range::kNone || structure.dac_offset_binary),
+         "dac_slice_bits", std::to_string(structure.dac_slice_bits).c_str(),
+         "input slices need a DAC with attribute 'dac_code' sign_magnitude");
 
   std::stringstream names(string_attribute("entries"));
   for (std::string name; std::getline(names, name, ',');) {
-    if (find_entry(name) == nullptr) {
+    const Entry* entry = find_entry(name);
+    const bool family = std::any_of(std::begin(kFamilies), std::end(kFamilies),
+                                    [&](const char* start) { return starts_with(name, start); });
+    if (entry == nullptr && !family) {
       throw Error("node '" + node + "', attribute 'entries': '" + name +
                   "' is unknown to this library; update emu or rewrite the model");
     }
-    if (has(structure.entries, name.c_str())) {
+    if (structure.has(name.c_str())) {
       throw Error("node '" + node + "', attribute 'entries': '" + name + "' stands twice");
     }
     structure.entries.push_back(name);
+    structure.known_.push_back(entry);
   }
-  structure.output_noise = has(structure.entries, "read.output_noise");
+  structure.has_output_noise_ = structure.has("read.output_noise");
+  structure.has_input_noise_ = structure.has("read.input_noise");
+  structure.has_adc_errors_ = structure.has("adc.gain_sigma") && structure.adc != Range::kNone;
+  structure.has_stuck_ =
+      !dynamic && structure.has("faults.stuck_low") && structure.fault_source == FaultSource::kRandom;
+  structure.timed_ = static_cast<int>(timed);
+  refuse(structure.has_input_noise_ && structure.dac_slice_bits > 0, "dac_slice_bits",
+         std::to_string(structure.dac_slice_bits).c_str(), "input noise is not defined with input slices");
+  if (!dynamic) {
+    refuse(structure.has("program.modifier") && (sliced || structure.encoding == Encoding::kOffset), "entries",
+           "program.modifier", "it is not defined with slices or an offset");
+    refuse(structure.has("faults.stuck_low") && weights, "entries", "faults.stuck_low",
+           "stuck cells need conductances: choose another 'encoding' than weight");
+    refuse(structure.has("mapping.cell_bits") && (weights || sliced), "entries", "mapping.cell_bits",
+           "it needs conductances without slices");
+    refuse(structure.disturbance == Disturbance::kLevelShared && !sliced && !structure.has("mapping.cell_bits"),
+           "program", "level_shared", "it needs levels: entry 'mapping.cell_bits' or slices");
+  }
 
-  std::vector<const char*> needed;
-  if (structure.disturbance != Disturbance::kNone) {
-    needed.push_back(dynamic ? "write.sigma" : "program.sigma");
-    if (!dynamic) needed.push_back("program.sigma_cycle");
-    if (structure.disturbance == Disturbance::kLognormalConductance) {
-      needed.push_back("mapping.g_min_us");
-      needed.push_back("mapping.g_max_us");
+  // Entries that the structure needs.
+  std::vector<std::string> needed;
+  const auto need = [&](std::initializer_list<const char*> more) {
+    needed.insert(needed.end(), more.begin(), more.end());
+  };
+  const Disturbance model = structure.disturbance;
+  if (dynamic) {
+    if (model != Disturbance::kNone) need({"write.sigma"});
+    if (model == Disturbance::kClipFormer) need({"write.gamma", "write.alpha", "write.beta", "write.bits"});
+    if (model == Disturbance::kClipFormer || model == Disturbance::kLognormalConductance) {
+      need({"mapping.g_min_us", "mapping.g_max_us"});
+    }
+  } else {
+    if (model >= Disturbance::kLognormal && model <= Disturbance::kUniformInverse) {
+      need({"program.sigma", "program.sigma_cycle"});
+    }
+    if (model == Disturbance::kLevelShared || model == Disturbance::kResistanceRange) need({"program.sigma"});
+    if (model == Disturbance::kResistanceRange) need({"program.sigma_off"});
+    if (model == Disturbance::kPolynomial || model == Disturbance::kSaturating || model == Disturbance::kTable) {
+      need({"program.scale"});
+    }
+    if (timed != TimedModel::kNone || (model == Disturbance::kTable && structure.table_times_ > 1)) {
+      need({"program.time_s"});
+    }
+    if (timed == TimedModel::kSonos) need({"program.current_max_na"});
+    if (model == Disturbance::kPolynomial && timed == TimedModel::kNone) {
+      need({"program.c0", "program.c1", "program.c2", "program.c3", "program.c4", "program.reference_us"});
+    }
+    if (!weights) need({"mapping.g_min_us", "mapping.g_max_us"});
+    if (structure.drift != Drift::kNone) need({"drift.time_s", "drift.scale"});
+    if (structure.drift == Drift::kPowerLaw) need({"drift.nu", "drift.nu_sigma", "drift.t0_s"});
+    if (structure.drift != Drift::kNone && structure.drift != Drift::kPowerLaw) need({"drift.read_scale"});
+    if (structure.fault_source == FaultSource::kRandom && structure.fault_storage != FaultStorage::kNone) {
+      need({"faults.ber"});
+    }
+    if (structure.has("faults.stuck_low")) need({"faults.stuck_high"});
+    if (structure.ir_drop == IrDrop::kNetwork) need({"read.row_ohm", "read.column_ohm"});
+  }
+  if (structure.dac != Range::kNone) need({"dac.bits", "dac.steps", "dac.bound"});
+  if (structure.dac == Range::kFixed) need({"dac.max"});
+  if (structure.adc != Range::kNone) need({"adc.bits", "adc.steps"});
+  if (structure.adc == Range::kFixed) need({"adc.bound"});
+  if (structure.has("adc.gain_sigma")) need({"adc.offset_sigma"});
+  if (structure.iterative) need({"adc.max_bound_factor", "adc.max_bound_resolution"});
+  if (structure.weight_noise != WeightNoise::kNone) need({"read.weight_noise"});
+  if (structure.ir_drop == IrDrop::kFormula) need({"read.ir_drop", "read.ir_drop_ratio"});
+  structure.check_entries(needed);
+  return structure;
+}
+
+void Structure::check_entries(std::vector<std::string> needed) const {
+  const bool table = !dynamic() && disturbance == Disturbance::kTable;
+  if (table && (table_times_ < 1 || table_points_ < 1)) {
+    throw Error("node '" + node +
+                "', attributes 'table_times' and 'table_points' must be at least 1 because 'program' is 'table'");
+  }
+  for (int64_t i = 0; table && i < table_points_; ++i) {
+    needed.push_back("program.target_us." + std::to_string(i));
+    for (int64_t j = 0; j < table_times_; ++j) {
+      const std::string place = std::to_string(j) + "." + std::to_string(i);
+      needed.push_back("program.mean_us." + place);
+      needed.push_back("program.std_us." + place);
     }
   }
-  if (structure.dac != Range::kNone) needed.insert(needed.end(), {"dac.bits", "dac.steps", "dac.bound"});
-  if (structure.dac == Range::kFixed) needed.push_back("dac.max");
-  if (structure.adc != Range::kNone) needed.insert(needed.end(), {"adc.bits", "adc.steps"});
-  if (structure.adc == Range::kFixed) needed.push_back("adc.bound");
-  if (structure.iterative) needed.insert(needed.end(), {"adc.max_bound_factor", "adc.max_bound_resolution"});
-  if (structure.weight_noise != WeightNoise::kNone) needed.push_back("read.weight_noise");
-  for (const char* name : needed) {
-    if (!has(structure.entries, name)) {
+  for (int64_t j = 0; table && j < table_times_; ++j) needed.push_back("program.table_time_s." + std::to_string(j));
+  for (const std::string& name : needed) {
+    if (!has(name.c_str())) {
       throw Error("node '" + node + "', attribute 'entries' lacks '" + name + "', which its other attributes need");
     }
   }
-  return structure;
+  // Names with indices must lie inside the table, which only stored nodes know.
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (known_[i] != nullptr) continue;
+    const std::string& name = entries[i];
+    bool fits = true;
+    if (starts_with(name, "program.target_us.")) fits = inside(index_in(name, "program.target_us.", 0), table_points_);
+    if (starts_with(name, "program.table_time_s."))
+      fits = inside(index_in(name, "program.table_time_s.", 0), table_times_);
+    for (const char* start : {"program.mean_us.", "program.std_us."}) {
+      if (starts_with(name, start)) {
+        fits = inside(index_in(name, start, 0), table_times_) && inside(index_in(name, start, 1), table_points_);
+      }
+    }
+    const bool coefficient = starts_with(name, "program.c");
+    if (coefficient) fits = inside(index_in(name, "program.c", 0), 5);
+    if (!fits && (coefficient || !dynamic())) {
+      throw Error("node '" + node + "', attribute 'entries': '" + name +
+                  "' is unknown to this library; update emu or rewrite the model");
+    }
+  }
 }
 
 }  // namespace emu

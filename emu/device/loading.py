@@ -5,25 +5,23 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
-from emu.device.fields import conductance_problem, resolution_problem
-from emu.device.profile import (
-    CHOICES,
-    ENTRY_NAMES,
-    VARIANTS,
-    Profile,
-    Section,
-    WrongChoice,
-    choose_variant,
-    entry_number,
-)
+from emu.device.explain import entry_number
+from emu.device.fields import contradiction, to_seconds
+from emu.device.functions import find_device_function
+from emu.device.measured import read_table
+from emu.device.profile import ENTRY_NAMES, Profile
+from emu.device.sections import VARIANTS, Section
+from emu.device.sections.section import CHOICES, WrongChoice, choose_variant, words
 from emu.errors import InputError
 
 Overrides: TypeAlias = Mapping[str, Any] | Iterable[str]
+
+_TABLE = ("target_us", "mean_us", "std_us", "table_time_s")  # what a CSV file holds
+_WITH_CONDUCTANCES = ("lognormal_g", "clipformer")  # models of [write]
 
 
 def preset_names() -> list[str]:
@@ -40,7 +38,8 @@ def load_profile(
     Args:
         device: the name of a preset, the path of a TOML file, the plain data of a profile, or a profile.
         overrides: `{"program.sigma": 0.15}`, or strings `program.sigma=0.15` whose values are TOML. A choice of
-            another model drops the old model's settings; of `bits` and `steps` the one set replaces the other.
+            another model drops the old model's settings; of `bits` and `steps` the one set replaces the other; the word
+            `off` removes an optional number. Times may be text such as `1h`.
 
     Returns:
         The validated profile.
@@ -49,14 +48,19 @@ def load_profile(
         InputError: an unknown preset, an unreadable file, or a setting that is unknown, missing, without effect or
             out of its range.
     """
-    data, where = _plain_data(device)
+    data, where, folder = _plain_data(device)
+    _read_csv(data, folder, where)
     changes = parse_overrides(overrides)
     if changes:
         _apply(data, changes, where)
+        _read_csv(data, Path(), where)
     try:
-        return Profile.model_validate(data)
+        profile = Profile.model_validate(data)
     except ValidationError as error:
         raise InputError(f"{where}: {_sentence(error, data)}.") from None
+    if profile.program.model == "function":
+        find_device_function(profile.program.function)  # where none is found, the run says so
+    return profile
 
 
 def parse_overrides(overrides: Overrides | None) -> dict[str, Any]:
@@ -103,13 +107,12 @@ def check_entries(entries: Mapping[str, float]) -> dict[str, float]:
         InputError: an unknown entry, a value out of its range, or values that contradict each other.
     """
     for name, value in entries.items():
-        if name not in ENTRY_NAMES:
-            raise InputError(f"'{name}' is no number of a device{_suggestion(name, ENTRY_NAMES)}.")
         number = entry_number(name)
+        if number is None:
+            raise InputError(f"'{name}' is no number of a device{_suggestion(name, ENTRY_NAMES)}.")
         if isinstance(value, bool) or not isinstance(value, int | float) or not number.allows(value):
             raise InputError(f"{name} is {_show(value)} and must be {number.range}.")
-    problem = resolution_problem("dac", entries) or resolution_problem("adc", entries) or conductance_problem(entries)
-    if problem:
+    if problem := contradiction(entries):
         raise InputError(f"{problem}.")
     return {name: float(value) for name, value in entries.items()}
 
@@ -119,7 +122,7 @@ def override_entries(manifest_entries: Mapping[str, float], overrides: Overrides
 
     Args:
         manifest_entries: entry name to the model's own value, in the order of the tensor.
-        overrides: as for `load_profile`, but only of these entries.
+        overrides: as for `load_profile`, but only of these entries; times may be text such as `1h`.
 
     Returns:
         All entries in the same order, with the overrides.
@@ -130,8 +133,9 @@ def override_entries(manifest_entries: Mapping[str, float], overrides: Overrides
     changes = parse_overrides(overrides)
     for name in changes:
         if name in manifest_entries:
+            changes[name] = _seconds(name, changes[name])
             continue
-        if name in _all_settings():
+        if name in _all_settings() or entry_number(name) is not None:
             raise InputError(
                 f"'{name}' shapes the graph and cannot change in a rewritten model: rewrite the original model with "
                 f"--set {name}={changes[name]} (here {_listing(manifest_entries) or 'nothing'} can change)."
@@ -144,19 +148,31 @@ def override_entries(manifest_entries: Mapping[str, float], overrides: Overrides
     return check_entries({**manifest_entries, **changes})
 
 
+def _seconds(name: str, value: Any) -> Any:
+    """The value of an entry, in seconds if it is a time written as text."""
+    number = entry_number(name)
+    if number is None or number.unit != "s":
+        return value
+    try:
+        return to_seconds(value)
+    except ValueError as error:
+        raise InputError(f"{name} is {_show(value)} and {error}.") from None
+
+
 def _presets() -> Any:
     return resources.files("emu.device") / "presets"
 
 
-def _plain_data(device: str | Path | Mapping[str, Any] | Profile) -> tuple[dict[str, Any], str]:
-    """The profile as nested dictionaries that the caller may change, and how to name it in an error."""
+def _plain_data(device: str | Path | Mapping[str, Any] | Profile) -> tuple[dict[str, Any], str, Path]:
+    """The profile as nested data that may change, how to name it in an error, and the folder of its files."""
     if isinstance(device, Profile):
-        return device.model_dump(), f"Device profile '{device.name}'"
+        return device.model_dump(mode="json"), f"Device profile '{device.name}'", Path()
     if isinstance(device, Mapping):
-        data = {"name": "custom", **{key: dict(v) if isinstance(v, Mapping) else v for key, v in device.items()}}
-        return data, f"Device profile '{data['name']}'"
+        data = {"name": "custom", **_copied(device)}
+        return data, f"Device profile '{data['name']}'", Path()
     if isinstance(device, str) and device in preset_names():
-        return tomllib.loads((_presets() / f"{device}.toml").read_text("utf-8")), f"Device profile '{device}'"
+        preset = _presets() / f"{device}.toml"
+        return tomllib.loads(preset.read_text("utf-8")), f"Device profile '{device}'", Path()
     path = Path(device)
     if path.suffix != ".toml" and not path.is_file():
         presets = preset_names()
@@ -170,7 +186,29 @@ def _plain_data(device: str | Path | Mapping[str, Any] | Profile) -> tuple[dict[
         raise InputError(f"Device profile {path} cannot be read: {error.strerror or error}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"Device profile {path} is not valid TOML: {error}.") from None
-    return {"name": path.stem, **data}, f"Device profile {path}"
+    return {"name": path.stem, **data}, f"Device profile {path}", path.parent
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(each) for key, each in value.items()}
+    return [_copied(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _read_csv(data: dict[str, Any], folder: Path, where: str) -> None:
+    """Replaces the name of a CSV file by the numbers in it."""
+    content = data.get("program")
+    if not isinstance(content, dict) or "csv" not in content:
+        return
+    if content.get("model") != "table":
+        raise InputError(f"{where}: program.csv has no effect: remove it, or choose program.model table.")
+    for field in _TABLE:
+        if field in content:
+            raise InputError(f"{where}: program.{field} is in the table that program.csv names: give one of them.")
+    name = content.pop("csv")
+    if not isinstance(name, str):
+        raise InputError(f"{where}: program.csv is {_show(name)} and must be the path of a CSV file.")
+    content |= read_table(folder / name)
 
 
 def _toml_value(text: str) -> Any:
@@ -188,10 +226,10 @@ def _toml_value(text: str) -> Any:
 
 def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
     """Puts the changes into `data`, and drops what the changed choices leave without effect."""
+    known = _all_settings()
     for name, value in changes.items():
         section, _, field = name.partition(".")
-        known = _all_settings()
-        if name not in known:
+        if name not in known and entry_number(name) is None:
             if section in VARIANTS and field:
                 raise InputError(f"{where}: {_unknown_setting(section, field)}.")
             raise InputError(
@@ -201,26 +239,57 @@ def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None
         content = data.setdefault(section, {})
         if not isinstance(content, dict):
             raise InputError(f"{where}: {section} must be a section ([{section}]).")
-        content[field] = value
+        if name not in known:
+            _put_number(content, field, value, f"{where}: {name}")
+        elif value == "off" and _is_optional(section, field):
+            content.pop(field, None)
+        else:
+            content[field] = value
     for section, variants in VARIANTS.items():
         content = data.get(section)
         if not isinstance(content, dict):
             continue
-        changed = {name.partition(".")[2] for name in changes if name.startswith(f"{section}.")}
-        if {"bits", "steps"} & changed:
+        changed = {name.split(".")[1] for name in changes if name.startswith(f"{section}.")}
+        if "parameter" in changed:
+            changed.add("parameters")
+        if {"bits", "steps"} & changed and section in ("dac", "adc"):
             for field in {"bits", "steps"} - changed:
+                content.pop(field, None)
+        if "csv" in changed:
+            for field in set(_TABLE) - changed:
                 content.pop(field, None)
         if set(CHOICES) & changed:
             variant = choose_variant(variants, content)
             if not isinstance(variant, WrongChoice):
                 for field in set(content) - set(variant.model_fields) - changed:
                     del content[field]
-    storage = [data.get(section, {}) for section in ("program", "write")]
-    needed = any(isinstance(content, dict) and content.get("model") == "lognormal_g" for content in storage)
-    if {"program.model", "write.model"} & set(changes) and not needed and isinstance(data.get("mapping"), dict):
-        for field in ("g_min_us", "g_max_us"):
-            if f"mapping.{field}" not in changes:
-                data["mapping"].pop(field, None)
+    if {"mapping.encoding", "write.model"} & set(changes):
+        mapping, write = data.get("mapping"), data.get("write", {})
+        used = isinstance(write, dict) and write.get("model") in _WITH_CONDUCTANCES
+        if isinstance(mapping, dict) and mapping.get("encoding", "weight") == "weight" and not used:
+            for field in ("g_min_us", "g_max_us"):
+                if f"mapping.{field}" not in changes:
+                    mapping.pop(field, None)
+
+
+def _put_number(content: dict[str, Any], field: str, value: Any, where: str) -> None:
+    """Puts one number of a table, `mean_us.0.3`, or one parameter, `parameter.gain`, into its section."""
+    setting, *places = field.split(".")
+    try:
+        if setting == "parameter":
+            content.setdefault("parameters", {})[places[0]] = value
+            return
+        row = content[setting]
+        for place in places[:-1]:
+            row = row[int(place)] if isinstance(row[0], list) else row
+        row[int(places[-1])] = value
+    except (KeyError, IndexError, TypeError):
+        raise InputError(f"{where} is not in the table of this profile.") from None
+
+
+def _is_optional(section: str, field: str) -> bool:
+    fields = [variant.model_fields[field] for variant in VARIANTS[section] if field in variant.model_fields]
+    return any(not each.is_required() and each.default is None for each in fields)
 
 
 def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
@@ -229,12 +298,15 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
     # A misspelt setting is reported before the one that it leaves missing.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     kind, value = first["type"], first.get("input")
-    section, setting = str(first["loc"][0]) if first["loc"] else "", str(first["loc"][-1]) if first["loc"] else ""
+    section, *place = [str(part) for part in first["loc"]] or [""]
+    setting = ".".join(place[1:])  # behind the name of the variant
     if kind == "value_error":
         said = str(first["ctx"]["error"])
-        if isinstance(value, int | float | str):
-            return f"{section}.{setting} is {_show(value)} and {said}"
-        return f"[{section}] {said}" if section else said
+        if not setting:
+            return f"[{section}] {said}" if section else said
+        return (
+            f"{section}.{setting} {'' if isinstance(value, dict | list | tuple) else f'is {_show(value)} and '}{said}"
+        )
     if section not in VARIANTS:
         if kind == "extra_forbidden":
             names = [*VARIANTS, "name", "description", "source"]
@@ -254,8 +326,8 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
         elsewhere = [other for other in VARIANTS[section] if setting in other.model_fields]
         if elsewhere:
             fields = elsewhere[0].model_fields
-            other = next(name for name in CHOICES if name in fields and content.get(name) not in _values(fields[name]))
-            here, there = _choices(section, content, variant), _listing(_values(fields[other]))
+            other = next(name for name in CHOICES if name in fields and content.get(name) not in words(fields[name]))
+            here, there = _choices(section, content, variant), _listing(words(fields[other]))
             return f"{section}.{setting} has no effect with {here}: remove it, or choose {section}.{other} {there}"
         return _unknown_setting(section, setting)
     if kind == "missing":
@@ -284,10 +356,6 @@ def _choices(section: str, content: Mapping[str, Any], variant: type[Section]) -
     return " and ".join(f"{section}.{name} {value}" for name, value in made)
 
 
-def _values(field: FieldInfo) -> tuple[str, ...]:
-    return get_args(field.annotation)
-
-
 def _unknown_setting(section: str, field: str) -> str:
     """Says that a section has no such setting, and which it has."""
     known = _settings(section)
@@ -295,7 +363,8 @@ def _unknown_setting(section: str, field: str) -> str:
 
 
 def _settings(section: str) -> list[str]:
-    return list(dict.fromkeys(field for variant in VARIANTS[section] for field in variant.model_fields))
+    settings = dict.fromkeys(field for variant in VARIANTS[section] for field in variant.model_fields)
+    return [*settings, *(["csv"] if section == "program" else [])]
 
 
 def _all_settings() -> list[str]:

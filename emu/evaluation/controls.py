@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.device import load_profile, override_entries, parse_overrides
+from emu.device import parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
+from emu.rewriter import device_settings
 
 LARGEST_SEED = 2**32 - 1
 
@@ -32,10 +33,11 @@ def control_feeds(
         sample: index of the batch's first sample in the data set, 0 to 2^32 - 1.
         head: disturb this head only; -1 for all.
         strength: one factor on every disturbance of every site; 0 makes the model digital.
-        set: numbers of the device, such as `{"program.sigma": 0.15}`.
+        set: numbers of the device, such as `{"program.sigma": 0.15}`; with the name of the device in front, as in
+            `pcm:program.sigma`, where several have that number.
 
     Raises:
-        InputError: a control out of its range, or an override as in `emu.device.override_entries`.
+        InputError: a control out of its range, or an override as in `emu.rewriter.device_settings`.
     """
     feeds: dict[str, NDArray[Any]] = {}
     for name, value, low, high in (
@@ -51,19 +53,24 @@ def control_feeds(
     if strength is not None:
         feeds["emu.strength"] = np.full(len(manifest["sites"]), strength, np.float32)
     if parse_overrides(set):
-        feeds["emu.device"] = np.asarray(list(device_entries(manifest, set).values()), np.float32)
+        unchanged = device_settings(manifest)
+        for name, entries in device_settings(manifest, set).items():
+            if entries != unchanged[name]:
+                feeds[manifest["devices"][name]["input"]] = np.asarray(list(entries.values()), np.float32)
     return feeds
 
 
-def device_entries(manifest: Mapping[str, Any], set: Overrides | None = None) -> dict[str, float]:
-    """The numbers of a rewritten model's device by entry name, in the order of its `emu.device` tensor.
+def flat_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -> dict[str, float]:
+    """The numbers of a rewritten model's devices as `set` names them: `program.sigma`, or `pcm:program.sigma`.
 
     Args:
         manifest: the model's manifest.
         set: numbers that change.
 
     Raises:
-        InputError: as in `emu.device.override_entries`.
+        InputError: as in `emu.rewriter.device_settings`.
     """
-    values = load_profile(manifest["device"]["profile"]).entries()
-    return override_entries({name: values[name] for name in manifest["entries"]}, set)
+    devices = device_settings(manifest, set)
+    if len(devices) == 1:
+        return next(iter(devices.values()))
+    return {f"{name}:{entry}": value for name, entries in devices.items() for entry, value in entries.items()}

@@ -1,6 +1,6 @@
 """Runs a model on data: once clean, then once for each chip, in one onnxruntime session."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.device import Profile, load_profile
 from emu.device.loading import Overrides
 from emu.errors import InputError
-from emu.evaluation.controls import LARGEST_SEED, control_feeds, device_entries
+from emu.evaluation.controls import LARGEST_SEED, control_feeds, flat_settings
 from emu.evaluation.data import DataSet, convert_inputs, fixed_batch, load_data, model_inputs, read_arrays
 from emu.evaluation.statistics import Spread, chip_spread, wilson_interval
 
 if TYPE_CHECKING:
     import onnx
 
-    from emu.rewriter import EmulatedModel
+    from emu.rewriter import Device, EmulatedModel, Rule, Share
 
 DEFAULT_BATCH = 32
 
@@ -104,7 +103,7 @@ def evaluate(
     model: "str | Path | onnx.ModelProto | EmulatedModel",
     data: str | Path | Mapping[str, Any],
     chips: int = 10,
-    device: str | Path | Mapping[str, Any] | Profile | None = None,
+    device: "Device | None" = None,
     set: Overrides | None = None,
     only: str | None = None,
     exclude: str | None = None,
@@ -115,6 +114,9 @@ def evaluate(
     samples: int | None = None,
     ops: Literal["native", "python"] = "native",
     progress: Callable[[int, int], None] | None = None,
+    map: "Sequence[Rule]" = (),
+    share: "Share | None" = None,
+    stored: str | None = None,
 ) -> Evaluation:
     """Measures top-1 accuracy, clean and on several chips.
 
@@ -134,6 +136,9 @@ def evaluate(
         samples: use only the first so many samples.
         ops: `native` for the C++ operators, `python` for their NumPy twin.
         progress: called with the batches done and the batches in total.
+        map: other devices for some sites, when rewriting.
+        share: which sites share one physical array, when rewriting.
+        stored: tensors that feed no product to put into arrays too, when rewriting.
 
     Returns:
         The clean score and one score per chip. The prediction of a sample is the argmax over the last axis of the
@@ -147,15 +152,24 @@ def evaluate(
 
     runnable, name = _runnable(model)
     manifest = read_manifest(runnable)
+    rewriting = {
+        "only": only,
+        "exclude": exclude,
+        "map": list(map) or None,
+        "share": share,
+        "stored": stored,
+    }
+    asked = {option: value for option, value in rewriting.items() if value is not None}
     if manifest is None and device is not None:
-        emulated = rewrite(runnable, load_profile(device, set), only=only, exclude=exclude)
+        emulated = rewrite(runnable, device, set=set, **asked)  # type: ignore[arg-type]
         runnable, manifest, set = emulated.model, emulated.manifest, None
     elif device is not None:
         raise InputError(f"{name} is already rewritten: evaluate it without a device, or give the original model.")
-    elif only is not None or exclude is not None:
-        raise InputError("'only' and 'exclude' choose sites when a plain model is rewritten: give them with a device.")
+    elif asked:
+        raise InputError(f"'{next(iter(asked))}' is for rewriting a plain model: give it with a device.")
     elif manifest is None and set is not None:
         raise InputError(f"{name} has no device whose settings could change: give a device too.")
+    _check_calibrated(manifest, name)
     if chips < 1 or first_seed < 0 or first_seed + chips - 1 > LARGEST_SEED:
         raise InputError(f"{chips} chips from seed {first_seed} on: give at least one chip, with seeds 0 to 2^32 - 1.")
 
@@ -193,8 +207,8 @@ def evaluate(
         read_seed=read_seed,
         model=name,
         data=dataset.where,
-        device=manifest["device"]["name"] if manifest else None,
-        settings=device_entries(manifest, set) if manifest else {},
+        device=", ".join(manifest["devices"]) if manifest else None,
+        settings=flat_settings(manifest, set) if manifest else {},
         sites=len(manifest["sites"]) if manifest else 0,
         batch_size=size,
         ignored=dataset.ignored,
@@ -246,6 +260,7 @@ def run(
             )
         feeds = {}
     else:
+        _check_calibrated(manifest, name)
         feeds = control_feeds(manifest, set=set, **given)
     session = open_session(runnable, ops=ops, threads=threads)
     arrays, where = read_arrays(inputs)
@@ -262,6 +277,14 @@ def _runnable(model: Any) -> tuple[Any, str]:
         return model, str(model)
     proto = getattr(model, "model", model)
     return proto, str(proto.graph.name or "model")
+
+
+def _check_calibrated(manifest: Mapping[str, Any] | None, name: str) -> None:
+    if manifest is not None and manifest.get("calibration", {}) is None:
+        raise InputError(
+            f"{name} has converters with calibrated ranges and is not calibrated yet: run 'emu calibrate' on the "
+            "rewritten model first."
+        )
 
 
 def _score_batch(

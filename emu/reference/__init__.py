@@ -5,10 +5,12 @@ from emu.reference.crossbar import (
     crossbar_matmul_dynamic,
     crossbar_matmul_quantized,
     faulty_weight,
-    programmed_weight,
+    flipped_bits,
+    stored_weight,
+    stuck_cells,
 )
 from emu.reference.periphery import Trace
-from emu.reference.random import Stream, philox4x32, run_time_normals, stored_normals
+from emu.reference.random import Stream, philox4x32, run_time_normals, stored_normals, stored_uniforms
 
 __all__ = [
     "Stream",
@@ -17,8 +19,11 @@ __all__ = [
     "crossbar_matmul_dynamic",
     "crossbar_matmul_quantized",
     "faulty_weight",
+    "flipped_bits",
     "philox4x32",
-    "programmed_weight",
     "run_time_normals",
     "stored_normals",
+    "stored_uniforms",
+    "stored_weight",
+    "stuck_cells",
 ]

@@ -1,12 +1,17 @@
-"""The operators of the domain `emu` as plain functions."""
+"""The operators of the domain `emu` as plain functions, and what one chip holds."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emu.reference import faults as bit_faults
+from emu.reference.mapping import largest, scales
 from emu.reference.periphery import Trace, read
-from emu.reference.programming import programmed, scales, written
+from emu.reference.programming import DeviceArray
+from emu.reference.random import Stream
+from emu.reference.storing import Stored, stored, stored_operand
 from emu.reference.structure import (
     DYNAMIC,
     FAULTY_WEIGHT,
@@ -24,6 +29,8 @@ def crossbar_matmul(
     w: NDArray[np.float32],
     device: ArrayLike,
     strength: ArrayLike,
+    ranges: ArrayLike,
+    faults: ArrayLike,
     seed: ArrayLike,
     read_seed: ArrayLike,
     sample: ArrayLike,
@@ -39,11 +46,11 @@ def crossbar_matmul(
     Raises InputError for a wrong type, rank, shape, range, attribute or entry.
     """
     structure = parse_structure(STORED, attributes)
-    controls = check_controls(structure, device, strength, seed, read_seed, sample, head)
+    controls = check_controls(structure, device, strength, ranges, faults, seed, read_seed, sample, head)
     _check_operand(structure, "X", x, "rank 2 or more", x.ndim >= 2)
-    _check_operand(structure, "W", w, "rank 2", w.ndim == 2)
+    _check_weights(structure, w)
     _check_products(structure, x, w, "X", "W")
-    return _crossbar(x, w, structure, controls, trace)
+    return _crossbar(x, w, lambda: _stored(w, structure, controls), structure, controls, trace)
 
 
 def crossbar_matmul_quantized(
@@ -53,6 +60,8 @@ def crossbar_matmul_quantized(
     zero_point: NDArray[np.float32],
     device: ArrayLike,
     strength: ArrayLike,
+    ranges: ArrayLike,
+    faults: ArrayLike,
     seed: ArrayLike,
     read_seed: ArrayLike,
     sample: ArrayLike,
@@ -68,33 +77,19 @@ def crossbar_matmul_quantized(
     Raises InputError for a wrong type, rank, shape, range, attribute or entry, or a code that needs more bits.
     """
     structure = parse_structure(QUANTIZED, attributes)
-    controls = check_controls(structure, device, strength, seed, read_seed, sample, head)
+    controls = check_controls(structure, device, strength, ranges, faults, seed, read_seed, sample, head)
     _check_operand(structure, "X", x, "rank 2 or more", x.ndim >= 2)
-    w = _dequantized(codes, scale, zero_point, structure)
+    scale_of_weight, zero_of_weight = _of_each_code(codes, scale, zero_point, structure)
+    w = ((codes.astype(np.float32) - zero_of_weight) * scale_of_weight).astype(np.float32)
+    _check_weights(structure, w)
     _check_products(structure, x, w, "X", "codes")
-    return _crossbar(x, w, structure, controls, trace)
 
+    def held() -> Stored:
+        flipped, zeroed = bit_faults.flipped_codes(codes, structure, controls)
+        faulty = ((flipped.astype(np.float32) - zero_of_weight) * scale_of_weight).astype(np.float32)
+        return stored(w, np.where(zeroed, np.float32(0), faulty), structure, controls)
 
-def faulty_weight(
-    w: NDArray[np.float32],
-    device: ArrayLike,
-    strength: ArrayLike,
-    seed: ArrayLike,
-    read_seed: ArrayLike,
-    head: ArrayLike,
-    **attributes: int | str,
-) -> NDArray[np.float32]:
-    """Return W' of `emu::FaultyWeight`: what an array holds for a stored tensor that feeds no product.
-
-    w: float32, rank 1 or more; the result has its shape. With a head of 0 or more it is w.
-    Raises InputError for a wrong type, rank, range, attribute or entry.
-    """
-    structure = parse_structure(FAULTY_WEIGHT, attributes)
-    controls = check_controls(structure, device, strength, seed, read_seed, head=head)
-    _check_operand(structure, "W", w, "rank 1 or more", w.ndim >= 1)
-    if controls.strength == 0 or controls.head is not None or w.size == 0:
-        return w.copy()
-    return programmed(w.reshape(-1, w.shape[-1]), structure, controls).reshape(w.shape).copy()
+    return _crossbar(x, w, held, structure, controls, trace)
 
 
 def crossbar_matmul_dynamic(
@@ -102,6 +97,7 @@ def crossbar_matmul_dynamic(
     b: NDArray[np.float32],
     device: ArrayLike,
     strength: ArrayLike,
+    ranges: ArrayLike,
     seed: ArrayLike,
     read_seed: ArrayLike,
     sample: ArrayLike,
@@ -117,35 +113,129 @@ def crossbar_matmul_dynamic(
     Raises InputError for a wrong type, rank, shape, range, attribute or entry.
     """
     structure = parse_structure(DYNAMIC, attributes)
-    controls = check_controls(structure, device, strength, seed, read_seed, sample, head)
+    controls = check_controls(structure, device, strength, ranges, None, seed, read_seed, sample, head)
     _check_operand(structure, "A", a, "rank 2 or more", a.ndim >= 2)
     _check_operand(structure, "B", b, "rank 2 or more", b.ndim >= 2)
     _check_products(structure, a, b, "A", "B")
-    return _crossbar(a, b, structure, controls, trace)
+    return _crossbar(a, b, None, structure, controls, trace)
 
 
-def programmed_weight(
+def faulty_weight(
     w: NDArray[np.float32],
     device: ArrayLike,
     strength: ArrayLike,
+    faults: ArrayLike,
+    seed: ArrayLike,
+    read_seed: ArrayLike,
+    head: ArrayLike,
+    **attributes: int | str,
+) -> NDArray[np.float32]:
+    """Return W' of `emu::FaultyWeight`: what an array holds for a stored tensor that feeds no product.
+
+    w: float32, rank 1 or more; the result has its shape. With a head of 0 or more it is w.
+    Raises InputError for a wrong type, rank, range, attribute or entry.
+    """
+    structure = parse_structure(FAULTY_WEIGHT, attributes)
+    controls = check_controls(structure, device, strength, None, faults, seed, read_seed, head=head)
+    _check_weights(structure, w, least_rank=1)
+    if controls.strength == 0 or controls.head is not None or w.size == 0:
+        return w.copy()
+    return _stored(w.reshape(-1, w.shape[-1]), structure, controls).weights.reshape(w.shape).copy()
+
+
+def stored_weight(
+    w: NDArray[np.float32],
+    device: ArrayLike,
+    strength: ArrayLike,
+    faults: ArrayLike,
     seed: ArrayLike,
     read_seed: ArrayLike,
     **attributes: int | str,
 ) -> NDArray[np.float32]:
-    """Return W' of `emu::CrossbarMatMul`, float32 [K, N]: what the crossbar holds after programming w, float32 [K, N].
+    """Return W' of `emu::CrossbarMatMul`, float32 [K, N]: what the array of one chip holds of w, in units of weights.
 
+    w: float32 [K, N]; the controls and attributes as in `docs/operators.md`. With strength 0 it is w.
     Raises InputError as the operator does.
     """
     structure = parse_structure(STORED, attributes)
-    controls = check_controls(structure, device, strength, seed, read_seed)
-    _check_operand(structure, "W", w, "rank 2", w.ndim == 2)
-    return programmed(w, structure, controls).copy()
+    controls = check_controls(structure, device, strength, None, faults, seed, read_seed)
+    _check_weights(structure, w)
+    if controls.strength == 0 or w.size == 0:
+        return w.copy()
+    return _stored(w, structure, controls).weights.copy()
 
 
-def _dequantized(
+def flipped_bits(
+    w_or_codes: NDArray[np.float32] | NDArray[np.int8],
+    device: ArrayLike,
+    strength: ArrayLike,
+    faults: ArrayLike,
+    seed: ArrayLike,
+    read_seed: ArrayLike,
+    *,
+    zero_point: ArrayLike = 0.0,
+    **attributes: int | str,
+) -> NDArray[np.int64]:
+    """Return the bits that flip in the array of one chip, int64 [F], numbered and in the order of a list of faults.
+
+    w_or_codes: float32 [K, N] with the attributes of `CrossbarMatMul`, or the int8 [K, N] codes of
+    `CrossbarMatMulQuantized` with its attributes; the zero points of codes, which broadcast to [K, N], matter only if
+    words are set to zero. As a list, this and `stuck_cells` give the same W' again.
+    Raises InputError as the operators do.
+    """
+    is_codes = w_or_codes.dtype == np.int8
+    structure = parse_structure(QUANTIZED if is_codes else STORED, attributes)
+    controls = check_controls(structure, device, strength, None, faults, seed, read_seed)
+    if controls.strength == 0 or w_or_codes.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if is_codes:
+        codes = w_or_codes.astype(np.int8)
+        zero = np.broadcast_to(np.asarray(zero_point, dtype=np.float32), codes.shape)
+        return bit_faults.flips_of_codes(codes, zero, structure, controls)
+    w = w_or_codes.astype(np.float32)
+    _check_weights(structure, w)
+    return bit_faults.flips_of_weights(w, structure, controls)
+
+
+def stuck_cells(
+    w_or_codes: NDArray[np.float32] | NDArray[np.int8],
+    device: ArrayLike,
+    strength: ArrayLike,
+    faults: ArrayLike,
+    seed: ArrayLike,
+    read_seed: ArrayLike,
+    **attributes: int | str,
+) -> NDArray[np.int64]:
+    """Return the cells that are stuck in the array of one chip, int64 [F], numbered as in a list of faults.
+
+    Operands and errors as for `flipped_bits`; only their shape [K, N] matters.
+    """
+    structure = parse_structure(QUANTIZED if w_or_codes.dtype == np.int8 else STORED, attributes)
+    controls = check_controls(structure, device, strength, None, faults, seed, read_seed)
+    if controls.strength == 0 or w_or_codes.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if structure.fault_source == "list":
+        return np.sort(controls.faults[controls.faults % 256 >= 64])
+    if not structure.has_stuck_cells:
+        return np.zeros(0, dtype=np.int64)
+    rows, columns = w_or_codes.shape
+    lists = []
+    for weight_slice in range(structure.weight_slices):
+        for negative in (False, True) if structure.has_pairs else (False,):
+            array = DeviceArray(structure, controls, rows, columns, weight_slice, negative)
+            lists.append(bit_faults.stuck_list(array.uniforms(Stream.STUCK), weight_slice, negative, controls))
+    return np.sort(np.concatenate(lists))
+
+
+def _stored(w: NDArray[np.float32], structure: Structure, controls: Controls) -> Stored:
+    """Return what the array holds of float weights [K, N]."""
+    return stored(w, bit_faults.flipped_weights(w, structure, controls), structure, controls)
+
+
+def _of_each_code(
     codes: NDArray[np.int8], scale: NDArray[np.float32], zero_point: NDArray[np.float32], structure: Structure
-) -> NDArray[np.float32]:
-    """Return (code - zero_point) * scale, float32 [K, N]."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return scale and zero point of the codes, both of a shape that broadcasts to [K, N]."""
     if codes.dtype != np.int8 or codes.ndim != 2:
         raise structure.error(f"input 'codes' is {codes.dtype} of rank {codes.ndim}, expected int8 of rank 2.")
     rows, columns = codes.shape
@@ -160,18 +250,22 @@ def _dequantized(
     if codes.size and not -limit <= int(codes.min()) <= int(codes.max()) < limit:
         raise structure.error(f"input 'codes' holds codes that need more than {structure.code_bits} bits.")
     if block:
-        scale, zero_point = (np.repeat(each, block, axis=0)[:rows] for each in (scale, zero_point))
-    return ((codes.astype(np.float32) - zero_point) * scale).astype(np.float32)
+        return np.repeat(scale, block, axis=0)[:rows], np.repeat(zero_point, block, axis=0)[:rows]
+    return scale, zero_point
 
 
 def _crossbar(
     x: NDArray[np.float32],
     w: NDArray[np.float32],
+    held: Callable[[], Stored] | None,
     structure: Structure,
     controls: Controls,
     trace: Trace | None,
 ) -> NDArray[np.float32]:
-    """Return the product of x [..., M, K] and w [..., K, N] in which strength and head say what is disturbed."""
+    """Return the product of x [..., M, K] and w [..., K, N] in which strength and head say what is disturbed.
+
+    `held` makes what the array holds of a constant w; None for an operand that is written for every sample.
+    """
     batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
     shape = (*batch, x.shape[-2], w.shape[-1])
     head = controls.head
@@ -181,11 +275,11 @@ def _crossbar(
     if is_empty or controls.strength == 0 or (head is not None and structure.head_axis == "none"):
         return _exact(x, w)
     if head is None:
-        return _disturbed(x, w, structure, controls, trace)
+        return _disturbed(x, w, held, structure, controls, trace)
     if structure.head_axis == "input":
         of_head = np.arange(w.shape[-2]) // (w.shape[-2] // structure.heads) == head
         zero = np.float32(0)
-        disturbed = _disturbed(np.where(of_head, x, zero), w, structure, controls, trace)
+        disturbed = _disturbed(np.where(of_head, x, zero), w, held, structure, controls, trace)
         return _exact(np.where(of_head, zero, x), w) + disturbed
     if structure.head_axis == "output":
         group = w.shape[-1] // structure.head_groups
@@ -193,7 +287,7 @@ def _crossbar(
     else:
         _, matrix = _places(batch, structure.sample_axis, controls)
         of_head = (matrix % structure.heads == head)[..., None, None]
-    disturbed = _disturbed(x, w, structure, controls, trace)
+    disturbed = _disturbed(x, w, held, structure, controls, trace)
     if trace is not None:
         trace.undecided &= of_head
     return np.where(of_head, disturbed, _exact(x, w))
@@ -208,6 +302,7 @@ def _exact(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.float32
 def _disturbed(
     x: NDArray[np.float32],
     w: NDArray[np.float32],
+    held: Callable[[], Stored] | None,
     structure: Structure,
     controls: Controls,
     trace: Trace | None,
@@ -215,35 +310,49 @@ def _disturbed(
     """Return the crossbar's product of x [..., M, K] and w [..., K, N], all of it."""
     shape = (*np.broadcast_shapes(x.shape[:-2], w.shape[:-2]), x.shape[-2], w.shape[-1])
     sample, row = _places(shape[:-1], structure.sample_axis, controls)
-    stored = programmed(w, structure, controls) if structure.op != DYNAMIC else _written(w, structure, controls)
-    if not structure.has_periphery:
-        return _exact(x, stored)
-    if structure.op != DYNAMIC:
-        # One matrix serves every row, so all rows go through it together.
+    arrays: dict[tuple[int, ...], Stored]
+    # One matrix serves every row of a stored site, so all rows go through it together.
+    if held is not None:
+        arrays = {(): held()}
         x, sample, row = x.reshape(-1, x.shape[-1]), sample.reshape(-1), row.reshape(-1)
+    else:
+        arrays = _written(w, structure, controls)
+    if not structure.has_periphery:
+        weights = np.empty_like(w)
+        for index, array in arrays.items():
+            weights[index] = array.weights
+        return _exact(x, weights).reshape(shape)
 
     batch = sample.shape[:-1]
-    x, w, stored = (np.broadcast_to(array, batch + array.shape[-2:]) for array in (x, w, stored))
+    x = np.broadcast_to(x, batch + x.shape[-2:])
     y = np.empty(sample.shape + w.shape[-1:], dtype=np.float32)
     undecided = np.empty(y.shape, dtype=np.bool_)
     tolerance = trace.tolerance if trace is not None else None
     for index in np.ndindex(batch):
-        s = scales(w[index], structure)
-        y[index], undecided[index] = read(
-            x[index], stored[index], s, structure, controls, sample[index], row[index], tolerance
-        )
+        own = index[len(index) - (w.ndim - 2) :]
+        array = arrays[tuple(place if size > 1 else 0 for place, size in zip(own, w.shape[:-2], strict=True))]
+        y[index], undecided[index] = read(x[index], array, structure, controls, sample[index], row[index], tolerance)
     if trace is not None:
         trace.undecided = undecided.reshape(shape)
     return y.reshape(shape)
 
 
-def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:
-    """Return B' [..., K, N]: every matrix of B as the crossbar holds it; axis 0 of B carries the samples, or none."""
+def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -> dict[tuple[int, ...], Stored]:
+    """Return what the arrays hold of every matrix of B [..., K, N]; axis 0 of B carries the samples, or none."""
     sample, matrix = _places(b.shape[:-2], min(structure.sample_axis, 0), controls)
-    stored = np.empty_like(b)
+    arrays: dict[tuple[int, ...], Stored] = {}
+    of_sample: dict[int, NDArray[np.float32]] = {}
+    if structure.write_scaling == "sample":
+        for number in np.unique(sample):
+            magnitude = np.abs(b[sample == number]).reshape(-1, 1)
+            of_sample[int(number)] = largest(magnitude, controls)
     for index in np.ndindex(b.shape[:-2]):
-        stored[index] = written(b[index], int(matrix[index]), int(sample[index]), structure, controls)
-    return stored
+        s = scales(b[index], structure, controls)
+        if structure.write_scaling == "sample":
+            shared = of_sample[int(sample[index])]
+            s[:] = np.where(shared == 0, np.float32(1), shared)
+        arrays[index] = stored_operand(b[index], s, int(matrix[index]), int(sample[index]), structure, controls)
+    return arrays
 
 
 def _places(leading: tuple[int, ...], axis: int, controls: Controls) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -276,6 +385,16 @@ def _check_operand(
         raise structure.error(f"input '{name}' is {value.dtype}, expected float32.")
     if not right_rank:
         raise structure.error(f"input '{name}' has rank {value.ndim}, expected {expected}.")
+
+
+def _check_weights(structure: Structure, w: NDArray[np.float32], least_rank: int = 2) -> None:
+    """Check a constant W: its type, its rank (2, or `least_rank` and more), and that every weight is finite."""
+    if least_rank == 2:
+        _check_operand(structure, "W", w, "rank 2", w.ndim == 2)
+    else:
+        _check_operand(structure, "W", w, f"rank {least_rank} or more", w.ndim >= least_rank)
+    if not np.isfinite(w).all():
+        raise structure.error("input 'W' has an infinite value or a NaN, expected finite weights.")
 
 
 def _check_products(

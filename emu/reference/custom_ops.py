@@ -36,10 +36,10 @@ def register_python_ops(options: onnxruntime.SessionOptions) -> None:
     with _definition:
         # A second definition of the same name would break every later session of the process.
         if not _defined:
-            _define(STORED, crossbar_matmul, "ffffiiii", _product_shape)
-            _define(QUANTIZED, crossbar_matmul_quantized, "fbffffiiii", _product_shape)
-            _define(DYNAMIC, crossbar_matmul_dynamic, "ffffiiii", _product_shape)
-            _define(FAULTY_WEIGHT, faulty_weight, "fffiii", lambda w, *_: w.shape)
+            _define(STORED, crossbar_matmul, "fffffiiiii", _product_shape)
+            _define(QUANTIZED, crossbar_matmul_quantized, "fbfffffiiiii", _product_shape)
+            _define(DYNAMIC, crossbar_matmul_dynamic, "fffffiiii", _product_shape)
+            _define(FAULTY_WEIGHT, faulty_weight, "fffiiii", lambda w, *_: w.shape)
             _defined = True
     options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
 

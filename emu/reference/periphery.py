@@ -1,6 +1,6 @@
-"""What is read: one tile after another through DAC, noise and ADC, with bound management.
+"""What is read: one tile after another through DAC, wires, noise and ADC, with bound management.
 
-Source: aihwkit's analog matrix-vector product (Rasch et al., AICAS 2021), per input vector.
+Source: aihwkit's analog matrix-vector product (Rasch et al., AICAS 2021), per input vector; slices as in CrossSim.
 """
 
 from dataclasses import dataclass, field
@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.reference.random import Stream, run_time_normals
-from emu.reference.structure import Controls, Structure
+from emu.reference.converters import adc_range, input_digits, input_range, near_tie, through_adc, through_dac
+from emu.reference.random import Stream, run_time_normals, stored_normals
+from emu.reference.storing import Stored
+from emu.reference.structure import DYNAMIC, Controls, Structure
 
 # Rows of X taken through the periphery at once: rows are independent, this only bounds the memory.
 _ROWS_AT_ONCE = 2048
@@ -31,186 +33,256 @@ class Trace:
 
 def read(
     x: NDArray[np.float32],
-    w: NDArray[np.float32],
-    s: NDArray[np.float32],
+    stored: Stored,
     structure: Structure,
     controls: Controls,
     sample: NDArray[np.int64],
     row: NDArray[np.int64],
     tolerance: float | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the product of X [R, K] with the stored values W' [K, N] as the array delivers it, float32 [R, N].
+    """Return the product of X [R, K] with what an array holds [K, N] as the array delivers it, float32 [R, N].
 
-    s: float32 [row tiles, N] from `scales`; sample, row: int64 [R], where each row of X lies in the data set.
+    sample, row: int64 [R], where each row of X lies in the data set.
     The second result marks the undecided outputs (see `Trace`), bool [R, N], all False without a tolerance.
     """
-    y = np.zeros((x.shape[0], w.shape[1]))
+    rows, columns = stored.weights.shape
+    y = np.zeros((x.shape[0], columns))
     undecided = np.zeros(y.shape, dtype=np.bool_)
+    errors = _adc_errors(stored, structure, controls)
     for start in range(0, x.shape[0], _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        for tile, k in enumerate(structure.row_tiles(w.shape[0])):
-            alpha = _input_range(x[rows, k], structure, controls)
-            for n in structure.column_tiles(w.shape[1]):
-                _read_tile(
-                    y[rows, n],
-                    undecided[rows, n],
-                    x[rows, k],
-                    w[k, n] / s[tile, n],
-                    s[tile, n],
-                    alpha,
-                    structure,
-                    controls,
-                    _Place(tile, w.shape[1], n, sample[rows], row[rows]),
-                    tolerance,
-                )
+        part = slice(start, start + _ROWS_AT_ONCE)
+        for tile, k in enumerate(structure.row_tiles(rows)):
+            alpha = input_range(x[part, k], structure, controls)
+            place = _Place(tile, k, rows, columns, sample[part], row[part])
+            inputs = _Inputs(x[part, k], alpha, place, structure, controls)
+            lit = np.flatnonzero(alpha != 0)
+            for n in structure.column_tiles(columns):
+                reader = _Tile(stored, n, errors, inputs, tolerance)
+                reader.add(y[part, n], undecided[part, n], lit)
+            if stored.mapping.offset != 0:
+                offset, unsure = _offset(stored, inputs, lit, tolerance)
+                y[start + lit] -= offset * alpha[lit, None].astype(np.float64) * stored.s[tile]
+                undecided[start + lit] |= unsure
     return y.astype(np.float32), undecided
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tile's outputs lie in the array that read noise is indexed by."""
+    """Where a row tile lies in the arrays that run-time noise is indexed by."""
 
     tile: int
+    k: slice
+    rows: int
     columns: int
-    part: slice
     sample: NDArray[np.int64]
     row: NDArray[np.int64]
 
 
-def _read_tile(
-    y_sum: NDArray[np.float64],
-    undecided: NDArray[np.bool_],
-    x: NDArray[np.float32],
-    w: NDArray[np.float32],
-    s: NDArray[np.float32],
-    alpha: NDArray[np.float32],
-    structure: Structure,
-    controls: Controls,
-    place: _Place,
-    tolerance: float | None,
-) -> None:
-    """Add one tile's contribution to `y_sum`, repeating saturated rows with halved inputs."""
-    waiting = np.flatnonzero(alpha != 0)
-    attempt = 0
-    while len(waiting) > 0:
-        b = np.float32(2**attempt)
-        x1 = _through_dac(x[waiting], alpha[waiting] * b, structure, controls)
-        exact = x1.astype(np.float64) @ w.astype(np.float64)
-        amplitude = _noise_amplitude(x1, w, structure, controls)
-        if np.any(amplitude > 0):
-            exact += amplitude * run_time_normals(
+@dataclass(frozen=True)
+class _Inputs:
+    """Rows of X in one row tile, and the input range of each."""
+
+    x: NDArray[np.float32]
+    alpha: NDArray[np.float32]
+    place: _Place
+    structure: Structure
+    controls: Controls
+
+    def fed(self, rows: NDArray[np.int64], b: np.float32) -> list[tuple[NDArray[np.float32], float]]:
+        """Return what the array is fed for some rows with inputs divided by b: every input slice and its weight."""
+        structure, controls, place = self.structure, self.controls, self.place
+        x1 = through_dac(self.x[rows], self.alpha[rows] * b, structure, controls)
+        amplitude = controls.strength * controls.numbers.get("read.input_noise", 0.0)
+        if amplitude > 0:
+            normals = run_time_normals(
                 controls.seed,
                 controls.read_seed,
                 structure.site,
-                Stream.READ,
-                place.sample[waiting],
-                place.row[waiting],
-                place.columns,
-                tile=place.tile,
-                attempt=attempt,
-                part=place.part,
+                Stream.INPUT_NOISE,
+                place.sample[rows],
+                place.row[rows],
+                place.rows,
+                part=place.k,
             )
-        y = exact.astype(np.float32)
+            x1 = (x1 + amplitude * normals).astype(np.float32)
+        return input_digits(x1, structure, controls)
 
-        again = np.zeros(len(waiting), dtype=np.bool_)
-        may_repeat = structure.bound_management == "iterative" and not _is_last_attempt(float(b), structure, controls)
-        if may_repeat:
-            again = np.any(np.abs(y) > np.float32(controls.numbers["adc.bound"]), axis=1)
-        if tolerance is not None:
-            margin = tolerance * (np.abs(x1).astype(np.float64) @ np.abs(w).astype(np.float64) + amplitude)
-            at_tie = _near_tie(y, margin, structure, controls)
-            undecided[waiting[~again]] |= at_tie[~again]
-            if may_repeat:
-                undecided[waiting[_near_bound(y, margin, controls)]] = True
-
-        done = ~again
-        rows = waiting[done]
-        y_sum[rows] += _through_adc(y[done], structure, controls).astype(np.float64) * (alpha[rows] * b)[:, None] * s
-        waiting = waiting[again]
-        attempt += 1
-
-
-def _input_range(x: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:
-    """Return alpha of every row, float32 [R]: the activation that maps to 1."""
-    if structure.dac == "absmax":
-        largest: NDArray[np.float32] = np.max(np.abs(x), axis=1)
-        return largest
-    alpha = controls.numbers["dac.max"] if structure.dac == "fixed" else 1.0
-    return np.full(x.shape[0], alpha, dtype=np.float32)
+    def noise(
+        self, stream: Stream, rows: NDArray[np.int64], columns: int, part: slice, reading: int
+    ) -> NDArray[np.float64]:
+        """Return the normals of one reading of some rows."""
+        place, controls = self.place, self.controls
+        return run_time_normals(
+            controls.seed,
+            controls.read_seed,
+            self.structure.site,
+            stream,
+            place.sample[rows],
+            place.row[rows],
+            columns,
+            tile=place.tile,
+            reading=reading,
+            part=part,
+        )
 
 
-def _through_dac(
-    x: NDArray[np.float32], input_range: NDArray[np.float32], structure: Structure, controls: Controls
-) -> NDArray[np.float32]:
-    """Return x1, float32: every operation is a float32 one, so that codes are equal to the bit everywhere."""
-    x1 = x * (np.float32(1) / input_range)[:, None]
-    if structure.dac == "none":
-        return x1
-    n, bound = controls.steps("dac"), controls.numbers["dac.bound"]
-    if n > 0:
-        x1 = np.rint(x1 * np.float32(n / (2 * bound))) * np.float32(2 * bound / n)
-    return np.clip(x1, np.float32(-bound), np.float32(bound))
+@dataclass(frozen=True)
+class _AdcErrors:
+    """Gain (about 1) and offset of the ADC of every column, float64 [slices, row tiles, N]."""
+
+    gain: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One tile: a row tile and a column tile."""
+
+    stored: Stored
+    n: slice
+    errors: _AdcErrors | None
+    inputs: _Inputs
+    tolerance: float | None
+
+    def add(self, y_sum: NDArray[np.float64], undecided: NDArray[np.bool_], lit: NDArray[np.int64]) -> None:
+        """Add the tile's contribution to `y_sum`, repeating saturated rows with halved inputs."""
+        structure, controls = self.inputs.structure, self.inputs.controls
+        place, tile = self.inputs.place, self.inputs.place.tile
+        waiting, repeats = lit, 0
+        while len(waiting) > 0:
+            b = np.float32(2**repeats)
+            again = np.zeros(len(waiting), dtype=np.bool_)
+            may_repeat = structure.bound_management == "iterative" and not _is_last_repeat(
+                float(b), structure, controls
+            )
+            total = np.zeros((len(waiting), y_sum.shape[1]))
+            fed = self.inputs.fed(waiting, b)
+            for i, f in enumerate(self.stored.mapping.factors):
+                v = self.stored.v[i, place.k, self.n]
+                for j, (x1, h) in enumerate(fed):
+                    reading = repeats if structure.bound_management == "iterative" else i * len(fed) + j
+                    y, margin = self._analog(x1, v, i, waiting, reading)
+                    limits = adc_range(y, v.shape[0], structure, controls)
+                    if may_repeat:
+                        again = np.any(np.abs(y) > limits.high.astype(np.float32), axis=1)
+                    if self.tolerance is not None:
+                        at_tie = near_tie(y, self.tolerance * margin, limits, structure, controls)
+                        undecided[waiting[~again]] |= at_tie[~again]
+                        if may_repeat:
+                            undecided[waiting[_near_bound(y, self.tolerance * margin, controls)]] = True
+                    total += through_adc(y, limits, structure, controls).astype(np.float64) * (f * h)
+            done = waiting[~again]
+            scale = (self.inputs.alpha[done] * b)[:, None] * self.stored.s[tile, self.n]
+            y_sum[done] += total[~again] * scale
+            waiting = waiting[again]
+            repeats += 1
+
+    def _analog(
+        self, x1: NDArray[np.float32], v: NDArray[np.float32], weight_slice: int, rows: NDArray[np.int64], reading: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return y before the ADC's code, float32, and the sum of the magnitudes that were added up to it."""
+        structure, controls, place = self.inputs.structure, self.inputs.controls, self.inputs.place
+        inputs, held = x1.astype(np.float64), v.astype(np.float64)
+        y, margin = inputs @ held, np.abs(inputs) @ np.abs(held)
+        if structure.ir_drop == "formula":
+            drop = _dropped(inputs, held, margin, controls)
+            y, margin = y - drop, margin + np.abs(drop)
+        amplitude = _noise_amplitude(inputs, held, structure, controls)
+        if np.any(amplitude > 0):
+            y = y + amplitude * self.inputs.noise(Stream.READ, rows, place.columns, self.n, reading)
+        margin = margin + amplitude
+        if self.errors is not None:
+            gain = self.errors.gain[weight_slice, place.tile, self.n]
+            offset = self.errors.offset[weight_slice, place.tile, self.n]
+            y, margin = y * gain + offset, margin * np.abs(gain) + np.abs(offset)
+        return y.astype(np.float32), margin
+
+
+def _offset(
+    stored: Stored, inputs: _Inputs, rows: NDArray[np.int64], tolerance: float | None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return what is subtracted from every row for cells that hold an offset, float64 [rows, 1], and where unsure."""
+    structure, controls, place = inputs.structure, inputs.controls, inputs.place
+    total = np.zeros((len(rows), 1))
+    unsure = np.zeros((len(rows), 1), dtype=np.bool_)
+    fed = inputs.fed(rows, np.float32(1))
+    for j, (x1, h) in enumerate(fed):
+        if stored.unit_column is None:
+            total += stored.mapping.offset * h * x1.astype(np.float64).sum(axis=1, keepdims=True)
+            continue
+        inward = x1.astype(np.float64)
+        for i, f in enumerate(stored.mapping.factors):
+            column = stored.unit_column[i, place.k].astype(np.float64)
+            exact, margin = inward @ column, np.abs(inward) @ np.abs(column)
+            if structure.ir_drop == "formula":
+                drop = _dropped(inward, column, margin, controls)
+                exact, margin = exact - drop, margin + np.abs(drop)
+            amplitude = _noise_amplitude(inward, column, structure, controls)
+            if np.any(amplitude > 0):
+                noise = inputs.noise(Stream.UNIT_COLUMN_READ, rows, 1, slice(None), i * len(fed) + j)
+                exact = exact + amplitude * noise
+            y = exact.astype(np.float32)
+            limits = adc_range(y, len(column), structure, controls)
+            if tolerance is not None:
+                unsure |= near_tie(y, tolerance * (margin + amplitude), limits, structure, controls)
+            total += f * h * through_adc(y, limits, structure, controls).astype(np.float64)
+    return total, unsure
+
+
+def _adc_errors(stored: Stored, structure: Structure, controls: Controls) -> _AdcErrors | None:
+    """Return the errors of the ADCs of a chip, None where they have none."""
+    if structure.adc == "none" or "adc.gain_sigma" not in controls.numbers:
+        return None
+    rows, columns = stored.weights.shape
+    tiles, adcs = len(structure.row_tiles(rows)), -(-columns // structure.adc_columns)
+    array = structure.site if structure.op == DYNAMIC else structure.array
+
+    def normals(stream: Stream) -> NDArray[np.float64]:
+        of_adcs = [
+            stored_normals(controls.seed, 0, array, stream, tiles, adcs, weight_slice=i) for i in range(len(stored.v))
+        ]
+        return np.array(of_adcs)[:, :, np.arange(columns) // structure.adc_columns]
+
+    gain = 1 + controls.strength * controls.numbers["adc.gain_sigma"] * normals(Stream.ADC_GAIN)
+    return _AdcErrors(gain, controls.strength * controls.numbers["adc.offset_sigma"] * normals(Stream.ADC_OFFSET))
+
+
+def _dropped(
+    x1: NDArray[np.float64], v: NDArray[np.float64], current: NDArray[np.float64], controls: Controls
+) -> NDArray[np.float64]:
+    """Return what the wires take from y by aihwkit's formula; `current` is |x1| |v|."""
+    rows = v.shape[0]
+    a = rows / controls.numbers["read.ir_drop_ratio"] * current
+    away = 1 - (1 - np.arange(rows) / rows) ** 2
+    share: NDArray[np.float64] = controls.numbers["read.ir_drop"] * a * (a * (0.05 * a - 0.2) + 0.5)
+    along: NDArray[np.float64] = (x1 * away) @ v
+    return share * along
 
 
 def _noise_amplitude(
-    x1: NDArray[np.float32], w: NDArray[np.float32], structure: Structure, controls: Controls
+    x1: NDArray[np.float64], v: NDArray[np.float64], structure: Structure, controls: Controls
 ) -> NDArray[np.float64]:
     """Return the standard deviation of the noise on y, float64 [rows, 1] or [rows, columns]."""
-    squares = x1.astype(np.float64) ** 2
-    so = controls.numbers["read.output_noise"] if structure.has_output_noise else 0.0
-    variance = np.full((x1.shape[0], 1), so**2)
-    if structure.read_noise == "additive_constant":
-        variance = variance + controls.numbers["read.weight_noise"] ** 2 * squares.sum(axis=1, keepdims=True)
-    elif structure.read_noise == "pcm_read":
-        variance = variance + controls.numbers["read.weight_noise"] ** 2 * (squares @ np.abs(w).astype(np.float64))
+    squares = x1**2
+    variance = np.full((x1.shape[0], 1), controls.numbers.get("read.output_noise", 0.0) ** 2)
+    if structure.read_noise != "none":
+        c = controls.numbers["read.weight_noise"]
+        if structure.read_noise == "additive_constant":
+            grows = squares.sum(axis=1, keepdims=True)
+        else:
+            grows = squares @ (np.abs(v) if structure.read_noise == "pcm_read" else v**2)
+        variance = variance + c**2 * grows
     amplitude: NDArray[np.float64] = controls.strength * np.sqrt(variance)
     return amplitude
 
 
-def _through_adc(y: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:
-    """Return y after the ADC, float32."""
-    if structure.adc == "none":
-        return y
-    n = controls.steps("adc")
-    bound = _output_range(y, structure, controls)
-    if n > 0:
-        y = np.rint(y * (n / (2 * bound)).astype(np.float32)) * (2 * bound / n).astype(np.float32)
-    return y if structure.adc == "absmax" else np.clip(y, (-bound).astype(np.float32), bound.astype(np.float32))
-
-
-def _output_range(y: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float64]:
-    """Return B of every row, float64 [rows, 1]; 1 where all of y is 0, which any range turns to 0."""
-    if structure.adc == "fixed":
-        return np.full((y.shape[0], 1), controls.numbers["adc.bound"])
-    largest = np.max(np.abs(y), axis=1, keepdims=True).astype(np.float64)
-    return np.where(largest == 0, 1.0, largest)
-
-
-def _is_last_attempt(b: float, structure: Structure, controls: Controls) -> bool:
+def _is_last_repeat(b: float, structure: Structure, controls: Controls) -> bool:
     """Return whether a product with inputs divided by b stands even when it saturates."""
     numbers = controls.numbers
     if b > numbers["adc.max_bound_factor"]:
         return True
-    n = 0 if structure.dac == "none" else controls.steps("dac")
+    n = controls.dac_steps(structure)
     return n > 0 and b > numbers["adc.max_bound_resolution"] / (2 * numbers["dac.bound"] / n)
-
-
-def _near_tie(
-    y: NDArray[np.float32], margin: NDArray[np.float64], structure: Structure, controls: Controls
-) -> NDArray[np.bool_]:
-    """Return where an error of `margin` in y could change the ADC's code."""
-    n = 0 if structure.adc == "none" else controls.steps("adc")
-    if n == 0:
-        return np.zeros(y.shape, dtype=np.bool_)
-    bound = _output_range(y, structure, controls)
-    if structure.adc == "absmax":
-        # The range is itself a y and moves with the same error.
-        margin = margin + np.abs(y) / bound * margin.max(axis=1, keepdims=True)
-    code = y * (n / (2 * bound))
-    distance = np.abs(code - np.floor(code) - 0.5)
-    # Beyond one step outside the range, clipping gives the bound whatever the code.
-    near: NDArray[np.bool_] = (distance <= margin * (n / (2 * bound))) & (np.abs(code) < n / 2 + 1)
-    return near
 
 
 def _near_bound(y: NDArray[np.float32], margin: NDArray[np.float64], controls: Controls) -> NDArray[np.bool_]:

@@ -1,112 +1,249 @@
-"""What is stored: weight scales, and what programming a crossbar or writing an operand makes of the values."""
+"""What programming makes of a value that is stored: one function per family of models, as the page lists them.
 
-from collections.abc import Callable
+Sources: lognormal and Gaussian variants as practised in the papers that a device profile names; polynomials of aihwkit
+(`polynomial`, Wan 2022); CrossSim's generic errors and SONOS; `level_shared` as MNSIM, `resistance_range` as MemTorch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.reference.random import Stream, run_time_normals, stored_normals
+from emu.reference import functions
+from emu.reference.mapping import levels_of_cell, lowest_conductance
+from emu.reference.random import Stream, stored_normals, stored_uniforms
 from emu.reference.structure import Controls, Structure
 
+# Standard deviation in microsiemens of ReRAM as a polynomial of g, by seconds since programming; reference 40 uS.
+# Source: aihwkit, ReRamWan2022NoiseModel.
+_WAN_2022 = {
+    1: (0.348, 16.030, -43.853, 45.393, -16.815),
+    86400: (0.701, 22.086, -50.773, 47.095, -16.458),
+    172800: (0.782, 20.274, -43.507, 37.062, -11.934),
+}
+_WAN_2022_REFERENCE_US = 40.0
 
-def scales(w: NDArray[np.float32], structure: Structure) -> NDArray[np.float32]:
-    """Return the scale of each column in each row tile, float32 [row tiles, N], from the undisturbed W [K, N].
+# A and B in nanoampere of A (1 - exp(-I / B)), by seconds since programming. Source: CrossSim, SONOS.
+_SONOS = {
+    0: (19.88665, 176.3115),
+    86400: (25.59102, 186.85544),
+    172800: (28.72753, 193.56834),
+    259200: (31.04318, 198.90332),
+    345600: (33.76214, 204.77023),
+    432000: (34.57909, 207.34309),
+}
 
-    A scale is the largest |W| of what shares it, 1 where that is 0.
-    """
-    magnitude = np.abs(w)
-    row_tiles, column_tiles = structure.row_tiles(w.shape[0]), structure.column_tiles(w.shape[1])
-    s = np.zeros((len(row_tiles), w.shape[1]), dtype=np.float32)
-    if structure.scaling == "tensor":
-        s[:] = np.max(magnitude, initial=0)
-    elif structure.scaling == "column":
-        s[:] = np.max(magnitude, axis=0, initial=0)
-    else:
-        for tile, rows in enumerate(row_tiles):
-            for columns in column_tiles:
-                axis = 0 if structure.scaling == "tile_column" else None
-                s[tile, columns] = np.max(magnitude[rows, columns], axis=axis)
-    s[s == 0] = 1
-    return s
-
-
-def programmed(w: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:
-    """Return the stored values W' of a constant W, float32 [K, N].
-
-    Device-to-device disturbance is fixed by `seed`, cycle-to-cycle by `seed` and `read_seed`.
-    """
-    if structure.disturbance == "none":
-        return w
-    sigma, sigma_cycle = controls.numbers["program.sigma"], controls.numbers["program.sigma_cycle"]
-
-    def theta(negative: bool) -> NDArray[np.float64]:
-        device, cycle = (
-            (Stream.PROGRAM_NEGATIVE, Stream.PROGRAM_CYCLE_NEGATIVE)
-            if negative
-            else (Stream.PROGRAM, Stream.PROGRAM_CYCLE)
-        )
-        disturbance = sigma * stored_normals(controls.seed, 0, structure.array, device, *w.shape)
-        if sigma_cycle > 0:
-            disturbance += sigma_cycle * stored_normals(
-                controls.seed, controls.read_seed, structure.array, cycle, *w.shape
-            )
-        return controls.strength * disturbance
-
-    variance = controls.strength**2 * (sigma**2 + sigma_cycle**2)
-    return _stored_value(w, structure, controls, theta, variance)
+# MemTorch keeps the factor of a drawn resistance away from zero.
+_LEAST_RESISTANCE_FACTOR = 0.01
 
 
-def written(
-    b: NDArray[np.float32], matrix: int, sample: int, structure: Structure, controls: Controls
-) -> NDArray[np.float32]:
-    """Return the stored values of one matrix of a dynamic operand, float32 [K, N].
+@dataclass(frozen=True)
+class DeviceArray:
+    """One array of devices and its random numbers: those of one sign in one weight slice, or of the unit column."""
 
-    `matrix` is its index within its sample, `sample` the index of that sample in the data set.
-    """
-    if structure.disturbance == "none":
-        return b
-    k, n = b.shape
-    sigma = controls.numbers["write.sigma"]
+    structure: Structure
+    controls: Controls
+    rows: int
+    columns: int
+    weight_slice: int = 0
+    negative: bool = False
+    of_unit_column: bool = False
 
-    def theta(negative: bool) -> NDArray[np.float64]:
-        normals = run_time_normals(
-            controls.seed,
-            controls.read_seed,
-            structure.site,
-            Stream.WRITE_NEGATIVE if negative else Stream.WRITE,
-            np.full(k, sample, dtype=np.int64),
-            matrix * k + np.arange(k, dtype=np.int64),
-            n,
-        )
-        return controls.strength * sigma * normals
+    def normals(self, stream: Stream) -> NDArray[np.float64]:
+        """Return the standard normals of a stream (of the positive device), float64 [rows, columns]."""
+        return stored_normals(*self._place(stream), weight_slice=self.weight_slice)
 
-    return _stored_value(b, structure, controls, theta, controls.strength**2 * sigma**2)
+    def uniforms(self, stream: Stream) -> NDArray[np.float64]:
+        """Return the uniforms of a stream (of the positive device), float64 [rows, columns]."""
+        return stored_uniforms(*self._place(stream), weight_slice=self.weight_slice)
+
+    def _place(self, stream: Stream) -> tuple[int, int, int, int, int, int]:
+        number = stream + self.negative + (Stream.UNIT_COLUMN if self.of_unit_column else 0)
+        cycle_seed = self.controls.read_seed if stream == Stream.PROGRAM_CYCLE else 0
+        return self.controls.seed, cycle_seed, self.structure.array, number, self.rows, self.columns
 
 
-def _stored_value(
-    w: NDArray[np.float32],
-    structure: Structure,
-    controls: Controls,
-    theta: Callable[[bool], NDArray[np.float64]],
-    variance: float,
-) -> NDArray[np.float32]:
-    """Return the disturbed W; `theta(negative)` disturbs the negative device of a pair, or the positive or only one."""
-    rows_of_tile = [rows.stop - rows.start for rows in structure.row_tiles(w.shape[0])]
-    s = np.repeat(scales(w, structure).astype(np.float64), rows_of_tile, axis=0)
+def programmed_numbers(w: NDArray[np.float32], array: DeviceArray) -> NDArray[np.float64]:
+    """Return what an array that holds plain numbers makes of w [K, N], float64."""
+    structure, controls = array.structure, array.controls
     value = w.astype(np.float64)
-    match structure.disturbance:
+    match structure.program:
+        case "none":
+            return value
+        case "function":
+            return _of_function(value, array)
+    return disturbed_number(structure.program, value, _theta(array), _variance(controls))
+
+
+def disturbed_number(
+    model: str, value: NDArray[np.float64], theta: NDArray[np.float64], variance: float
+) -> NDArray[np.float64]:
+    """Return a value in units of its scale, disturbed by theta, which has that variance."""
+    match model:
         case "lognormal_w":
-            value = value * np.exp(theta(False))
+            return value * np.exp(theta)
         case "lognormal_w_meancorr":
-            value = value * np.exp(theta(False) - variance / 2)
-        case "lognormal_g":
-            g_min_us, g_max_us = controls.numbers["mapping.g_min_us"], controls.numbers["mapping.g_max_us"]
-            r = g_min_us / (g_max_us - g_min_us)
-            p = np.maximum(value / s, 0) + r
-            m = np.maximum(-value / s, 0) + r
-            value = s * (p * np.exp(theta(False)) - m * np.exp(theta(True)))
+            return value * np.exp(theta - variance / 2)
         case "gauss_prop":
-            value = value * (1 + theta(False))
-        case "gauss_range":
-            value = value + s * theta(False)
-    return value.astype(np.float32)
+            return value * (1 + theta)
+        case _:  # gauss_range
+            return value + theta
+
+
+def programmed(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
+    """Return the programmed conductances of target conductances g [K, N], float64."""
+    structure, controls = array.structure, array.controls
+    if structure.program == "none":
+        return g
+    if structure.program == "function":
+        disturbed = _of_function(g, array)
+    elif structure.program == "level_shared":
+        disturbed = _level_shared(g, array)
+    elif structure.program == "resistance_range":
+        disturbed = _resistance_range(g, array)
+    elif structure.program == "table":
+        mean, deviation = _measured(g, structure, controls)
+        disturbed = mean + controls.strength * _scale(controls) * deviation * array.normals(Stream.PROGRAM)
+    elif structure.program in ("polynomial", "wan2022", "sonos"):
+        deviation = _sonos(g, array) if structure.program == "sonos" else _polynomial(g, array)
+        disturbed = g + controls.strength * _scale(controls) * array.normals(Stream.PROGRAM) * deviation
+    else:
+        disturbed = _disturbed_conductance(structure.program, g, _theta(array))
+    return clipped(disturbed, structure, controls)
+
+
+def clipped(g: NDArray[np.float64], structure: Structure, controls: Controls) -> NDArray[np.float64]:
+    """Return conductances kept where `program_clip` says."""
+    if structure.program_clip == "range":
+        return np.clip(g, lowest_conductance(controls), 1.0)
+    return np.maximum(g, 0.0)
+
+
+def _theta(array: DeviceArray) -> NDArray[np.float64]:
+    """Return S (sigma N_program + sigma_cycle N_cycle), of uniforms around 0 for the uniform models."""
+    structure, controls = array.structure, array.controls
+
+    def disturbance(stream: Stream) -> NDArray[np.float64]:
+        return array.uniforms(stream) - 0.5 if structure.program.startswith("uniform") else array.normals(stream)
+
+    theta = controls.numbers["program.sigma"] * disturbance(Stream.PROGRAM)
+    if controls.numbers["program.sigma_cycle"] > 0:
+        theta = theta + controls.numbers["program.sigma_cycle"] * disturbance(Stream.PROGRAM_CYCLE)
+    return controls.strength * theta
+
+
+def _variance(controls: Controls) -> float:
+    numbers = controls.numbers
+    return controls.strength**2 * (numbers["program.sigma"] ** 2 + numbers["program.sigma_cycle"] ** 2)
+
+
+def _scale(controls: Controls) -> float:
+    return controls.numbers["program.scale"]
+
+
+def _disturbed_conductance(model: str, g: NDArray[np.float64], theta: NDArray[np.float64]) -> NDArray[np.float64]:
+    if model == "lognormal_g":
+        return g * np.exp(theta)
+    if model.endswith("independent"):
+        return g + theta
+    if model.endswith("proportional"):
+        return g * (1 + theta)
+    return np.where(g == 0, g, g + theta / np.where(g == 0, 1.0, g))
+
+
+def _polynomial(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
+    """Return the standard deviation as a polynomial of g, in units of g_max."""
+    numbers = array.controls.numbers
+    if array.structure.program == "wan2022":
+        c, reference_us = _of_time(_WAN_2022, array), _WAN_2022_REFERENCE_US
+    else:
+        c = tuple(numbers[f"program.c{power}"] for power in range(5))
+        reference_us = numbers["program.reference_us"]
+    return (c[0] + c[1] * g + c[2] * g**2 + c[3] * g**3 + c[4] * g**4) / reference_us
+
+
+def _sonos(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
+    """Return the standard deviation of a current of current_max_na g, in units of the largest current."""
+    a, b = _of_time(_SONOS, array)
+    current_max_na = array.controls.numbers["program.current_max_na"]
+    return a * (1 - np.exp(-g * current_max_na / b)) / current_max_na
+
+
+def _of_time(coefficients: Mapping[int, tuple[float, ...]], array: DeviceArray) -> tuple[float, ...]:
+    time_s = array.controls.numbers["program.time_s"]
+    if time_s not in coefficients:
+        raise array.structure.error(
+            f"entry 'program.time_s' of input 'device' is {time_s:g}, "
+            f"expected one of {', '.join(map(str, coefficients))} because 'program' is '{array.structure.program}'."
+        )
+    return coefficients[int(time_s)]
+
+
+def _level_shared(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
+    """Every level has one resistance error, the same wherever that level is stored."""
+    structure, controls = array.structure, array.controls
+    steps, r = levels_of_cell(structure, controls), lowest_conductance(controls)
+    normals = stored_normals(controls.seed, 0, structure.array, Stream.LEVELS, 1, steps + 1)[0]
+    level = np.rint((g - r) / (1 - r) * steps).astype(np.int64)
+    factor: NDArray[np.float64] = 1 + controls.strength * controls.numbers["program.sigma"] * normals[level]
+    return g / factor
+
+
+def _resistance_range(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
+    """Every device has its own lowest and highest conductance."""
+    controls = array.controls
+    r, strength = lowest_conductance(controls), controls.strength
+
+    def factor(entry: str, stream: Stream) -> NDArray[np.float64]:
+        return np.maximum(1 + strength * controls.numbers[entry] * array.normals(stream), _LEAST_RESISTANCE_FACTOR)
+
+    on = 1 / factor("program.sigma", Stream.PROGRAM)
+    off = r / factor("program.sigma_off", Stream.PROGRAM_SECOND)
+    return off + (on - off) * (g - r) / (1 - r)
+
+
+def _measured(
+    g: NDArray[np.float64], structure: Structure, controls: Controls
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation that a table of measurements gives for targets g, in units of g_max."""
+    numbers, g_max_us = controls.numbers, controls.numbers["mapping.g_max_us"]
+    points, times = range(structure.table_points), range(structure.table_times)
+    target_us = [numbers[f"program.target_us.{i}"] for i in points]
+    table_time_s = [numbers[f"program.table_time_s.{j}"] for j in times]
+    # Between two times the table is linear in the logarithm of time, outside constant.
+    share_of_time = np.zeros(structure.table_times)
+    share_of_time[0] = 1
+    if structure.table_times > 1:
+        time_s = float(np.clip(numbers["program.time_s"], table_time_s[0], table_time_s[-1]))
+        share_of_time = np.array(
+            [np.interp(np.log(time_s), np.log(table_time_s), np.eye(structure.table_times)[j]) for j in times]
+        )
+
+    def read(kind: str) -> NDArray[np.float64]:
+        value_us = np.array([[numbers[f"program.{kind}_us.{j}.{i}"] for i in points] for j in times])
+        value: NDArray[np.float64] = np.interp(g * g_max_us, target_us, share_of_time @ value_us)
+        return value / g_max_us
+
+    return read("mean"), read("std")
+
+
+def _of_function(target: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
+    """Return what the registered function makes of the targets."""
+    structure, controls = array.structure, array.controls
+    function = functions.registered(structure.program_function)
+    if function is None:
+        raise structure.error(
+            f"attribute 'program_function' is '{structure.program_function}', expected a function of this process; "
+            f"call emu.reference.functions.register('{structure.program_function}', function) first."
+        )
+    prefix = "program.parameter."
+    parameters = {name[len(prefix) :]: value for name, value in controls.numbers.items() if name.startswith(prefix)}
+    normals = (controls.strength * array.normals(Stream.PROGRAM)).astype(np.float32)
+    value = np.asarray(function(target.astype(np.float32), normals, parameters))
+    if value.dtype != np.float32 or value.shape != target.shape:
+        raise structure.error(
+            f"program function '{structure.program_function}' gave {value.dtype} {list(value.shape)}, "
+            f"expected float32 {list(target.shape)}."
+        )
+    return value.astype(np.float64)

@@ -1,8 +1,9 @@
-"""Counter-based random numbers: every value is a pure function of seed, site, stream and its place in an array.
+"""Counter-based random numbers: every value is a pure function of seed, array or site, stream and its place.
 
 Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 
 import numpy as np
@@ -14,25 +15,47 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _VALUES_PER_BLOCK = 4
-# Blocks computed at once: bounds the memory of the intermediate words.
-_BLOCKS_AT_ONCE = 1 << 18
+# Blocks computed at once: bounds the memory of the intermediate words, and keeps them in the processor's cache.
+_BLOCKS_AT_ONCE = 1 << 15
+
+_Words = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
 
 
 class Stream(IntEnum):
-    """What a random array is for; the low eight bits of counter word c3."""
+    """What a random array is for; the low eight bits of counter word c3.
+
+    The negative device of a pair has the stream after that of the positive one; the cells of the unit column have
+    those of the other cells plus UNIT_COLUMN.
+    """
 
     PROGRAM = 0
     PROGRAM_NEGATIVE = 1
     PROGRAM_CYCLE = 2
     PROGRAM_CYCLE_NEGATIVE = 3
+    DRIFT = 4
+    DRIFT_NEGATIVE = 5
+    PROGRAMMED_READ = 6
+    PROGRAMMED_READ_NEGATIVE = 7
+    STUCK = 8
+    STUCK_NEGATIVE = 9
+    PROGRAM_SECOND = 10
+    PROGRAM_SECOND_NEGATIVE = 11
+    BIT_FLIPS = 12
+    LEVELS = 13
+    MODIFIER = 14
     WRITE = 16
     WRITE_NEGATIVE = 17
-    READ = 32
+    COMPENSATION_BASELINE = 18
+    COMPENSATION_READING = 19
+    ADC_GAIN = 20
+    ADC_OFFSET = 21
+    UNIT_COLUMN = 24
+    READ = 64
+    INPUT_NOISE = 65
+    UNIT_COLUMN_READ = 66
 
 
-def philox4x32(
-    c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: int, k1: int
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
+def philox4x32(c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: int, k1: int) -> _Words:
     """Return the four words of Philox4x32-10 for counters that broadcast against each other.
 
     Counter and key words are integers from 0 to 2^32 - 1. Every result has the broadcast shape, uint32.
@@ -58,46 +81,45 @@ def uniform(word: NDArray[np.uint32]) -> NDArray[np.float64]:
 
 
 def stored_normals(
-    seed: int, cycle_seed: int, site: int, stream: Stream, rows: int, columns: int
+    seed: int, cycle_seed: int, array: int, stream: int, rows: int, columns: int, *, weight_slice: int = 0
 ) -> NDArray[np.float64]:
     """Return the standard normals of a stored array, float64 [rows, columns].
 
     `cycle_seed` is 0 for what is fixed with the chip and `read_seed` for what is redrawn at every programming.
     """
-    blocks_per_row = _blocks(columns)
-    normals = np.empty((rows, columns))
-    rows_at_once = max(1, _BLOCKS_AT_ONCE // max(1, blocks_per_row))
-    for start in range(0, rows, rows_at_once):
-        row = np.arange(start, min(rows, start + rows_at_once), dtype=np.uint64)
-        block = _block_indices(row, blocks_per_row, 0, blocks_per_row)
-        words = philox4x32(block & _MASK, block >> _HALF, site, int(stream), seed, cycle_seed)
-        normals[start : start + rows_at_once] = _normals(*words)[:, :columns]
-    return normals
+    return _stored(_normals, seed, cycle_seed, array, stream, rows, columns, weight_slice)
+
+
+def stored_uniforms(
+    seed: int, cycle_seed: int, array: int, stream: int, rows: int, columns: int, *, weight_slice: int = 0
+) -> NDArray[np.float64]:
+    """Return uniforms in (0, 1] of a stored array, float64 [rows, columns]; see `stored_normals`."""
+    return _stored(_uniforms, seed, cycle_seed, array, stream, rows, columns, weight_slice)
 
 
 def run_time_normals(
     seed: int,
     read_seed: int,
     site: int,
-    stream: Stream,
+    stream: int,
     sample: NDArray[np.int64],
     row: NDArray[np.int64],
     columns: int,
     *,
     tile: int = 0,
-    attempt: int = 0,
+    reading: int = 0,
     part: slice = slice(None),
 ) -> NDArray[np.float64]:
     """Return standard normals of run-time noise, float64 [len(row), columns of `part`].
 
     `sample` and `row` (int64 [rows]) say for every row which sample it belongs to and where in that sample it lies.
-    `columns` is the full width of the array, `part` the columns wanted; `tile` and `attempt` are the row tile and the
-    repeat of bound management.
+    `columns` is the full width of the array, `part` the columns wanted; `tile` is the row tile and `reading` the index
+    of the reading (`pass` of the page).
     """
     first, last, _ = part.indices(columns)
     blocks_per_row = _blocks(columns)
     first_block = first // _VALUES_PER_BLOCK
-    c3 = int(stream) + (tile << 8) + (attempt << 24)
+    c3 = (int(stream) + (tile << 8) + (reading << 24)) & 0xFFFFFFFF
     normals = np.empty((len(row), max(0, last - first)))
     rows_at_once = max(1, _BLOCKS_AT_ONCE // max(1, _blocks(last) - first_block))
     for start in range(0, len(row), rows_at_once):
@@ -110,6 +132,27 @@ def run_time_normals(
     return normals
 
 
+def _stored(
+    values_of: Callable[..., NDArray[np.float64]],
+    seed: int,
+    cycle_seed: int,
+    array: int,
+    stream: int,
+    rows: int,
+    columns: int,
+    weight_slice: int,
+) -> NDArray[np.float64]:
+    blocks_per_row = _blocks(columns)
+    values = np.empty((rows, columns))
+    rows_at_once = max(1, _BLOCKS_AT_ONCE // max(1, blocks_per_row))
+    for start in range(0, rows, rows_at_once):
+        row = np.arange(start, min(rows, start + rows_at_once), dtype=np.uint64)
+        block = _block_indices(row, blocks_per_row, 0, blocks_per_row)
+        words = philox4x32(block & _MASK, block >> _HALF, array, int(stream) + (weight_slice << 8), seed, cycle_seed)
+        values[start : start + rows_at_once] = values_of(*words)[:, :columns]
+    return values
+
+
 def _blocks(columns: int) -> int:
     return -(-columns // _VALUES_PER_BLOCK)
 
@@ -120,10 +163,14 @@ def _block_indices(row: NDArray[np.uint64], blocks_per_row: int, first: int, las
     return np.add(first_of_row, np.arange(first, last, dtype=np.uint64), dtype=np.uint64)
 
 
-def _normals(
-    x0: NDArray[np.uint32], x1: NDArray[np.uint32], x2: NDArray[np.uint32], x3: NDArray[np.uint32]
-) -> NDArray[np.float64]:
+def _uniforms(*words: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Return the four uniforms of each block side by side, float64 [rows, 4 * blocks]."""
+    return uniform(np.stack(words, axis=-1).reshape(words[0].shape[0], -1))
+
+
+def _normals(*words: NDArray[np.uint32]) -> NDArray[np.float64]:
     """Return the four normals of each block side by side, float64 [rows, 4 * blocks]: Box-Muller on two pairs."""
+    x0, x1, x2, x3 = words
     radius_01, angle_01 = np.sqrt(-2 * np.log(uniform(x0))), 2 * np.pi * uniform(x1)
     radius_23, angle_23 = np.sqrt(-2 * np.log(uniform(x2))), 2 * np.pi * uniform(x3)
     normals = (

@@ -20,11 +20,12 @@ DOMAIN = "emu"
 _SMALL_BYTES = 4096
 
 
-def load(source: ModelSource) -> tuple[ir.Model, str]:
-    """Reads a plain (not rewritten) model.
+def load(source: ModelSource, rewritten: bool = False) -> tuple[ir.Model, str]:
+    """Reads a plain model, or a rewritten one.
 
     Args:
         source: the path of an .onnx file (external data beside it), an `onnx.ModelProto` or an onnx-ir model.
+        rewritten: which of the two it must be.
 
     Returns:
         A model that the caller owns, and how to name it in an error. Tensors are shared with the source, nothing
@@ -32,7 +33,7 @@ def load(source: ModelSource) -> tuple[ir.Model, str]:
 
     Raises:
         InputError: no such file, not an ONNX model, missing or short external data, a cycle, or a model that
-            is rewritten already.
+            is rewritten already, or not yet.
 
     """
     if isinstance(source, ir.Model):
@@ -45,7 +46,7 @@ def load(source: ModelSource) -> tuple[ir.Model, str]:
         name = f"Model {path}"
         model = _from_proto(read_proto(path), name)
         ir.external_data.set_base_dir(model.graph, path.parent)
-    _check_not_rewritten(model, name)
+    _check_rewritten(model, name, rewritten)
     _check_data(model, name)
     _sort(model, name)
     return model, name
@@ -131,8 +132,11 @@ def _text_that_is_none(graph: onnx.GraphProto) -> str | None:
     return None if all(isinstance(text, str) for text in texts) else "the name of a value"
 
 
-def _check_not_rewritten(model: ir.Model, name: str) -> None:
-    if MANIFEST_KEY in model.metadata_props or any(node.domain == DOMAIN for node in model.graph.all_nodes()):
+def _check_rewritten(model: ir.Model, name: str, wanted: bool) -> None:
+    found = MANIFEST_KEY in model.metadata_props
+    if wanted and not found:
+        raise InputError(f"{name} is not rewritten: rewrite it for a device first.")
+    if not wanted and (found or any(node.domain == DOMAIN for node in model.graph.all_nodes())):
         raise InputError(f"{name} is rewritten already: give the original model.")
 
 

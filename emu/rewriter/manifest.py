@@ -11,13 +11,13 @@ import onnx
 import onnx_ir as ir
 
 from emu import __version__
-from emu.device import Profile
+from emu.device import Profile, load_profile, override_entries, parse_overrides
+from emu.device.loading import Overrides
 from emu.errors import InputError
 from emu.rewriter.load import MANIFEST_KEY, read_proto
-from emu.rewriter.replace import SCALARS
+from emu.rewriter.replace import FORMAT, SCALARS, device_inputs, device_numbers, is_calibrated
 from emu.rewriter.site import Site, Skipped
 
-FORMAT = 1
 _WITH_HEADS = (
     "query",
     "key",
@@ -31,48 +31,65 @@ _WITH_HEADS = (
 
 
 def make_manifest(
-    profile: Profile,
+    profiles: Sequence[Profile],
     sites: Sequence[Site],
     skipped: Iterable[Skipped],
     tied: Mapping[int, list[int]] | None = None,
+    faults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a rewritten model, as plain data.
 
-    Keys: `format`, `emu_version`, `device` (`name`, `profile`), `entries` (names of the entries of `emu.device`),
-    `controls` (name of each other control input and its default), `sites` and `skipped` (products that stay digital,
-    and why). Counts that depend on a symbolic size are null. A site that shares its array lists the others in
-    `shares_with`; `tied` names for a site those that hold the transpose of its weight, which are arrays of their own.
+    Keys: `format`, `emu_version`, `devices` (by name: `profile`, `entries`, the names of its numbers, and `input`, the
+    control that holds them), `controls` (name of each scalar control input and its default), `sites` (each with the
+    name of its `device`) and `skipped` (products that stay digital, and why). Counts that depend on a symbolic size are
+    null. A site that shares its array lists the others in `shares_with`; `tied` names for a site those that hold the
+    transpose of its weight, which are arrays of their own.
+
+    `calibration` is there if a site has converters with calibrated ranges: null, or how they were calibrated. `faults`
+    is there if faults come from a list: which chip it was drawn for.
     """
-    structure = profile.structure()
-    tile = int(structure["tile_rows"]), int(structure["tile_columns"])
-    return {
+    by_name = {profile.name: profile for profile in profiles}
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "emu_version": __version__,
-        "device": {"name": profile.name, "profile": profile.model_dump(mode="json")},
-        "entries": list(profile.entries()),
+        "devices": {
+            name: {
+                "profile": by_name[name].model_dump(mode="json"),
+                "entries": list(device_numbers(by_name[name], listed=faults is not None)),
+                "input": value,
+            }
+            for name, value in device_inputs(profiles).items()
+        },
         "controls": dict(SCALARS),
         "sites": [
-            _site(site, tile)
+            _site(site, profile)
             | _sharing(site, sites)
             | ({"tied_to": list(tied[site.index])} if tied and tied.get(site.index) else {})
-            for site in sites
+            for site, profile in zip(sites, profiles, strict=True)
         ],
         "skipped": [{"node": each.node, "op": each.op, "reason": each.reason} for each in skipped],
     }
+    if any(site.feeds_product and any(is_calibrated(profiles[site.index])) for site in sites):
+        manifest["calibration"] = None
+    if faults is not None:
+        manifest["faults"] = dict(faults)
+    return manifest
 
 
-def read_manifest(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> dict[str, Any] | None:
-    """The manifest of a rewritten model, None for a plain one.
+def read_manifest(
+    model: str | os.PathLike[str] | onnx.ModelProto | ir.Model, name: str | None = None
+) -> dict[str, Any] | None:
+    """The manifest of a rewritten model, None for a plain one; `name` is how to call the model in an error.
 
     Raises:
         InputError: the file is no ONNX model, or its manifest cannot be read by this version of emu.
 
     """
     if isinstance(model, ir.Model):
-        name, text = "The model", model.metadata_props.get(MANIFEST_KEY)
+        name, text = name or "The model", model.metadata_props.get(MANIFEST_KEY)
     else:
         in_memory = isinstance(model, onnx.ModelProto)
-        name = "The model" if in_memory else f"Model {os.fspath(model)}"
+        name = name or ("The model" if in_memory else f"Model {os.fspath(model)}")
         proto = model if isinstance(model, onnx.ModelProto) else read_proto(Path(model))
         text = next((prop.value for prop in proto.metadata_props if prop.key == MANIFEST_KEY), None)
     if text is None:
@@ -90,6 +107,43 @@ def read_manifest(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) ->
     return manifest
 
 
+def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -> dict[str, dict[str, float]]:
+    """The numbers of a rewritten model's devices: by the device's name, by entry, in the order of its control input.
+
+    Args:
+        manifest: the model's manifest.
+        set: numbers that change: `program.sigma` where one device has it, `pcm:program.sigma` where several do.
+
+    Raises:
+        InputError: a device or entry that is not there, an entry that several devices have, or as in
+            `emu.device.override_entries`.
+
+    """
+    devices = manifest["devices"]
+    settings: dict[str, dict[str, float]] = {}
+    for name, device in devices.items():
+        values = load_profile(device["profile"]).entries()
+        settings[name] = {entry: values[entry] for entry in device["entries"]}
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in parse_overrides(set).items():
+        name, colon, entry = key.rpartition(":")
+        if not colon:
+            having = [each for each, entries in settings.items() if entry in entries]
+            if len(having) > 1:
+                raise InputError(
+                    f"Several devices have '{entry}' ({', '.join(having)}): say which, as in "
+                    f"{having[0]}:{entry}={value}."
+                )
+            # A setting that no device has is refused below, with what can change.
+            name = having[0] if having else next(iter(settings))
+        elif name not in settings:
+            raise InputError(f"'{key}' sets a device that the model does not have: it has {', '.join(settings)}.")
+        if entry in changes.setdefault(name, {}):
+            raise InputError(f"'{entry}' of device '{name}' is set twice: keep one of them.")
+        changes[name][entry] = value
+    return {name: override_entries(entries, changes.get(name)) for name, entries in settings.items()}
+
+
 def _sharing(site: Site, sites: Iterable[Site]) -> dict[str, Any]:
     others = [each.index for each in sites if each.array == site.array and each.index != site.index]
     return {"shares_with": others} if others else {}
@@ -103,10 +157,13 @@ def _operator(site: Site) -> str:
     return "CrossbarMatMul" if site.stored else "CrossbarMatMulDynamic"
 
 
-def _site(site: Site, tile: tuple[int, int]) -> dict[str, Any]:
+def _site(site: Site, profile: Profile) -> dict[str, Any]:
+    structure = profile.structure()
+    tile = int(structure["tile_rows"]), int(structure["tile_columns"])
     facts: dict[str, Any] = {
         "index": site.index,
         "array": site.array,
+        "device": profile.name,
         "node": site.node,
         "op": _operator(site),
         "source_op": site.op,

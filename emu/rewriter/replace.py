@@ -5,7 +5,7 @@ around it (bias, patches of an image) is added as plain ONNX nodes beside it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,11 +23,36 @@ from emu.rewriter.sharing import Held, held_by
 from emu.rewriter.site import Site
 from emu.rewriter.stored_tensors import StoredTensor
 
-FORMAT = 1  # version of docs/operators.md that the nodes follow
-# The control inputs of a rewritten model and their default values, besides emu.device and emu.strength.
+FORMAT = 2  # version of docs/operators.md that the nodes follow
+# The scalar control inputs of a rewritten model and their default values.
 SCALARS = {"emu.seed": 0, "emu.read_seed": 0, "emu.sample": 0, "emu.head": -1}
 _SAMPLE_AND_BATCH = "emu.sample_and_batch"
 _OLDEST_IR_VERSION = 4  # initializers that are also inputs
+# Attributes of a device that only one kind of operator has: what is stored for good, what is written at run time.
+_OF_STORED = (
+    "fault_source",
+    "fault_storage",
+    "fault_bits",
+    "fault_range",
+    "fault_scale",
+    "fault_mask",
+    "fault_protection",
+    "encoding",
+    "offset_correction",
+    "weight_bits",
+    "slice_bits",
+    "program",
+    "program_function",
+    "table_times",
+    "table_points",
+    "program_clip",
+    "drift",
+    "drift_pairs",
+    "compensation",
+)
+_OF_WRITTEN = ("write", "write_cells", "write_scaling")
+_KEY_SIDE = ("attention_scores", "position_scores")  # products whose second operand comes from the keys
+_VALUE_SIDE = ("attention_context",)
 
 
 def replace_products(
@@ -36,7 +61,8 @@ def replace_products(
     products: Sequence[Product],
     tensors: Sequence[StoredTensor],
     probes: Probes,
-    profile: Profile,
+    profiles: Sequence[Profile],
+    faults: Mapping[int, np.ndarray] | None,
     name: str,
 ) -> None:
     """Replaces products by crossbar products, puts stored tensors into arrays and adds the control inputs, in place.
@@ -47,30 +73,38 @@ def replace_products(
         products: the product behind each of the first sites.
         tensors: the stored tensor behind each of the sites that follow.
         probes: the model's shapes.
-        profile: the device of every site.
+        profiles: the device of each site.
+        faults: by site, the list of faults in the place of random ones: int64, as `docs/operators.md` numbers them;
+            None for random ones.
         name: how to call the model in an error.
 
     Raises:
-        InputError: a weight that is not finite, or a model that already uses a name of the controls.
+        InputError: a weight that is not finite, integer codes on a device that cannot hold them, or a model that
+            already uses a name of the controls.
 
     """
     builder = GraphBuilder(model.graph, name)
-    controls = _add_controls(builder, profile, len(sites))
+    listed = faults is not None
+    controls = _add_controls(builder, sites, profiles, listed)
+    lists = _FaultLists(builder, faults or {})
     weights = _Weights(builder, {product: products[site.array] for site, product in zip(sites, products, strict=False)})
     for site, tensor in zip(sites[len(products) :], tensors, strict=True):
-        attributes = _attributes(site, profile, len(sites))
+        attributes = node_attributes(site, profiles[site.index], len(sites), listed, name)
         if site.array < len(products):
             held = weights.as_float(products[site.array])
         else:
             held = builder.as_initializer(tensors[site.array - len(products)].value)
-        _replace_tensor(builder, controls, attributes, tensor, held)
+        inputs = controls.storing(profiles[site.index], lists.of(site))
+        _replace_tensor(builder, inputs, attributes, tensor, held)
     for site, product in zip(sites, products, strict=False):
-        attributes = _attributes(site, profile, len(sites))
-        crossbar = _Crossbar(builder, controls, attributes, product.node)
+        profile = profiles[site.index]
+        attributes = node_attributes(site, profile, len(sites), listed, name)
+        inputs = controls.multiplying(profile, lists.of(site) if site.stored else None)
+        crossbar = _Crossbar(builder, inputs, controls.batch, attributes, product.node)
         if not product.stored:
             right = _operand(product.node, 1)
-            if profile.structure()["write"] != "none" and _is_shared_by_samples(product, probes):
-                right = _one_per_sample(builder, controls, right, product, probes)
+            if attributes["write"] != "none" and _is_shared_by_samples(product, probes):
+                right = _one_per_sample(builder, controls.batch, right, product, probes)
             result = crossbar.product("CrossbarMatMulDynamic", [crossbar.left, right])
         elif product.node.op_type == "Conv":
             result = _replace_conv(builder, crossbar, weights, product, probes)
@@ -83,23 +117,130 @@ def replace_products(
     model.opset_imports[DOMAIN] = 1
 
 
+def device_inputs(profiles: Iterable[Profile]) -> dict[str, str]:
+    """The control input with the numbers of each device, by the device's name, in order of first use."""
+    names = list(dict.fromkeys(profile.name for profile in profiles))
+    return {name: "emu.device" if len(names) == 1 else f"emu.device.{name}" for name in names}
+
+
+def device_numbers(profile: Profile, listed: bool = False) -> dict[str, float]:
+    """The numbers of a device's control input by entry; without those of random faults if faults come from a list."""
+    return {name: value for name, value in profile.entries().items() if not (listed and name.startswith("faults."))}
+
+
+def node_attributes(
+    site: Site, profile: Profile, sites: int, listed: bool = False, model: str = "The model"
+) -> dict[str, int | str]:
+    """The attributes of a site's node that do not come from its weight: all that `docs/operators.md` lists.
+
+    Args:
+        site: the site.
+        profile: its device.
+        sites: number of sites in the model.
+        listed: whether faults come from a list.
+        model: how to call the model in an error.
+
+    Raises:
+        InputError: the site holds integer codes that the device's faults do not fit.
+
+    """
+    structure = profile.structure()
+    for name in _OF_WRITTEN if site.stored else _OF_STORED:
+        structure.pop(name, None)
+    structure["entries"] = ",".join(device_numbers(profile, listed))
+    if site.stored:
+        structure |= _fault_attributes(site, structure, listed, model)
+    else:
+        if not _is_disturbed(site, profile):
+            structure["write"] = "none"
+        if structure["ir_drop"] == "network":  # of conductances that are there before the product
+            structure["ir_drop"] = "none"
+    return {
+        "format": FORMAT,
+        "site": site.index,
+        "array": site.array,
+        "sites": sites,
+        "sample_axis": site.sample_axis,
+        "heads": site.heads,
+        "head_axis": site.head_axis,
+        "head_groups": site.head_groups,
+        "head_share": site.head_share,
+        **structure,
+    }
+
+
+def _is_disturbed(site: Site, profile: Profile) -> bool:
+    """Whether the device disturbs this written operand: K, V or both."""
+    operands = getattr(profile.write, "operands", "both")
+    return site.component not in {"both": (), "key": _VALUE_SIDE, "value": _KEY_SIDE}[operands]
+
+
+def _fault_attributes(site: Site, structure: Mapping[str, int | str], listed: bool, model: str) -> dict[str, int | str]:
+    """What of a device's faults is different at this site: faults from a list, and a model's own codes."""
+    changes: dict[str, int | str] = {}
+    if listed and structure["fault_source"] != "none":
+        # The list is what the protection left.
+        changes = {"fault_source": "list", "fault_protection": "none"}
+    if site.code_bits and structure["fault_storage"] != "none":
+        if structure["fault_storage"] != "int":
+            raise InputError(
+                f"{model}: node '{site.node}' holds integer codes of {site.code_bits} bits, and device bit flips hit "
+                f"{structure['fault_storage']}: set faults.storage to int, or map the node to another device."
+            )
+        every, every_own = 2 ** int(structure["fault_bits"]) - 1, 2**site.code_bits - 1
+        mask = int(structure["fault_mask"])
+        if mask == every:
+            mask = every_own
+        elif mask > every_own:
+            raise InputError(
+                f"{model}: node '{site.node}' holds codes of {site.code_bits} bits, and the device's faults hit bit "
+                f"{mask.bit_length() - 1}: choose bits 0 to {site.code_bits - 1}."
+            )
+        changes |= {"fault_bits": site.code_bits, "fault_mask": mask}
+    return changes
+
+
 @dataclass(frozen=True)
 class _Controls:
-    """The values that every crossbar product takes, in the order of its inputs, and the batch size int64 [1]."""
+    """The control inputs of the graph, and the batch size int64 [1]."""
 
-    inputs: tuple[ir.Value, ...]
+    values: Mapping[str, ir.Value]
+    devices: Mapping[str, str]
+    sample: ir.Value
     batch: ir.Value
 
-    @property
-    def storing(self) -> tuple[ir.Value, ...]:
-        """What a FaultyWeight takes: all but the sample."""
-        return (*self.inputs[:4], self.inputs[5])
+    def multiplying(self, profile: Profile, faults: ir.Value | None) -> tuple[ir.Value, ...]:
+        """What a product takes, in order; `faults` for a stored weight only."""
+        return (
+            self._device(profile),
+            self.values["emu.strength"],
+            self.values["emu.ranges"],
+            *([] if faults is None else [faults]),
+            self.values["emu.seed"],
+            self.values["emu.read_seed"],
+            self.sample,
+            self.values["emu.head"],
+        )
+
+    def storing(self, profile: Profile, faults: ir.Value) -> tuple[ir.Value, ...]:
+        """What a FaultyWeight takes, in order."""
+        names = ("emu.seed", "emu.read_seed", "emu.head")
+        return self._device(profile), self.values["emu.strength"], faults, *(self.values[name] for name in names)
+
+    def _device(self, profile: Profile) -> ir.Value:
+        return self.values[self.devices[profile.name]]
 
 
-def _add_controls(builder: GraphBuilder, profile: Profile, sites: int) -> _Controls:
+def _add_controls(builder: GraphBuilder, sites: Sequence[Site], profiles: Sequence[Profile], listed: bool) -> _Controls:
+    devices = device_inputs(profiles)
+    by_name = {profile.name: profile for profile in profiles}
     arrays: dict[str, np.ndarray] = {
-        "emu.device": np.array(list(profile.entries().values()), dtype=np.float32),
-        "emu.strength": np.ones(sites, dtype=np.float32),
+        **{
+            value: np.array(list(device_numbers(by_name[name], listed).values()), dtype=np.float32)
+            for name, value in devices.items()
+        },
+        "emu.strength": np.ones(len(sites), dtype=np.float32),
+        "emu.ranges": np.array([_ranges(*each) for each in zip(sites, profiles, strict=True)], dtype=np.float32),
         **{name: np.array(value, dtype=np.int64) for name, value in SCALARS.items()},
     }
     first = next((value for value in builder.graph.inputs if value.shape is None or len(value.shape) > 0), None)
@@ -126,26 +267,36 @@ def _add_controls(builder: GraphBuilder, profile: Profile, sites: int) -> _Contr
         batch = builder.node("Gather", [shape, leading], f"{_SAMPLE_AND_BATCH}.batch", axis=0)
     both = builder.node("Concat", [sample, batch], _SAMPLE_AND_BATCH, axis=0)
     builder.insert_first()
-    order = ("emu.device", "emu.strength", "emu.seed", "emu.read_seed")
-    return _Controls((*(values[name] for name in order), both, values["emu.head"]), batch)
+    return _Controls(values, devices, both, batch)
 
 
-def _attributes(site: Site, profile: Profile, sites: int) -> dict[str, int | str]:
-    """The attributes of a node, all of those that `docs/operators.md` lists for its operator."""
+def _ranges(site: Site, profile: Profile) -> tuple[float, float, float]:
+    """The calibrated ranges of a site until it is calibrated: NaN, which operators refuse, where they are read."""
+    dac, adc = is_calibrated(profile) if site.feeds_product else (False, False)
+    return (math.nan if dac else 1.0, *((math.nan, math.nan) if adc else (-1.0, 1.0)))
+
+
+def is_calibrated(profile: Profile) -> tuple[bool, bool]:
+    """Whether the DAC, and whether the ADC of a device has a calibrated range."""
     structure = profile.structure()
-    del structure["write" if site.stored else "program"]
-    return {
-        "format": FORMAT,
-        "site": site.index,
-        "array": site.array,
-        "sites": sites,
-        "sample_axis": site.sample_axis,
-        "heads": site.heads,
-        "head_axis": site.head_axis,
-        "head_groups": site.head_groups,
-        "head_share": site.head_share,
-        **structure,
-    }
+    return structure["dac"] == "calibrated", structure["adc"] == "calibrated"
+
+
+@dataclass
+class _FaultLists:
+    """Constants with lists of faults; equal ones are stored once."""
+
+    builder: GraphBuilder
+    faults: Mapping[int, np.ndarray]
+    _done: dict[bytes, ir.Value] = field(default_factory=dict)
+
+    def of(self, site: Site) -> ir.Value:
+        """The list of a site; the empty one where faults do not come from a list."""
+        faults = np.asarray(self.faults.get(site.index, ()), dtype=np.int64)
+        key = faults.tobytes()
+        if key not in self._done:
+            self._done[key] = self.builder.constant(f"{site.node}.faults" if key else "emu.no_faults", faults)
+        return self._done[key]
 
 
 @dataclass(frozen=True)
@@ -153,7 +304,8 @@ class _Crossbar:
     """Makes the crossbar node of one site."""
 
     builder: GraphBuilder
-    controls: _Controls
+    controls: tuple[ir.Value, ...]
+    batch: ir.Value
     attributes: dict[str, int | str]
     old: ir.Node
 
@@ -172,7 +324,7 @@ class _Crossbar:
         """The crossbar node, with attributes that only this operator has."""
         node = ir.node(
             op_type,
-            [*operands, *self.controls.inputs],
+            [*operands, *self.controls],
             {**self.attributes, **(attributes or {})},
             domain=DOMAIN,
             name=self.old.name,
@@ -278,10 +430,14 @@ def _is_finite(tensor: ir.TensorProtocol) -> bool:
 
 
 def _replace_tensor(
-    builder: GraphBuilder, controls: _Controls, attributes: dict[str, int | str], tensor: StoredTensor, held: ir.Value
+    builder: GraphBuilder,
+    controls: Sequence[ir.Value],
+    attributes: dict[str, int | str],
+    tensor: StoredTensor,
+    held: ir.Value,
 ) -> None:
     """Puts a FaultyWeight between a constant and everything that reads it, weights of products left out."""
-    node = ir.node("FaultyWeight", [held, *controls.storing], attributes, domain=DOMAIN, name=tensor.node)
+    node = ir.node("FaultyWeight", [held, *controls], attributes, domain=DOMAIN, name=tensor.node)
     result = builder.add(node, "disturbed")
     value = tensor.value
     result.shape, result.type = value.shape, value.type
@@ -301,13 +457,13 @@ def _is_shared_by_samples(product: Product, probes: Probes) -> bool:
 
 
 def _one_per_sample(
-    builder: GraphBuilder, controls: _Controls, value: ir.Value, product: Product, probes: Probes
+    builder: GraphBuilder, batch: ir.Value, value: ir.Value, product: Product, probes: Probes
 ) -> ir.Value:
     """Repeats an operand for every sample: what is written for a sample must not depend on the others in its batch."""
     inner = len(probes.base.get(product.activation) or ()) - 1
     name = product.node.name
     ones = builder.constant(f"{name}.ones", np.ones(inner, dtype=np.int64))
-    shape = builder.node("Concat", [controls.batch, ones], f"{name}.per_sample.shape", axis=0)
+    shape = builder.node("Concat", [batch, ones], f"{name}.per_sample.shape", axis=0)
     return builder.node("Expand", [value, shape], f"{name}.per_sample")
 
 
@@ -318,7 +474,7 @@ def _stored(builder: GraphBuilder, crossbar: _Crossbar, weight: _Weight, site: S
     name = site.node
     rows, columns = site.shape
     ends = [builder.constant(f"{name}.{part}", np.array([size])) for part, size in (("all", -1), ("rows", rows))]
-    shape = builder.node("Concat", [ends[0], crossbar.controls.batch, ends[1]], f"{name}.by_sample.shape", axis=0)
+    shape = builder.node("Concat", [ends[0], crossbar.batch, ends[1]], f"{name}.by_sample.shape", axis=0)
     by_sample = builder.node("Reshape", [crossbar.left, shape], f"{name}.by_sample")
     result = crossbar.stored(by_sample, weight)
     flat = builder.constant(f"{name}.flat.shape", np.array([-1, columns]))

@@ -2,19 +2,22 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from emu.device import Profile, load_profile
 from emu.errors import InputError
 from emu.rewriter.analysis import Analysis, analyze
-from emu.rewriter.load import MANIFEST_KEY, ModelSource, check_graph, load
-from emu.rewriter.manifest import make_manifest
+from emu.rewriter.devices import Device, Rule, assign, load_devices
+from emu.rewriter.faults import Faults
+from emu.rewriter.load import DOMAIN, MANIFEST_KEY, ModelSource, check_graph, load
+from emu.rewriter.manifest import make_manifest, read_manifest
 from emu.rewriter.normalize import normalize
 from emu.rewriter.passes import NameFusedDomainPass, RefuseUnsupportedPass, RestoreCodesPass
 from emu.rewriter.protobuf_file import in_memory
@@ -31,17 +34,65 @@ class EmulatedModel:
     """A rewritten model.
 
     Attributes:
-        manifest: the JSON of `metadata_props["emu.manifest"]` as a dict: `sites`, `device`, `entries`, `skipped`, ...
+        manifest: the JSON of `metadata_props["emu.manifest"]` as a dict: `sites`, `devices`, `skipped`, ...
+        name: how to call the model in an error.
 
     """
 
     manifest: dict[str, Any]
     _model: ir.Model
+    name: str = "The model"
+
+    @classmethod
+    def open(cls, model: "ModelSource | EmulatedModel") -> "EmulatedModel":
+        """A model that was rewritten before, from a file or from memory.
+
+        Raises:
+            InputError: no such file, or no rewritten model of this version of emu.
+
+        """
+        if isinstance(model, EmulatedModel):
+            return model
+        loaded, name = load(model, rewritten=True)
+        return cls(read_manifest(loaded, name) or {}, loaded, name)
 
     @cached_property
     def model(self) -> onnx.ModelProto:
         """The whole model as a protobuf, weights included."""
         return ir.to_proto(in_memory(self._model))
+
+    def value(self, name: str) -> NDArray[Any]:
+        """The content of an initializer, such as the default of a control; not to be changed."""
+        tensor = self._model.graph.initializers[name].const_value
+        assert tensor is not None, "initializers have a content"
+        return tensor.numpy()
+
+    def nodes(self) -> dict[str, ir.Node]:
+        """The nodes of the sites by name, not to be changed."""
+        return {node.name or "": node for node in self._model.graph if node.domain == DOMAIN}
+
+    def stored(self, node: ir.Node) -> list[NDArray[Any]]:
+        """What a node's array holds, as its constants: W, or codes, scale and zero point; nothing if it is written."""
+        count = {"CrossbarMatMul": 1, "CrossbarMatMulQuantized": 3, "FaultyWeight": 1}.get(node.op_type, 0)
+        first = 0 if node.op_type == "FaultyWeight" else 1
+        return [self.value(value.name or "") for value in node.inputs[first : first + count] if value is not None]
+
+    def calibrated(self, ranges: NDArray[np.float32], how: Mapping[str, Any]) -> "EmulatedModel":
+        """The same model with these defaults of `emu.ranges`, float32 `[sites, 3]`, and with `how` in its manifest."""
+        model = self._model.clone()
+        model.graph.initializers["emu.ranges"].const_value = ir.tensor(ranges, name="emu.ranges")
+        manifest = {**self.manifest, "calibration": dict(how)}
+        model.metadata_props[MANIFEST_KEY] = json.dumps(manifest)
+        return EmulatedModel(manifest, model, self.name)
+
+    def observed(self, values: Iterable[str]) -> "EmulatedModel":
+        """The same model with these results of nodes as further outputs; other names are left out."""
+        model = self._model.clone()
+        found = {value.name: value for node in model.graph for value in node.outputs}
+        outputs = {value.name for value in model.graph.outputs}
+        wanted = [name for name in dict.fromkeys(values) if name in found and name not in outputs]
+        model.graph.outputs.extend(found[name] for name in wanted)
+        return EmulatedModel(self.manifest, model, self.name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model, atomically; tensors of more than 1.9 GB go to `<path>.data` beside it.
@@ -55,12 +106,14 @@ class EmulatedModel:
 
 def rewrite(
     model: ModelSource,
-    device: str | os.PathLike[str] | Mapping[str, Any] | Profile = "rram",
+    device: Device = "rram",
     only: str | None = None,
     exclude: str | None = None,
     set: Mapping[str, Any] | None = None,
     share: Share = "by-content",
     stored: str | None = None,
+    map: Sequence[Rule] = (),
+    faults: str | os.PathLike[str] | Faults | None = None,
 ) -> EmulatedModel:
     """Replaces the matrix products of a transformer by products on emulated crossbars.
 
@@ -69,18 +122,23 @@ def rewrite(
         device: a preset's name, the path of a TOML file, or a profile.
         only: map these sites only, such as `"layer=0-3 component=ffn_up,ffn_down"`; the others stay digital.
         exclude: leave these sites digital.
-        set: changes of the device, such as `{"program.sigma": 0.15}`.
+        set: changes of the device, such as `{"program.sigma": 0.15}`; of another one by its name, as in
+            `{"pcm:program.sigma": 0.15}`.
         share: which sites share one physical array, and so its disturbances: those with equal weights (`by-content`;
             weights that are all zeros or ones do not count), with the same initializer (`by-name`), or none (`never`).
         stored: also put these stored tensors that feed no product into arrays, such as
             `"component=word_embedding,norm"`; they become sites after those of the products.
+        map: other devices for some sites, such as `["component=ffn_*:pcm", "layer=0:ideal"]`; of several rules that
+            match a site the last one counts.
+        faults: exactly these faults, for every chip, in the place of random ones: a file of `emu faults`.
 
     Raises:
-        InputError: a broken or unsupported model, a wrong device or setting, a selection that matches nothing, or a
-            model without any product to map.
+        InputError: a broken or unsupported model, a wrong device or setting, a selection that matches nothing, faults
+            of other arrays, or a model without any product to map.
 
     """
-    profile = load_profile(device, set)  # type: ignore[arg-type]
+    default, rules = load_devices(device, map, set)
+    known = faults if isinstance(faults, Faults) or faults is None else Faults.load(faults)
     check_share(share)
     plain, name, analysis = _analyzed(model)
     chosen = select(analysis.sites, only, exclude, may_be_empty=stored is not None)
@@ -93,17 +151,20 @@ def rewrite(
             raise InputError(f"{name} has no stored tensor besides the weights of its products: leave out 'stored'.")
         tensors = matching(candidates, stored, "stored")
         left += unfit
-    held = [*map(held_by, products), *(Held(each.value, each.tensor) for each in tensors)]
-    arrays = arrays_of(held, share)
+    profiles = assign([*chosen, *tensors], default, rules)
+    held = [*(held_by(product) for product in products), *(Held(each.value, each.tensor) for each in tensors)]
+    arrays = arrays_of(held, share, [profile.name for profile in profiles])
     all_sites = [*chosen, *(tensor.site() for tensor in tensors)]
     sites = [replace(site, index=index, array=arrays[index]) for index, site in enumerate(all_sites)]
     tied = {index: transposes_of(index, held) for index in range(len(products), len(sites))}
-    manifest = make_manifest(profile, sites, [*analysis.skipped, *left], tied)
-    replace_products(plain, sites, products, tensors, analysis.probes, profile, name)
+    lists = None if known is None else known.by_site(sites, profiles)
+    origin = None if known is None else known.origin
+    manifest = make_manifest(profiles, sites, [*analysis.skipped, *left], tied, origin)
+    replace_products(plain, sites, products, tensors, analysis.probes, profiles, lists, name)
     plain = RestoreCodesPass()(plain).model
     plain.metadata_props[MANIFEST_KEY] = json.dumps(manifest)
     check_graph(plain, f"{name} could not be rewritten into a valid graph", "report this model to the makers of emu")
-    return EmulatedModel(manifest, plain)
+    return EmulatedModel(manifest, plain, name)
 
 
 def find_sites(model: ModelSource) -> list[Site]:

@@ -84,13 +84,14 @@ def held_by(product: Product) -> Held:
     return Held(product.matrix, tensor, transposed=node.op_type == "Conv")
 
 
-def arrays_of(sites: Sequence[Held], share: Share) -> list[int]:
+def arrays_of(sites: Sequence[Held], share: Share, devices: Sequence[str] | None = None) -> list[int]:
     """The array of every site: the lowest index of the sites that it shares its array with, else its own.
 
     Args:
         sites: what each site holds, by index.
         share: `by-content` (equal shape and values), `by-name` (the same initializer, also through Identity nodes) or
             `never`. The content of an initializer counts as it lies in the array: a transpose is not the same.
+        devices: name of each site's device, if there are several: arrays of different devices are different arrays.
 
     """
     if share == "never":
@@ -101,13 +102,15 @@ def arrays_of(sites: Sequence[Held], share: Share) -> list[int]:
     for index, held in enumerate(sites):
         array = index
         if held.tensor is not None:
-            array = named.setdefault((held.value, held.transposed, held.factor), index)
+            device = devices[index] if devices else ""
+            name = device, held.value, held.transposed, held.factor
+            array = named.setdefault(name, index)
             if share == "by-content" and array == index and held.tensor.size and not held.is_constant():
-                before = alike.setdefault(held.key, [])
+                before = alike.setdefault((device, *held.key), [])
                 array = next((other for other in before if held.equals(sites[other])), index)
                 if array == index:
                     before.append(index)
-                named[held.value, held.transposed, held.factor] = array
+                named[name] = array
         arrays.append(array)
     return arrays
 

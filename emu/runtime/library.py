@@ -1,16 +1,37 @@
 """The native op library: where it is, and the few functions of it that Python calls."""
 
 import ctypes
+import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 import emu
 from emu.errors import InputError
+
+DeviceFunction: TypeAlias = Callable[
+    [NDArray[np.float32], NDArray[np.float32], Mapping[str, float]], NDArray[np.float32]
+]
+
+# What a registered function becomes in C: it fills `out` and returns 0, or sets an error and returns something else.
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_char_p,  # name
+    ctypes.POINTER(ctypes.c_float),  # target [rows, columns]
+    ctypes.POINTER(ctypes.c_float),  # normals [rows, columns]
+    ctypes.c_char_p,  # parameters, JSON
+    ctypes.c_int64,  # rows
+    ctypes.c_int64,  # columns
+    ctypes.POINTER(ctypes.c_float),  # out [rows, columns]
+)
+# The library calls them as long as the process lives, so they must live as long.
+_callbacks: list[Any] = []
 
 LIBRARY_VARIABLE = "EMU_OPS_LIBRARY"
 _FILE_NAME = "libemu_ops.dll" if sys.platform == "win32" else "libemu_ops.so"
@@ -57,8 +78,11 @@ def _library() -> ctypes.CDLL:
     library.emu_keep_programmed.restype = None
     library.emu_program.argtypes = [
         ctypes.c_char_p, floats, ctypes.c_int64, ctypes.c_float, ctypes.c_uint32, ctypes.c_uint32,
-        floats, ctypes.c_int64, ctypes.c_int64, floats,
+        ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, floats, ctypes.c_int64, ctypes.c_int64, floats,
     ]  # fmt: skip
+    library.emu_register_function.argtypes = [ctypes.c_char_p, _CALLBACK]
+    library.emu_set_function_error.argtypes = [ctypes.c_char_p]
+    library.emu_set_function_error.restype = None
     return library
 
 
@@ -119,6 +143,7 @@ def programmed_weight(
     strength: float = 1.0,
     seed: int = 0,
     read_seed: int = 0,
+    faults: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
     """What the arrays of one chip hold for a weight, in weight units.
 
@@ -129,6 +154,7 @@ def programmed_weight(
         strength: factor on every random amplitude.
         seed: the chip, 0 to 2^32 - 1.
         read_seed: the repetition, for cycle-to-cycle variation.
+        faults: int64 `[F]`, the list of faults if the attribute `fault_source` is `list`.
 
     Returns:
         float32 `[K, N]`.
@@ -138,12 +164,53 @@ def programmed_weight(
     """
     weight = np.ascontiguousarray(weight, np.float32)
     device = np.ascontiguousarray(device, np.float32)
+    faults = np.ascontiguousarray(() if faults is None else faults, np.int64)
     out = np.empty_like(weight)
     text = ";".join(f"{name}={value}" for name, value in attributes.items())
     failed = _library().emu_program(
         text.encode(), _pointer(device), device.size, strength, seed, read_seed,
+        faults.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)), faults.size,
         _pointer(weight), weight.shape[0], weight.shape[1], _pointer(out),
     )  # fmt: skip
     if failed:
         raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))
     return out
+
+
+def register_function(name: str, function: DeviceFunction) -> None:
+    """Give the native operators the device function of that name; a second one of a name replaces the first.
+
+    Args:
+        name: the name that nodes carry in the attribute `program_function`.
+        function: `function(target, normals, parameters)`, as docs/operators.md has it: float32 `[K, N]` twice and the
+            numbers by name, to float32 `[K, N]`.
+
+    Raises:
+        InputError: the native library is not installed, or refuses the name.
+    """
+
+    def callback(_: bytes, target: Any, normals: Any, parameters: bytes, rows: int, columns: int, out: Any) -> int:
+        try:
+            shape = rows, columns
+            given = [_array(pointer, shape).copy() for pointer in (target, normals)]
+            result = np.asarray(function(given[0], given[1], json.loads(parameters)))
+            if result.shape != shape or result.dtype != np.float32:
+                raise InputError(f"it gave {result.dtype} {list(result.shape)}, expected float32 {list(shape)}")
+            _array(out, shape)[...] = result
+        except BaseException as error:  # also KeyboardInterrupt: nothing may leave a function that C called
+            said = " ".join(str(error).split()) or type(error).__name__
+            _library().emu_set_function_error(said.encode())
+            return 1
+        return 0
+
+    for_library = _CALLBACK(callback)
+    if _library().emu_register_function(name.encode(), for_library) != 0:
+        raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))
+    _callbacks.append(for_library)
+
+
+def _array(pointer: Any, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """An array over memory that C owns."""
+    if 0 in shape:
+        return np.empty(shape, np.float32)
+    return np.ctypeslib.as_array(pointer, shape)

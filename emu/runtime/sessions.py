@@ -9,9 +9,12 @@ import onnx
 import onnxruntime
 
 from emu.errors import InputError
+from emu.runtime.functions import provide_functions
 from emu.runtime.library import library_path
 
 Ops = Literal["native", "python"]
+
+_MANIFEST_KEY = "emu.manifest"  # of a rewritten model's metadata
 
 # Creating sessions with custom-op domains from several threads at once is not safe in onnxruntime (issue 27089).
 _creation = threading.Lock()
@@ -79,7 +82,8 @@ def session(
         session_arguments: passed on to `onnxruntime.InferenceSession`.
 
     Raises:
-        InputError: the model cannot be loaded, with onnxruntime's reason.
+        InputError: the model cannot be loaded, with onnxruntime's reason, or its device needs a function that is not
+            registered.
     """
     if options is None:
         options = onnxruntime.SessionOptions()
@@ -99,11 +103,16 @@ def session(
     session_arguments.setdefault("providers", ["CPUExecutionProvider"])
     kind = Session if ops == "native" else _PythonOpsSession
     with _creation:
+        name = source if isinstance(source, str) else "the model"
         try:
-            return kind(source, sess_options=options, **session_arguments)
+            opened = kind(source, sess_options=options, **session_arguments)
         except Exception as error:
-            name = source if isinstance(source, str) else "the model"
             raise InputError(f"{name}: onnxruntime cannot load it: {_one_line(error)}") from error
+    try:
+        provide_functions(opened.get_modelmeta().custom_metadata_map.get(_MANIFEST_KEY), native=ops == "native")
+    except InputError as error:
+        raise InputError(f"{name}: {error}.") from None
+    return opened
 
 
 def _one_line(error: Exception) -> str:

@@ -9,7 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from emu.runtime import session
 
-CONTROLS = ("device", "strength", "seed", "read_seed", "sample", "head")
+CONTROLS = ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "head")
+# Controls that an operator does not take.
+WITHOUT = {"CrossbarMatMulDynamic": ("faults",), "FaultyWeight": ("ranges", "sample")}
 
 
 # Operands of each operator: those fed at run time, then the constants.
@@ -26,13 +28,17 @@ def one_node_model(
 ) -> onnx.ModelProto:
     """Return a model of one node; its other operands and the controls are inputs (all operands if not constant)."""
     fed, fixed = OPERANDS[op]
-    names = CONTROLS if op != "FaultyWeight" else tuple(name for name in CONTROLS if name != "sample")
-    integers = ("seed", "read_seed", "sample", "head")
+    names = tuple(name for name in CONTROLS if name not in WITHOUT.get(op, ()))
+    fixed = (*fixed, *(("faults",) if "faults" in names else ()))
+    integers = ("faults", "seed", "read_seed", "sample", "head")
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64 if name in integers else TensorProto.FLOAT, None)
-        for name in (*fed, *(() if constant else fixed), *names)
+        for name in (*fed, *(() if constant else fixed), *(name for name in names if name != "faults"))
     ]
-    node = helper.make_node(op, [*fed, *fixed, *names], ["Y"], name="the/node", domain="emu", **attributes)
+    operands = [*fed, *(name for name in fixed if name != "faults")]
+    node = helper.make_node(op, [*operands, *names], ["Y"], name="the/node", domain="emu", **attributes)
+    if len(constants) < len(fixed):
+        constants = (*constants, np.zeros(0, np.int64))  # no list of faults
     weights = [numpy_helper.from_array(array, name) for name, array in zip(fixed, constants, strict=False)]
     output = helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "one_node", inputs, [output], weights if constant else [])
@@ -41,12 +47,21 @@ def one_node_model(
 
 
 def controls(
-    device: Any, strength: float = 1.0, seed: int = 0, read_seed: int = 0, sample: Any = 0, head: int = -1
+    device: Any,
+    strength: float = 1.0,
+    seed: int = 0,
+    read_seed: int = 0,
+    sample: Any = 0,
+    head: int = -1,
+    ranges: Any = (1.0, -1.0, 1.0),
+    faults: Any = (),
 ) -> dict[str, NDArray[Any]]:
-    """Return feeds for the six controls of a model with one site."""
+    """Return the controls of a model with one site; `ranges` is its row."""
     return {
         "device": np.asarray(device, np.float32),
         "strength": np.asarray([strength], np.float32),
+        "ranges": np.asarray([ranges], np.float32),
+        "faults": np.asarray(faults, np.int64),
         "seed": np.asarray(seed, np.int64),
         "read_seed": np.asarray(read_seed, np.int64),
         "sample": np.asarray(sample, np.int64),
@@ -63,7 +78,9 @@ def run_one_node(
 ) -> NDArray[np.float32]:
     """Run an operator once; the operands in the order of its inputs."""
     fed, _ = OPERANDS[op]
-    opened = session(one_node_model(op, attributes, *operands[len(fed) :]), **session_options)
+    faults = [feeds["faults"]] if "faults" in feeds and "faults" not in WITHOUT.get(op, ()) else []
+    constants = [*operands[len(fed) :], *faults]
+    opened = session(one_node_model(op, attributes, *constants), **session_options)
     wanted = {value.name for value in opened.get_inputs()}
     given = {**dict(zip(fed, operands, strict=False)), **feeds}
     (y,) = opened.run(None, {name: value for name, value in given.items() if name in wanted})

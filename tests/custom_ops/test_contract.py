@@ -101,7 +101,12 @@ def test_noise_differs_between_samples_tokens_and_sites() -> None:
     rows = outputs.reshape(-1, outputs.shape[-1])
     assert len(np.unique(rows, axis=0)) == len(rows)
     elsewhere = {**case["attributes"], "site": 1, "sites": 2}
-    feeds = {**case["feeds"], "device": device, "strength": np.ones(2, np.float32)}
+    feeds = {
+        **case["feeds"],
+        "device": device,
+        "strength": np.ones(2, np.float32),
+        "ranges": np.ones((2, 3), np.float32),
+    }
     other = run({**case, "left": same, "attributes": elsewhere, "feeds": feeds})
     assert not np.any(np.all(other.reshape(rows.shape) == rows, axis=1))
 
@@ -124,7 +129,8 @@ def test_a_fresh_process_with_nothing_but_onnxruntime_gives_the_same_bits(stored
     operands = {names[0]: case["left"]} | ({} if stored else {names[1]: case["right"]})
     model = one_node_model(op_of(stored), case["attributes"], case["right"])
     onnx.save(model, tmp_path / "model.onnx")
-    np.savez(tmp_path / "feeds.npz", **operands, **case["feeds"])
+    fed = {name: value for name, value in case["feeds"].items() if name != "faults"}
+    np.savez(tmp_path / "feeds.npz", **operands, **fed)
     files = [str(tmp_path / name) for name in ("model.onnx", "feeds.npz", "out.npy")]
     subprocess.run([sys.executable, "-c", FRESH_PROCESS, str(library_path()), *files], check=True, cwd=tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), run(case))
@@ -137,6 +143,7 @@ def test_four_threads_with_four_seeds_share_one_session(copies: int) -> None:
 
     def of_seed(seed: int) -> NDArray[np.float32]:
         feeds = {**case["feeds"], "seed": np.asarray(seed), "X": case["left"]}
+        del feeds["faults"]
         return np.asarray(opened.run(None, feeds)[0])
 
     library.keep_programmed(copies)
@@ -229,7 +236,7 @@ def test_a_bad_device_number_is_an_error_that_names_it(stored: bool, entry: str,
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format": 2}, "format 2, this library knows format 1"),
+        ({"format": 1}, "format 1, this library knows format 2"),
         ({"program": "lognormal_x"}, "attribute 'program': 'lognormal_x' is unknown; expected one of"),
         ({"site": 4}, "attribute 'site' is 4; expected less than"),
         ({"entries": "program.sigma"}, "lacks 'program.sigma_cycle'"),
@@ -256,7 +263,7 @@ def test_heads_that_do_not_divide_the_columns_are_an_error() -> None:
 
 @pytest.mark.parametrize("op", ["CrossbarMatMul", "FaultyWeight"])
 def test_weights_must_be_constant(op: str) -> None:
-    with pytest.raises(InputError, match="input 'W': it must be a constant of the graph"):
+    with pytest.raises(InputError, match="input '(W|faults)': it must be a constant of the graph"):
         session(one_node_model(op, wide_case(True)["attributes"], constant=False))
 
 

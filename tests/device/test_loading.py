@@ -21,7 +21,10 @@ def refusal(device: Any, overrides: Any = None) -> str:
 
 
 def test_the_shipped_presets_are_listed() -> None:
-    assert preset_names() == ["ideal", "rram", "rram_adc"]
+    assert {"ideal", "rram", "rram_adc", "pcm", "pcm_aihwkit", "int8_flips", "clipformer", "isaac"} <= set(
+        preset_names()
+    )
+    assert preset_names() == sorted(preset_names())
 
 
 def test_a_profile_loads_from_a_file_and_takes_the_files_name(tmp_path: Path) -> None:
@@ -62,8 +65,46 @@ def test_choosing_another_model_drops_the_settings_of_the_old_one() -> None:
     assert load_profile("rram", ["program.model=none"]).entries() == {}
     coarse = load_profile("rram_adc", ["adc.range=absmax"])
     assert [name for name in coarse.entries() if name.startswith("adc")] == ["adc.bits", "adc.steps"]
-    pair = load_profile("rram", ["program.model=lognormal_g", "mapping.g_min_us=1", "mapping.g_max_us=20"])
-    assert load_profile(pair, ["program.model=lognormal_w"]) == load_profile("rram")
+    conductances = ["mapping.encoding=differential", "mapping.g_min_us=1", "mapping.g_max_us=20"]
+    pair = load_profile("rram", ["program.model=lognormal_g", *conductances])
+    assert load_profile(pair, ["program.model=lognormal_w", "mapping.encoding=weight"]) == load_profile("rram")
+    steady = load_profile("pcm", ["drift.model=none"])
+    assert not any(name.startswith("drift") for name in steady.entries())
+    assert load_profile("clipformer", ["write.model=none"]).entries() == {"dac.bits": 8, "dac.steps": 0, "dac.bound": 1}
+
+
+def test_an_optional_number_is_switched_off() -> None:
+    quiet = load_profile("rram_adc", ["read.output_noise=off"])
+    assert "read.output_noise" not in quiet.entries()
+    assert "program.modifier" not in load_profile("pcm_aihwkit_literal", {"program.modifier": "off"}).entries()
+    assert "must be a finite number" in refusal("rram", ["program.sigma=off"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("30min", 1800),
+        ("1h", 3600),
+        ("1d", 86400),
+        ("30 d", 2592000),
+        ("1y", 31536000),
+        ("1.5h", 5400),
+        ("7", 7),
+    ],
+)
+def test_times_may_be_text(text: str, seconds: float) -> None:
+    assert load_profile("pcm", {"drift.time_s": text}).entries()["drift.time_s"] == seconds
+    assert load_profile("pcm", [f"drift.time_s={text}"]).entries()["drift.time_s"] == seconds
+    entries = load_profile("pcm").entries()
+    assert override_entries(entries, [f"drift.time_s={text}"])["drift.time_s"] == seconds
+
+
+@pytest.mark.parametrize("text", ["1 fortnight", "h", "-1h", "1m", ""])
+def test_text_that_is_no_time_is_refused(text: str) -> None:
+    assert "30min" in refusal("pcm", {"drift.time_s": text})
+    with pytest.raises(InputError, match="30min"):
+        override_entries(load_profile("pcm").entries(), {"drift.time_s": text})
 
 
 def test_bits_and_steps_replace_each_other() -> None:
@@ -75,7 +116,7 @@ def test_bits_and_steps_replace_each_other() -> None:
 
 def test_an_unknown_preset_lists_the_presets_and_guesses() -> None:
     message = refusal("rrma")
-    assert "did you mean 'rram'" in message and "ideal, rram, rram_adc" in message
+    assert "did you mean 'rram'" in message and "ideal, int16_flips" in message
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -96,7 +137,7 @@ def _folder(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("device", "overrides", "says"),
     [
-        ("rram", ["program.sgma=1"], ["program.sgma", "'sigma'", "model, sigma, sigma_cycle"]),
+        ("rram", ["program.sgma=1"], ["program.sgma", "'sigma'", "[program] has modifier, model"]),
         ({"program": {"model": "lognormal_w", "sgma": 1}}, None, ["program.sgma", "did you mean 'sigma'"]),
         ({"progam": {}}, None, ["no section 'progam'", "'program'"]),
         ("rram", ["progam.sigma=1"], ["progam.sigma", "did you mean 'program.sigma'"]),
@@ -115,15 +156,17 @@ def _folder(path: Path) -> Path:
         ("rram_adc", ["adc.bits=1"], ["adc.bits is 1", "2 to 16"]),
         ("rram_adc", ["mapping.tile_rows=-1"], ["mapping.tile_rows is -1"]),
         ("rram_adc", ["read.weight_noise_model=pcm_read"], ["read.weight_noise is missing"]),
-        ("rram", ["adc.model=uniform"], ["adc.range is missing", "absmax, fixed."]),
+        ("rram", ["adc.model=uniform"], ["adc.range is missing", "absmax, fixed, calibrated, rows, granular."]),
         ("rram", ["mapping.split=even"], ["mapping.split is 'even'", "'fill' or 'balanced'"]),
         ("rram", ["mapping.g_max_us=3"], ["mapping.g_max_us has no effect", "lognormal_g"]),
-        ("rram", ["program.model=lognormal_g"], ["mapping.g_min_us is missing"]),
+        ("rram", ["program.model=lognormal_g"], ["lognormal_g disturbs conductances", "mapping.encoding differential"]),
+        ("rram", ["mapping.encoding=differential"], ["mapping.g_min_us is missing"]),
         (
             "rram",
-            ["program.model=lognormal_g", "mapping.g_min_us=5", "mapping.g_max_us=5"],
-            ["mapping.g_min_us is 5", "less than"],
+            ["write.model=lognormal_g", "write.sigma=0.1"],
+            ["mapping.g_min_us is missing", "write.model lognormal_g"],
         ),
+        ("stuck_at", ["mapping.g_min_us=5", "mapping.g_max_us=5"], ["mapping.g_min_us is 5", "less than"]),
         (
             {"adc": {"model": "uniform", "range": "fixed", "bits": 8, "bound": 1.0, "max_bound_factor": 4.0}},
             None,

@@ -3,43 +3,109 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from emu.device import Profile, describe, load_profile, preset_names
-from emu.device.profile import ENTRY_NAMES, VARIANTS, entry_number, explain
+from emu.device.explain import entry_number
+from emu.device.profile import ENTRY_NAMES
+from emu.device.sections import VARIANTS
+from emu.device.sections.section import explain, words
 
-STRUCTURE_KEYS = [
-    "tile_rows",
-    "tile_columns",
-    "tile_split",
-    "scaling",
-    "program",
-    "write",
-    "dac",
-    "adc",
-    "bound_management",
-    "read_noise",
-    "entries",
-]
+PAGE = (Path(__file__).parents[2] / "docs" / "operators.md").read_text("utf-8")
 
-EVERYTHING = {
+CONDUCTANCES = {"encoding": "differential", "g_min_us": 1.0, "g_max_us": 9}
+
+EVERYTHING: dict[str, Any] = {
     "name": "everything",
     "mapping": {
         "tile_rows": 64,
         "tile_columns": 32,
         "split": "balanced",
-        "scaling": "tile",
-        "g_min_us": 1.0,
-        "g_max_us": 9,
+        "scaling": "tensor",
+        "weight_bits": 6,
+        "cell_bits": 4,
+        "percentile": 0.99,
+        **CONDUCTANCES,
     },
-    "program": {"model": "lognormal_g", "sigma": 0.2, "sigma_cycle": 0.1},
-    "write": {"model": "gauss_prop", "sigma": 0.3},
-    "dac": {"model": "uniform", "range": "fixed", "bits": 7, "bound": 1.5, "max": 4.0},
-    "adc": {"model": "uniform", "range": "fixed", "steps": 500, "bound": 12.0, "bound_management": "iterative"},
-    "read": {"weight_noise_model": "pcm_read", "weight_noise": 0.0175, "output_noise": 0.06},
+    "program": {"model": "lognormal_g", "sigma": 0.2, "sigma_cycle": 0.1, "clip": "range", "modifier": 0.05},
+    "drift": {
+        "model": "power_law",
+        "time_s": "2h",
+        "nu": 0.05,
+        "nu_sigma": 0.01,
+        "t0_s": 20,
+        "pairs": "net",
+        "compensation": "column",
+    },
+    "faults": {
+        "storage": "int",
+        "bits": 4,
+        "range": "asymmetric",
+        "scale": "column",
+        "flip": [1, 3],
+        "ber": 1e-3,
+        "stuck_low": 0.01,
+        "stuck_high": 0.02,
+    },
+    "write": {
+        "model": "clipformer",
+        "sigma": 0.01,
+        "gamma": 3,
+        "alpha": 2,
+        "beta": 0.25,
+        "bits": 8,
+        "cells": "cells",
+        "scaling": "sample",
+        "operands": "key",
+    },
+    "dac": {"model": "uniform", "range": "fixed", "bits": 7, "bound": 1.5, "max": 4.0, "code": "offset_binary"},
+    "adc": {
+        "model": "uniform",
+        "range": "fixed",
+        "steps": 500,
+        "bound": 12.0,
+        "bound_management": "iterative",
+        "code": "twos_complement",
+        "gain_sigma": 0.01,
+        "offset_sigma": 0.02,
+        "columns": 8,
+    },
+    "read": {
+        "weight_noise_model": "pcm_read",
+        "weight_noise": 0.0175,
+        "output_noise": 0.06,
+        "input_noise": 0.01,
+        "wires": "formula",
+    },
 }
+
+# One profile for each other model that brings numbers of its own.
+OTHERS: list[dict[str, Any]] = [
+    {"mapping": CONDUCTANCES, "program": {"model": "polynomial", "c0": 0.1, "c4": -1.0, "reference_us": 40}},
+    {"mapping": CONDUCTANCES, "program": {"model": "wan2022", "time_s": "1d"}, "drift": {"model": "pcm", "time_s": 0}},
+    {"mapping": CONDUCTANCES, "program": {"model": "sonos", "time_s": 0, "current_max_na": 3200}},
+    {"mapping": CONDUCTANCES, "program": {"model": "resistance_range", "sigma": 0.1, "sigma_off": 0.2}},
+    {
+        "mapping": CONDUCTANCES,
+        "program": {
+            "model": "table",
+            "time_s": "1h",
+            "target_us": [1, 5, 9],
+            "mean_us": [[1, 5, 9], [1, 4, 8]],
+            "std_us": [[0.1, 0.2, 0.3], [0.2, 0.4, 0.6]],
+            "table_time_s": [1, "1d"],
+        },
+    },
+    {"program": {"model": "function", "function": "my_device", "parameters": {"gain": 1.5}}},
+    {
+        "mapping": CONDUCTANCES,
+        "dac": {"model": "uniform", "range": "absmax", "bits": 8, "limit": 3.0},
+        "read": {"wires": "network", "row_ohm": 1.0, "column_ohm": 0.5},
+    },
+]
 
 
 def test_ideal_crossbars_need_no_numbers() -> None:
@@ -57,17 +123,16 @@ def test_rram_disturbs_stored_weights_and_nothing_else() -> None:
 
 def test_rram_adc_reads_256_row_tiles_through_8_bit_converters() -> None:
     profile = load_profile("rram_adc")
-    assert profile.structure() == {
+    plain = load_profile("ideal").structure()
+    assert profile.structure() == plain | {
         "tile_rows": 256,
         "tile_columns": 256,
         "tile_split": "balanced",
         "scaling": "tile_column",
         "program": "lognormal_w",
-        "write": "none",
         "dac": "absmax",
         "adc": "fixed",
         "bound_management": "iterative",
-        "read_noise": "none",
         "entries": ",".join(profile.entries()),
     }
     assert profile.entries() == {
@@ -85,21 +150,161 @@ def test_rram_adc_reads_256_row_tiles_through_8_bit_converters() -> None:
     }
 
 
-def test_a_profile_that_uses_every_effect_has_every_entry_in_the_documented_order() -> None:
+def test_every_choice_reaches_the_structure() -> None:
     profile = load_profile(EVERYTHING)
-    assert tuple(profile.entries()) == ENTRY_NAMES
-    assert list(profile.structure()) == STRUCTURE_KEYS
-    assert profile.structure()["entries"] == ",".join(ENTRY_NAMES)
-    assert profile.structure()["read_noise"] == "pcm_read"
+    assert profile.structure() == {
+        "tile_rows": 64,
+        "tile_columns": 32,
+        "tile_split": "balanced",
+        "scaling": "tensor",
+        "fault_source": "random",
+        "fault_storage": "int",
+        "fault_bits": 4,
+        "fault_range": "asymmetric",
+        "fault_scale": "column",
+        "fault_mask": 0b1010,
+        "fault_protection": "none",
+        "encoding": "differential",
+        "offset_correction": "digital",
+        "weight_bits": 6,
+        "slice_bits": 0,
+        "program": "lognormal_g",
+        "program_function": "",
+        "table_times": 0,
+        "table_points": 0,
+        "program_clip": "range",
+        "drift": "power_law",
+        "drift_pairs": "net",
+        "compensation": "column",
+        "write": "clipformer",
+        "write_cells": "cells",
+        "write_scaling": "sample",
+        "dac": "fixed",
+        "dac_code": "offset_binary",
+        "dac_slice_bits": 0,
+        "adc": "fixed",
+        "adc_code": "twos_complement",
+        "adc_columns": 8,
+        "bound_management": "iterative",
+        "read_noise": "pcm_read",
+        "ir_drop": "formula",
+        "entries": ",".join(profile.entries()),
+    }
 
 
-def test_the_entries_and_structure_are_those_of_the_operators_page() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text("utf-8")
-    table = page[page.index("Entries of `device`") : page.index("All entries of one device")]
-    named = re.findall(r"`((?:program|write|mapping|dac|adc|read)\.[a-z_]+)`", table)
-    assert set(named) == set(ENTRY_NAMES)
-    attributes = set(re.findall(r"`([a-z_]+)`", page[page.index("## Attributes") : page.index("Entries of `device`")]))
-    assert set(STRUCTURE_KEYS) <= attributes
+def test_entries_stand_in_one_order_whatever_the_device() -> None:
+    seen = set()
+    for profile in map(load_profile, [EVERYTHING, *OTHERS, *preset_names()]):
+        groups = [".".join(name.split(".")[:2]) for name in profile.entries()]
+        places = [ENTRY_NAMES.index(group) for group in groups]
+        assert places == sorted(places)
+        seen |= set(groups)
+    assert seen == set(ENTRY_NAMES)  # every number of the page is reached by one of these devices
+
+
+def test_a_table_gives_one_entry_for_each_number() -> None:
+    profile = load_profile(OTHERS[4])
+    entries = profile.entries()
+    assert entries["program.target_us.1"] == 5 and entries["program.mean_us.1.2"] == 8
+    assert entries["program.std_us.0.0"] == 0.1 and entries["program.table_time_s.1"] == 86400
+    assert entries["program.time_s"] == 3600
+    assert (profile.structure()["table_times"], profile.structure()["table_points"]) == (2, 3)
+
+
+def test_a_table_of_one_time_has_no_time_to_choose() -> None:
+    table = {"model": "table", "target_us": [1, 9], "mean_us": [1, 9], "std_us": [0.1, 0.2]}
+    profile = load_profile({"mapping": CONDUCTANCES, "program": table})
+    assert "program.time_s" not in profile.entries()
+    assert profile.structure()["table_times"] == 1
+
+
+def test_parameters_of_a_function_are_entries_by_name() -> None:
+    profile = load_profile(OTHERS[5])
+    assert profile.entries() == {"program.parameter.gain": 1.5}
+    assert profile.structure()["program_function"] == "my_device"
+
+
+@pytest.mark.parametrize(
+    ("storage", "flip", "mask"),
+    [
+        ("int", "all", 0xFF),
+        ("int", "sign", 0x80),
+        ("int", [0, 6], 0x41),
+        ("float32", "all", 0xFFFFFFFF),
+        ("float32", "sign", 0x80000000),
+        ("float32", "exponent", 0x7F800000),
+        ("float32", "mantissa", 0x007FFFFF),
+        ("float32", [30], 0x40000000),
+    ],
+)
+def test_bits_that_may_flip_are_named_or_listed(storage: str, flip: Any, mask: int) -> None:
+    bits = {"bits": 8} if storage == "int" else {}
+    profile = load_profile({"faults": {"storage": storage, "ber": 1e-3, "flip": flip, **bits}})
+    assert profile.structure()["fault_mask"] == mask
+
+
+def test_stuck_cells_alone_are_random_faults_without_bit_flips() -> None:
+    structure = load_profile("stuck_at").structure()
+    assert (structure["fault_source"], structure["fault_storage"]) == ("random", "none")
+    assert "faults.ber" not in load_profile("stuck_at").entries()
+
+
+def test_the_entries_of_the_operators_page_are_those_of_profiles() -> None:
+    table = PAGE[PAGE.index("| entry | present when |") : PAGE.index("## Random numbers")]
+    named = set()
+    for line in table.splitlines()[2:]:
+        cell = line.split("|")[1] if "|" in line else ""
+        named |= set(re.findall(r"`((?:program|write|mapping|drift|faults|dac|adc|read)\.[a-z0-9_]+)", cell))
+    assert named | {f"program.c{power}" for power in range(5)} == set(ENTRY_NAMES)
+
+
+def test_the_attributes_of_the_operators_page_are_those_of_profiles_and_their_values_too() -> None:
+    table = PAGE[PAGE.index("| attribute | of |") : PAGE.index("Entries of `device`, each present")]
+    rows = [line.split("|") for line in table.splitlines()[2:] if line.startswith("| ")]
+    values = {
+        name: set(re.findall(r"`([a-z0-9_]+)`", row[3])) for row in rows for name in re.findall(r"`(\w+)`", row[1])
+    }
+    of_the_site = {"format", "site", "array", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
+    of_the_model = {"code_bits", "block_rows"}
+    assert set(load_profile("ideal").structure()) == set(values) - of_the_site - of_the_model
+    settings = {
+        "tile_split": "mapping.split",
+        "scaling": "mapping.scaling",
+        "encoding": "mapping.encoding",
+        "offset_correction": "mapping.offset_correction",
+        "fault_storage": "faults.storage",
+        "fault_range": "faults.range",
+        "fault_scale": "faults.scale",
+        "fault_protection": "faults.protection",
+        "program_clip": "program.clip",
+        "drift": "drift.model",
+        "drift_pairs": "drift.pairs",
+        "compensation": "drift.compensation",
+        "write": "write.model",
+        "write_cells": "write.cells",
+        "write_scaling": "write.scaling",
+        "dac_code": "dac.code",
+        "adc_code": "adc.code",
+        "bound_management": "adc.bound_management",
+        "read_noise": "read.weight_noise_model",
+        "ir_drop": "read.wires",
+    }
+    for attribute, setting in settings.items():
+        section, field = setting.split(".")
+        known = {word for v in VARIANTS[section] if field in v.model_fields for word in words(v.model_fields[field])}
+        assert known == values[attribute] - {"network"} | ({"network"} if attribute == "ir_drop" else set()), attribute
+    for converter in ("dac", "adc"):
+        known = {
+            word for v in VARIANTS[converter] if "range" in v.model_fields for word in words(v.model_fields["range"])
+        }
+        assert known | {"none"} == values[converter]
+    programs = PAGE[PAGE.index("| `program` | `encoding` | stored value |") : PAGE.index("then clipped:")]
+    listed = {
+        name
+        for line in programs.splitlines()[2:]
+        for name in re.findall(r"`(\w+)`", line.split("|")[1] if "|" in line else "")
+    }
+    assert {word for v in VARIANTS["program"] for word in words(v.model_fields["model"])} == listed
 
 
 @pytest.mark.parametrize("name", [*preset_names(), "everything"])
@@ -134,15 +339,18 @@ def test_every_setting_of_every_variant_is_explained() -> None:
             for field in variant.model_fields:
                 about = explain(variant, field)
                 assert about.meaning and about.source, (section, field)
-    rows = describe(load_profile(EVERYTHING))
-    assert {row.name for row in rows if row.entry} == set(ENTRY_NAMES)
-    assert all(row.meaning and row.range and row.source for row in rows)
-    assert all(row.unit for row in rows if isinstance(row.value, int | float))
+    for device in [EVERYTHING, *OTHERS, *preset_names()]:
+        profile = load_profile(device)
+        rows = describe(profile)
+        assert all(row.meaning and row.range and row.source for row in rows)
+        assert all(row.unit for row in rows if row.entry)
+        starts = tuple(row.name for row in rows if row.entry)
+        assert all(name.startswith(starts) for name in profile.entries())
 
 
 def test_choices_are_listed_once_and_before_the_numbers_that_they_bring() -> None:
     rows = {row.name: row for row in describe(load_profile("rram_adc"))}
-    assert rows["adc.range"].range == "absmax, fixed"
+    assert rows["adc.range"].range == "absmax, fixed, calibrated, rows, granular"
     assert rows["adc.bound_management"].range == "none, iterative"
     assert list(rows).index("adc.model") < list(rows).index("adc.bits")
 
@@ -160,8 +368,33 @@ def test_choices_are_listed_once_and_before_the_numbers_that_they_bring() -> Non
         ("read.weight_noise", [0, 5], [-0.1]),
         ("mapping.g_min_us", [0, 3], [-1]),
         ("mapping.g_max_us", [0.1], [0]),
+        ("mapping.cell_bits", [0, 1, 12], [13, -1, 2.5]),
+        ("mapping.percentile", [0.001, 1], [0, 1.01]),
+        ("program.c3", [-43.8, 0, 1e30], [float("nan"), float("inf")]),
+        ("program.reference_us", [25], [0]),
+        ("program.std_us.2.11", [0, 1], [-0.1]),
+        ("program.parameter.gain", [-3, 0], [float("inf")]),
+        ("program.modifier", [0, 0.05], [-0.05]),
+        ("drift.time_s", [0, 3e7], [-1]),
+        ("drift.nu", [-0.1, 0.1], [float("nan")]),
+        ("drift.t0_s", [1e-12], [0]),
+        ("faults.ber", [0, 1e-9, 1], [-1e-9, 1.1]),
+        ("write.alpha", [0, 2], [-1]),
+        ("write.beta", [0.25, 1], [0, 1.1]),
+        ("write.bits", [0, 2, 16], [1, 17]),
+        ("read.ir_drop_ratio", [571428.57], [0]),
+        ("read.row_ohm", [0, 1], [-1]),
     ],
 )
 def test_ranges_are_those_of_the_operators_page_also_in_float32(name: str, good: list[float], bad: list[float]) -> None:
-    assert [entry_number(name).allows(value) for value in good] == [True] * len(good)
-    assert [entry_number(name).allows(value) for value in bad] == [False] * len(bad)
+    number = entry_number(name)
+    assert number is not None
+    assert [number.allows(value) for value in good] == [True] * len(good)
+    assert [number.allows(value) for value in bad] == [False] * len(bad)
+
+
+@pytest.mark.parametrize(
+    "name", ["mapping.tile_rows", "program.target_us", "program.mean_us.0", "program.mean_us.a.b", "drift", "x.y"]
+)
+def test_what_is_no_entry_has_no_number(name: str) -> None:
+    assert entry_number(name) is None

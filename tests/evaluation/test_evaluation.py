@@ -14,10 +14,18 @@ from emu.errors import InputError
 from emu.evaluation import evaluate, run
 
 SAMPLES = 11
-MANIFEST = {
-    "device": {"name": "rram", "profile": load_profile("rram").model_dump(mode="json")},
-    "entries": ["program.sigma", "program.sigma_cycle"],
-    "sites": [{"index": 0}, {"index": 1}, {"index": 2}],
+
+
+def device(name: str = "rram", value: str = "emu.device") -> dict[str, Any]:
+    profile = load_profile(name)
+    return {"profile": profile.model_dump(mode="json"), "entries": list(profile.entries()), "input": value}
+
+
+SITES = [{"index": 0}, {"index": 1}, {"index": 2}]
+MANIFEST = {"devices": {"rram": device()}, "sites": SITES}
+TWO_DEVICES = {
+    "devices": {"rram": device(value="emu.device.rram"), "rram_adc": device("rram_adc", "emu.device.rram_adc")},
+    "sites": SITES,
 }
 
 
@@ -99,6 +107,18 @@ def test_settings_change_the_device_tensor_of_every_chip(session: FakeSession) -
     assert result.settings == {"program.sigma": 0.2, "program.sigma_cycle": 0.0}
 
 
+def test_settings_go_to_the_device_that_they_name_or_that_alone_has_them(session: FakeSession) -> None:
+    changes = {"rram:program.sigma": 0.2, "adc.bound": 12}
+    result = evaluate(model(TWO_DEVICES), data(), chips=1, set=changes)
+    np.testing.assert_array_equal(session.calls[-1]["emu.device.rram"], np.float32([0.2, 0]))
+    entries = TWO_DEVICES["devices"]["rram_adc"]["entries"]
+    assert session.calls[-1]["emu.device.rram_adc"][entries.index("adc.bound")] == 12
+    assert result.device == "rram, rram_adc"
+    assert result.settings["rram:program.sigma"] == 0.2 and result.settings["rram_adc:program.sigma"] == 0.1
+    evaluate(model(TWO_DEVICES), data(), chips=1, set={"rram:program.sigma": 0.2})
+    assert "emu.device.rram_adc" not in session.calls[-1]
+
+
 def test_a_plain_model_without_a_device_has_a_clean_accuracy_only(session: FakeSession) -> None:
     result = evaluate(model(None), data(), batch_size=4)
     assert result.as_dict()["accuracy"] is None
@@ -112,15 +132,18 @@ def test_a_plain_model_with_a_device_is_rewritten_with_its_settings(
     asked: dict[str, Any] = {}
 
     def rewrite(plain: Any, device: Any, **options: Any) -> Any:
-        asked.update(options, device=device)
+        asked.update(options, on=device)
         return SimpleNamespace(model=model(), manifest=MANIFEST)
 
     monkeypatch.setattr("emu.rewriter.rewrite", rewrite, raising=False)
-    result = evaluate(model(None), data(), 2, "rram", ["program.sigma=0.3"], "component=value", "layer=0")
+    others = {"map": ["layer=1:ideal"], "share": "never", "stored": "component=norm"}
+    result = evaluate(model(None), data(), 2, "rram", ["program.sigma=0.3"], "component=value", "layer=0", **others)
     assert asked == {
-        "device": load_profile("rram", ["program.sigma=0.3"]),
+        "on": "rram",
+        "set": ["program.sigma=0.3"],
         "only": "component=value",
         "exclude": "layer=0",
+        **others,
     }
     assert result.device == "rram" and len(result.chips) == 2
     assert all("emu.device" not in feeds for feeds in session.calls)
@@ -167,7 +190,17 @@ def test_progress_reaches_the_total(session: FakeSession) -> None:
     ("manifest", "options", "says"),
     [
         (MANIFEST, {"device": "rram"}, "already rewritten"),
-        (MANIFEST, {"only": "layer=0"}, "give them with a device"),
+        (MANIFEST, {"only": "layer=0"}, "'only' is for rewriting a plain model: give it with a device"),
+        (None, {"map": ["layer=0:rram"]}, "'map' is for rewriting a plain model: give it with a device"),
+        (MANIFEST | {"calibration": None}, {}, "is not calibrated yet: run 'emu calibrate'"),
+        (TWO_DEVICES, {"set": ["program.sigma=1"]}, "as in rram:program.sigma=1"),
+        (TWO_DEVICES, {"set": ["pcm:program.sigma=1"]}, "it has rram, rram_adc"),
+        (
+            TWO_DEVICES,
+            {"set": {"adc.bound": 12, "rram_adc:adc.bound": 12}},
+            "'adc.bound' of device 'rram_adc' is set twice",
+        ),
+        (TWO_DEVICES, {"set": ["program.model=none"]}, "shapes the graph"),
         (None, {"set": ["program.sigma=1"]}, "has no device"),
         (MANIFEST, {"set": ["program.model=none"]}, "shapes the graph"),
         (MANIFEST, {"chips": 0}, "at least one chip"),

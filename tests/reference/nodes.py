@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic, programmed_weight
+from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic, crossbar_matmul_quantized, stored_weight
 
-PLAIN: dict[str, int | str] = {
-    "format": 1,
+COMMON: dict[str, int | str] = {
+    "format": 2,
     "site": 0,
-    "sites": 1,
     "array": 0,
+    "sites": 1,
     "entries": "",
     "sample_axis": 0,
     "heads": 0,
@@ -23,9 +23,43 @@ PLAIN: dict[str, int | str] = {
     "tile_split": "fill",
     "scaling": "tensor",
     "dac": "none",
+    "dac_code": "sign_magnitude",
+    "dac_slice_bits": 0,
     "adc": "none",
+    "adc_code": "sign_magnitude",
+    "adc_columns": 1,
     "bound_management": "none",
     "read_noise": "none",
+    "ir_drop": "none",
+}
+PLAIN_STORED: dict[str, int | str] = {
+    **COMMON,
+    "fault_source": "none",
+    "fault_storage": "none",
+    "fault_bits": 8,
+    "fault_range": "symmetric",
+    "fault_scale": "tensor",
+    "fault_mask": 2**8 - 1,
+    "fault_protection": "none",
+    "encoding": "weight",
+    "offset_correction": "digital",
+    "weight_bits": 0,
+    "slice_bits": 0,
+    "program": "none",
+    "program_function": "",
+    "table_times": 0,
+    "table_points": 0,
+    "program_clip": "zero",
+    "drift": "none",
+    "drift_pairs": "physical",
+    "compensation": "none",
+}
+PLAIN_QUANTIZED: dict[str, int | str] = {**PLAIN_STORED, "code_bits": 8, "block_rows": 0}
+PLAIN_DYNAMIC: dict[str, int | str] = {
+    **COMMON,
+    "write": "none",
+    "write_cells": "composite",
+    "write_scaling": "matrix",
 }
 
 # One device that uses every effect at once.
@@ -67,14 +101,18 @@ def controls(
     head: int = -1,
     site: int = 0,
     sites: int | None = None,
+    ranges: Any = (1.0, -1.0, 1.0),
+    faults: Any = (),
 ) -> dict[str, Any]:
-    """Return the control inputs and the attributes that belong to them."""
+    """Return the control inputs and the attributes that belong to them; `ranges` is the row of every site."""
     numbers = numbers or {}
     sites = site + 1 if sites is None else sites
     return {
         "device": np.array(list(numbers.values()), dtype=np.float32),
         "entries": ",".join(numbers),
         "strength": np.full(sites, strength, dtype=np.float32),
+        "ranges": np.tile(np.asarray(ranges, dtype=np.float32), (sites, 1)),
+        "faults": np.asarray(faults, dtype=np.int64),
         "site": site,
         "sites": sites,
         "seed": np.int64(seed),
@@ -84,31 +122,58 @@ def controls(
     }
 
 
-_CONTROL_NAMES = ("numbers", "strength", "seed", "read_seed", "sample", "head", "site", "sites")
+_CONTROL_NAMES = (
+    "numbers",
+    "strength",
+    "seed",
+    "read_seed",
+    "sample",
+    "head",
+    "site",
+    "sites",
+    "ranges",
+    "faults",
+)
+_NOT_OF_ARRAYS = ("ranges", "sample", "head")
 
 
-def _arguments(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def arguments(plain: dict[str, Any], changes: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return controls and attributes of a plain node with changes, without some of the inputs."""
     of_controls = {name: changes.pop(name) for name in _CONTROL_NAMES if name in changes}
-    return {**plain, **controls(**of_controls), **changes}
+    call = {**plain, **controls(**of_controls), **changes}
+    return {name: value for name, value in call.items() if name not in without}
 
 
 def stored(x: Any, w: Any, *, trace: Trace | None = None, **changes: Any) -> Any:
     """Run CrossbarMatMul on a plain node with changes to attributes, controls and device numbers."""
-    arguments = _arguments({**PLAIN, "program": "none"}, changes)
-    return crossbar_matmul(np.asarray(x, np.float32), np.asarray(w, np.float32), trace=trace, **arguments)
+    call = arguments(PLAIN_STORED, changes)
+    return crossbar_matmul(np.asarray(x, np.float32), np.asarray(w, np.float32), trace=trace, **call)
+
+
+def quantized(x: Any, codes: Any, scale: Any, zero_point: Any, **changes: Any) -> Any:
+    """Run CrossbarMatMulQuantized on a plain node with changes to attributes, controls and device numbers."""
+    call = arguments(PLAIN_QUANTIZED, changes)
+    scale, zero_point = np.asarray(scale, np.float32), np.asarray(zero_point, np.float32)
+    return crossbar_matmul_quantized(np.asarray(x, np.float32), np.asarray(codes, np.int8), scale, zero_point, **call)
 
 
 def dynamic(a: Any, b: Any, *, trace: Trace | None = None, **changes: Any) -> Any:
     """Run CrossbarMatMulDynamic on a plain node with changes to attributes, controls and device numbers."""
-    arguments = _arguments({**PLAIN, "write": "none"}, changes)
-    return crossbar_matmul_dynamic(np.asarray(a, np.float32), np.asarray(b, np.float32), trace=trace, **arguments)
+    call = arguments(PLAIN_DYNAMIC, changes, without=("faults",))
+    return crossbar_matmul_dynamic(np.asarray(a, np.float32), np.asarray(b, np.float32), trace=trace, **call)
 
 
-def programmed(w: Any, **changes: Any) -> Any:
-    """Program W of a plain node with changes."""
-    arguments = _arguments({**PLAIN, "program": "none"}, changes)
-    del arguments["sample"], arguments["head"]
-    return programmed_weight(np.asarray(w, np.float32), **arguments)
+def held(w: Any, **changes: Any) -> Any:
+    """Return what the array of a plain node with changes holds of W."""
+    call = arguments(PLAIN_STORED, changes, without=_NOT_OF_ARRAYS)
+    return stored_weight(np.asarray(w, np.float32), **call)
+
+
+def of_array(function: Any, w: Any, **changes: Any) -> Any:
+    """Call `flipped_bits` or `stuck_cells` for float weights, or the int8 codes of a quantized node."""
+    is_codes = np.asarray(w).dtype == np.int8
+    call = arguments(PLAIN_QUANTIZED if is_codes else PLAIN_STORED, changes, without=_NOT_OF_ARRAYS)
+    return function(np.asarray(w) if is_codes else np.asarray(w, np.float32), **call)
 
 
 def normal(*shape: int, seed: int = 0) -> Any:

@@ -60,11 +60,11 @@ def test_strength_zero_is_the_exact_product():
 
 
 def test_a_site_reads_its_own_strength():
-    from .nodes import PLAIN, controls, crossbar_matmul
+    from .nodes import PLAIN_STORED, controls, crossbar_matmul
 
     x, w = normal(2, 23), normal(23, 10)
     for own, others in ((0.0, 1.0), (1.0, 0.0)):
-        node = {**PLAIN, **controls({"read.output_noise": 0.1}, site=1, sites=3), "program": "none"}
+        node = {**PLAIN_STORED, **controls({"read.output_noise": 0.1}, site=1, sites=3)}
         node["strength"] = np.array([others, own, others], dtype=np.float32)
         assert (crossbar_matmul(x, w, **node) == product(x, w)).all() == (own == 0)
 

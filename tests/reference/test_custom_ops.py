@@ -16,16 +16,19 @@ from emu.errors import InputError
 from emu.reference import custom_ops
 from emu.reference.custom_ops import pending_error, register_python_ops
 
-from .nodes import EVERYTHING_DYNAMIC, EVERYTHING_STORED, PLAIN, controls, dynamic, normal, stored
+from .nodes import EVERYTHING_DYNAMIC, EVERYTHING_STORED, PLAIN_DYNAMIC, PLAIN_STORED, controls, dynamic, normal, stored
 
-CONTROL_INPUTS = ("device", "strength", "seed", "read_seed", "sample", "head")
+CONTROL_INPUTS = ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "head")
 
 
 def model_bytes(op: str, w: np.ndarray | None, **node: Any) -> bytes:
     """A model of one site and a digital Neg behind it; controls are inputs with defaults. Without w, B is an input."""
     numbers = node.pop("numbers")
-    values = {**PLAIN, **controls(numbers), **node}
-    defaults = {name: np.asarray(values.pop(name)) for name in CONTROL_INPUTS}
+    is_dynamic = op == "CrossbarMatMulDynamic"
+    values = {**(PLAIN_DYNAMIC if is_dynamic else PLAIN_STORED), **controls(numbers), **node}
+    names = tuple(name for name in CONTROL_INPUTS if not (is_dynamic and name == "faults"))
+    defaults = {name: np.asarray(values[name]) for name in names}
+    values = {name: value for name, value in values.items() if name not in CONTROL_INPUTS}
     leading = ["batch", "rows"]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [*leading, None])]
     initializers = []
@@ -40,7 +43,7 @@ def model_bytes(op: str, w: np.ndarray | None, **node: Any) -> bytes:
             helper.make_tensor_value_info(f"emu.{name}", helper.np_dtype_to_tensor_dtype(default.dtype), shape)
         )
     site = helper.make_node(
-        op, ["x", "w", *(f"emu.{name}" for name in CONTROL_INPUTS)], ["product"], name="site", domain="emu", **values
+        op, ["x", "w", *(f"emu.{name}" for name in names)], ["product"], name="site", domain="emu", **values
     )
     negated = helper.make_node("Neg", ["product"], ["y"])
     graph = helper.make_graph(
@@ -88,7 +91,7 @@ def test_a_dynamic_site_runs_as_the_plain_function():
 
 def test_a_site_without_entries_and_an_empty_batch_run():
     w = normal(23, 10)
-    node: dict[str, Any] = {"numbers": {}, "program": "none"}
+    node: dict[str, Any] = {"numbers": {}}
     run = session(model_bytes("CrossbarMatMul", w, **node)).run
     x = normal(2, 3, 23)
     np.testing.assert_array_equal(-run(None, {"x": x})[0], stored(x, w))
@@ -133,9 +136,9 @@ def test_operands_that_do_not_fit_are_an_error_not_a_crash():
 
 
 def test_an_attribute_that_the_page_does_not_know_is_an_error():
-    model = model_bytes("CrossbarMatMul", normal(23, 10), **{**EVERYTHING_STORED, "format": 2})
+    model = model_bytes("CrossbarMatMul", normal(23, 10), **{**EVERYTHING_STORED, "format": 1})
     session(model).run(None, {"x": normal(2, 6, 23)})
-    assert "attribute 'format' is 2" in str(pending_error())
+    assert "attribute 'format' is 1" in str(pending_error())
 
 
 def test_even_an_interrupt_does_not_end_the_process(monkeypatch):

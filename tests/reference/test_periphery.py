@@ -13,7 +13,7 @@ from scipy import stats
 from emu.reference import Stream, Trace, run_time_normals
 from emu.reference.structure import parse_structure
 
-from .nodes import EVERYTHING_STORED, PLAIN, normal, programmed, stored
+from .nodes import EVERYTHING_STORED, PLAIN_STORED, dynamic, held, normal, stored
 
 # aihwkit, reference run of AnalogMVM with noise off: its W is [out, in] and |W| <= 1 is already in tile units.
 W_AIHWKIT = np.array([[0.5, -0.25, 1, 0], [-1, 0.75, 0.1, 0.33], [0.2, 0.2, 0.2, 0.2]]).T
@@ -165,11 +165,11 @@ def test_bound_management_stops_at_its_largest_factor():
 
 
 def test_repeated_products_see_fresh_noise():
-    """At b = 4 the product fits; its noise is that of attempt 2."""
+    """At b = 4 the product fits; its noise is that of repeats 2."""
     io = aihwkit_io(0, 0, 12)
     io["numbers"]["read.output_noise"] = 0.01
     y = stored(np.ones((1, 40)), np.ones((40, 5)), seed=3, read_seed=4, **io)
-    noise = run_time_normals(3, 4, 0, Stream.READ, np.zeros(1, int), np.zeros(1, int), 5, attempt=2)
+    noise = run_time_normals(3, 4, 0, Stream.READ, np.zeros(1, int), np.zeros(1, int), 5, reading=2)
     np.testing.assert_allclose(y, (10 + 0.01 * noise) * 4, rtol=1e-6)
 
 
@@ -193,18 +193,71 @@ def test_output_noise_is_the_read_stream_times_its_amplitude():
     np.testing.assert_allclose(noise, 0.5 * normals, rtol=1e-6)
 
 
-@pytest.mark.parametrize("read_noise", ["additive_constant", "pcm_read"])
+@pytest.mark.parametrize("read_noise", ["additive_constant", "pcm_read", "proportional"])
 def test_weight_noise_has_the_amplitude_of_its_model(read_noise):
     x, w = normal(1, 20), normal(20, 3, seed=2)
     x_rows = np.repeat(x, 20_000, axis=0)
     noise = _noise(x_rows, w, read_noise, numbers={"read.weight_noise": 0.05})
     largest = np.abs(w).max()
-    if read_noise == "pcm_read":
-        expected = 0.05 * np.sqrt((x.astype(np.float64) ** 2) @ (np.abs(w) / largest))[0] * largest
-    else:
-        expected = np.full(3, 0.05 * np.linalg.norm(x) * largest)
+    unit, squares = np.abs(w) / largest, x.astype(np.float64) ** 2
+    sums = {"additive_constant": squares.sum(axis=1), "pcm_read": squares @ unit, "proportional": squares @ unit**2}
+    expected = 0.05 * np.sqrt(np.broadcast_to(sums[read_noise], (1, 3)))[0] * largest
     np.testing.assert_allclose(noise.std(axis=0), expected, rtol=0.02)
     assert stats.kstest((noise / expected).ravel(), "norm").pvalue > 1e-4
+
+
+def test_input_noise_is_drawn_once_for_every_input():
+    """An identity shows the inputs: noise in units of the largest input, by the row of X."""
+    x = normal(4, 6)
+    y = stored(x, np.eye(6), dac="absmax", numbers=_dac_only()["numbers"] | {"read.input_noise": 0.1}, read_seed=2)
+    noise = run_time_normals(0, 2, 0, Stream.INPUT_NOISE, np.arange(4), np.zeros(4, int), 6)
+    np.testing.assert_allclose(y, x + 0.1 * noise * np.abs(x).max(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
+
+
+def test_tiles_see_their_part_of_the_input_noise():
+    x, w, numbers = normal(4, 6), normal(6, 5), {"read.input_noise": 0.1}
+    noise = run_time_normals(0, 0, 0, Stream.INPUT_NOISE, np.arange(4), np.zeros(4, int), 6)
+    tiled = stored(x, w, tile_rows=2, tile_columns=2, numbers=numbers, strength=0.5)
+    np.testing.assert_allclose(tiled, (x + 0.05 * noise) @ w, rtol=1e-4, atol=1e-5)
+
+
+def test_a_repeated_product_keeps_its_input_noise():
+    """40 ones need b = 4; what is fed is 1/4 plus the noise of the first attempt."""
+    io = aihwkit_io(0, 0, 12)
+    io["numbers"]["read.input_noise"] = 0.01
+    y = stored(np.ones((1, 40)), np.ones((40, 1)), **io)
+    noise = run_time_normals(0, 0, 0, Stream.INPUT_NOISE, np.zeros(1, int), np.zeros(1, int), 40)
+    assert y[0, 0] == pytest.approx(4 * (10 + 0.01 * noise.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(256, 246.67681517501973), (512, 446.52167913077295)])
+def test_ir_drop_is_the_formula_of_aihwkit(rows, expected):
+    """aihwkit's polynomial with a ratio of 1 / 0.35 / 5e-6 for ones times ones."""
+    numbers = {"read.ir_drop": 1.0, "read.ir_drop_ratio": 1 / 0.35 / 5e-6}
+    y = stored(np.ones((1, rows)), np.ones((rows, 1)), ir_drop="formula", numbers=numbers, strength=0.01)
+    assert y[0, 0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_ir_drop_takes_most_from_inputs_far_from_the_readout():
+    """Rows count within their tile: 1 - (1 - k / n)^2 is 0, 7/16, 3/4, 15/16 for four rows."""
+    numbers = {"read.ir_drop": 0.5, "read.ir_drop_ratio": 100.0}
+    x = np.eye(8) + 1e-3
+    y = stored(x, np.ones((8, 1)), ir_drop="formula", tile_rows=4, numbers=numbers)
+    assert y.shape == (8, 1)
+    own, both = 1 + 4e-3, 1 + 8e-3
+    for k in range(4):
+        a, b = 4 / 100 * own, 4 / 100 * 4e-3
+        away = np.array([0, 7 / 16, 3 / 4, 15 / 16])
+        lost = 0.5 * a * (a * (0.05 * a - 0.2) + 0.5) * (away[k] + 1e-3 * away.sum())
+        lost += 0.5 * b * (b * (0.05 * b - 0.2) + 0.5) * 1e-3 * away.sum()
+        assert y[k, 0] == pytest.approx(both - lost, rel=1e-6)
+        assert y[k + 4, 0] == pytest.approx(both - lost, rel=1e-6)
+
+
+def test_ir_drop_of_a_dynamic_site_is_that_of_a_stored_one():
+    x, w = normal(1, 6, 23), normal(23, 10)
+    node = {"ir_drop": "formula", "numbers": {"read.ir_drop": 1.0, "read.ir_drop_ratio": 50.0}, "tile_rows": 5}
+    np.testing.assert_allclose(dynamic(x, w[None], **node), stored(x, w, **node), rtol=1e-5)
 
 
 def test_weight_and_output_noise_add_in_variance():
@@ -266,7 +319,7 @@ def test_tiles_change_nothing_without_quantization_and_noise(shape, tile_rows, t
     ],
 )
 def test_tiles_are_cut_as_the_split_says(size, largest, split, ends):
-    attributes = {**PLAIN, "program": "none", "tile_split": split, "tile_rows": largest, "tile_columns": largest}
+    attributes = {**PLAIN_STORED, "tile_split": split, "tile_rows": largest, "tile_columns": largest}
     structure = parse_structure("CrossbarMatMul", attributes)
     tiles = structure.row_tiles(size)
     assert tiles == structure.column_tiles(size)
@@ -284,7 +337,7 @@ def _another_float32_implementation(x: Any, w: Any, **node: Any) -> Any:
     dac, adc = np.float32(2**7 - 2), np.float32(2**8 - 2)
     bound = numbers["adc.bound"]
     y_all = np.zeros((x.shape[0], w.shape[1]), dtype=np.float32)
-    stored_w = programmed(w, **node)
+    stored_w = held(w, **node)
     row_ends = [0, *np.cumsum([len(part) for part in np.array_split(np.arange(w.shape[0]), -(-w.shape[0] // 5))])]
     column_ends = [0, *np.cumsum([len(part) for part in np.array_split(np.arange(w.shape[1]), -(-w.shape[1] // 3))])]
     for i in range(x.shape[0]):
@@ -293,7 +346,7 @@ def _another_float32_implementation(x: Any, w: Any, **node: Any) -> Any:
                 k, n = slice(row_ends[t], row_ends[t + 1]), slice(column_ends[c], column_ends[c + 1])
                 s = np.abs(w[k, n]).max(axis=0)
                 tile_w, alpha = stored_w[k, n] / s, np.abs(x[i, k]).max()
-                b, attempt = np.float32(1), 0
+                b, repeats = np.float32(1), 0
                 while True:
                     x1 = np.rint(x[i, k] * (np.float32(1) / (alpha * b)) * (dac / 2)) * (2 / dac)
                     x1 = np.clip(x1, -1, 1).astype(np.float32)
@@ -303,13 +356,13 @@ def _another_float32_implementation(x: Any, w: Any, **node: Any) -> Any:
                     variance = numbers["read.output_noise"] ** 2
                     variance = variance + numbers["read.weight_noise"] ** 2 * (np.abs(tile_w).T @ x1**2)
                     normals = run_time_normals(
-                        0, 0, 0, Stream.READ, np.array([i]), np.zeros(1, int), w.shape[1], tile=t, attempt=attempt
+                        0, 0, 0, Stream.READ, np.array([i]), np.zeros(1, int), w.shape[1], tile=t, reading=repeats
                     )
                     y = (y + np.sqrt(variance) * normals[0, n].astype(np.float32)).astype(np.float32)
                     stop = b > 1000 or b > np.float32(0.25) / (2 / dac)
                     if not (np.abs(y) > bound).any() or stop:
                         break
-                    b, attempt = b * 2, attempt + 1
+                    b, repeats = b * 2, repeats + 1
                 y = np.clip(np.rint(y * (adc / (2 * bound))) * (2 * bound / adc), -bound, bound)
                 y_all[i, n] += y * (alpha * b) * s
     return y_all

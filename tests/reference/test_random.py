@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from emu.reference import Stream, philox4x32, run_time_normals, stored_normals
+from emu.reference import Stream, philox4x32, run_time_normals, stored_normals, stored_uniforms
 
 ONES = 0xFFFFFFFF
 
@@ -36,9 +36,27 @@ def test_streams_have_the_numbers_of_the_page():
         "PROGRAM_NEGATIVE": 1,
         "PROGRAM_CYCLE": 2,
         "PROGRAM_CYCLE_NEGATIVE": 3,
+        "DRIFT": 4,
+        "DRIFT_NEGATIVE": 5,
+        "PROGRAMMED_READ": 6,
+        "PROGRAMMED_READ_NEGATIVE": 7,
+        "STUCK": 8,
+        "STUCK_NEGATIVE": 9,
+        "PROGRAM_SECOND": 10,
+        "PROGRAM_SECOND_NEGATIVE": 11,
+        "BIT_FLIPS": 12,
+        "LEVELS": 13,
+        "MODIFIER": 14,
         "WRITE": 16,
         "WRITE_NEGATIVE": 17,
-        "READ": 32,
+        "COMPENSATION_BASELINE": 18,
+        "COMPENSATION_READING": 19,
+        "ADC_GAIN": 20,
+        "ADC_OFFSET": 21,
+        "UNIT_COLUMN": 24,
+        "READ": 64,
+        "INPUT_NOISE": 65,
+        "UNIT_COLUMN_READ": 66,
     }
 
 
@@ -62,12 +80,20 @@ def test_every_row_of_a_stored_array_starts_a_new_block():
             assert normals[row, column] == pytest.approx(expected, abs=1e-14)
 
 
-def test_run_time_noise_is_indexed_by_sample_row_tile_and_attempt():
+def test_uniforms_are_the_words_of_a_block_and_slices_have_their_own():
+    uniforms = stored_uniforms(11, 0, 5, Stream.STUCK_NEGATIVE, 3, 6, weight_slice=2)
+    for row in range(3):
+        for column in range(6):
+            words = philox4x32(row * 2 + column // 4, 0, 5, 9 + 2 * 256, 11, 0)
+            assert uniforms[row, column] == ((int(words[column % 4]) >> 8) + 1) * 2.0**-24
+
+
+def test_run_time_noise_is_indexed_by_sample_row_tile_and_reading():
     sample, row = np.array([4, 9]), np.array([7, 1000])
-    normals = run_time_normals(11, 22, 5, Stream.READ, sample, row, 6, tile=3, attempt=2)
+    normals = run_time_normals(11, 22, 5, Stream.READ, sample, row, 6, tile=3, reading=2)
     for index in range(2):
         for column in range(6):
-            counter = (int(row[index]) * 2 + column // 4, int(sample[index]), 5, 32 + 3 * 256 + 2 * 2**24)
+            counter = (int(row[index]) * 2 + column // 4, int(sample[index]), 5, 64 + 3 * 256 + 2 * 2**24)
             expected = _by_hand(counter, (11, 22))[column % 4]
             assert normals[index, column] == pytest.approx(expected, abs=1e-14)
 
@@ -110,9 +136,9 @@ def test_tails_end_where_24_bits_end():
 
 
 def test_arrays_that_differ_in_one_word_are_independent():
-    base = {"seed": 1, "cycle_seed": 2, "site": 3, "stream": Stream.PROGRAM}
+    base = {"seed": 1, "cycle_seed": 2, "array": 3, "stream": Stream.PROGRAM}
     arrays = [stored_normals(**base, rows=100, columns=100).ravel()]
-    for change in ({"seed": 2}, {"cycle_seed": 3}, {"site": 4}, {"stream": Stream.PROGRAM_NEGATIVE}):
+    for change in ({"seed": 2}, {"cycle_seed": 3}, {"array": 4}, {"stream": Stream.PROGRAM_NEGATIVE}):
         arrays.append(stored_normals(**{**base, **change}, rows=100, columns=100).ravel())
     correlation = np.corrcoef(arrays) - np.eye(len(arrays))
     assert np.abs(correlation).max() < 4 / 100

@@ -8,7 +8,7 @@ import pytest
 from emu.errors import InputError
 from emu.reference import crossbar_matmul, crossbar_matmul_dynamic
 
-from .nodes import EVERYTHING_DYNAMIC, EVERYTHING_STORED, PLAIN, controls
+from .nodes import EVERYTHING_DYNAMIC, EVERYTHING_STORED, PLAIN_DYNAMIC, PLAIN_STORED, controls, held, quantized, stored
 
 MAPPING = {"mapping.g_min_us": 1.0, "mapping.g_max_us": 10.0}
 NUMBERS = {**EVERYTHING_STORED["numbers"], "dac.max": 1.0, **MAPPING}
@@ -17,11 +17,13 @@ A, B = np.zeros((2, 4, 6), np.float32), np.zeros((2, 6, 12), np.float32)
 
 
 def arguments(dynamic: bool = False, **changes: Any) -> dict[str, Any]:
-    """A valid call that uses every entry, with changes; a change to None leaves the attribute out."""
-    node = dict(EVERYTHING_DYNAMIC if dynamic else EVERYTHING_STORED)
+    """A valid call that uses every effect, with changes; a change to None leaves the attribute out."""
+    node = {**PLAIN_DYNAMIC, **EVERYTHING_DYNAMIC} if dynamic else {**PLAIN_STORED, **EVERYTHING_STORED}
     numbers = {**NUMBERS, **changes.pop("numbers", {})}
     node.pop("numbers")
-    call = {**PLAIN, **node, **controls(numbers, site=1, sites=3), **changes}
+    call = {**node, **controls(numbers, site=1, sites=3), **changes}
+    if dynamic:
+        del call["faults"]
     return {name: value for name, value in call.items() if value is not None}
 
 
@@ -46,13 +48,13 @@ def test_the_valid_calls_that_the_tests_change_are_valid():
 
 ATTRIBUTES = [
     ({"dac": None}, "attribute 'dac' is missing; every attribute must be present."),
-    ({"format": 2}, "attribute 'format' is 2, expected 1; rewrite the model with this version."),
+    ({"format": 1}, "attribute 'format' is 1, expected 2; rewrite the model with this version."),
     ({"heads": 1.0}, "attribute 'heads' is 1.0, expected an integer."),
     ({"heads": True}, "attribute 'heads' is True, expected an integer."),
     ({"dac": 3}, "attribute 'dac' is 3, expected a string."),
     ({"sites": 0, "site": 0}, "attribute 'sites' is 0, expected 1 to 2^32."),
     ({"site": 3}, "attribute 'site' is 3, expected 0 to 2 (sites - 1)."),
-    ({"site": -1}, "attribute 'site' is -1, expected 0 to 2 (sites - 1)."),
+    ({"site": -1}, "attribute 'site' is -1, expected 0 or greater."),
     ({"sample_axis": 2}, "attribute 'sample_axis' is 2, expected 0, 1 or -1."),
     ({"heads": -1}, "attribute 'heads' is -1, expected 0 or greater."),
     ({"head_groups": 0}, "attribute 'head_groups' is 0, expected 1 or greater."),
@@ -63,17 +65,22 @@ ATTRIBUTES = [
     ({"head_axis": "matrix"}, "attribute 'head_axis' is 'matrix', expected one of none, output, input."),
     ({"tile_split": "even"}, "attribute 'tile_split' is 'even', expected one of fill, balanced."),
     ({"scaling": "row"}, "attribute 'scaling' is 'row', expected one of tensor, column, tile, tile_column."),
-    ({"dac": "auto"}, "attribute 'dac' is 'auto', expected one of none, absmax, fixed."),
-    ({"adc": "auto"}, "attribute 'adc' is 'auto', expected one of none, absmax, fixed."),
+    ({"dac": "auto"}, "attribute 'dac' is 'auto', expected one of none, absmax, fixed, calibrated."),
+    (
+        {"adc": "auto"},
+        "attribute 'adc' is 'auto', expected one of none, absmax, fixed, calibrated, rows, granular.",
+    ),
     ({"bound_management": "shift"}, "attribute 'bound_management' is 'shift', expected one of none, iterative."),
     (
         {"read_noise": "flicker"},
-        "attribute 'read_noise' is 'flicker', expected one of none, additive_constant, pcm_read.",
+        "attribute 'read_noise' is 'flicker', expected one of none, additive_constant, pcm_read, proportional.",
     ),
     (
         {"program": "gauss"},
-        "attribute 'program' is 'gauss', expected one of none, lognormal_w, lognormal_w_meancorr, lognormal_g, "
-        "gauss_prop, gauss_range.",
+        "attribute 'program' is 'gauss', expected one of none, lognormal_w, lognormal_w_meancorr, gauss_prop, "
+        "gauss_range, lognormal_g, normal_independent, normal_proportional, normal_inverse, uniform_independent, "
+        "uniform_proportional, uniform_inverse, polynomial, wan2022, sonos, level_shared, resistance_range, table, "
+        "function.",
     ),
     (
         {"head_axis": "input"},
@@ -107,7 +114,8 @@ def test_a_wrong_attribute_is_named(changes, sentence):
 
 
 def test_an_unknown_attribute_is_named():
-    assert "attribute 'drift' is unknown, expected one of format, site," in stored_sentence(drift="pcm")
+    assert "attribute 'retention' is unknown, expected one of format, site," in stored_sentence(retention="pcm")
+    assert "attribute 'drift' is unknown" in dynamic_sentence(drift="none")
     assert "attribute 'write' is unknown" in stored_sentence(write="none")
     assert "attribute 'program' is unknown" in dynamic_sentence(program="none")
 
@@ -124,13 +132,37 @@ def test_an_unknown_entry_is_named():
     )
 
 
+_PAIR = {"program": "none", "encoding": "differential"}
+_EVERY_ENTRY = (
+    *NUMBERS,
+    *(f"program.c{power}" for power in range(5)),
+    *("program.reference_us", "program.scale", "program.current_max_na", "program.time_s", "program.sigma_off"),
+    *("program.target_us.0", "program.target_us.1", "program.mean_us.0.0", "program.mean_us.0.1"),
+    *("program.std_us.0.0", "program.std_us.0.1", "program.table_time_s.0"),
+    *("drift.time_s", "drift.scale", "drift.read_scale", "drift.nu", "drift.nu_sigma", "drift.t0_s"),
+    *("faults.ber", "read.ir_drop", "read.ir_drop_ratio", "read.row_ohm", "read.column_ohm"),
+    *("write.gamma", "write.alpha", "write.beta", "write.bits"),
+)
+
+
 @pytest.mark.parametrize(
     ("dynamic", "structure", "entry", "attribute"),
     [
         (False, {}, "program.sigma", "program"),
         (False, {}, "program.sigma_cycle", "program"),
         (True, {}, "write.sigma", "write"),
-        (False, {"program": "lognormal_g"}, "mapping.g_min_us", "program"),
+        (False, {"program": "none", "encoding": "differential"}, "mapping.g_min_us", "encoding"),
+        (False, _PAIR | {"program": "polynomial"}, "program.c0", "program"),
+        (False, _PAIR | {"program": "polynomial"}, "program.scale", "program"),
+        (False, _PAIR | {"program": "sonos"}, "program.time_s", "program"),
+        (False, _PAIR | {"program": "resistance_range"}, "program.sigma_off", "program"),
+        (False, _PAIR | {"program": "table", "table_times": 1, "table_points": 2}, "program.mean_us.0.1", "program"),
+        (False, _PAIR | {"drift": "power_law"}, "drift.nu", "drift"),
+        (False, _PAIR | {"drift": "pcm"}, "drift.read_scale", "drift"),
+        (False, {"fault_source": "random", "fault_storage": "int"}, "faults.ber", "fault_storage"),
+        (False, {"ir_drop": "formula"}, "read.ir_drop_ratio", "ir_drop"),
+        (False, _PAIR | {"ir_drop": "network"}, "read.column_ohm", "ir_drop"),
+        (True, {"write": "clipformer"}, "write.beta", "write"),
         (True, {"write": "lognormal_g"}, "mapping.g_max_us", "write"),
         (False, {}, "dac.bits", "dac"),
         (False, {}, "dac.steps", "dac"),
@@ -145,7 +177,7 @@ def test_an_unknown_entry_is_named():
     ],
 )
 def test_an_entry_that_the_structure_uses_must_be_there(dynamic, structure, entry, attribute):
-    entries = ",".join(name for name in NUMBERS if name != entry)
+    entries = ",".join(name for name in _EVERY_ENTRY if name != entry)
     sentence = (dynamic_sentence if dynamic else stored_sentence)(entries=entries, **structure)
     assert f"attribute 'entries' lacks '{entry}', expected it because '{attribute}' is '" in sentence
 
@@ -187,6 +219,17 @@ def test_a_device_number_out_of_range_is_named(entry, value, expected):
 
 CONTROLS = [
     ({"device": np.zeros(3, np.float32)}, "input 'device' has shape [3], expected [16], one number for each name"),
+    (
+        {"ranges": np.zeros((3, 2), np.float32)},
+        "input 'ranges' has shape [3, 2], expected [3, 3], one row for each site.",
+    ),
+    ({"ranges": np.zeros((3, 3))}, "input 'ranges' is float64, expected float32."),
+    (
+        {"faults": np.zeros(1, np.int64)},
+        "input 'faults' has 1 numbers, expected none because 'fault_source' is 'none'.",
+    ),
+    ({"faults": np.zeros((0, 1), np.int64)}, "input 'faults' has shape [0, 1], expected [F], a list."),
+    ({"faults": np.zeros(0)}, "input 'faults' is float64, expected int64."),
     ({"device": np.zeros((16, 1), np.float32)}, "input 'device' has shape [16, 1], expected [16]"),
     ({"device": np.zeros(16)}, "input 'device' is float64, expected float32."),
     ({"strength": np.ones(2, np.float32)}, "input 'strength' has shape [2], expected [3], one number for each site."),
@@ -272,3 +315,142 @@ def test_entries_of_other_sites_are_allowed_and_checked():
     """A stored site has no write, but reads the same device as a dynamic one."""
     assert "write.sigma" in arguments()["entries"]
     assert "entry 'write.sigma'" in stored_sentence(numbers={"write.sigma": 100})
+
+
+# What excludes each other.
+
+_SLICED = {"weight_bits": 8, "slice_bits": 2}
+_PLAIN_PAIR = {"encoding": "differential", "numbers": MAPPING}
+_OF_SONOS = {"program.scale": 1, "program.current_max_na": 1600}
+_DAC = {"dac.bits": 8, "dac.steps": 0, "dac.bound": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "attribute"),
+    [
+        ({**_PLAIN_PAIR, "program": "gauss_prop"}, "program"),
+        ({"program": "lognormal_g"}, "program"),
+        (_SLICED, "slice_bits"),
+        ({**_PLAIN_PAIR, "slice_bits": 2}, "slice_bits"),
+        ({**_PLAIN_PAIR, **_SLICED, "encoding": "two_sided"}, "slice_bits"),
+        ({**_PLAIN_PAIR, **_SLICED, "program": "function", "program_function": "f"}, "slice_bits"),
+        ({"program": "function"}, "program_function"),
+        ({**_PLAIN_PAIR, "program": "table", "table_points": 1}, "table_times"),
+        ({**_PLAIN_PAIR, "program": "level_shared"}, "program"),
+        ({"drift": "pcm"}, "drift"),
+        ({**_PLAIN_PAIR, "encoding": "two_sided", "drift_pairs": "net"}, "drift_pairs"),
+        ({**_PLAIN_PAIR, "compensation": "global"}, "compensation"),
+        ({**_PLAIN_PAIR, "encoding": "offset", "drift": "pcm", "compensation": "column"}, "compensation"),
+        ({**_PLAIN_PAIR, "fault_storage": "float32"}, "fault_storage"),
+        ({"fault_storage": "int", "fault_bits": 4}, "fault_mask"),
+        ({"fault_storage": "int", "fault_mask": 127, "fault_protection": "secded"}, "fault_mask"),
+        ({"ir_drop": "network"}, "ir_drop"),
+        ({"dac_slice_bits": 1}, "dac_slice_bits"),
+        ({"dac": "absmax", "dac_code": "offset_binary", "dac_slice_bits": 1, "numbers": _DAC}, "dac_slice_bits"),
+        ({"dac": "absmax", "dac_slice_bits": 1, "numbers": {**_DAC, "read.input_noise": 0.1}}, "dac_slice_bits"),
+        ({"weight_bits": 1}, "weight_bits"),
+        ({"fault_bits": 5}, "fault_bits"),
+    ],
+    ids=str,
+)
+def test_attributes_that_exclude_each_other_are_named(changes, attribute):
+    with pytest.raises(InputError, match=f"at site 0: attribute '{attribute}' is "):
+        stored(X, W, **changes)
+
+
+def test_operands_of_a_sample_share_a_scale_only_without_finer_scales():
+    with pytest.raises(InputError, match="attribute 'scaling' is 'column', expected 'tensor'"):
+        crossbar_matmul_dynamic(A, B, **arguments(dynamic=True, write_scaling="sample", scaling="column"))
+
+
+def test_floats_of_a_quantized_site_cannot_be_hit():
+    with pytest.raises(InputError, match="attribute 'fault_storage' is 'float32'"):
+        quantized(X, W, 1.0, 0.0, fault_storage="float32", fault_mask=0)
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ({"faults.stuck_low": 0.1}, "lacks 'faults.stuck_high', expected it because 'faults.stuck_low' is there."),
+        ({"adc.offset_sigma": 0.1}, "lacks 'adc.gain_sigma', expected it because 'adc.offset_sigma' is there."),
+        ({"faults.stuck_low": 0.1, "faults.stuck_high": 0.1}, "names 'faults.stuck_low', expected not to because"),
+        ({"mapping.cell_bits": 4}, "names 'mapping.cell_bits', expected not to because"),
+        ({"program.c5": 1}, "names 'program.c5', expected names among"),
+        ({"program.parameter.": 1}, "names 'program.parameter.', expected names among"),
+        ({"program.mean_us.1": 1}, "names 'program.mean_us.1', expected names among"),
+    ],
+    ids=str,
+)
+def test_entries_that_do_not_fit_are_named(entries, sentence):
+    with pytest.raises(InputError, match=f"attribute 'entries' {sentence}"):
+        stored(X, W, numbers=entries)
+
+
+@pytest.mark.parametrize(
+    ("changes", "numbers", "entry"),
+    [
+        ({"encoding": "offset"}, {"mapping.cell_bits": 1}, "mapping.cell_bits"),
+        (
+            {"encoding": "offset", "program": "level_shared"},
+            {"mapping.cell_bits": 0, "program.sigma": 0},
+            "mapping.cell_bits",
+        ),
+        ({"encoding": "offset"}, {"faults.stuck_low": 0.6, "faults.stuck_high": 0.6}, "faults.stuck_high"),
+        (
+            {"encoding": "offset", "drift": "cmo"},
+            {"drift.time_s": 0.5, "drift.scale": 1, "drift.read_scale": 1},
+            "drift.time_s",
+        ),
+        ({"dac": "absmax", "dac_slice_bits": 1}, {**_DAC, "dac.steps": 100}, "dac.steps"),
+        ({"dac": "absmax", "dac_slice_bits": 1}, {**_DAC, "dac.bits": 0}, "dac.bits"),
+        ({"dac": "absmax", "dac_slice_bits": 1}, {**_DAC, "dac.bound": 2}, "dac.bound"),
+        ({"adc": "granular", "weight_bits": 8}, {"adc.bits": 0, "adc.steps": 4}, "adc.bits"),
+        (
+            {"encoding": "offset", "program": "table", "table_times": 1, "table_points": 2},
+            {
+                "program.scale": 1,
+                "program.target_us.0": 5,
+                "program.target_us.1": 5,
+                "program.mean_us.0.0": 5,
+                "program.mean_us.0.1": 5,
+                "program.std_us.0.0": 5,
+                "program.std_us.0.1": 5,
+                "program.table_time_s.0": 1,
+            },
+            "program.target_us.1",
+        ),
+        ({"encoding": "offset", "program": "sonos"}, {**_OF_SONOS, "program.time_s": 5}, "program.time_s"),
+        ({"encoding": "offset", "program": "wan2022"}, {"program.scale": 1, "program.time_s": 2}, "program.time_s"),
+    ],
+    ids=str,
+)
+def test_numbers_that_do_not_fit_each_other_are_named(changes, numbers, entry):
+    with pytest.raises(InputError, match=f"entry '{entry}' of input 'device' is "):
+        stored(X, W, numbers={**MAPPING, **numbers}, **changes)
+
+
+def test_a_calibrated_range_must_be_one():
+    dac = {"dac": "calibrated", "numbers": _DAC}
+    with pytest.raises(InputError, match="input 'ranges' has the activation 0 for this site"):
+        stored(X, W, ranges=(0, -1, 1), **dac)
+    stored(X, W, ranges=(1, 0, 0), **dac)
+    adc = {"adc": "calibrated", "numbers": {"adc.bits": 8, "adc.steps": 0}}
+    with pytest.raises(InputError, match="input 'ranges' has the outputs 2 to 2 for this site"):
+        stored(X, W, ranges=(1, 2, 2), **adc)
+    stored(X, W, ranges=(np.nan, -2, 2), **adc)
+
+
+def test_weights_must_be_finite():
+    for bad in (np.inf, np.nan):
+        w = W.copy()
+        w[1, 2] = bad
+        with pytest.raises(InputError, match="input 'W' has an infinite value or a NaN"):
+            held(w)
+
+
+def test_granular_steps_need_levels_of_weights_and_inputs():
+    adc = {"adc": "granular", "numbers": {"adc.bits": 8, "adc.steps": 0, **_DAC}}
+    with pytest.raises(InputError, match="how many levels a weight has"):
+        stored(X + 1, W, dac="absmax", **adc)
+    with pytest.raises(InputError, match="how many levels an input has"):
+        stored(X + 1, W, weight_bits=8, **adc)

@@ -1,5 +1,8 @@
 """What takes the place of a product: the right numbers, the contract's attributes, and nothing else changed."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +13,13 @@ from emu.rewriter import rewrite
 
 from .exported import run
 from .small import assert_same_results, attributes, crossbars, initializer, model, transformer, values
+
+
+def attribute_names(column):
+    """Names of attributes that the contract's table gives to stored (S) or written (D) operands, or to both."""
+    page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    return {name for names, of in rows if of.strip() == column for name in re.findall(r"`(\w+)`", names)}
 
 
 def x(*shape):
@@ -116,6 +126,7 @@ def test_controls_are_inputs_with_defaults():
     expected = {
         "emu.device": np.array(list(entries.values()), np.float32),
         "emu.strength": np.ones(sites, np.float32),
+        "emu.ranges": np.array([[1, -1, 1]] * sites, np.float32),
         "emu.seed": np.array(0),
         "emu.read_seed": np.array(0),
         "emu.sample": np.array(0),
@@ -129,7 +140,8 @@ def test_controls_are_inputs_with_defaults():
         assert value.dtype == default.dtype
         np.testing.assert_array_equal(value, default)
     assert sites == 2 * 8 + 1
-    assert list(entries) == rewritten.manifest["entries"]
+    (device,) = rewritten.manifest["devices"].values()
+    assert (device["entries"], device["input"]) == (list(entries), "emu.device")
 
 
 def test_every_node_carries_exactly_the_attributes_of_the_contract():
@@ -137,20 +149,23 @@ def test_every_node_carries_exactly_the_attributes_of_the_contract():
     rewritten = rewrite(transformer(), device=profile)
     common = {"format", "site", "array", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
     structure = profile.structure()
+    of_written = {"write", "write_cells", "write_scaling"}
+    of_stored = attribute_names("S") - attribute_names("S D")
     for site in rewritten.manifest["sites"]:
         node = crossbars(rewritten.model)[site["node"]]
         assert node.op_type == site["op"]
         found = attributes(node)
-        unused = "write" if node.op_type == "CrossbarMatMul" else "program"
-        assert set(found) == common | (set(structure) - {unused})
-        assert {name: found[name] for name in structure if name != unused} == {
-            name: value for name, value in structure.items() if name != unused
-        }
+        unused = of_written if site["op"] == "CrossbarMatMul" else of_stored
+        assert set(found) == common | (set(structure) - unused)
+        assert found | {"format": 2} == found | {name: structure[name] for name in set(structure) - unused}
         assert found["site"] == site["index"]
         assert found["sites"] == len(rewritten.manifest["sites"])
-        assert found["entries"] == ",".join(rewritten.manifest["entries"])
-        assert list(node.input)[2:6] == ["emu.device", "emu.strength", "emu.seed", "emu.read_seed"]
-        assert list(node.input)[6:] == ["emu.sample_and_batch", "emu.head"]
+        assert found["entries"] == ",".join(rewritten.manifest["devices"]["rram_adc"]["entries"])
+        faults = ["emu.no_faults"] if site["op"] == "CrossbarMatMul" else []
+        assert list(node.input)[2:] == [
+            *("emu.device", "emu.strength", "emu.ranges", *faults, "emu.seed", "emu.read_seed"),
+            *("emu.sample_and_batch", "emu.head"),
+        ]
 
 
 @pytest.mark.parametrize("sample", [0, 5])
@@ -233,7 +248,7 @@ def test_rewriting_twice_is_refused():
 
 def test_overrides_and_wrong_devices_reach_the_profile():
     rewritten = rewrite(transformer(), device="rram", set={"program.sigma": 0.25})
-    place = rewritten.manifest["entries"].index("program.sigma")
+    place = rewritten.manifest["devices"]["rram"]["entries"].index("program.sigma")
     assert initializer(rewritten.model, "emu.device")[place] == np.float32(0.25)
     with pytest.raises(InputError, match="no device 'rramm'"):
         rewrite(transformer(), device="rramm")

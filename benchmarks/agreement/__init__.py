@@ -1,0 +1,1 @@
+"""How far emu is from other crossbar simulators where both compute the same thing."""

@@ -1,0 +1,150 @@
+"""One crossbar, computed by the NumPy twin or by the native library: what is compared with laws and with other tools.
+
+Every setting is at its plainest; a caller names what differs: attributes as `docs/operators.md` calls them, `numbers`
+for the entries of `device`, and the controls.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from emu import reference
+
+Array = NDArray[Any]
+Attributes = dict[str, int | str]
+
+_PRODUCT: Attributes = {
+    "format": 2, "site": 0, "array": 0, "sites": 1, "entries": "", "sample_axis": 0,
+    "heads": 0, "head_axis": "none", "head_groups": 1, "head_share": 1,
+    "tile_rows": 0, "tile_columns": 0, "tile_split": "balanced", "scaling": "tensor",
+    "dac": "none", "dac_code": "sign_magnitude", "dac_slice_bits": 0,
+    "adc": "none", "adc_code": "sign_magnitude", "adc_columns": 1,
+    "bound_management": "none", "read_noise": "none", "ir_drop": "none",
+}  # fmt: skip
+_STORED: Attributes = {
+    **_PRODUCT,
+    "fault_source": "none", "fault_storage": "none", "fault_bits": 8, "fault_range": "symmetric",
+    "fault_scale": "tensor", "fault_mask": 0, "fault_protection": "none",
+    "encoding": "weight", "offset_correction": "digital", "weight_bits": 0, "slice_bits": 0,
+    "program": "none", "program_function": "", "table_times": 0, "table_points": 0, "program_clip": "zero",
+    "drift": "none", "drift_pairs": "physical", "compensation": "none",
+}  # fmt: skip
+_OPERATORS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Attributes]] = {
+    # operands, controls, attributes
+    "CrossbarMatMul": (
+        ("X", "W"),
+        ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "head"),
+        _STORED,
+    ),
+    "CrossbarMatMulQuantized": (
+        ("X", "codes", "scale", "zero_point"),
+        ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "head"),
+        {**_STORED, "code_bits": 8, "block_rows": 0},
+    ),
+    "CrossbarMatMulDynamic": (
+        ("A", "B"),
+        ("device", "strength", "ranges", "seed", "read_seed", "sample", "head"),
+        {**_PRODUCT, "write": "none", "write_cells": "composite", "write_scaling": "matrix"},
+    ),
+    "FaultyWeight": (("W",), ("device", "strength", "faults", "seed", "read_seed", "head"), _STORED),
+}
+_FED = ("X", "A", "B", "device", "strength", "ranges", "seed", "read_seed", "sample", "head")
+
+Run = Callable[[str, dict[str, Array], Attributes], Array]
+
+
+class Crossbar:
+    """The operators of one implementation, each run once per call."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        self.name = name
+        self._run_operator = run
+
+    def stored(self, x: ArrayLike, w: ArrayLike, **settings: Any) -> Array:
+        """Return the product of x `[..., K]` with a stored w `[K, N]`."""
+        return self._run("CrossbarMatMul", [_float(x), _float(w)], settings)
+
+    def quantized(
+        self, x: ArrayLike, codes: ArrayLike, scale: ArrayLike, zero_point: ArrayLike, **settings: Any
+    ) -> Array:
+        """Return the product of x with int8 codes `[K, N]`."""
+        operands = [_float(x), np.asarray(codes, np.int8), _float(scale), _float(zero_point)]
+        return self._run("CrossbarMatMulQuantized", operands, settings)
+
+    def dynamic(self, a: ArrayLike, b: ArrayLike, **settings: Any) -> Array:
+        """Return the product of a `[..., M, K]` with a written b `[..., K, N]`."""
+        return self._run("CrossbarMatMulDynamic", [_float(a), _float(b)], settings)
+
+    def faulty_weight(self, w: ArrayLike, **settings: Any) -> Array:
+        """Return what an array holds for w, in weight units."""
+        return self._run("FaultyWeight", [_float(w)], settings)
+
+    def held(self, w: ArrayLike, **settings: Any) -> Array:
+        """Return the same through products with unit vectors, which are exact as long as nothing is read with error."""
+        return self.stored(np.eye(len(np.asarray(w))), w, **settings)
+
+    def written(self, b: ArrayLike, **settings: Any) -> Array:
+        """Return what an array holds for a dynamic operand b `[K, N]`, through products with unit vectors."""
+        return self.dynamic(np.eye(np.asarray(b).shape[-2]), b, **settings)
+
+    def _run(self, operator: str, operands: list[Array], settings: dict[str, Any]) -> Array:
+        names, controls, plain = _OPERATORS[operator]
+        given = dict(settings)
+        numbers: Mapping[str, float] = given.pop("numbers", {})
+        site, sites = given.get("site", 0), given.get("sites", 1)
+        values: dict[str, Array] = {
+            "device": _float(list(numbers.values())),
+            "strength": np.full(sites, given.pop("strength", 1.0), np.float32),
+            "ranges": np.broadcast_to(_float(given.pop("ranges", (1, -1, 1))), (sites, 3)).copy(),
+            "faults": np.asarray(given.pop("faults", ()), np.int64),
+            **{
+                name: np.asarray(given.pop(name, default), np.int64)
+                for name, default in (("seed", 0), ("read_seed", 0), ("sample", 0), ("head", -1))
+            },
+        }
+        attributes: Attributes = {**plain, "site": site, "sites": sites, "entries": ",".join(numbers), **given}
+        inputs = dict(zip(names, operands, strict=True)) | {name: values[name] for name in controls}
+        return self._run_operator(operator, inputs, attributes)
+
+
+def _float(values: ArrayLike) -> NDArray[np.float32]:
+    return np.asarray(values, np.float32)
+
+
+def _run_twin(operator: str, inputs: dict[str, Array], attributes: Attributes) -> Array:
+    functions: dict[str, Callable[..., Array]] = {
+        "CrossbarMatMul": reference.crossbar_matmul,
+        "CrossbarMatMulQuantized": reference.crossbar_matmul_quantized,
+        "CrossbarMatMulDynamic": reference.crossbar_matmul_dynamic,
+        "FaultyWeight": reference.faulty_weight,
+    }
+    return functions[operator](*inputs.values(), **attributes)
+
+
+def _run_native(operator: str, inputs: dict[str, Array], attributes: Attributes) -> Array:
+    from onnx import TensorProto, helper, numpy_helper
+
+    from emu.runtime import session
+
+    fed = {name: value for name, value in inputs.items() if name in _FED}
+    constants = [numpy_helper.from_array(value, name) for name, value in inputs.items() if name not in _FED]
+    graph = helper.make_graph(
+        [helper.make_node(operator, list(inputs), ["Y"], name="the/node", domain="emu", **attributes)],
+        "one_crossbar",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
+            for name, value in fed.items()
+        ],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        constants,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("emu", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    (y,) = session(model).run(None, fed)
+    return np.asarray(y)
+
+
+TWIN = Crossbar("twin", _run_twin)
+NATIVE = Crossbar("native", _run_native)

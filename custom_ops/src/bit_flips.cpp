@@ -1,0 +1,267 @@
+#include "bit_flips.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <mutex>
+
+#include "philox.h"
+
+namespace emu {
+
+namespace {
+
+constexpr int64_t kChunk = 4096;            // elements whose flips share one sequence of draws
+constexpr int64_t kChunksPerTask = 16;      // enough that handing out a task costs nothing beside it
+constexpr int64_t kRangePerTask = 1 << 18;  // elements
+constexpr int64_t kDataBits = 64;           // of a SECDED word
+constexpr int64_t kWordBits = 72;           // with check bits
+
+// What happens to one element.
+struct Change {
+  int64_t element;
+  uint32_t bits;  // that flip
+  bool zero;      // or it stands for 0
+};
+
+// The bits of one chunk that flip at random, in ascending order.
+class Draws {
+ public:
+  Draws(const BitFlips& flips, double log_keep, int64_t chunk) : log_keep_(log_keep) {
+    counter_.key0 = flips.seed;
+    counter_.c1 = static_cast<uint32_t>(chunk);
+    counter_.c2 = flips.array;
+    counter_.c3 = kBitFlips;
+  }
+
+  // The next bit after `bit`.
+  int64_t after(int64_t bit) {
+    if (draw_ % 2 == 0) philox(counter_, draw_ / 2, words_);
+    const uint32_t* pair = words_ + draw_ % 2 * 2;
+    ++draw_;
+    const uint64_t fraction = (static_cast<uint64_t>(pair[0] >> 5) << 26) + (pair[1] >> 6) + 1;
+    const double u = static_cast<double>(fraction) * 0x1p-53;
+    // The distance to the next of many independent events is geometrically distributed.
+    const double distance = 1 + std::floor(std::log(u) / log_keep_);
+    return bit + static_cast<int64_t>(std::min(distance, 0x1p60));
+  }
+
+ private:
+  double log_keep_;
+  Counter counter_;
+  uint64_t draw_ = 0;
+  uint32_t words_[4] = {};
+};
+
+// Finds what changes, chunk by chunk.
+class Changes {
+ public:
+  explicit Changes(const BitFlips& flips) : flips_(flips), log_keep_(std::log1p(-flips.probability)) {
+    for (int bit = 0; bit < flips.bits; ++bit) {
+      if ((flips.mask >> bit & 1) != 0) positions_.push_back(bit);
+    }
+    if (flips.from_list) {
+      list_.assign(flips.list, flips.list + flips.list_size);
+      std::sort(list_.begin(), list_.end());
+    }
+  }
+
+  // Changes of elements [first, last), the elements of a chunk, in ascending order.
+  void find(int64_t first, int64_t last, std::vector<Change>* changes) const {
+    changes->clear();
+    if (flips_.from_list) {
+      listed(first, last, changes);
+    } else if (flips_.probability > 0 && flips_.protection == Protection::kNone) {
+      unprotected(first, last, changes);
+    } else if (flips_.probability > 0) {
+      secded(first, last, changes);
+    }
+  }
+
+ private:
+  static void flip(int64_t element, int bit, std::vector<Change>* changes) {
+    if (changes->empty() || changes->back().element != element) changes->push_back({element, 0, false});
+    changes->back().bits ^= uint32_t{1} << bit;
+  }
+
+  void listed(int64_t first, int64_t last, std::vector<Change>* changes) const {
+    auto fault = std::lower_bound(list_.begin(), list_.end(), first * 256);
+    for (; fault != list_.end() && *fault < last * 256; ++fault) {
+      const int64_t bit = *fault % 256;
+      if (bit < flips_.bits) flip(*fault / 256, static_cast<int>(bit), changes);
+    }
+  }
+
+  void unprotected(int64_t first, int64_t last, std::vector<Change>* changes) const {
+    const auto width = static_cast<int64_t>(positions_.size());
+    const int64_t end = (last - first) * width;
+    Draws draws(flips_, log_keep_, first / kChunk);
+    for (int64_t bit = draws.after(-1); bit < end; bit = draws.after(bit)) {
+      flip(first + bit / width, positions_[static_cast<size_t>(bit % width)], changes);
+    }
+  }
+
+  void secded(int64_t first, int64_t last, std::vector<Change>* changes) const {
+    const int64_t elements_of_word = kDataBits / flips_.bits;
+    const int64_t words = (last - first + elements_of_word - 1) / elements_of_word;
+    const int64_t end = words * kWordBits;
+    Draws draws(flips_, log_keep_, first / kChunk);
+    int64_t bit = draws.after(-1);
+    while (bit < end) {
+      const int64_t word = bit / kWordBits;
+      uint64_t data = 0;
+      int errors = 0;
+      for (; bit / kWordBits == word; bit = draws.after(bit)) {
+        if (bit % kWordBits < kDataBits) data |= uint64_t{1} << (bit % kWordBits);
+        ++errors;
+      }
+      if (errors == 1) continue;
+      const int64_t begin = first + word * elements_of_word;
+      for (int64_t element = begin; element < std::min(begin + elements_of_word, last); ++element) {
+        const uint64_t bits = data >> ((element - begin) * flips_.bits) & ((uint64_t{1} << flips_.bits) - 1);
+        const bool zero = flips_.protection == Protection::kSecdedZero;
+        if (zero || bits != 0) changes->push_back({element, static_cast<uint32_t>(bits), zero});
+      }
+    }
+  }
+
+  const BitFlips& flips_;
+  double log_keep_;
+  std::vector<int> positions_;
+  std::vector<int64_t> list_;
+};
+
+// Calls body(first, last, changes of these elements) for all chunks, in parallel.
+template <typename Body>
+void for_each_chunk(const BitFlips& flips, int64_t elements, const ForEach& for_each, const Body& body) {
+  const Changes changes(flips);
+  const int64_t task_elements = kChunk * kChunksPerTask;
+  for_each((elements + task_elements - 1) / task_elements, [&](int64_t task) {
+    std::vector<Change> found;
+    const int64_t end = std::min(elements, (task + 1) * task_elements);
+    for (int64_t first = task * task_elements; first < end; first += kChunk) {
+      const int64_t last = std::min(end, first + kChunk);
+      changes.find(first, last, &found);
+      body(first, last, found);
+    }
+  });
+}
+
+// The lowest `bits` bits as two's complement.
+int32_t sign_extended(uint32_t code, int bits) {
+  const uint32_t sign = uint32_t{1} << (bits - 1);
+  const uint32_t low = code & (2 * sign - 1);
+  return static_cast<int32_t>(low ^ sign) - static_cast<int32_t>(sign);
+}
+
+// rint where it vectorizes on every processor: up to 2^23 the sum has no bits for a fraction, above there is none.
+inline float round_even(float x) {
+  const float magnitude = std::fabs(x);
+  const float rounded = (magnitude + 0x1p23f) - 0x1p23f;
+  return std::copysign(magnitude < 0x1p23f ? rounded : magnitude, x);
+}
+
+inline float code_of(float w, float scale, float zero, float low, float high) {
+  const float code = round_even(w / scale) + zero;
+  const float above = code < low ? low : code;
+  return above > high ? high : above;
+}
+
+}  // namespace
+
+void flip_floats(const BitFlips& flips, int64_t elements, const ForEach& for_each, float* values) {
+  for_each_chunk(flips, elements, for_each, [&](int64_t, int64_t, const std::vector<Change>& changes) {
+    for (const Change& change : changes) {
+      uint32_t bits = 0;
+      std::memcpy(&bits, values + change.element, sizeof(bits));
+      bits = change.zero ? 0 : bits ^ change.bits;
+      std::memcpy(values + change.element, &bits, sizeof(bits));
+    }
+  });
+}
+
+void flip_model_codes(const BitFlips& flips, const ModelCodes& codes, const ForEach& for_each, float* values) {
+  const int64_t elements = codes.rows * codes.columns;
+  for_each_chunk(flips, elements, for_each, [&](int64_t, int64_t, const std::vector<Change>& changes) {
+    for (const Change& change : changes) {
+      const int64_t block = codes.block_rows > 0 ? change.element / codes.columns / codes.block_rows : 0;
+      const bool per_column = codes.per_column || codes.block_rows > 0;
+      const int64_t i = block * codes.columns + (per_column ? change.element % codes.columns : 0);
+      const auto stored = static_cast<uint32_t>(codes.codes[change.element]);
+      const auto code = static_cast<float>(sign_extended(stored ^ change.bits, flips.bits));
+      values[change.element] = change.zero ? 0.0f : (code - codes.zero_point[i]) * codes.scale[i];
+    }
+  });
+}
+
+CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* w, int64_t rows, int64_t columns,
+                       const ForEach& for_each) {
+  const auto width = static_cast<size_t>(columns);
+  std::vector<float> lowest(width, std::numeric_limits<float>::infinity());
+  std::vector<float> highest(width, -std::numeric_limits<float>::infinity());
+  const auto widen = [](const float* low, const float* high, int64_t count, float* lowest_of, float* highest_of) {
+    for (int64_t i = 0; i < count; ++i) lowest_of[i] = low[i] < lowest_of[i] ? low[i] : lowest_of[i];
+    for (int64_t i = 0; i < count; ++i) highest_of[i] = high[i] > highest_of[i] ? high[i] : highest_of[i];
+  };
+  std::mutex mutex;
+  const int64_t rows_per_task = std::max<int64_t>(1, kRangePerTask / std::max<int64_t>(1, columns));
+  for_each((rows + rows_per_task - 1) / rows_per_task, [&](int64_t task) {
+    const float* first = w + task * rows_per_task * columns;
+    std::vector<float> low(first, first + columns);
+    std::vector<float> high = low;
+    for (int64_t k = task * rows_per_task + 1; k < std::min(rows, (task + 1) * rows_per_task); ++k) {
+      widen(w + k * columns, w + k * columns, columns, low.data(), high.data());
+    }
+    const std::lock_guard<std::mutex> lock(mutex);
+    widen(low.data(), high.data(), columns, lowest.data(), highest.data());
+  });
+  if (!per_column && columns > 0) {
+    std::fill(lowest.begin(), lowest.end(), *std::min_element(lowest.begin(), lowest.end()));
+    std::fill(highest.begin(), highest.end(), *std::max_element(highest.begin(), highest.end()));
+  }
+
+  CodeScales scales;
+  scales.low = asymmetric ? 0.0f : -std::ldexp(1.0f, bits - 1);
+  scales.high = asymmetric ? std::ldexp(1.0f, bits) - 1 : std::ldexp(1.0f, bits - 1) - 1;
+  scales.scale.resize(width);
+  scales.zero.resize(width);
+  for (size_t n = 0; n < width; ++n) {
+    const float range = asymmetric ? highest[n] - lowest[n] : std::max(highest[n], -lowest[n]);
+    const float scale = range / scales.high;
+    scales.scale[n] = scale > 0 ? scale : 1.0f;
+    scales.zero[n] = asymmetric ? round_even(-lowest[n] / scales.scale[n]) : 0.0f;
+  }
+  return scales;
+}
+
+void flip_made_codes(const BitFlips& flips, const CodeScales& scales, const float* w, int64_t rows, int64_t columns,
+                     const ForEach& for_each, float* out) {
+  const bool is_signed = scales.low < 0;
+  const float low = scales.low;
+  const float high = scales.high;
+  for_each_chunk(flips, rows * columns, for_each, [&](int64_t first, int64_t last, const std::vector<Change>& changes) {
+    // Of the changed weights first, because out may be w.
+    std::vector<float> changed;
+    for (const Change& change : changes) {
+      const auto n = static_cast<size_t>(change.element % columns);
+      const float code = code_of(w[change.element], scales.scale[n], scales.zero[n], low, high);
+      const uint32_t stored = static_cast<uint32_t>(static_cast<int32_t>(code)) ^ change.bits;
+      const int32_t flipped = is_signed ? sign_extended(stored, flips.bits) : static_cast<int32_t>(stored);
+      changed.push_back(change.zero ? 0.0f : (static_cast<float>(flipped) - scales.zero[n]) * scales.scale[n]);
+    }
+    for (int64_t begin = first; begin < last;) {
+      const int64_t column = begin % columns;
+      const int64_t count = std::min(columns - column, last - begin);
+      const float* scale = scales.scale.data() + column;
+      const float* zero = scales.zero.data() + column;
+      for (int64_t i = 0; i < count; ++i) {
+        out[begin + i] = (code_of(w[begin + i], scale[i], zero[i], low, high) - zero[i]) * scale[i];
+      }
+      begin += count;
+    }
+    for (size_t i = 0; i < changes.size(); ++i) out[changes[i].element] = changed[i];
+  });
+}
+
+}  // namespace emu

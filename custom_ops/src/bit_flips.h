@@ -1,0 +1,56 @@
+// Bit flips of stored codes and floats, docs/operators.md "Faults": which bits flip, and what the numbers are then.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "structure.h"
+
+namespace emu {
+
+// Which bits of an array flip.
+struct BitFlips {
+  int bits = 8;                               // of an element: 4, 8 or 16 for codes, 32 for floats
+  bool from_list = false;                     // as listed, else at random
+  double probability = 0;                     // of a random flip of one bit, strength included; 0 to 1
+  uint32_t mask = 0;                          // bits of an element that may flip at random
+  Protection protection = Protection::kNone;  // against random flips
+  uint32_t seed = 0;
+  uint32_t array = 0;
+  const int64_t* list = nullptr;  // element * 256 + bit; other faults are skipped
+  int64_t list_size = 0;
+};
+
+// Flips bits of floats in place.
+void flip_floats(const BitFlips& flips, int64_t elements, const ForEach& for_each, float* values);
+
+// The codes of a quantized model, [rows, columns]; codes of fewer than 8 bits are sign-extended.
+struct ModelCodes {
+  const int8_t* codes = nullptr;
+  const float* scale = nullptr;
+  const float* zero_point = nullptr;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  bool per_column = false;  // shape [columns] of scale and zero_point, else []
+  int64_t block_rows = 0;   // > 0: shape [ceil(rows / block_rows), columns]
+};
+
+// values holds the weights of the unchanged codes; those of changed codes are replaced.
+void flip_model_codes(const BitFlips& flips, const ModelCodes& codes, const ForEach& for_each, float* values);
+
+// How float weights [rows, columns] become codes: code = clip(rint(w / scale) + zero, low, high).
+struct CodeScales {
+  std::vector<float> scale;  // of each column
+  std::vector<float> zero;
+  float low = 0;
+  float high = 0;
+};
+
+CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* w, int64_t rows, int64_t columns,
+                       const ForEach& for_each);
+
+// Rounds all weights to their codes, flips bits of the codes, and writes the weights that they stand for. out may be w.
+void flip_made_codes(const BitFlips& flips, const CodeScales& scales, const float* w, int64_t rows, int64_t columns,
+                     const ForEach& for_each, float* out);
+
+}  // namespace emu

@@ -1,0 +1,289 @@
+"""Runs data through the clean model and fits the ranges of each site's converters to what they meet."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu.calibration.outputs import stored_contents, tile_outputs, written_contents
+from emu.calibration.ranges import Method, check_method, find_range
+from emu.errors import InputError
+from emu.evaluation.data import DataSet, ModelInput, fixed_batch, match_inputs, model_inputs, read_arrays
+from emu.reference.structure import Controls, Structure, check_controls, parse_structure
+from emu.rewriter import EmulatedModel
+
+if TYPE_CHECKING:
+    import onnx
+
+DEFAULT_BATCH = 8  # every site's activations are in memory for one batch
+# What is kept of the data: so many rows of each activation at most, fewer if all of them would exceed the limit.
+_MOST_ROWS, _FEWEST_ROWS = 1024, 64
+_MOST_NUMBERS = 1 << 27  # half a GB
+_MATRICES, _ROWS_OF_MATRIX = 32, 32  # of operands that are written at run time
+_MOST_OUTPUTS = 1 << 24  # of a site, for histograms
+
+
+def calibrate(
+    model: "str | Path | onnx.ModelProto | EmulatedModel",
+    data: str | Path | Mapping[str, Any],
+    samples: int | None = None,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    ops: Literal["native", "python"] = "native",
+    progress: Callable[[int, int], None] | None = None,
+) -> EmulatedModel:
+    """Fits the ranges of `calibrated` DACs and ADCs to data.
+
+    The range of a DAC follows from the activations that enter its site on the clean model (strength 0). That of an ADC
+    follows from the outputs of the site's tiles before conversion: products of inputs that went through the DAC with
+    what the arrays hold undisturbed, for every slice, of evenly spaced rows of the data.
+
+    Args:
+        model: a rewritten model with sites whose DAC or ADC is `calibrated`.
+        data: an .npz file or a mapping with one array per model input, samples along the first axis.
+        samples: use only the first so many samples.
+        method: `minmax`: all numbers are in range; `percentile`: so many of them; `entropy`: the range that loses the
+            least information (as TensorRT and onnxruntime calibrate).
+        percentile: for `percentile`, in percent.
+        batch_size: samples at once; None for 8.
+        threads: threads of the session; None for onnxruntime's default.
+        ops: `native` for the C++ operators, `python` for their NumPy twin.
+        progress: called with the batches done and the batches in total.
+
+    Returns:
+        The model with these ranges as the default of `emu.ranges`; its manifest says how they were found, under
+        `calibration`.
+
+    Raises:
+        InputError: the model has no calibrated converters, the data do not fit it, or an option is wrong.
+    """
+    check_method(method, percentile)
+    emulated = EmulatedModel.open(model)
+    wanted = calibrated_sites(emulated.manifest)
+    if not wanted:
+        raise InputError(
+            f"{emulated.name} has no converters with calibrated ranges: rewrite the original model for a device whose "
+            'dac or adc has range = "calibrated".'
+        )
+    sites = [_Site.of(emulated, index, *kinds) for index, kinds in wanted.items()]
+    observer = _Observer(sites)
+    used, where = _run(emulated, observer, data, samples, batch_size, threads, ops, progress)
+    ranges = emulated.value("emu.ranges").copy()
+    for site in sites:
+        if site.dac:
+            largest = site.largest
+            if method != "minmax":
+                largest = find_range(observer.inputs_of(site), True, method, percentile)[1]
+            ranges[site.index, 0] = largest or 1.0
+        if site.adc:
+            site.controls = replace(site.controls, input_range=float(ranges[site.index, 0]))
+            outputs = _outputs(emulated, observer, site, None if method == "minmax" else _MOST_OUTPUTS)
+            symmetric = site.structure.adc_code != "offset_binary"
+            ranges[site.index, 1:] = find_range(outputs, symmetric, method, percentile)
+    how: dict[str, Any] = {"method": method, "samples": used, "data": where}
+    if method == "percentile":
+        how["percentile"] = percentile
+    return emulated.calibrated(ranges, how)
+
+
+def calibrated_sites(manifest: Mapping[str, Any]) -> dict[int, tuple[bool, bool]]:
+    """The sites with calibrated converters, by index: whether the DAC is, and whether the ADC is."""
+    kinds = {
+        name: (_is_calibrated(device["profile"], "dac"), _is_calibrated(device["profile"], "adc"))
+        for name, device in manifest["devices"].items()
+    }
+    return {
+        site["index"]: kinds[site["device"]]
+        for site in manifest["sites"]
+        if any(kinds[site["device"]]) and site["op"] != "FaultyWeight"
+    }
+
+
+def _is_calibrated(profile: Mapping[str, Any], converter: str) -> bool:
+    return bool(profile[converter].get("range") == "calibrated")
+
+
+@dataclass
+class _Site:
+    """A site with calibrated converters, and the largest magnitude that it was fed."""
+
+    index: int
+    name: str
+    node: Any
+    dac: bool
+    adc: bool
+    structure: Structure
+    controls: Controls
+    largest: float = 0.0
+
+    @classmethod
+    def of(cls, emulated: EmulatedModel, index: int, dac: bool, adc: bool) -> "_Site":
+        """The site of that index. Its controls are those of an undisturbed one (strength 0)."""
+        facts = emulated.manifest["sites"][index]
+        node = emulated.nodes()[facts["node"]]
+        structure = parse_structure(node.op_type, {name: each.value for name, each in node.attributes.items()})
+        device = emulated.value(emulated.manifest["devices"][facts["device"]]["input"])
+        strength = np.zeros(structure.sites, np.float32)
+        controls = check_controls(structure, device, strength, None, None, np.int64(0), np.int64(0))
+        return cls(index, facts["node"], node, dac, adc, structure, controls)
+
+    @property
+    def is_stored(self) -> bool:
+        return bool(self.node.op_type != "CrossbarMatMulDynamic")
+
+    @property
+    def operands(self) -> list[str]:
+        """Names of the activations that it multiplies."""
+        return [value.name for value in self.node.inputs[: 1 if self.is_stored else 2]]
+
+
+@dataclass
+class _Observer:
+    """What was seen of the operands of sites: evenly spaced rows, and matrices with some rows of what they meet."""
+
+    sites: Sequence[_Site]
+    rows: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
+    matrices: dict[int, list[tuple[NDArray[np.float32], list[NDArray[np.float32]]]]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """The activations to look at."""
+        return list(dict.fromkeys(name for site in self.sites for name in site.operands))
+
+    def see(self, values: Mapping[str, NDArray[Any]], samples: int, batches: int) -> None:
+        """Takes in one of so many batches."""
+        stored = {site.operands[0] for site in self.sites if site.is_stored}
+        width = sum(values[name].shape[-1] for name in stored)
+        rows = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
+        for name in stored:
+            array = values[name].reshape(-1, values[name].shape[-1])
+            self.rows.setdefault(name, []).append(array[_evenly(len(array), -(-rows // batches))])
+        for site in self.sites:
+            site.largest = max(site.largest, float(np.abs(values[site.operands[0]]).max(initial=0)))
+            if not site.is_stored:
+                a, b = (values[name] for name in site.operands)
+                self.matrices.setdefault(site.index, []).extend(_pairs(site, a, b, samples, -(-_MATRICES // batches)))
+
+    def inputs_of(self, site: _Site) -> list[NDArray[np.float32]]:
+        """The rows that were kept of what a site is fed."""
+        return self.rows[site.operands[0]] if site.is_stored else [rows for rows, _ in self.matrices[site.index]]
+
+
+def _pairs(
+    site: _Site, a: NDArray[np.float32], b: NDArray[np.float32], samples: int, count: int
+) -> Iterator[tuple[NDArray[np.float32], list[NDArray[np.float32]]]]:
+    """Some matrices of a written operand as the array holds them, and some of the rows that they meet."""
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    of_a, of_b = (np.broadcast_to(each, (*batch, *each.shape[-2:])) for each in (a, b))
+    places = list(np.ndindex(batch))
+    for place in (places[i] for i in _evenly(len(places), count)):
+        matrix, of_sample = of_b[place], b
+        if site.structure.sample_axis == 0 and b.ndim == len(batch) + 2 > 2 and b.shape[0] == batch[0]:
+            share = len(b) // samples if samples and len(b) % samples == 0 else 1
+            first = place[0] // share * share
+            of_sample = b[first : first + share]
+        rows = of_a[place][_evenly(a.shape[-2], _ROWS_OF_MATRIX)]
+        yield rows, written_contents(matrix, of_sample, site.structure, site.controls)
+
+
+def _outputs(
+    emulated: EmulatedModel, observer: _Observer, site: _Site, most: int | None
+) -> Iterator[NDArray[np.float32]]:
+    """What the ADCs of a site convert; about `most` numbers of evenly spaced rows."""
+    if site.is_stored:
+        contents = stored_contents(_weight(emulated, site), site.structure, site.controls)
+        pairs = [(np.concatenate(observer.inputs_of(site)), contents)]
+    else:
+        pairs = observer.matrices[site.index]
+    for x, contents in pairs:
+        if most is not None:
+            tiles, slices = len(site.structure.row_tiles(x.shape[1])), site.controls.input_slices(site.structure)
+            per_row = contents[0].shape[1] * len(contents) * tiles * slices
+            x = x[_evenly(len(x), max(1, most // len(pairs) // max(1, per_row)))]
+        yield from tile_outputs(x, contents, site.structure, site.controls)
+
+
+def _weight(emulated: EmulatedModel, site: _Site) -> NDArray[np.float32]:
+    stored = emulated.stored(site.node)
+    if len(stored) == 1:
+        return np.asarray(stored[0], np.float32)
+    codes, scale, zero_point = stored
+    if site.structure.block_rows:
+        scale, zero_point = (
+            np.repeat(each, site.structure.block_rows, axis=0)[: len(codes)] for each in (scale, zero_point)
+        )
+    return np.asarray((codes.astype(np.float32) - zero_point) * scale, np.float32)
+
+
+def _evenly(count: int, wanted: int) -> NDArray[np.int64]:
+    """Up to `wanted` indices below `count`, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
+
+
+def _run(
+    emulated: EmulatedModel,
+    observer: _Observer,
+    data: str | Path | Mapping[str, Any],
+    samples: int | None,
+    batch_size: int | None,
+    threads: int | None,
+    ops: Literal["native", "python"],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[int, str]:
+    """Shows the operands of all sites on the clean model; gives the number of samples and the name of the data."""
+    from emu.runtime import session as open_session
+
+    names = observer.names
+    with tempfile.TemporaryDirectory() as folder:
+        # From a file, because a model of more than 2 GB cannot be handed over in memory.
+        path = Path(folder) / "observed.onnx"
+        emulated.observed(names).save(path)
+        session = open_session(path, ops=ops, threads=threads)
+        inputs = model_inputs(session)
+        dataset = _unlabelled(data, inputs, samples)
+        fixed = fixed_batch(inputs)
+        if batch_size is not None and (batch_size < 1 or fixed not in (None, batch_size)):
+            raise InputError(f"The batch size is {batch_size}: give {fixed or 'a whole number from 1'}.")
+        size = fixed or batch_size or DEFAULT_BATCH
+        batches = -(-len(dataset.labels) // size)
+        count = len(emulated.manifest["sites"])
+        # Ranges must be numbers, although nothing is converted at strength 0.
+        clean = {"emu.strength": np.zeros(count, np.float32), "emu.ranges": np.array([[1, -1, 1]] * count, np.float32)}
+        outputs = {output.name for output in session.get_outputs()}
+        fetched = [name for name in names if name in outputs]
+        for done, (start, feeds) in enumerate(dataset.batches(size, pad=fixed is not None), 1):
+            controls = {**clean, "emu.sample": np.asarray(start, np.int64)}
+            # No names at all would mean every output.
+            results = session.run(fetched, {**feeds, **controls}) if fetched else []
+            values = dict(zip(fetched, results, strict=True))
+            values |= {name: feeds[name] for name in names if name in feeds}
+            values |= {name: emulated.value(name) for name in names if name not in values}
+            for site in observer.sites:
+                if not all(np.isfinite(values[name]).all() for name in site.operands):
+                    raise InputError(f"{dataset.where}: the inputs of node '{site.name}' are not finite on these data.")
+            observer.see(values, size if fixed else len(next(iter(feeds.values()))), batches)
+            if progress is not None:
+                progress(done, batches)
+    return len(dataset.labels), dataset.where
+
+
+def _unlabelled(data: str | Path | Mapping[str, Any], inputs: list[ModelInput], samples: int | None) -> DataSet:
+    """The data without labels: calibration needs none."""
+    arrays, where = read_arrays(data)
+    used = match_inputs(arrays, inputs, where)
+    counts = {name: len(array) if array.ndim else 0 for name, array in used.items()}
+    count = next(iter(counts.values()), 0)
+    for name, each in counts.items():
+        if each != count or each == 0:
+            raise InputError(f"'{name}' of {where} has {each} samples, expected {count or 'at least one'}.")
+    if samples is not None and not 1 <= samples <= count:
+        raise InputError(f"{samples} samples were asked for: {where} has {count}, so ask for 1 to {count}.")
+    labels = np.zeros(samples or count, np.int64)
+    dtypes = {each.name: each.dtype for each in inputs}
+    return DataSet({name: array[:samples] for name, array in used.items()}, labels, dtypes, (), where)

@@ -1,0 +1,73 @@
+"""What the ADCs of a site convert: products of inputs behind the DAC with what its arrays hold undisturbed.
+
+Steps 1 to 3 of "What is read" in `docs/operators.md`, with the targets of the weights in the place of what becomes of
+them: no programming errors, drift, faults or wires.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu.reference.converters import input_digits, input_range, through_dac
+from emu.reference.mapping import largest, normalized, scales, spread, targets
+from emu.reference.storing import stored_operand
+from emu.reference.structure import Controls, Structure
+
+
+def stored_contents(w: NDArray[np.float32], structure: Structure, controls: Controls) -> list[NDArray[np.float32]]:
+    """What the arrays of a stored weight `[K, N]` hold, one `[K, N]` per slice in units of g_max.
+
+    Where a unit column is read too, it is the last column.
+    """
+    s = spread(scales(w, structure, controls).astype(np.float64), structure, w.shape[0])
+    unit = normalized(w, s.astype(np.float32), structure, controls)
+    if structure.encoding == "weight":
+        return [unit]
+    if structure.encoding == "offset" and structure.offset_correction == "unit_column":
+        unit = np.pad(unit, ((0, 0), (0, 1)))
+    slices = []
+    for weight_slice in range(structure.weight_slices):
+        value = targets(unit, weight_slice, False, structure, controls)
+        if structure.has_pairs:
+            value = value - targets(unit, weight_slice, True, structure, controls)
+        slices.append(value.astype(np.float32))
+    return slices
+
+
+def written_contents(
+    b: NDArray[np.float32], of_sample: NDArray[np.float32], structure: Structure, controls: Controls
+) -> list[NDArray[np.float32]]:
+    """What the array of a matrix `[K, N]` holds that is written at run time, `[K, N]` in units of g_max.
+
+    Args:
+        b: the matrix.
+        of_sample: all matrices of its sample.
+        structure: of the site.
+        controls: of an undisturbed run (strength 0).
+    """
+    s = scales(b, structure, controls)
+    if structure.write_scaling == "sample":
+        top = largest(np.abs(of_sample).reshape(-1, 1), controls)[0]
+        s[:] = top if top != 0 else 1
+    return [stored_operand(b, s, 0, 0, structure, controls).v[0]]
+
+
+def tile_outputs(
+    x: NDArray[np.float32], contents: Sequence[NDArray[np.float32]], structure: Structure, controls: Controls
+) -> Iterator[NDArray[np.float32]]:
+    """Yields the outputs y `[rows, N]` of every row tile, weight slice and input slice, of rows that are not zero.
+
+    Args:
+        x: float32 `[R, K]`.
+        contents: what the arrays hold, `[K, N]` per slice.
+        structure: of the site.
+        controls: the device's numbers and the calibrated input range.
+    """
+    for k in structure.row_tiles(x.shape[1]):
+        alpha = input_range(x[:, k], structure, controls)
+        fed = alpha > 0
+        x1 = through_dac(x[fed, k], alpha[fed], structure, controls)
+        for digits, _ in input_digits(x1, structure, controls):
+            for v in contents:
+                yield digits @ v[k]

@@ -1,0 +1,90 @@
+"""Reads measured programming errors from a CSV file: what conductance devices had, for each target."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from emu.device.fields import DURATION, to_seconds
+from emu.errors import InputError
+
+_NEEDED = ("target", "mean", "std")
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Reads a table of measurements.
+
+    Args:
+        path: a CSV file with the columns target, mean and std in microsiemens and, if measured at several times, time
+            in seconds or as text such as `1h`. Every target is measured at every time. The order of rows is free.
+
+    Returns:
+        The settings `target_us`, `mean_us`, `std_us` and `table_time_s` of `program.model` `table`.
+
+    Raises:
+        InputError: a file that cannot be read, a missing column, a cell that is no number, a place of the grid that is
+            missing or measured twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
+    except OSError as error:
+        raise InputError(f"Table {path} cannot be read: {error.strerror or error}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"Table {path} is no CSV text: {error}.") from None
+    header = [name.lower() for name in lines[0]] if lines else []
+    for name in _NEEDED:
+        if name not in header:
+            raise InputError(f"Table {path} has no column '{name}': it needs target, mean and std, and may have time.")
+    if len(set(header)) != len(header):
+        raise InputError(f"Table {path} has a column twice: it needs target, mean and std, and may have time.")
+
+    measured: dict[tuple[float, float], tuple[float, float]] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not any(line):
+            continue
+        cells = dict(zip(header, line, strict=False))
+        where = f"Table {path}, line {number}"
+        time = _time(cells.get("time", ""), where) if "time" in header else 1.0
+        target, mean, std = (_number(cells.get(name, ""), name, where) for name in _NEEDED)
+        if (time, target) in measured:
+            raise InputError(f"{where}: target {target:g}{_at(time, header)} is measured twice.")
+        measured[time, target] = mean, std
+    times, targets = (sorted({place[axis] for place in measured}) for axis in (0, 1))
+    for time in times:
+        for target in targets:
+            if (time, target) not in measured:
+                raise InputError(
+                    f"Table {path} lacks target {target:g}{_at(time, header)}: every target needs every time."
+                )
+    rows = [[measured[time, target] for target in targets] for time in times]
+    return {
+        "target_us": targets,
+        "mean_us": [[mean for mean, _ in row] for row in rows],
+        "std_us": [[std for _, std in row] for row in rows],
+        "table_time_s": times,
+    }
+
+
+def _at(time: float, header: list[str]) -> str:
+    return f" at {time:g} s" if "time" in header else ""
+
+
+def _number(text: str, column: str, where: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: {column} is '{text}' and must be a finite number, in microsiemens.")
+    return number
+
+
+def _time(text: str, where: str) -> float:
+    try:
+        time = to_seconds(text)
+    except ValueError:
+        time = math.nan
+    if not math.isfinite(time):
+        raise InputError(f"{where}: time is '{text}' and must be {DURATION}.")
+    return float(time)

@@ -1,0 +1,245 @@
+"""[dac] and [adc]: what converters do to the inputs and outputs of a tile."""
+
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import model_validator
+
+from emu.device.fields import Choice, Number
+from emu.device.sections.section import Section
+
+AIHWKIT = "aihwkit, IOParameters (Rasch et al. 2021)"
+CROSSSIM = "CrossSim 3, dac and adc"
+
+MODEL = Choice("none: exact values; uniform: equal steps", AIHWKIT)
+CODES = (
+    "how steps lie over the range: sign_magnitude, 2^bits - 2 steps with one at zero; offset_binary, 2^bits - 1 from "
+    "end to end"
+)
+BITS = "resolution in bits, which with `code` gives the steps over the whole range; 0: not quantized, or given by steps"
+STEPS = "number of steps over the whole range, for resolutions that bits cannot give; 0: given by bits"
+ConverterBits = Annotated[int, Number(BITS, "bits", AIHWKIT, low=2, high=16, whole=True, or_zero=True)]
+ConverterSteps = Annotated[int, Number(STEPS, "steps", AIHWKIT, low=2, high=65536, whole=True, or_zero=True)]
+
+
+class _Converter(Section):
+    bits: ConverterBits = 0
+    steps: ConverterSteps = 0
+
+    @model_validator(mode="after")
+    def _resolution_is_given_once(self) -> Self:
+        if self.bits and self.steps:
+            raise ValueError("bits has no effect beside steps: give one of them")
+        if not {"bits", "steps"} & self.model_fields_set:
+            raise ValueError("bits or steps must give the resolution (bits = 0: not quantized)")
+        return self
+
+
+class DacNone(Section):
+    """Inputs reach the array exactly."""
+
+    model: Annotated[Literal["none"], MODEL]
+
+
+DAC_RANGE = Choice(
+    "activation that maps to 1: the largest of the input row (absmax), one number for all (fixed), or one per site "
+    "from calibration (calibrated)",
+    "aihwkit, noise management ABS_MAX or CONSTANT, learned input ranges",
+)
+
+
+class _Dac(_Converter):
+    model: Annotated[Literal["uniform"], MODEL]
+    code: Annotated[Literal["sign_magnitude", "offset_binary"], Choice(CODES, CROSSSIM)] = "sign_magnitude"
+    slice_bits: Annotated[
+        int,
+        Number(
+            "magnitude bits of an input fed at once, each slice read and converted by itself; 0: all at once",
+            "bits",
+            "ISAAC (1); PRIME (3); CrossSim, input bit slicing",
+            low=1,
+            high=8,
+            whole=True,
+            or_zero=True,
+        ),
+    ] = 0
+    bound: Annotated[
+        float,
+        Number("inputs are clipped to plus and minus this", "normalized input", AIHWKIT, low=0, low_included=False),
+    ] = 1.0
+
+    @model_validator(mode="after")
+    def _slices_are_of_bits(self) -> Self:
+        if self.slice_bits:
+            if not self.bits:
+                raise ValueError("slice_bits needs bits: the inputs' magnitude bits are what is cut")
+            if self.code != "sign_magnitude":
+                raise ValueError("slice_bits needs code sign_magnitude")
+            if self.bound != 1:
+                raise ValueError(f"slice_bits needs bound 1, and it is {self.bound:g}")
+        return self
+
+
+class DacAbsmax(_Dac):
+    """Inputs are divided by the largest magnitude of their row, then quantized."""
+
+    range: Annotated[Literal["absmax"], DAC_RANGE]
+    limit: Annotated[
+        float | None,
+        Number(
+            "largest activation that maps to 1, larger ones are clipped; without it there is none",
+            "unit of the activation",
+            "aihwkit, nm_thres",
+            low=0,
+            low_included=False,
+        ),
+    ] = None
+
+
+class DacFixed(_Dac):
+    """Inputs are divided by one number, quantized and clipped."""
+
+    range: Annotated[Literal["fixed"], DAC_RANGE]
+    max: Annotated[
+        float,
+        Number("activation that maps to 1", "unit of the activation", AIHWKIT, low=0, low_included=False),
+    ]
+
+
+class DacCalibrated(_Dac):
+    """Inputs are divided by the calibrated range of their site, quantized and clipped."""
+
+    range: Annotated[Literal["calibrated"], DAC_RANGE]
+
+
+Dac: TypeAlias = DacNone | DacAbsmax | DacFixed | DacCalibrated
+
+
+class AdcNone(Section):
+    """Outputs leave the array exactly."""
+
+    model: Annotated[Literal["none"], MODEL]
+
+
+ADC_RANGE = Choice(
+    "outputs that are converted: up to the largest of the tile's columns (absmax), `bound` (fixed), a site's "
+    "calibrated range (calibrated), the number of rows (rows), or in steps of the smallest difference that the array "
+    "can give (granular)",
+    "fixed: aihwkit, out_bound; calibrated, rows (MAX) and granular: CrossSim",
+)
+BOUND_MANAGEMENT = Choice(
+    "iterative: a product that saturates the ADC is repeated with halved inputs", "aihwkit, bound management ITERATIVE"
+)
+
+
+class _Adc(_Converter):
+    model: Annotated[Literal["uniform"], MODEL]
+    code: Annotated[
+        Literal["sign_magnitude", "offset_binary", "twos_complement"],
+        Choice(f"{CODES}; twos_complement, 2^bits steps with one at zero, one more below it than above", CROSSSIM),
+    ] = "sign_magnitude"
+    gain_sigma: Annotated[
+        float | None,
+        Number("standard deviation of an ADC's gain around 1, drawn once per chip", "1", CROSSSIM, low=0),
+    ] = None
+    offset_sigma: Annotated[
+        float | None,
+        Number(
+            "standard deviation of an ADC's offset, drawn once per chip",
+            "(largest weight) x (largest input)",
+            CROSSSIM,
+            low=0,
+        ),
+    ] = None
+    columns: Annotated[
+        int | None,
+        Number(
+            "neighbouring columns that share one ADC and its gain and offset; without it each column has its own",
+            "columns",
+            "CrossSim, group size 8; NeuroSim, 8 columns per ADC",
+            low=1,
+            high=2**20,
+            whole=True,
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _errors_are_given_in_full(self) -> Self:
+        if (self.gain_sigma is None) != (self.offset_sigma is None):
+            missing = "gain_sigma" if self.gain_sigma is None else "offset_sigma"
+            raise ValueError(f"{missing} is missing: give the spread of both gain and offset (0: none)")
+        if self.columns is not None and self.gain_sigma is None:
+            raise ValueError("columns has no effect: it says which outputs share gain_sigma and offset_sigma")
+        return self
+
+
+class AdcAbsmax(_Adc):
+    """Outputs are quantized over the range of their tile."""
+
+    range: Annotated[Literal["absmax"], ADC_RANGE]
+
+
+class _AdcFixed(_Adc):
+    range: Annotated[Literal["fixed"], ADC_RANGE]
+    bound: Annotated[
+        float,
+        Number(
+            "outputs are clipped to plus and minus this; aihwkit uses 10 to 20",
+            "(largest weight) x (largest input)",
+            AIHWKIT,
+            low=0,
+            low_included=False,
+        ),
+    ]
+
+
+class AdcFixed(_AdcFixed):
+    """Outputs are quantized and clipped at one bound."""
+
+    bound_management: Annotated[Literal["none"], BOUND_MANAGEMENT] = "none"
+
+
+class AdcFixedIterative(_AdcFixed):
+    """Outputs are quantized at one bound, and products that exceed it are repeated with smaller inputs."""
+
+    bound_management: Annotated[Literal["iterative"], BOUND_MANAGEMENT]
+    max_bound_factor: Annotated[
+        float,
+        Number("inputs are not halved again once divided by more than this", "1", AIHWKIT, low=1, high=2**20),
+    ] = 1000.0
+    max_bound_resolution: Annotated[
+        float,
+        Number(
+            "inputs are not halved again once one DAC step exceeds this share of them",
+            "1",
+            AIHWKIT,
+            low=0,
+            low_included=False,
+        ),
+    ] = 0.25
+
+
+class AdcCalibrated(_Adc):
+    """Outputs are quantized over the calibrated range of their site, and clipped to it."""
+
+    range: Annotated[Literal["calibrated"], ADC_RANGE]
+
+
+class AdcRows(_Adc):
+    """Outputs are quantized over all that the rows of a tile could give."""
+
+    range: Annotated[Literal["rows"], ADC_RANGE]
+
+
+class AdcGranular(_Adc):
+    """One step of the ADC is the smallest difference between two outputs that the array can give."""
+
+    range: Annotated[Literal["granular"], ADC_RANGE]
+
+    @model_validator(mode="after")
+    def _range_follows_from_bits(self) -> Self:
+        if not self.bits:
+            raise ValueError("bits is 0 and range granular needs it: its steps are given, bits says how many")
+        return self
+
+
+Adc: TypeAlias = AdcNone | AdcAbsmax | AdcFixed | AdcFixedIterative | AdcCalibrated | AdcRows | AdcGranular

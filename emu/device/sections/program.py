@@ -1,0 +1,293 @@
+"""[program]: how stored values differ from their targets."""
+
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from emu.device.fields import Choice, ManySeconds, Number, Numbers, Seconds, as_tuples, rises
+from emu.device.sections.section import Section
+
+LOGNORMAL = "Charan et al. DAC 2020; Jung et al. DATE 2021"
+WAN_TIMES_S = (1.0, 86400.0, 172800.0)
+SONOS_TIMES_S = (0.0, 86400.0, 172800.0, 259200.0, 345600.0, 432000.0)
+
+WEIGHT_MODELS = ("lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range")
+MODEL = Choice(
+    "how a stored value differs from its target; of weights: lognormal_w, lognormal_w_meancorr (the same with the mean "
+    "kept), gauss_prop (in proportion), gauss_range (in proportion to the largest weight); of conductances g: "
+    "lognormal_g, normal_ and uniform_ (independent of g, in proportion to g, to 1 / g), polynomial in g, wan2022, "
+    "sonos, level_shared (one draw per level), resistance_range (each device has its own range), table (measured), "
+    "function (of your own)",
+    f"lognormal: {LOGNORMAL}; gauss_prop: NeuroSim; gauss_range: aihwkit, ADD_NORMAL; normal_, uniform_, sonos: "
+    "CrossSim; polynomial: aihwkit, CrossSim; wan2022: Wan et al. 2022; level_shared: MNSIM 2; "
+    "resistance_range: MemTorch",
+)
+CLIP = Choice(
+    "what programmed conductances are clipped to: 0 and above, or g_min to g_max",
+    "aihwkit (zero); CrossSim, clip_conductance",
+)
+Sigma = Annotated[
+    float,
+    Number(
+        "device-to-device standard deviation (uniform_: width), drawn once per chip (emu.seed); usually 0.05 to 0.15",
+        "1",
+        LOGNORMAL,
+        low=0,
+        high=10,
+    ),
+]
+SigmaCycle = Annotated[
+    float,
+    Number(
+        "cycle-to-cycle standard deviation (uniform_: width), drawn per programming event (emu.seed, emu.read_seed)",
+        "1",
+        LOGNORMAL,
+        low=0,
+        high=10,
+    ),
+]
+Scale = Annotated[
+    float, Number("factor on the spread of the model; 0: as targeted", "1", "aihwkit, prog_noise_scale", low=0)
+]
+Clip = Annotated[Literal["zero", "range"], CLIP]
+
+
+class _Program(Section):
+    modifier: Annotated[
+        float | None,
+        Number(
+            "standard deviation added to every weight besides what the devices do, as training sometimes does; without "
+            "it there is none to sweep",
+            "largest weight of the tile",
+            "aihwkit, weight modifier ADD_NORMAL",
+            low=0,
+        ),
+    ] = None
+
+
+class ProgramNone(_Program):
+    """Stored values are exact."""
+
+    model: Annotated[Literal["none"], MODEL]
+
+
+class ProgramWeight(_Program):
+    """Stored weights differ from their targets, by chip and by programming event."""
+
+    model: Annotated[Literal["lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range"], MODEL]
+    sigma: Sigma
+    sigma_cycle: SigmaCycle = 0.0
+
+
+class ProgramConductance(_Program):
+    """Stored conductances differ from their targets by one law, by chip and by programming event."""
+
+    model: Annotated[
+        Literal[
+            "lognormal_g",
+            "normal_independent",
+            "normal_proportional",
+            "normal_inverse",
+            "uniform_independent",
+            "uniform_proportional",
+            "uniform_inverse",
+        ],
+        MODEL,
+    ]
+    sigma: Sigma
+    sigma_cycle: SigmaCycle = 0.0
+    clip: Clip = "zero"
+
+
+class ProgramLevelShared(_Program):
+    """All devices at one level of resistance differ alike: one draw per level."""
+
+    model: Annotated[Literal["level_shared"], MODEL]
+    sigma: Annotated[
+        float,
+        Number("standard deviation of a level's resistance", "1", "MNSIM 2, Device_Variation: 5 %", low=0, high=10),
+    ]
+    clip: Clip = "zero"
+
+
+class ProgramResistanceRange(_Program):
+    """Each device has its own lowest and highest resistance."""
+
+    model: Annotated[Literal["resistance_range"], MODEL]
+    sigma: Annotated[
+        float, Number("standard deviation of the on resistance", "1", "MemTorch, stochastic r_on", low=0, high=10)
+    ]
+    sigma_off: Annotated[
+        float, Number("standard deviation of the off resistance", "1", "MemTorch, stochastic r_off", low=0, high=10)
+    ]
+    clip: Clip = "zero"
+
+
+def _coefficient(power: int) -> Number:
+    meaning = f"coefficient of g^{power} in the standard deviation, g in units of g_max"
+    return Number(meaning, "microsiemens", "Nandakumar et al. 2019; CrossSim, device models")
+
+
+class ProgramPolynomial(_Program):
+    """The standard deviation of a conductance is a polynomial of it, fitted to measurements."""
+
+    model: Annotated[Literal["polynomial"], MODEL]
+    scale: Scale = 1.0
+    c0: Annotated[float, _coefficient(0)] = 0.0
+    c1: Annotated[float, _coefficient(1)] = 0.0
+    c2: Annotated[float, _coefficient(2)] = 0.0
+    c3: Annotated[float, _coefficient(3)] = 0.0
+    c4: Annotated[float, _coefficient(4)] = 0.0
+    reference_us: Annotated[
+        float,
+        Number(
+            "conductance that the coefficients were fitted for; they scale with g_max / reference_us",
+            "microsiemens",
+            "aihwkit, prog_coeff_g_max_reference",
+            low=0,
+            low_included=False,
+        ),
+    ]
+    clip: Clip = "zero"
+
+
+class ProgramWan(_Program):
+    """RRAM as measured by Wan et al. 2022, at one of three times after programming."""
+
+    model: Annotated[Literal["wan2022"], MODEL]
+    scale: Scale = 1.0
+    time_s: Annotated[
+        Seconds,
+        Number(
+            "time after programming: 1 s, 1 or 2 days", "s", "Wan et al. 2022, in aihwkit ReRamWan2022NoiseModel", low=0
+        ),
+    ]
+    clip: Clip = "zero"
+
+    @model_validator(mode="after")
+    def _time_is_measured(self) -> Self:
+        if self.time_s not in WAN_TIMES_S:
+            raise ValueError(
+                f"time_s is {self.time_s:g} and must be 1, 86400 ('1d') or 172800 ('2d'): no other is measured"
+            )
+        return self
+
+
+class ProgramSonos(_Program):
+    """SONOS charge-trap memory as measured, at programming or up to five days later."""
+
+    model: Annotated[Literal["sonos"], MODEL]
+    scale: Scale = 1.0
+    time_s: Annotated[
+        Seconds, Number("time after programming: 0, or 1 to 5 days", "s", "CrossSim, device model SONOS", low=0)
+    ]
+    current_max_na: Annotated[
+        float,
+        Number(
+            "current that g_max stands for; 3200 at programming, 1800 with drift",
+            "nanoampere",
+            "CrossSim, device model SONOS",
+            low=0,
+            low_included=False,
+        ),
+    ]
+    clip: Clip = "zero"
+
+    @model_validator(mode="after")
+    def _time_is_measured(self) -> Self:
+        if self.time_s not in SONOS_TIMES_S:
+            raise ValueError(
+                f"time_s is {self.time_s:g} and must be 0 or 1 to 5 days ('1d' .. '5d'): no other is measured"
+            )
+        return self
+
+
+class ProgramTable(_Program):
+    """Mean and standard deviation of the programmed conductance were measured for some targets and times."""
+
+    model: Annotated[Literal["table"], MODEL]
+    scale: Scale = 1.0
+    time_s: Annotated[
+        Seconds | None, Number("time after programming, if the table has several", "s", "measured", low=0)
+    ] = None
+    target_us: Annotated[Numbers, Number("targets, rising", "microsiemens", "measured", low=0)]
+    mean_us: Annotated[
+        Annotated[tuple[tuple[float, ...], ...], BeforeValidator(lambda value: _rows(value))],
+        Number("mean at each target, one row per time", "microsiemens", "measured"),
+    ]
+    std_us: Annotated[
+        Annotated[tuple[tuple[float, ...], ...], BeforeValidator(lambda value: _rows(value))],
+        Number("standard deviation at each target, one row per time", "microsiemens", "measured", low=0),
+    ]
+    table_time_s: Annotated[
+        ManySeconds, Number("time of each row, rising", "s", "measured", low=0, low_included=False)
+    ] = (1.0,)
+    clip: Clip = "zero"
+
+    @model_validator(mode="after")
+    def _grid_is_full(self) -> Self:
+        times, points = len(self.table_time_s), len(self.target_us)
+        if points < 2:
+            raise ValueError(f"target_us has {points} and needs at least 2 targets")
+        for name in ("target_us", "table_time_s"):
+            if not rises(getattr(self, name)):
+                raise ValueError(f"the numbers of {name} must rise")
+        for name in ("mean_us", "std_us"):
+            rows = getattr(self, name)
+            if len(rows) != times or any(len(row) != points for row in rows):
+                raise ValueError(
+                    f"{name} must have {_count(times, 'row')} (one per time of table_time_s) of {points} numbers "
+                    "(one per target of target_us)"
+                )
+        if times == 1 and self.time_s is not None:
+            raise ValueError("time_s has no effect: the table has one time only")
+        if times > 1 and self.time_s is None:
+            raise ValueError("time_s is missing: the table has several times")
+        return self
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
+
+
+class ProgramFunction(_Program):
+    """A Python function of your own disturbs what is stored."""
+
+    model: Annotated[Literal["function"], MODEL]
+    function: Annotated[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=64)],
+        Choice(
+            "name under which the function is registered: emu.register_device_function, or an entry point of the group "
+            "emu.device_functions",
+            "your own",
+            options="a name",
+        ),
+    ]
+    parameters: Annotated[dict[Name, float], Number("what the function takes, by name", "1", "your own")] = Field(
+        default={}
+    )
+    clip: Annotated[Clip | None, CLIP] = None
+
+
+Program: TypeAlias = (
+    ProgramNone
+    | ProgramWeight
+    | ProgramConductance
+    | ProgramLevelShared
+    | ProgramResistanceRange
+    | ProgramPolynomial
+    | ProgramWan
+    | ProgramSonos
+    | ProgramTable
+    | ProgramFunction
+)
+
+
+def _rows(value: object) -> object:
+    """One list is the row of the only time."""
+    value = as_tuples(value)
+    flat = isinstance(value, tuple) and not any(isinstance(row, tuple) for row in value)
+    return (value,) if flat else value
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")

@@ -1,0 +1,80 @@
+"""The faults of one chip of a rewritten model, array by array."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu.device.loading import Overrides
+from emu.errors import InputError
+from emu.evaluation.controls import control_feeds, flat_settings
+from emu.rewriter import ArrayFaults, EmulatedModel, Faults, fault_storage
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def draw_faults(
+    model: "str | Path | onnx.ModelProto | EmulatedModel",
+    seed: int | None = None,
+    set: Overrides | None = None,
+) -> Faults:
+    """The bit flips and stuck cells of one chip, for `emu.rewrite(..., faults=...)`.
+
+    Args:
+        model: a rewritten model for devices with faults.
+        seed: which chip; None for the model's default.
+        set: numbers of the device, such as `{"faults.ber": 1e-4}`.
+
+    Returns:
+        One list for every array that can have faults.
+
+    Raises:
+        InputError: the model is not rewritten, its devices have no random faults, or a setting is wrong.
+    """
+    emulated = EmulatedModel.open(model)
+    manifest = emulated.manifest
+    controls = control_feeds(manifest, seed=seed, set=set)
+
+    def control(name: str) -> NDArray[Any]:
+        return controls[name] if name in controls else emulated.value(name)
+
+    nodes = emulated.nodes()
+    arrays: dict[tuple[int, int], ArrayFaults] = {}
+    for site in manifest["sites"]:
+        node = nodes[site["node"]]
+        attributes = {name: each.value for name, each in node.attributes.items()}
+        key = site["array"], site.get("code_bits", 0)
+        if attributes.get("fault_source") != "random" or key in arrays:
+            continue
+        device = control(manifest["devices"][site["device"]]["input"])
+        numbers = _numbers(emulated, node, attributes, device, control)
+        rows, columns = site["shape"]
+        storage = fault_storage(attributes, site.get("code_bits", 0))
+        arrays[key] = ArrayFaults(site["node"], site["component"], (rows, columns), storage, numbers)
+    if not arrays:
+        raise InputError(
+            f"{emulated.name} has no random faults: rewrite the original model for a device with bit flips or "
+            "stuck cells."
+        )
+    origin = {"seed": int(control("emu.seed")), "settings": flat_settings(manifest, set)}
+    return Faults(origin, tuple(arrays.values()))
+
+
+def _numbers(
+    emulated: EmulatedModel, node: Any, attributes: Mapping[str, Any], device: NDArray[Any], control: Any
+) -> NDArray[np.int64]:
+    """The list of one array."""
+    from emu.reference import flipped_bits, stuck_cells
+
+    held, *codes_of = emulated.stored(node)
+    matrix = np.ascontiguousarray(held).reshape(-1, held.shape[-1])
+    zero_point = codes_of[1] if codes_of else np.zeros((), np.float32)
+    if attributes.get("block_rows"):
+        zero_point = np.repeat(zero_point, attributes["block_rows"], axis=0)[: len(matrix)]
+    none = np.zeros(0, np.int64)
+    inputs = device, control("emu.strength"), none, control("emu.seed"), control("emu.read_seed")
+    flips = flipped_bits(matrix, *inputs, zero_point=zero_point, **attributes)
+    return np.concatenate([flips, stuck_cells(matrix, *inputs, **attributes)])

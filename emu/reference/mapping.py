@@ -1,0 +1,165 @@
+"""From weights to target conductances and back: scales, rounding, encodings, bit slices.
+
+Sources: CrossSim's mapping and bit slices; aihwkit's pair of conductances. Conductances are in units of g_max.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu.reference.structure import Controls, Structure
+
+
+def scales(w: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:
+    """Return the scale of each column in each row tile, float32 [row tiles, N], from the undisturbed W [K, N].
+
+    A scale is the largest |W| of what shares it, or with `mapping.percentile` the |W| of that rank; 1 where that is 0.
+    """
+    magnitude = np.abs(w)
+    row_tiles, column_tiles = structure.row_tiles(w.shape[0]), structure.column_tiles(w.shape[1])
+    s = np.zeros((len(row_tiles), w.shape[1]), dtype=np.float32)
+    if structure.scaling == "tensor":
+        s[:] = largest(magnitude.reshape(-1, 1), controls)
+    elif structure.scaling == "column":
+        s[:] = largest(magnitude, controls)
+    else:
+        for tile, rows in enumerate(row_tiles):
+            for columns in column_tiles:
+                inside = magnitude[rows, columns]
+                s[tile, columns] = largest(
+                    inside if structure.scaling == "tile_column" else inside.reshape(-1, 1), controls
+                )
+    s[s == 0] = 1
+    return s
+
+
+def largest(magnitude: NDArray[np.float32], controls: Controls) -> NDArray[np.float32]:
+    """Return the largest magnitude of each column of [count, columns], or the one of the percentile's rank."""
+    count = magnitude.shape[0]
+    if count == 0:
+        return np.zeros(magnitude.shape[1], dtype=np.float32)
+    if "mapping.percentile" not in controls.numbers:
+        top: NDArray[np.float32] = np.max(magnitude, axis=0)
+        return top
+    rank = int(np.ceil(controls.numbers["mapping.percentile"] * count))
+    chosen: NDArray[np.float32] = np.partition(magnitude, rank - 1, axis=0)[rank - 1]
+    return chosen
+
+
+def spread(of_tiles: NDArray[np.float64], structure: Structure, rows: int) -> NDArray[np.float64]:
+    """Return a number of every column in every row tile [row tiles, N] for each weight, float64 [K, N]."""
+    return np.repeat(of_tiles, [tile.stop - tile.start for tile in structure.row_tiles(rows)], axis=0)
+
+
+def normalized(
+    w: NDArray[np.float32], s: NDArray[np.float32], structure: Structure, controls: Controls
+) -> NDArray[np.float32]:
+    """Return w = W / s rounded to codes of `weight_bits`, float32 [K, N]; s is that of each weight."""
+    unit = w / s
+    if structure.encoding != "weight" or "mapping.percentile" in controls.numbers:
+        unit = np.clip(unit, np.float32(-1), np.float32(1))
+    if structure.weight_bits == 0:
+        return unit
+    most = np.float32(2 ** (structure.weight_bits - 1) - 1)
+    rounded: NDArray[np.float32] = np.rint(unit * most) / most
+    return rounded
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """How the weights of one site lie in conductances g, and w = sum_i factors[i] v_i - offset."""
+
+    lowest: float
+    """r = g_min / g_max."""
+    factors: tuple[float, ...]
+    """f_i: what a unit of v in slice i is worth in weights."""
+    offset: float
+    """O: what all cells hold beside the weight, in weights."""
+
+    @property
+    def span(self) -> float:
+        """R = 1 - r."""
+        return 1 - self.lowest
+
+
+def mapping_of(structure: Structure, controls: Controls) -> Mapping:
+    """Return the mapping of a stored site with conductances, or the trivial one of plain numbers."""
+    if structure.encoding == "weight":
+        return Mapping(lowest=0.0, factors=(1.0,), offset=0.0)
+    r = lowest_conductance(controls)
+    span = 1 - r
+    if structure.slice_bits > 0:
+        d, b = structure.slice_bits, structure.weight_bits
+        most = 2**d - 1
+        factors = tuple(2.0 ** (i * d) * most / ((2 ** (b - 1) - 1) * span) for i in range(structure.weight_slices))
+        offset = 0.0
+        if structure.encoding == "offset":
+            digits = [(2 ** (b - 1) >> (i * d)) & most for i in range(structure.weight_slices)]
+            offset = sum(f * (r + span * digit / most) for f, digit in zip(factors, digits, strict=True))
+        return Mapping(r, factors, offset)
+    if structure.encoding == "offset":
+        used = span * _used_share(_cell_bits(controls))
+        return Mapping(r, (2 / span,), (1 - used / 2) * 2 / span)
+    return Mapping(r, (1 / span,), 0.0)
+
+
+def lowest_conductance(controls: Controls) -> float:
+    """Return r = g_min / g_max."""
+    return controls.numbers["mapping.g_min_us"] / controls.numbers["mapping.g_max_us"]
+
+
+def levels_of_cell(structure: Structure, controls: Controls) -> int:
+    """Return the number of steps between the levels of one cell, 0 for an analog one."""
+    bits = structure.slice_bits or _cell_bits(controls)
+    return 2**bits - 1 if bits else 0
+
+
+def targets(
+    w: NDArray[np.float32], weight_slice: int, negative: bool, structure: Structure, controls: Controls
+) -> NDArray[np.float64]:
+    """Return the target conductance of one device of every weight, float64 [K, N], from w of `normalized`.
+
+    Levels are decided in float32.
+    """
+    r = lowest_conductance(controls)
+    share: NDArray[Any]
+    if structure.slice_bits > 0:
+        share = _digits(w, weight_slice, negative, structure)
+    else:
+        half, one = np.float32(0.5), np.float32(1)
+        sided = -w if negative else w
+        if structure.encoding == "differential":
+            share = np.maximum(sided, np.float32(0))
+        elif structure.encoding == "two_sided":
+            share = (one + sided) * half
+        else:
+            used = _used_share(_cell_bits(controls))
+            share = np.float32(1 - used) + np.float32(used) * (w * half + half)
+        if _cell_bits(controls):
+            most = np.float32(2 ** _cell_bits(controls) - 1)
+            share = np.rint(share * most) / most
+    return r + (1 - r) * share.astype(np.float64)
+
+
+def _digits(w: NDArray[np.float32], weight_slice: int, negative: bool, structure: Structure) -> NDArray[np.float64]:
+    """Return the digit that a cell of one slice holds, as a share of the largest digit."""
+    most_code = 2 ** (structure.weight_bits - 1) - 1
+    code = np.rint(w * np.float32(most_code)).astype(np.int64)
+    if structure.encoding == "offset":
+        code = code + 2 ** (structure.weight_bits - 1)
+    else:
+        code = np.maximum(-code if negative else code, 0)
+    most_digit = 2**structure.slice_bits - 1
+    digit: NDArray[np.float64] = ((code >> (weight_slice * structure.slice_bits)) & most_digit) / most_digit
+    return digit
+
+
+def _cell_bits(controls: Controls) -> int:
+    return int(controls.numbers.get("mapping.cell_bits", 0))
+
+
+def _used_share(cell_bits: int) -> float:
+    """Return R'/R: with an even number of levels an offset leaves the lowest one out, so that 0 lies on a level."""
+    return (2**cell_bits - 2) / (2**cell_bits - 1) if cell_bits else 1.0

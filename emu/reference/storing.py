@@ -1,0 +1,172 @@
+"""What an array holds: from weights through mapping, programming, drift, stuck cells and wires to what is read."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu.reference.drift import compensation, drifted
+from emu.reference.faults import stuck, stuck_as_listed
+from emu.reference.mapping import (
+    Mapping,
+    lowest_conductance,
+    mapping_of,
+    normalized,
+    scales,
+    spread,
+    targets,
+)
+from emu.reference.programming import DeviceArray, clipped, programmed, programmed_numbers
+from emu.reference.random import Stream, stored_normals
+from emu.reference.structure import Controls, Structure
+from emu.reference.wires import through_wires
+from emu.reference.writing import written
+
+_LEAST_NET = 1e-7
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One matrix as its array holds it: weight = s (sum_i factors[i] v[i] - offset)."""
+
+    v: NDArray[np.float32]
+    """What a unit input finds, in units of g_max (plain numbers: of the scale), [weight slices, K, N]."""
+    s: NDArray[np.float64]
+    """Scale of every column in every row tile, with the factor of compensation, [row tiles, N]."""
+    mapping: Mapping
+    weights: NDArray[np.float32]
+    """W', what all of this amounts to, [K, N]."""
+    unit_column: NDArray[np.float32] | None = None
+    """v of the column of cells that holds 0, [slices, K, 1], where the offset is corrected by reading it."""
+
+
+def stored(w: NDArray[np.float32], faulty: NDArray[np.float32], structure: Structure, controls: Controls) -> Stored:
+    """Return what the array holds of the constant W [K, N]; `faulty` is W after bit flips.
+
+    What is fixed with the chip follows from `seed`, what every programming draws anew also from `read_seed`.
+    """
+    rows, columns = w.shape
+    s = scales(w, structure, controls).astype(np.float64)
+    mapping = mapping_of(structure, controls)
+    # A flipped exponent may make any number, also none.
+    with np.errstate(all="ignore"):
+        unit = normalized(faulty, spread(s, structure, rows).astype(np.float32), structure, controls)
+        unit_column = None
+        if structure.encoding == "weight":
+            v = programmed_numbers(unit, DeviceArray(structure, controls, rows, columns))[None]
+        else:
+            before, v = _cells(unit, structure, controls)
+            if structure.compensation != "none":
+                s = s * compensation(_weights(before, mapping), _weights(v, mapping), structure, controls)
+            if structure.encoding == "offset" and structure.offset_correction == "unit_column":
+                zeros = np.zeros((rows, 1), dtype=np.float32)
+                unit_column = _cells(zeros, structure, controls, of_unit_column=True)[1].astype(np.float32)
+        if "program.modifier" in controls.numbers:
+            v[0] = v[0] + mapping.span * _modifier(unit, structure, controls)
+        weights = (spread(s, structure, rows) * _weights(v, mapping)).astype(np.float32)
+    if _holds_the_number_itself(structure):
+        weights = faulty
+    return Stored(v.astype(np.float32), s, mapping, weights, unit_column)
+
+
+def stored_operand(
+    b: NDArray[np.float32],
+    s: NDArray[np.float32],
+    matrix: int,
+    sample: int,
+    structure: Structure,
+    controls: Controls,
+) -> Stored:
+    """Return what the array holds of one matrix [K, N] of a dynamic operand with scales s [row tiles, N].
+
+    `matrix` is its index within its sample, `sample` the index of that sample in the data set.
+    """
+    s_of_weight = spread(s.astype(np.float64), structure, b.shape[0])
+    mapping = Mapping(lowest=0.0, factors=(1.0,), offset=0.0)
+    if structure.write in ("lognormal_g", "clipformer"):
+        r = lowest_conductance(controls)
+        mapping = Mapping(lowest=r, factors=(1 / (1 - r),), offset=0.0)
+    unit = normalized(b, s_of_weight.astype(np.float32), structure, controls)
+    v = written(unit, matrix, sample, structure, controls)[None]
+    weights = (s_of_weight * _weights(v, mapping)).astype(np.float32)
+    if structure.write == "none" and "mapping.percentile" not in structure.entries:
+        weights = b
+    return Stored(v.astype(np.float32), s.astype(np.float64), mapping, weights)
+
+
+def _holds_the_number_itself(structure: Structure) -> bool:
+    changed = {"mapping.percentile", "program.modifier"} & set(structure.entries)
+    return structure.encoding == "weight" and structure.program == "none" and not structure.weight_bits and not changed
+
+
+def _weights(v: NDArray[np.float64], mapping: Mapping) -> NDArray[np.float64]:
+    """Return the weights in units of their scale, [K, N], that v [slices, K, N] stands for."""
+    return np.tensordot(np.asarray(mapping.factors), v, axes=1) - mapping.offset
+
+
+def _cells(
+    w: NDArray[np.float32], structure: Structure, controls: Controls, of_unit_column: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return v [slices, K, N] before drift (as if there were none) and after it."""
+    before, after = [], []
+    for weight_slice in range(structure.weight_slices):
+        arrays = [
+            DeviceArray(structure, controls, w.shape[0], w.shape[1], weight_slice, negative, of_unit_column)
+            for negative in ((False, True) if structure.has_pairs else (False,))
+        ]
+        target = [targets(w, weight_slice, array.negative, structure, controls) for array in arrays]
+        held = [programmed(g, array) for g, array in zip(target, arrays, strict=True)]
+        if structure.compensation != "none" or structure.drift == "none":
+            before.append(_difference([_as_found(g, array) for g, array in zip(held, arrays, strict=True)]))
+        if structure.drift == "none":
+            after.append(before[-1])
+            continue
+        unit: NDArray[np.float64] | float = 1.0
+        if structure.drift_pairs == "net":
+            held, unit = _net_pair(held, structure, controls)
+        aged = [
+            clipped(drifted(g, x, array), structure, controls) for g, x, array in zip(held, target, arrays, strict=True)
+        ]
+        after.append(unit * _difference([_as_found(g, array) for g, array in zip(aged, arrays, strict=True)]))
+    return np.array(before), np.array(after)
+
+
+def _as_found(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
+    """Return conductances as reading finds them: with stuck cells, through the wires."""
+    structure, controls = array.structure, array.controls
+    lowest = lowest_conductance(controls)
+    if structure.has_stuck_cells:
+        g = stuck(g, array.uniforms(Stream.STUCK), lowest, controls)
+    elif structure.fault_source == "list" and not array.of_unit_column:
+        g = stuck_as_listed(g, array.weight_slice, array.negative, lowest, structure, controls)
+    return through_wires(g, structure, controls) if structure.ir_drop == "network" else g
+
+
+def _difference(devices: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return devices[0] - devices[1] if len(devices) == 2 else devices[0]
+
+
+def _net_pair(
+    pair: list[NDArray[np.float64]], structure: Structure, controls: Controls
+) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:
+    """Return the pair that holds only the difference of a pair, over the whole range of its tile, and that range."""
+    r = lowest_conductance(controls)
+    net = (pair[0] - pair[1]) / (1 - r)
+    most = np.maximum(_largest_of_tile(net, structure), _LEAST_NET)
+    return [r + (1 - r) * np.maximum(sign * net, 0) / most for sign in (1, -1)], most
+
+
+def _modifier(w: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float64]:
+    """Return normal noise in proportion to the largest weight of each tile. Source: aihwkit's weight modifiers."""
+    normals = stored_normals(controls.seed, 0, structure.array, Stream.MODIFIER, *w.shape)
+    amplitude = controls.strength * controls.numbers["program.modifier"]
+    return amplitude * _largest_of_tile(w.astype(np.float64), structure) * normals
+
+
+def _largest_of_tile(values: NDArray[np.float64], structure: Structure) -> NDArray[np.float64]:
+    """Return for each weight the largest magnitude in its tile."""
+    largest = np.empty_like(values)
+    for k in structure.row_tiles(values.shape[0]):
+        for n in structure.column_tiles(values.shape[1]):
+            largest[k, n] = np.max(np.abs(values[k, n]))
+    return largest

@@ -1,0 +1,90 @@
+"""Which device each site is mapped to: one for all, or by rules such as `component=ffn_*:pcm`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from emu.device import Profile, load_profile, parse_overrides
+from emu.device.loading import Overrides
+from emu.errors import InputError
+from emu.rewriter.selection import Selectable, matching
+
+Device: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Profile
+# `SELECTION:DEVICE`, or the two apart.
+Rule: TypeAlias = str | tuple[str, Device]
+
+
+def load_devices(
+    device: Device, rules: Sequence[Rule] = (), set: Overrides | None = None
+) -> tuple[Profile, list[tuple[str, Profile]]]:
+    """Loads the devices of a rewriting.
+
+    Args:
+        device: for the sites that no rule matches: a preset's name, the path of a TOML file, plain data, or a profile.
+        rules: `SELECTION:DEVICE`, split at the last colon, or pairs.
+        set: changes of settings: `program.sigma` of `device`, `pcm:drift.time_s` of the device of that name.
+
+    Returns:
+        The profile of `device`, and the selection and profile of each rule.
+
+    Raises:
+        InputError: a rule that cannot be read, a wrong device or setting, or two devices that differ under one name.
+
+    """
+    pairs = [_pair(rule) for rule in rules]
+    plain: dict[str, Any] = {}
+    named: dict[str, dict[str, Any]] = {}
+    for key, value in parse_overrides(set).items():
+        name, colon, setting = key.partition(":")
+        if colon:
+            named.setdefault(name.strip(), {})[setting] = value
+        else:
+            plain[key] = value
+    default = load_profile(_source(device), plain)
+    loaded = [default, *(default if _same(source, device) else load_profile(_source(source)) for _, source in pairs)]
+    profiles: dict[str, Profile] = {}
+    for profile in loaded:
+        if profiles.setdefault(profile.name, profile).model_dump() != profile.model_dump():
+            raise InputError(f"Two devices are named '{profile.name}' and differ: give one of them another name.")
+    for name, changes in named.items():
+        if name not in profiles:
+            raise InputError(
+                f"'{name}:{next(iter(changes))}' sets a device that is not used here: write one of "
+                f"{', '.join(profiles)} before the colon."
+            )
+        profiles[name] = load_profile(profiles[name], changes)
+    chosen = [profiles[profile.name] for profile in loaded]
+    return chosen[0], [(selection, profile) for (selection, _), profile in zip(pairs, chosen[1:], strict=True)]
+
+
+def assign(sites: Sequence[Selectable], default: Profile, rules: Sequence[tuple[str, Profile]]) -> list[Profile]:
+    """The device of every site: that of the last rule that matches it, else `default`.
+
+    Raises:
+        InputError: a rule that matches no site.
+
+    """
+    profiles = [default] * len(sites)
+    places = {id(site): place for place, site in enumerate(sites)}
+    for selection, profile in rules:
+        for site in matching(sites, selection, "map"):
+            profiles[places[id(site)]] = profile
+    return profiles
+
+
+def _pair(rule: Rule) -> tuple[str, Device]:
+    if not isinstance(rule, str):
+        return rule
+    selection, colon, device = rule.rpartition(":")
+    if not colon or not selection.strip() or not device.strip():
+        raise InputError(f"map '{rule}' cannot be read: write SELECTION:DEVICE, as in component=ffn_*:rram.")
+    return selection, device.strip()
+
+
+def _source(device: Device) -> str | Path | Mapping[str, Any] | Profile:
+    return Path(device) if isinstance(device, os.PathLike) else device
+
+
+def _same(one: Device, other: Device) -> bool:
+    return one is other or (type(one) is type(other) and one == other)

@@ -1,0 +1,186 @@
+"""Calibration: ranges fit what converters meet on data, and a model that lacks them says so."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import emu
+from emu.calibration import calibrate, calibrated_sites
+from emu.errors import InputError
+from emu.evaluation import evaluate, run
+from emu.rewriter import read_manifest, rewrite
+from tests.rewriter.small import initializer, model, transformer, values
+
+DAC = {"model": "uniform", "range": "calibrated", "bits": 8}
+ADC = {"model": "uniform", "range": "calibrated", "bits": 8}
+PAIRS = {"encoding": "differential", "g_min_us": 10, "g_max_us": 100}
+X = {"x": values(6, 5, 8)}
+
+
+def calibrated(device, original=None, data=X, **options):
+    emulated = rewrite(original or transformer(), device)
+    return calibrate(emulated, data, ops="python", **options)
+
+
+def one_product(**device):
+    """A product of 40 x 8 with 8 x 6, its inputs and its weight."""
+    return model("y = MatMul(x, w)", inputs="float[batch, 8] x", w=values(8, 6)), values(40, 8, seed=2), values(8, 6)
+
+
+def test_a_dac_gets_the_largest_activation_that_enters_its_site():
+    original = transformer()
+    result = calibrated({"dac": DAC}, original)
+    ranges = result.value("emu.ranges")
+    names = {"x": X["x"]}
+    for name in ("up0", "middle0", "active0", "qh0", "weights0"):
+        shown = onnx.ModelProto()
+        shown.CopyFrom(original)
+        shown.graph.output.append(onnx.ValueInfoProto(name=name))
+        names[name] = emu.session(shown, ops="python").run([name], X)[0]
+    sites = {site["node"]: site["index"] for site in result.manifest["sites"]}
+    fed = {"q0": "x", "up0": "middle0", "down0": "active0", "scores0": "qh0", "context0": "weights0"}
+    for site, name in fed.items():
+        assert ranges[sites[site], 0] == pytest.approx(np.abs(names[name]).max(), rel=1e-5)
+    np.testing.assert_array_equal(ranges[:, 1:], [[-1, 1]] * len(ranges))
+
+
+@pytest.mark.parametrize("code", ["sign_magnitude", "twos_complement", "offset_binary"])
+def test_an_adc_gets_the_range_of_the_outputs_of_its_tiles(code):
+    original, x, w = one_product()
+    device = {"mapping": PAIRS | {"tile_rows": 4}, "dac": DAC, "adc": ADC | {"code": code}}
+    largest, low, high = calibrated(device, original, {"x": x}).value("emu.ranges")[0]
+    assert largest == np.abs(x).max()
+    fed = np.rint(x / largest * 127) / 127
+    v = 0.9 * w / np.abs(w).max()
+    y = np.stack([fed[:, k : k + 4] @ v[k : k + 4] for k in (0, 4)])
+    expected = (y.min(), y.max()) if code == "offset_binary" else (-np.abs(y).max(), np.abs(y).max())
+    np.testing.assert_allclose([low, high], expected, rtol=1e-5)
+
+
+def test_outputs_of_slices_are_digits_times_digits():
+    original, x, w = one_product()
+    mapping = PAIRS | {"g_min_us": 0, "weight_bits": 8, "slice_bits": 4}
+    result = calibrated({"mapping": mapping, "dac": DAC | {"slice_bits": 1}, "adc": ADC}, original, {"x": x})
+    code = np.rint(np.abs(x) / np.abs(x).max() * 127).astype(int)
+    weight = np.rint(np.abs(w) / np.abs(w).max() * 127).astype(int)
+    outputs = [
+        np.abs((np.sign(x) * (code >> bit & 1)) @ (np.sign(w) * (weight >> shift & 15) / 15))
+        for bit in range(7)
+        for shift in (0, 4)
+    ]
+    assert result.value("emu.ranges")[0, 2] == pytest.approx(np.max(outputs), rel=1e-5)
+
+
+@pytest.mark.parametrize("write", [{"model": "none"}, {"model": "lognormal_w", "sigma": 0.2, "scaling": "sample"}])
+def test_operands_written_at_run_time_are_calibrated_undisturbed(write):
+    original = model(
+        "b = Transpose <perm = [0, 1, 3, 2]> (x) y = MatMul(x, b)",
+        inputs="float[batch, 2, 5, 4] x",
+        outputs="float[batch, 2, 5, 5] y",
+    )
+    x = values(3, 2, 5, 4)
+    result = calibrated({"write": write, "dac": {"model": "none"}, "adc": ADC}, original, {"x": x}, batch_size=1)
+    scale = np.abs(x).max(axis=(1, 2, 3) if "scaling" in write else (2, 3), keepdims=True)
+    expected = np.abs(x @ (x / scale).transpose(0, 1, 3, 2)).max()
+    assert result.value("emu.ranges")[0, 2] == pytest.approx(expected, rel=1e-5)
+
+
+def test_integer_codes_are_calibrated_as_the_numbers_that_they_stand_for():
+    codes = np.random.default_rng(0).integers(-128, 128, (8, 6)).astype(np.int8)
+    original = model(
+        "w = DequantizeLinear(c, s, z)  y = MatMul(x, w)",
+        inputs="float[batch, 8] x",
+        c=codes,
+        s=np.float32(0.1),
+        z=np.int8(3),
+    )
+    _, x, _ = one_product()
+    w = (codes.astype(np.float32) - 3) * 0.1
+    y = x @ (w / np.abs(w).max())
+    result = calibrated({"adc": ADC}, original, {"x": x})
+    assert result.manifest["sites"][0]["op"] == "CrossbarMatMulQuantized"
+    assert result.value("emu.ranges")[0, 2] == pytest.approx(np.abs(y).max(), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_a_calibrated_model_runs_and_stays_near_the_clean_one(method):
+    device = {"mapping": {"tile_rows": 4}, "dac": DAC | {"bits": 12}, "adc": ADC | {"bits": 14}}
+    data = {"x": values(32, 5, 8, seed=4)}
+    result = calibrated(device, data=data, method=method, percentile=100)
+    clean = emu.session(transformer(), ops="python").run(None, data)[0]
+    error = np.abs(emu.session(result, ops="python").run(None, data)[0] - clean).max() / np.abs(clean).max()
+    # Least entropy cuts off the tails.
+    assert error < (1.0 if method == "entropy" else 0.01)
+
+
+def test_the_batch_size_does_not_change_the_largest_numbers():
+    first, second = (calibrated({"dac": DAC, "adc": ADC}, batch_size=size).value("emu.ranges") for size in (2, 6))
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_samples_limit_the_data_and_the_manifest_says_how(tmp_path):
+    np.savez(tmp_path / "data.npz", **X, labels=np.zeros(6, int))
+    result = calibrated({"dac": DAC}, data=tmp_path / "data.npz", samples=2, method="percentile", percentile=99.5)
+    how = {"method": "percentile", "samples": 2, "data": str(tmp_path / "data.npz"), "percentile": 99.5}
+    assert result.manifest["calibration"] == how
+    assert result.value("emu.ranges")[0, 0] <= np.abs(X["x"][:2]).max()
+    result.save(tmp_path / "m.onnx")
+    assert read_manifest(tmp_path / "m.onnx") == json.loads(json.dumps(result.manifest))
+    np.testing.assert_array_equal(initializer(onnx.load(tmp_path / "m.onnx"), "emu.ranges"), result.value("emu.ranges"))
+    again = calibrate(tmp_path / "m.onnx", X, ops="python")
+    assert again.value("emu.ranges")[0, 0] == np.abs(X["x"]).max()
+
+
+def test_only_sites_of_calibrated_devices_get_ranges():
+    emulated = rewrite(transformer(), "ideal", map=[("component=ffn_up", {"name": "mine", "dac": DAC, "adc": ADC})])
+    index = next(site["index"] for site in emulated.manifest["sites"] if site["node"] == "up0")
+    assert calibrated_sites(emulated.manifest) == {index: (True, True)}
+    before = emulated.value("emu.ranges")
+    assert np.isnan(before[index]).all() and np.isfinite(np.delete(before, index, axis=0)).all()
+    after = calibrate(emulated, X, ops="python").value("emu.ranges")
+    assert np.isfinite(after).all() and after[index, 0] > 1
+    np.testing.assert_array_equal(np.delete(after, index, axis=0), [[1, -1, 1]] * (len(after) - 1))
+    assert np.isnan(emulated.value("emu.ranges")[index]).all(), "the given model is not changed"
+
+
+def test_a_model_that_was_never_calibrated_says_what_to_do():
+    emulated = rewrite(transformer(), {"dac": DAC})
+    data = {**X, "labels": np.zeros(6, int)}
+    for attempt in (lambda: evaluate(emulated, data, ops="python"), lambda: run(emulated, X, ops="python")):
+        with pytest.raises(InputError, match="is not calibrated yet: run 'emu calibrate'"):
+            attempt()
+    with pytest.raises(InputError, match="'ranges' has the activation nan"):
+        emu.session(emulated, ops="python").run(None, X)
+    result = calibrate(emulated, data, ops="python")
+    assert run(result, X, ops="python")["classifier"].shape == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("device", "data", "options", "says"),
+    [
+        ("rram", X, {}, "has no converters with calibrated ranges"),
+        ({"dac": DAC}, {"y": X["x"]}, {}, "has no array 'x'"),
+        ({"dac": DAC}, {"x": X["x"][:0]}, {}, "expected at least one"),
+        ({"dac": DAC}, X, {"samples": 7}, "ask for 1 to 6"),
+        ({"dac": DAC}, X, {"method": "mean"}, "method is 'mean'"),
+        ({"dac": DAC}, X, {"percentile": 101}, "percentile is 101"),
+        ({"dac": DAC}, X, {"batch_size": 0}, "The batch size is 0"),
+        ({"dac": DAC}, {"x": X["x"] * np.inf}, {}, "the inputs of node 'q0' are not finite"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(device, data, options, says):
+    with pytest.raises(InputError, match=says):
+        calibrated(device, data=data, **options)
+
+
+def test_a_plain_model_is_refused():
+    with pytest.raises(InputError, match="is not rewritten: rewrite it for a device first"):
+        calibrate(transformer(), X)
+
+
+def test_progress_reaches_the_total():
+    seen = []
+    calibrated({"dac": DAC}, batch_size=4, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]

@@ -1,0 +1,131 @@
+"""Settings of different sections that contradict each other are refused with a sentence that names both."""
+
+from typing import Any
+
+import pytest
+
+from emu.device import load_profile
+from emu.errors import InputError
+
+PAIR = ["mapping.encoding=differential", "mapping.g_min_us=1", "mapping.g_max_us=20"]
+OFFSET = ["mapping.encoding=offset", "mapping.g_min_us=1", "mapping.g_max_us=20"]
+SLICES = [*PAIR, "mapping.weight_bits=8", "mapping.slice_bits=2"]
+DRIFT = ["drift.model=pcm", "drift.time_s=1h"]
+GRANULAR = ["adc.model=uniform", "adc.range=granular", "adc.bits=8"]
+DAC = ["dac.model=uniform", "dac.range=absmax", "dac.bits=8"]
+ITERATIVE = ["adc.model=uniform", "adc.range=fixed", "adc.bits=8", "adc.bound=10", "adc.bound_management=iterative"]
+FLIPS = ["faults.storage=int", "faults.bits=8", "faults.ber=1e-3"]
+
+
+def changed(overrides: list[str], **values: str) -> list[str]:
+    """The overrides with other values for some settings, by their last word."""
+    names = [text.partition("=")[0] for text in overrides]
+    return [
+        f"{name}={values.get(name.split('.')[-1], text.partition('=')[2])}"
+        for name, text in zip(names, overrides, strict=True)
+    ]
+
+
+def refusal(device: Any, overrides: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        load_profile(device, overrides)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        # mapping
+        ([*PAIR, "mapping.slice_bits=2"], "mapping.slice_bits needs mapping.weight_bits"),
+        ([*SLICES, "mapping.cell_bits=4"], "mapping.cell_bits has no effect beside mapping.slice_bits"),
+        ([*OFFSET, "mapping.cell_bits=1"], "mapping.cell_bits is 1 and must be 0 or at least 2"),
+        (
+            ["mapping.weight_bits=8", "mapping.slice_bits=2"],
+            "mapping.slice_bits has no effect with mapping.encoding weight",
+        ),
+        (["mapping.cell_bits=4"], "mapping.cell_bits has no effect with mapping.encoding weight"),
+        (
+            ["mapping.encoding=two_sided", "mapping.g_min_us=1", "mapping.g_max_us=20", "mapping.slice_bits=2"],
+            "mapping.slice_bits has no effect with mapping.encoding two_sided",
+        ),
+        ([*PAIR, "mapping.offset_correction=unit_column"], "choose mapping.encoding offset"),
+        # program
+        (
+            [*PAIR, "program.model=gauss_prop", "program.sigma=0.1"],
+            "gauss_prop disturbs weights and needs mapping.encoding",
+        ),
+        (["program.model=uniform_inverse", "program.sigma=0.1"], "uniform_inverse disturbs conductances"),
+        ([*PAIR, "program.model=level_shared", "program.sigma=0.1"], "level_shared needs levels"),
+        ([*SLICES, "program.model=function", "program.function=f"], "function is not for sliced weights"),
+        (["program.model=function", "program.function=f", "program.clip=zero"], "program.clip has no effect"),
+        (["program.clip=zero"], "program.clip has no effect with program.model none"),
+        ([*SLICES, "program.modifier=0.1"], "program.modifier is not for sliced weights"),
+        ([*OFFSET, "program.modifier=0.1"], "program.modifier is not for"),
+        ([*PAIR, "program.model=wan2022", "program.time_s=1h"], "must be 1, 86400 ('1d') or 172800"),
+        ([*PAIR, "program.model=sonos", "program.current_max_na=9", "program.time_s=6d"], "must be 0 or 1 to 5 days"),
+        # drift
+        (DRIFT, "drift.model pcm is of conductances"),
+        (["drift.compensation=global"], "drift.compensation has no effect with drift.model none"),
+        ([*OFFSET, *DRIFT, "drift.pairs=net"], "drift.pairs net needs mapping.encoding differential"),
+        ([*SLICES, *DRIFT, "drift.pairs=net"], "without mapping.slice_bits"),
+        ([*SLICES, *DRIFT, "drift.compensation=global"], "choose global_exact"),
+        ([*OFFSET, *DRIFT, "drift.compensation=column"], "choose column_exact"),
+        ([*PAIR, "drift.model=cmo", "drift.time_s=0.5"], "must be 0 or at least 1"),
+        # faults
+        (["faults.stuck_low=0.1", "faults.stuck_high=0.1"], "are of conductances"),
+        ([*PAIR, "faults.stuck_low=0.1"], "stuck_high is missing"),
+        ([*PAIR, "faults.stuck_low=0.6", "faults.stuck_high=0.5"], "add up to 1.1 and must not exceed 1"),
+        ([*PAIR, "faults.storage=float32", "faults.ber=1e-3"], "faults.storage float32 needs mapping.encoding weight"),
+        ([*FLIPS, "faults.flip=sign", "faults.protection=secded"], "needs flip all"),
+        ([*FLIPS, "faults.flip=[8]"], "flip names bit 8, and there are bits 0 to 7"),
+        ([*FLIPS, "faults.flip=exponent"], "codes do not have"),
+        ([*FLIPS, "faults.flip=[1, 1]"], "a list of different bits"),
+        ([*FLIPS, "faults.flip=[]"], "a list of different bits"),
+        (changed(FLIPS, bits="7"), "faults.bits is 7 and must be one of 4, 8 or 16"),
+        (["faults.ber=0.1"], "faults.ber has no effect with faults.storage none"),
+        # write
+        (["write.scaling=sample", "mapping.scaling=tile"], "write.scaling sample needs mapping.scaling tensor"),
+        (["write.operands=key"], "write.operands has no effect with write.model none"),
+        # converters
+        ([*SLICES, *ITERATIVE], "set mapping.slice_bits to 0"),
+        ([*DAC, "dac.slice_bits=1", *ITERATIVE], "set dac.slice_bits to 0"),
+        ([*OFFSET, *ITERATIVE], "adc.bound_management iterative is not for mapping.encoding offset"),
+        ([*DAC, *GRANULAR], "granular needs levels of weights"),
+        ([*PAIR, "mapping.cell_bits=4", *GRANULAR], "granular needs levels of inputs"),
+        ([*PAIR, "mapping.cell_bits=4", *DAC, *changed(GRANULAR, bits="0")], "range granular needs it"),
+        ([*changed(DAC, bits="0"), "dac.slice_bits=1"], "slice_bits needs bits"),
+        ([*DAC, "dac.slice_bits=1", "dac.code=offset_binary"], "slice_bits needs code sign_magnitude"),
+        ([*DAC, "dac.slice_bits=1", "dac.bound=2"], "slice_bits needs bound 1"),
+        ([*DAC, "dac.slice_bits=1", "read.input_noise=0.1"], "read.input_noise is not for sliced inputs"),
+        (["adc.model=uniform", "adc.range=rows", "adc.bits=8", "adc.gain_sigma=0.1"], "offset_sigma is missing"),
+        (["adc.model=uniform", "adc.range=rows", "adc.bits=8", "adc.columns=8"], "columns has no effect"),
+        # read
+        (["read.wires=network", "read.row_ohm=1", "read.column_ohm=1"], "read.wires network is of conductances"),
+        (["read.ir_drop=1"], "read.ir_drop has no effect"),
+        (["read.wires=network"], "read.row_ohm is missing"),
+    ],
+)
+def test_a_contradiction_is_refused(overrides: list[str], says: str) -> None:
+    assert says in refusal("ideal", overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [*SLICES, "program.model=level_shared", "program.sigma=0.1"],
+        [*SLICES, *DRIFT, "drift.compensation=column_exact"],
+        [*OFFSET, *DRIFT, "drift.compensation=global_exact"],
+        [*PAIR, *DRIFT, "drift.pairs=net", "drift.compensation=column"],
+        [*PAIR, "mapping.cell_bits=4", *DAC, *GRANULAR],
+        [*OFFSET, "mapping.offset_correction=unit_column", "read.output_noise=0"],
+        [*DAC, "dac.slice_bits=3", "adc.model=uniform", "adc.range=calibrated", "adc.bits=6"],
+        [*FLIPS, "faults.protection=secded_zero"],
+        ["write.scaling=sample", "mapping.scaling=tensor"],
+        ["mapping.weight_bits=4", "program.model=function", "program.function=f"],
+        [*PAIR, "program.model=function", "program.function=f", "program.clip=range"],
+        [*PAIR, "drift.model=cmo", "drift.time_s=0"],
+    ],
+)
+def test_what_goes_together_is_accepted(overrides: list[str]) -> None:
+    load_profile("ideal", overrides)

@@ -1,0 +1,3 @@
+from tests.golden.conftest import crossbar
+
+__all__ = ["crossbar"]
