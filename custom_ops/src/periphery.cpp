@@ -217,7 +217,9 @@ class Reader {
       throw Error("node '" + structure_.node +
                   "', attribute 'adc' is 'granular'; this needs weights and inputs of limited resolution");
     }
-    const bool conductances = structure_.encoding != Encoding::kWeight;
+    // One weight of 1 is this much in units of g_max; the slices of a weight have steps of their own.
+    const bool conductances =
+        structure_.dynamic() ? product_.decoding.factors[0] != 1.0f : structure_.encoding != Encoding::kWeight;
     return (conductances ? 1.0 - device_.floor() : 1.0) / (cell_steps * input_steps);
   }
 

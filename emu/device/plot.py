@@ -58,7 +58,7 @@ def plot_device(profile: Profile, path: str | Path) -> list[str]:
     try:
         import matplotlib
     except ImportError:
-        raise InputError("Plots need matplotlib: install emu[analysis].") from None
+        raise InputError("Plots need matplotlib: pip install 'emu-onnx[analysis]'.") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

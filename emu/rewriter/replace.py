@@ -141,7 +141,8 @@ def node_attributes(
         model: how to call the model in an error.
 
     Raises:
-        InputError: the site holds integer codes that the device's faults do not fit.
+        InputError: the site holds integer codes that the device's faults do not fit, or its operands are written at
+            run time and the device's ADC needs to know their levels.
 
     """
     structure = profile.structure()
@@ -155,6 +156,11 @@ def node_attributes(
             structure["write"] = "none"
         if structure["ir_drop"] == "network":  # of conductances that are there before the product
             structure["ir_drop"] = "none"
+        if structure["adc"] == "granular" and not profile.entries().get("mapping.cell_bits"):
+            raise InputError(
+                f"{model}: node '{site.node}' multiplies activations, and a granular ADC needs levels of what is "
+                f"stored: leave it digital (exclude component={site.component}), or map it to another device."
+            )
     return {
         "format": FORMAT,
         "site": site.index,

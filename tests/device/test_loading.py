@@ -190,11 +190,15 @@ def test_a_file_with_a_setting_without_effect_is_refused_whatever_is_overridden(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
         lambda inner: (
             st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["model", "range", "bits", "sigma", "x"]), inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["model", "range", "bits", "sigma", "flip", "target_us", "parameters", "csv", "x"]),
+                inner,
+                max_size=3,
+            )
         ),
         max_leaves=6,
     ),
-    st.sampled_from(["mapping", "program", "write", "dac", "adc", "read", "name", "other"]),
+    st.sampled_from(["mapping", "program", "drift", "faults", "write", "dac", "adc", "read", "name", "other"]),
 )
 def test_any_data_is_a_profile_or_one_sentence(content: Any, section: str) -> None:
     try:

@@ -42,7 +42,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match=r"Plots need matplotlib: install emu\[analysis\]\."):
+    with pytest.raises(InputError, match=r"Plots need matplotlib: pip install 'emu-onnx\[analysis\]'"):
         plot_device(load_profile("rram"), tmp_path / "x.png")
 
 

@@ -100,7 +100,7 @@ def away_from_ties(x: Any, parts: list[slice], dynamic: bool, steps: int) -> Any
 
 
 def assert_same(ours: Any, theirs: Any, undecided: Any = False) -> None:
-    assert np.mean(undecided) < 0.05
+    assert np.mean(undecided) < 0.01
     limit = 1e-5 * np.abs(theirs).max()
     np.testing.assert_array_less(np.where(undecided, 0, np.abs(ours - theirs)), limit)
 

@@ -144,6 +144,18 @@ def test_wires_are_of_stored_weights_only():
     assert attributes(nodes["scores0"])["ir_drop"] == "none"
 
 
+def test_a_granular_adc_is_not_for_products_of_activations():
+    device = {
+        "mapping": {"weight_bits": 8},
+        "dac": {"model": "uniform", "range": "absmax", "bits": 8},
+        "adc": {"model": "uniform", "range": "granular", "bits": 8},
+    }
+    with pytest.raises(InputError, match=r"node 'scores0' .*\(exclude component=attention_scores\)"):
+        rewrite(transformer(), device)
+    rewritten = rewrite(transformer(), device, exclude="component=attention_*")
+    assert attributes(crossbars(rewritten.model)["q0"])["adc"] == "granular"
+
+
 def test_codes_of_a_quantized_model_decide_how_many_bits_can_flip():
     codes = np.random.default_rng(0).integers(-8, 8, (4, 6)).astype(np.int8)
     original = model("w = DequantizeLinear(c, s)  y = MatMul(x, w)", c=codes, s=np.float32(0.1))
