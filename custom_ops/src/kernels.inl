@@ -277,9 +277,9 @@ void map_row(const MapRow& row, const float* w, const float* scales, int64_t cou
   const F level_steps = set(row.level_steps);
   const F floor = set(row.floor);
   const F range = set(1.0f - row.floor);
-  const float shrink = row.level_steps > 0 ? (row.level_steps - 1.0f) / row.level_steps : 1.0f;  // R' / R
-  const F offset_slope = set(shrink);
-  const F offset_base = set(1.0f - shrink);
+  const double shrink = row.level_steps > 0 ? (row.level_steps - 1.0) / row.level_steps : 1.0;  // R' / R
+  const F offset_slope = set(static_cast<float>(shrink));
+  const F offset_base = set(static_cast<float>(1.0 - shrink));
   const F slice_steps = set(row.slice_steps);
   const F slice_base = set(row.slice_steps + 1.0f);
   const F slice_divisor = set(row.slice_divisor);
