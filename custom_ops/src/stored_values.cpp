@@ -412,10 +412,6 @@ class Storing {
     const float one = 1;
     float target = 0;
     kernels().map_row(mapping, &zero, &one, 1, &target);
-    if (pattern.model == Disturbance::kFunction) {
-      throw Error("node '" + structure_.node + "', attribute 'offset_correction' is 'unit_column'; expected digital " +
-                  "because 'program' is 'function'");
-    }
     for (int64_t k = 0; k < rows_; ++k) {
       float& cell = g[static_cast<size_t>(k)];
       cell = target;

@@ -549,6 +549,8 @@ Structure parse_structure(const std::string& node, Operator kind,
            "slices need 'weight_bits' and attribute 'encoding' to be differential or offset");
     refuse(sliced && structure.disturbance == Disturbance::kFunction, "program", program.c_str(),
            "a function cannot program slices");
+    refuse(structure.unit_column && structure.disturbance == Disturbance::kFunction, "offset_correction", "unit_column",
+           "a function programs arrays, not the column beside them");
     refuse(structure.disturbance == Disturbance::kFunction && structure.program_function.empty(), "program_function",
            "", "expected the name of a function");
     refuse(structure.drift != Drift::kNone && weights, "drift", string_attribute("drift").c_str(),

@@ -61,6 +61,11 @@ def _program(profile: "Profile") -> Iterator[str]:
         yield "program.model level_shared needs levels: mapping.cell_bits from 1, or mapping.slice_bits"
     if program.model == "function" and slice_bits:
         yield "program.model function is not for sliced weights: set mapping.slice_bits to 0"
+    if program.model == "function" and _get(mapping, "offset_correction") == "unit_column":
+        yield (
+            "mapping.offset_correction unit_column is not for program.model function, which is given the array only: "
+            "choose digital"
+        )
     if program.model == "function" and mapping.encoding == "weight" and _get(program, "clip") is not None:
         yield "program.clip has no effect with mapping.encoding weight: only conductances are clipped"
     if program.modifier is not None and (slice_bits or mapping.encoding == "offset"):

@@ -537,6 +537,11 @@ def _check_combinations(structure: Structure) -> None:
         "program_function",
         "a name because 'program' is 'function'",
     )
+    refuse(
+        it.program == "function" and it.encoding == "offset" and it.offset_correction == "unit_column",
+        "offset_correction",
+        "'digital' because 'program' is 'function'",
+    )
     for name in ("table_times", "table_points"):
         refuse(it.program == "table" and getattr(it, name) == 0, name, "1 or greater because 'program' is 'table'")
     refuse(
@@ -747,13 +752,15 @@ def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, 
         input_range = largest
         if not (math.isfinite(largest) and largest > 0):
             raise structure.error(
-                f"input 'ranges' has the activation {largest:g} for this site, expected finite and > 0."
+                f"input 'ranges' has the activation {largest:g} for this site, expected finite and > 0: "
+                "'emu calibrate' finds it."
             )
     if structure.adc == "calibrated":
         output_range = (low, high)
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise structure.error(
-                f"input 'ranges' has the outputs {low:g} to {high:g} for this site, expected finite and rising."
+                f"input 'ranges' has the outputs {low:g} to {high:g} for this site, expected finite and "
+                "rising: 'emu calibrate' finds them."
             )
     return input_range, output_range
 

@@ -16,6 +16,8 @@ DAC = ["dac.model=uniform", "dac.range=absmax", "dac.bits=8"]
 ITERATIVE = ["adc.model=uniform", "adc.range=fixed", "adc.bits=8", "adc.bound=10", "adc.bound_management=iterative"]
 FLIPS = ["faults.storage=int", "faults.bits=8", "faults.ber=1e-3"]
 
+FUNCTION = ["program.model=function", "program.function=f"]
+
 
 def changed(overrides: list[str], **values: str) -> list[str]:
     """The overrides with other values for some settings, by their last word."""
@@ -90,6 +92,10 @@ def refusal(device: Any, overrides: Any) -> str:
         # converters
         ([*SLICES, *ITERATIVE], "set mapping.slice_bits to 0"),
         ([*DAC, "dac.slice_bits=1", *ITERATIVE], "set dac.slice_bits to 0"),
+        (
+            [*OFFSET, "mapping.offset_correction=unit_column", "read.output_noise=0", *FUNCTION],
+            "mapping.offset_correction unit_column is not for program.model function",
+        ),
         ([*OFFSET, *ITERATIVE], "adc.bound_management iterative is not for mapping.encoding offset"),
         ([*DAC, *GRANULAR], "granular needs levels of weights"),
         ([*PAIR, "mapping.cell_bits=4", *GRANULAR], "granular needs levels of inputs"),

@@ -335,6 +335,16 @@ _DAC = {"dac.bits": 8, "dac.steps": 0, "dac.bound": 1}
         ({**_PLAIN_PAIR, **_SLICED, "encoding": "two_sided"}, "slice_bits"),
         ({**_PLAIN_PAIR, **_SLICED, "program": "function", "program_function": "f"}, "slice_bits"),
         ({"program": "function"}, "program_function"),
+        (
+            {
+                **_PLAIN_PAIR,
+                "encoding": "offset",
+                "offset_correction": "unit_column",
+                "program": "function",
+                "program_function": "f",
+            },
+            "offset_correction",
+        ),
         ({**_PLAIN_PAIR, "program": "table", "table_points": 1}, "table_times"),
         ({**_PLAIN_PAIR, "program": "level_shared"}, "program"),
         ({"drift": "pcm"}, "drift"),
