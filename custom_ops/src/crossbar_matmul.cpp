@@ -138,7 +138,7 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& snapshot : snapshots_) {
-      if (snapshot->key == key) return snapshot;
+      if (snapshot->key == key && snapshot->packed_for == &kernels()) return snapshot;
     }
     // Make room before the new copy is made, so that no more copies than the limit are ever alive here.
     while (snapshots_.size() >= static_cast<size_t>(g_snapshot_limit.load())) snapshots_.erase(snapshots_.begin());
@@ -148,8 +148,10 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
   };
   const Matrix matrix{
       w.values, rows_, columns_, quantized_ ? &w.codes : nullptr, controls.faults.ints(), controls.faults.size()};
-  const auto fresh = std::make_shared<const StoredArray>(
-      store_array(structure_, controls.device, key, matrix, structure_.has_periphery(), for_each));
+  const bool for_reading = structure_.has_periphery();
+  const auto fresh =
+      std::make_shared<StoredArray>(store_array(structure_, controls.device, key, matrix, for_reading, for_each));
+  pack_array(structure_, rows_, columns_, for_reading, for_each, *fresh);
   const std::lock_guard<std::mutex> lock(mutex_);
   while (snapshots_.size() >= static_cast<size_t>(g_snapshot_limit.load())) snapshots_.erase(snapshots_.begin());
   snapshots_.push_back(fresh);
@@ -160,15 +162,19 @@ void StoredProduct::crossbar_product(const Controls& controls, const Tensor& x, 
                                      const Context& context, float* y) {
   Shape y_shape = leading(x.shape, 1);
   y_shape.push_back(columns_);
+  const int64_t rows = product(x.shape, 0, x.shape.size() - 1);
   if (!structure_.has_periphery()) {
     const bool as_it_is = stores_exactly(structure_, controls.device, controls.strength);
-    const auto weights = as_it_is ? nullptr : stored(controls, w, context);
-    matmul_.run(context, x_values, x.shape, as_it_is ? w.values : weights->slices[0].data(), w.shape, y, y_shape);
+    if (as_it_is) {
+      matmul_.run(context, x_values, x.shape, w.values, w.shape, y, y_shape);
+    } else {
+      const auto weights = stored(controls, w, context);
+      multiply_rows(context, x_values, rows, weights->slices[0].data(), rows_, columns_, y);
+    }
     return;
   }
   const auto weights = stored(controls, w, context);
   const SampleMap samples(leading(x.shape, 1), structure_.sample_axis, controls);
-  const int64_t rows = product(x.shape, 0, x.shape.size() - 1);
   check_counter_range(structure_, samples, rows, static_cast<uint64_t>((columns_ + 3) / 4));
   CrossbarProduct read;
   read.structure = &structure_;
@@ -179,19 +185,21 @@ void StoredProduct::crossbar_product(const Controls& controls, const Tensor& x, 
   read.columns = columns_;
   read.row_tiles = structure_.row_tiles(rows_);
   read.column_groups = structure_.column_groups(columns_);
-  const auto block = [&](const std::vector<float>& values, size_t tile, size_t group) {
-    return values.data() + block_offset(read.row_tiles[tile], read.column_groups[group], columns_);
+  const BlockLayout layout(read.row_tiles, read.column_groups);
+  read.tile = [&](size_t i, size_t t, size_t g) { return weights->slices[i].data() + layout.offset(t, g); };
+  read.noise_tile = [&](size_t i, size_t t, size_t g) {
+    return weights->noise_weights[i].data() + layout.offset(t, g);
   };
-  read.tile = [&](size_t i, size_t t, size_t g) { return block(weights->slices[i], t, g); };
-  read.noise_tile = [&](size_t i, size_t t, size_t g) { return block(weights->noise_weights[i], t, g); };
-  read.magnitude_tile = [&](size_t i, size_t t, size_t g) { return block(weights->magnitudes[i], t, g); };
+  read.magnitude_tile = [&](size_t i, size_t t, size_t g) {
+    return weights->magnitudes[i].data() + layout.offset(t, g);
+  };
   read.decoding = decoding(structure_, controls.device);
   read.unit_columns = &weights->unit_columns;
   read.scales = weights->scales.data();
   read.a_samples = &samples;
   read.samples = &samples;
   read.y = y;
-  read_product(read, context, matmul_);
+  read_product(read, context);
 }
 
 void StoredProduct::one_head(const Controls& controls, const Tensor& x, const Weights& w, const Context& context,

@@ -115,47 +115,50 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
   if (tiles.size() > 65536) {
     throw Error("node '" + structure_.node + "', attribute 'tile_rows': more than 65536 row tiles; use larger tiles");
   }
-  const auto groups = periphery ? structure_.column_groups(batch.columns) : std::vector<Span>{{0, batch.columns}};
+  const auto groups = structure_.column_groups(batch.columns);
   const auto blocks_per_row = static_cast<uint64_t>((batch.columns + 3) / 4);
   const int64_t b_axis = structure_.sample_axis < 0 ? -1 : 0;
   const SampleMap b_samples(batch.b_leading, b_axis, controls);
   check_counter_range(structure_, b_samples, matrices, static_cast<uint64_t>(batch.depth) * blocks_per_row);
 
-  // Every matrix is scaled and written by itself, then laid out tile by tile: [tile][group][matrix].
-  Scratch written(matrices * size);
-  Scratch staged(matrices * size);
-  Scratch magnitudes(structure_.ir_drop == IrDrop::kFormula ? matrices * size : 0);
-  Scratch variances(needs_noise_weights(structure_) ? matrices * size : 0);
   std::vector<float> scales(static_cast<size_t>(matrices) * tiles.size() * static_cast<size_t>(batch.columns));
-  const auto offset = [&](size_t t, size_t g) { return matrices * block_offset(tiles[t], groups[g], batch.columns); };
-  const bool one_block = tiles.size() == 1 && groups.size() == 1;
   measure_scales(controls, batch, b_samples, context, scales);
-  context.parallel_for(matrices, [&](int64_t m) {
-    const float* source = batch.b.floats() + m * size;
-    const float* own = scales.data() + m * static_cast<int64_t>(tiles.size()) * batch.columns;
+  const auto write = [&](int64_t m, float* target) {
     const SampleRow place = b_samples.locate(m);
     const DynamicRow row{place.sample, place.row * static_cast<uint64_t>(batch.depth)};
-    float* target = (one_block ? written : staged).data() + m * size;
-    write_operand(structure_, controls.device, controls.strength, controls.seed, controls.read_seed, source,
-                  batch.columns, tiles, groups, own, periphery, row, target);
-    if (one_block) return;
-    for (size_t t = 0; t < tiles.size(); ++t) {
-      for (size_t g = 0; g < groups.size(); ++g) {
-        const float* block = target + block_offset(tiles[t], groups[g], batch.columns);
-        const int64_t block_size = tiles[t].size() * groups[g].size();
-        // Without periphery the tiles are read as one matrix: keep the plain layout.
-        float* place_of_block = periphery ? written.data() + offset(t, g) + m * block_size
-                                          : written.data() + m * size + tiles[t].begin * batch.columns;
-        std::copy(block, block + block_size, place_of_block);
-      }
-    }
-  });
+    write_operand(structure_, controls.device, controls.strength, controls.seed, controls.read_seed,
+                  batch.b.floats() + m * size, batch.columns, tiles,
+                  scales.data() + m * static_cast<int64_t>(tiles.size()) * batch.columns, periphery, row, target);
+  };
   if (!periphery) {
+    Scratch written(matrices * size);
+    context.parallel_for(matrices, [&](int64_t m) { write(m, written.data() + m * size); });
     matmul_.run(context, batch.a.floats(), batch.a.shape, written.data(), batch.b.shape, y, y_shape);
     return;
   }
-  if (structure_.ir_drop == IrDrop::kFormula) kernels().absolute(written.data(), matrices * size, magnitudes.data());
-  if (needs_noise_weights(structure_)) noise_weights(structure_, written.data(), matrices * size, variances.data());
+  // Every matrix is written by itself, then packed.
+  const BlockLayout layout(tiles, groups, matrices);
+  Scratch packed(layout.size());
+  Scratch magnitudes(structure_.ir_drop == IrDrop::kFormula ? layout.size() : 0);
+  Scratch variances(needs_noise_weights(structure_) ? layout.size() : 0);
+  context.parallel_for(matrices, [&](int64_t m) {
+    Scratch written(size);
+    write(m, written.data());
+    for (size_t t = 0; t < tiles.size(); ++t) {
+      for (size_t g = 0; g < groups.size(); ++g) {
+        const int64_t block_size = kernels().packed_size(tiles[t].size(), groups[g].size());
+        const int64_t place = layout.offset(t, g) + m * block_size;
+        kernels().pack(written.data() + tiles[t].begin * batch.columns + groups[g].begin, batch.columns,
+                       tiles[t].size(), groups[g].size(), packed.data() + place);
+        if (structure_.ir_drop == IrDrop::kFormula) {
+          kernels().absolute(packed.data() + place, block_size, magnitudes.data() + place);
+        }
+        if (needs_noise_weights(structure_)) {
+          noise_weights(structure_, packed.data() + place, block_size, variances.data() + place);
+        }
+      }
+    }
+  });
 
   Shape y_rows = batch.y_leading;
   y_rows.push_back(batch.rows);
@@ -176,9 +179,7 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
   read.structure = &structure_;
   read.controls = &controls;
   read.a = repeated ? left.data() : batch.a.floats();
-  read.a_leading = repeated ? batch.y_leading : batch.a_leading;
-  read.b_leading = batch.b_leading;
-  read.y_leading = batch.y_leading;
+  read.matrices = product(batch.y_leading);
   read.rows = batch.rows;
   read.depth = batch.depth;
   read.columns = batch.columns;
@@ -186,15 +187,15 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
   read.b_of = batch.b_of;
   read.row_tiles = tiles;
   read.column_groups = groups;
-  read.tile = [&](size_t, size_t t, size_t g) { return written.data() + offset(t, g); };
-  read.noise_tile = [&](size_t, size_t t, size_t g) { return variances.data() + offset(t, g); };
+  read.tile = [&](size_t, size_t t, size_t g) { return packed.data() + layout.offset(t, g); };
+  read.noise_tile = [&](size_t, size_t t, size_t g) { return variances.data() + layout.offset(t, g); };
   read.scales = scales.data();
-  read.magnitude_tile = [&](size_t, size_t t, size_t g) { return magnitudes.data() + offset(t, g); };
+  read.magnitude_tile = [&](size_t, size_t t, size_t g) { return magnitudes.data() + layout.offset(t, g); };
   read.decoding = decoding(structure_, controls.device);
   read.samples = &samples;
   read.a_samples = &a_samples;
   read.y = y;
-  read_product(read, context, matmul_);
+  read_product(read, context);
 }
 
 void CrossbarMatMulDynamic::compute(const Context& context) {

@@ -116,6 +116,7 @@ struct ReadRow {
   float noise_std = 0;                    // standard deviation of the whole row, or
   const float* noise_std_each = nullptr;  // of each column
   Counter noise;
+  float peak = -1;              // largest magnitude of the row, or -1
   int64_t first_column = 0;     // column of the array at which the row segment begins
   const float* gain = nullptr;  // of the ADC of each column
   const float* offset = nullptr;
@@ -137,6 +138,8 @@ struct InputRow {
   bool offset_binary = false;
   bool clip = false;
 };
+
+constexpr int64_t kPeakLanes = 16;  // as many as the widest vectors have
 
 struct Kernels {
   const char* name;
@@ -164,6 +167,13 @@ struct Kernels {
   void (*noise_std)(const float* v, float c2, float base, float strength, int64_t count, float* out);
   // y[i] += std * normal of column i
   void (*add_noise)(const Counter& counter, float std, int64_t first_column, int64_t count, float* y);
+  // Floats of a packed B [depth, columns], and B in that layout; stride: from one row of b to the next.
+  int64_t (*packed_size)(int64_t depth, int64_t columns);
+  void (*pack)(const float* b, int64_t stride, int64_t depth, int64_t columns, float* out);
+  // C [rows, columns] = A [rows, depth] B. peaks may be null; else kPeakLanes floats for each row, of which the first
+  // becomes the largest magnitude of the row of C.
+  void (*multiply_packed)(const float* a, int64_t a_stride, int64_t rows, const float* packed, int64_t depth,
+                          int64_t columns, float* c, int64_t c_stride, float* peaks);
   // Disturbs p (in place), converts it and adds it to, or writes it into, y. Returns whether the row saturated.
   bool (*read_row)(const ReadRow& row, float* p, int64_t count, float* y);
 };

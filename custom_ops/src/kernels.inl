@@ -2,7 +2,9 @@
 // Polynomials: Cephes' single-precision logf, sinf, cosf and expf (Moshier), on the reduced ranges used here.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <utility>
 
 #include "kernels.h"
 #include "lanes.h"
@@ -13,10 +15,11 @@ namespace {
 // NOLINTBEGIN(google-build-using-namespace): this file is the body of one instruction set's translation unit.
 using namespace lanes;
 
-constexpr int kBlocksAtOnce = kWidth / 2;   // philox blocks in one W
-constexpr int kNormalsAtOnce = 2 * kWidth;  // normals that they give
-constexpr int64_t kChunk = 256;             // normals kept on the stack between generation and use
-static_assert(kChunk % kNormalsAtOnce == 0, "a chunk is a whole number of vector steps");
+constexpr int kBlocksAtOnce = kWidth / 2;           // philox blocks in one W
+constexpr int kNormalsAtOnce = 2 * kWidth;          // normals that they give
+constexpr int kGroupsAtOnce = kWidth == 4 ? 1 : 4;  // of such blocks, as the registers allow
+constexpr int64_t kChunk = 256;                     // normals kept on the stack between generation and use
+static_assert(kChunk % (kGroupsAtOnce * kNormalsAtOnce) == 0, "a chunk is a whole number of vector steps");
 
 struct RoundKeys {
   W k0[kPhiloxRounds];
@@ -29,26 +32,38 @@ struct RoundKeys {
   }
 };
 
-// Words (x0, x2) and (x1, x3) of kBlocksAtOnce blocks from block on. Each 64-bit lane carries one block; only the low
-// halves of the state mean anything, the high halves are left-overs of the products.
-inline void philox_lanes(const Counter& counter, const RoundKeys& keys, uint64_t block, I& words02, I& words13) {
-  const W index = add_wide(set_wide(block), block_offsets());
-  W c0 = index;
-  W c1 = counter.wide_block ? high_half(index) : set_wide(counter.c1);
-  W c2 = set_wide(counter.c2);
-  W c3 = set_wide(counter.c3);
+// Words (x0, x2) and (x1, x3) of kGroups times kBlocksAtOnce blocks from block on. Each 64-bit lane carries one block;
+// only the low halves of the state mean anything, the high halves are left-overs of the products. Groups go through the
+// rounds side by side, because one alone waits for its own products most of the time.
+template <int kGroups>
+inline void philox_lanes(const Counter& counter, const RoundKeys& keys, uint64_t block, I* words02, I* words13) {
+  W c0[kGroups];
+  W c1[kGroups];
+  W c2[kGroups];
+  W c3[kGroups];
+  for (int g = 0; g < kGroups; ++g) {
+    const W index = add_wide(set_wide(block + static_cast<uint64_t>(g * kBlocksAtOnce)), block_offsets());
+    c0[g] = index;
+    c1[g] = counter.wide_block ? high_half(index) : set_wide(counter.c1);
+    c2[g] = set_wide(counter.c2);
+    c3[g] = set_wide(counter.c3);
+  }
   const W multiplier0 = set_wide(kPhiloxMultiplier0);
   const W multiplier1 = set_wide(kPhiloxMultiplier1);
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const W p0 = multiply_low_halves(c0, multiplier0);
-    const W p1 = multiply_low_halves(c2, multiplier1);
-    c0 = xor3(high_half(p1), c1, keys.k0[round]);
-    c1 = p1;
-    c2 = xor3(high_half(p0), c3, keys.k1[round]);
-    c3 = p0;
+    for (int g = 0; g < kGroups; ++g) {
+      const W p0 = multiply_low_halves(c0[g], multiplier0);
+      const W p1 = multiply_low_halves(c2[g], multiplier1);
+      c0[g] = xor3(high_half(p1), c1[g], keys.k0[round]);
+      c1[g] = p1;
+      c2[g] = xor3(high_half(p0), c3[g], keys.k1[round]);
+      c3[g] = p0;
+    }
   }
-  words02 = pair(c0, c2);
-  words13 = pair(c1, c3);
+  for (int g = 0; g < kGroups; ++g) {
+    words02[g] = pair(c0[g], c2[g]);
+    words13[g] = pair(c1[g], c3[g]);
+  }
 }
 
 // ln(k 2^-shift) for positive normal k.
@@ -125,18 +140,21 @@ inline F exponential(F x) {
   return from_bits(add_int(bits(value), power));
 }
 
-inline void two_normals(const Counter& counter, const RoundKeys& keys, uint64_t block, F& first, F& second) {
-  I words02;
-  I words13;
-  philox_lanes(counter, keys, block, words02, words13);
-  const F radius = box_muller_radius(words02);
-  F cosine;
-  F sine;
-  box_muller_angle(words13, cosine, sine);
-  cosine = multiply(cosine, radius);
-  sine = multiply(sine, radius);
-  first = unpack_low(cosine, sine);
-  second = unpack_high(cosine, sine);
+template <int kGroups>
+inline void lanes_of_normals(const Counter& counter, const RoundKeys& keys, uint64_t block, F* out) {
+  I words02[kGroups];
+  I words13[kGroups];
+  philox_lanes<kGroups>(counter, keys, block, words02, words13);
+  for (int g = 0; g < kGroups; ++g) {
+    const F radius = box_muller_radius(words02[g]);
+    F cosine;
+    F sine;
+    box_muller_angle(words13[g], cosine, sine);
+    cosine = multiply(cosine, radius);
+    sine = multiply(sine, radius);
+    out[2 * g] = unpack_low(cosine, sine);
+    out[2 * g + 1] = unpack_high(cosine, sine);
+  }
 }
 
 void words(const Counter& counter, int64_t count, uint32_t* out) {
@@ -144,7 +162,7 @@ void words(const Counter& counter, int64_t count, uint32_t* out) {
   for (int64_t done = 0; done < count; done += kBlocksAtOnce) {
     I words02;
     I words13;
-    philox_lanes(counter, keys, counter.block + static_cast<uint64_t>(done), words02, words13);
+    philox_lanes<1>(counter, keys, counter.block + static_cast<uint64_t>(done), &words02, &words13);
     uint32_t buffer[4 * kBlocksAtOnce];
     store_ints(buffer, unpack_low(words02, words13));
     store_ints(buffer + 2 * kBlocksAtOnce, unpack_high(words02, words13));
@@ -161,72 +179,94 @@ inline void for_each_lane(int64_t count, Step&& step, Tail&& tail) {
   for (; i < count; ++i) tail(i);
 }
 
-// Applies map(F...) -> F element by element, the tail through a padded vector, so that every element sees the same
+// Applies map(F...) -> F element by element, the tail in a vector of its own, so that every element sees the same
 // arithmetic.
 template <typename Map, typename... Inputs>
 inline void map_lanes(int64_t count, float* out, Map&& map, const Inputs*... inputs) {
   int64_t i = 0;
   for (; i + kWidth <= count; i += kWidth) store(out + i, map(load(inputs + i)...));
-  if (i < count) {
-    const auto rest = static_cast<size_t>(count - i);
-    const auto padded = [&](const float* p) {
-      float buffer[kWidth] = {};
-      std::memcpy(buffer, p + i, rest * sizeof(float));
-      return load(buffer);
-    };
-    float result[kWidth];
-    store(result, map(padded(inputs)...));
-    std::memcpy(out + i, result, rest * sizeof(float));
-  }
+  if (i < count) store_some(out + i, count - i, map(load_some(inputs + i, count - i)...));
 }
 
-// Fills values with columns [first_column, first_column + count) of the row that begins at counter.block, two lanes at
-// a time from block indices on.
-template <typename TwoLanes>
-inline void fill_row(const Counter& counter, int64_t first_column, int64_t count, float* out, TwoLanes&& two_lanes) {
+// One step of for_each_random: 2 * kGroups lanes from a block on.
+template <template <int> class Make, int kGroups, typename Take>
+inline void take_lanes(const Counter& counter, const RoundKeys& keys, uint64_t& block, int64_t& done, int64_t count,
+                       Take&& take) {
+  F lanes[2 * kGroups];
+  Make<kGroups>::run(counter, keys, block, lanes);
+  if (count - done >= 2 * kGroups * kWidth) {
+    for (int i = 0; i < 2 * kGroups; ++i) take(done + i * kWidth, All(), lanes[i]);
+  } else {
+    for (int i = 0; done + i * kWidth < count; ++i) {
+      take(done + i * kWidth, std::min<int64_t>(kWidth, count - done - i * kWidth), lanes[i]);
+    }
+  }
+  done += 2 * kGroups * kWidth;
+  block += kGroups * kBlocksAtOnce;
+}
+
+// Hands columns [first_column, first_column + count) of the row that begins at counter.block to take(i, some, lane):
+// the first `some` of a lane are those of columns from first_column + i on.
+template <template <int> class Make, typename Take>
+inline void for_each_random(const Counter& counter, int64_t first_column, int64_t count, Take&& take) {
   const RoundKeys keys(counter);
   uint64_t block = counter.block + static_cast<uint64_t>(first_column / 4);
-  int64_t skip = first_column % 4;
+  const int64_t skip = first_column % 4;
   int64_t done = 0;
-  while (done < count) {
-    F first;
-    F second;
-    two_lanes(keys, block, first, second);
-    if (skip == 0 && count - done >= kNormalsAtOnce) {
-      store(out + done, first);
-      store(out + done + kWidth, second);
-      done += kNormalsAtOnce;
-    } else {
-      float buffer[kNormalsAtOnce];
-      store(buffer, first);
-      store(buffer + kWidth, second);
-      const int64_t part = std::min<int64_t>(kNormalsAtOnce - skip, count - done);
-      std::copy(buffer + skip, buffer + skip + part, out + done);
-      done += part;
-      skip = 0;
-    }
-    block += kBlocksAtOnce;
+  if (skip > 0) {  // inside a block
+    F lanes[2];
+    Make<1>::run(counter, keys, block, lanes);
+    float values[kNormalsAtOnce];
+    store(values, lanes[0]);
+    store(values + kWidth, lanes[1]);
+    const int64_t part = std::min<int64_t>(4 - skip, count);
+    take(0, part, load_some(values + skip, part));
+    done = part;
+    ++block;
   }
+  while (count - done >= kGroupsAtOnce * kNormalsAtOnce) {
+    take_lanes<Make, kGroupsAtOnce>(counter, keys, block, done, count, take);
+  }
+  if (kGroupsAtOnce > 2 && count - done > kNormalsAtOnce) take_lanes<Make, 2>(counter, keys, block, done, count, take);
+  while (done < count) take_lanes<Make, 1>(counter, keys, block, done, count, take);
 }
 
-void normals(const Counter& counter, int64_t first_column, int64_t count, float* out) {
-  fill_row(counter, first_column, count, out, [&](const RoundKeys& keys, uint64_t block, F& first, F& second) {
-    two_normals(counter, keys, block, first, second);
-  });
+template <template <int> class Make>
+inline void fill_row(const Counter& counter, int64_t first_column, int64_t count, float* out) {
+  for_each_random<Make>(counter, first_column, count,
+                        [&](int64_t i, auto some, F lane) { store_some(out + i, some, lane); });
 }
+
+template <int kGroups>
+struct MakeNormals {
+  static void run(const Counter& counter, const RoundKeys& keys, uint64_t block, F* lanes) {
+    lanes_of_normals<kGroups>(counter, keys, block, lanes);
+  }
+};
 
 // u = ((x >> 8) + 1) 2^-24 of one word each.
-void uniforms(const Counter& counter, int64_t first_column, int64_t count, float* out) {
-  fill_row(counter, first_column, count, out, [&](const RoundKeys& keys, uint64_t block, F& first, F& second) {
-    I words02;
-    I words13;
-    philox_lanes(counter, keys, block, words02, words13);
+template <int kGroups>
+struct MakeUniforms {
+  static void run(const Counter& counter, const RoundKeys& keys, uint64_t block, F* lanes) {
+    I words02[kGroups];
+    I words13[kGroups];
+    philox_lanes<kGroups>(counter, keys, block, words02, words13);
     const auto uniform = [](I words) {
       return multiply(to_float(add_int(shift_right<8>(words), set_int(1))), set(5.9604644775390625e-8f));
     };
-    first = uniform(unpack_low(words02, words13));
-    second = uniform(unpack_high(words02, words13));
-  });
+    for (int g = 0; g < kGroups; ++g) {
+      lanes[2 * g] = uniform(unpack_low(words02[g], words13[g]));
+      lanes[2 * g + 1] = uniform(unpack_high(words02[g], words13[g]));
+    }
+  }
+};
+
+void normals(const Counter& counter, int64_t first_column, int64_t count, float* out) {
+  fill_row<MakeNormals>(counter, first_column, count, out);
+}
+
+void uniforms(const Counter& counter, int64_t first_column, int64_t count, float* out) {
+  fill_row<MakeUniforms>(counter, first_column, count, out);
 }
 
 inline F clamp(F v, F low, F high) { return minimum(maximum(v, low), high); }
@@ -690,16 +730,15 @@ void stick_row(const StuckRow& row, int64_t first_column, int64_t count, float* 
 }
 
 float largest_magnitude(const float* x, int64_t count) {
-  F best = set(0.0f);
-  float rest = 0;
-  for_each_lane(
-      count, [&](int64_t i) { best = maximum(best, absolute(load(x + i))); },
-      [&](int64_t i) {
-        const float magnitude = x[i] < 0 ? -x[i] : x[i];
-        rest = magnitude > rest ? magnitude : rest;
-      });
-  const float best_lane = largest(best);
-  return best_lane > rest ? best_lane : rest;
+  F best[4] = {set(0.0f), set(0.0f), set(0.0f), set(0.0f)};  // several, because each waits for its last maximum
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= count; i += 4 * kWidth) {
+    for (int v = 0; v < 4; ++v) best[v] = maximum(best[v], absolute(load(x + i + v * kWidth)));
+  }
+  for (; i < count; i += kWidth) {
+    best[0] = maximum(best[0], absolute(load_some(x + i, std::min<int64_t>(kWidth, count - i))));
+  }
+  return largest(maximum(maximum(best[0], best[1]), maximum(best[2], best[3])));
 }
 
 void update_magnitudes(const float* x, int64_t count, float* magnitudes) {
@@ -759,38 +798,41 @@ void noise_std(const float* v, float c2, float base, float strength, int64_t cou
       [&](F x) { return multiply(amplitude, square_root(multiply_add(factor, maximum(x, zero), constant))); }, v);
 }
 
+// y[i] += std * normal of column i. Returns the largest magnitude of the sums.
+template <typename StdOf>
+inline float disturb_row(const Counter& counter, int64_t first_column, int64_t count, StdOf&& std_of, float* y) {
+  F peak = set(0.0f);
+  for_each_random<MakeNormals>(counter, first_column, count, [&](int64_t i, auto some, F normal) {
+    F v = multiply_add(std_of(i, some), normal, load_some(y + i, some));
+    store_some(y + i, some, v);
+    if (!std::is_same<decltype(some), All>::value) v = load_some(y + i, some);
+    peak = maximum(peak, absolute(v));
+  });
+  return largest(peak);
+}
+
 void add_noise(const Counter& counter, float std, int64_t first_column, int64_t count, float* y) {
-  const F amplitude = set(std);
-  for (int64_t start = 0; start < count; start += kChunk) {
-    const int64_t part = std::min(kChunk, count - start);
-    float noise[kChunk];
-    normals(counter, first_column + start, part, noise);
-    map_lanes(part, y + start, [&](F v, F n) { return multiply_add(amplitude, n, v); }, y + start, noise);
-  }
+  const F one = set(std);
+  disturb_row(counter, first_column, count, [&](int64_t, auto) { return one; }, y);
 }
 
 bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
-  if (row.noisy) {
-    if (row.noise_std_each == nullptr) {
-      add_noise(row.noise, row.noise_std, row.first_column, count, p);
-    } else {
-      for (int64_t start = 0; start < count; start += kChunk) {
-        const int64_t part = std::min(kChunk, count - start);
-        float noise[kChunk];
-        normals(row.noise, row.first_column + start, part, noise);
-        map_lanes(
-            part, p + start, [](F v, F n, F std) { return multiply_add(std, n, v); }, p + start, noise,
-            row.noise_std_each + start);
-      }
-    }
+  float peak = row.peak;
+  if (row.noisy && row.noise_std_each == nullptr) {
+    const F std = set(row.noise_std);
+    peak = disturb_row(row.noise, row.first_column, count, [&](int64_t, auto) { return std; }, p);
+  } else if (row.noisy) {
+    const auto std = [&](int64_t i, auto some) { return load_some(row.noise_std_each + i, some); };
+    peak = disturb_row(row.noise, row.first_column, count, std, p);
   }
   if (row.gain != nullptr) {
     map_lanes(count, p, [](F v, F gain, F offset) { return add(multiply(v, gain), offset); }, p, row.gain, row.offset);
+    peak = -1;
   }
   double bottom = row.low;
   double top = row.high;
   if (row.range == ReadRow::Range::kAbsMax || row.stop_if_saturated) {
-    const float peak = largest_magnitude(p, count);
+    if (peak < 0) peak = largest_magnitude(p, count);
     if (row.stop_if_saturated && peak > row.high) return true;
     if (row.range == ReadRow::Range::kAbsMax) {
       top = peak;
@@ -831,18 +873,19 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   }
   return false;
 }
+#include "matrix_product.inl"
 // NOLINTEND(google-build-using-namespace)
 
 }  // namespace
 
 // Defines the function that hands out this translation unit's table.
-#define EMU_DEFINE_KERNELS(function, label)                                                             \
-  const Kernels& function() {                                                                           \
-    static const Kernels table = {                                                                      \
-        label,        words,      normals,        map_row,           store_row,         program_row,    \
-        theta_row,    drift_row,  stick_row,      largest_magnitude, update_magnitudes, sum_of_squares, \
-        absolute_row, square_row, quantize_input, noise_std,         add_noise,         read_row};      \
-    return table;                                                                                       \
+#define EMU_DEFINE_KERNELS(function, label)                                                                           \
+  const Kernels& function() {                                                                                         \
+    static const Kernels table = {                                                                                    \
+        label,          words,     normals,           map_row,           store_row,      program_row,     theta_row,  \
+        drift_row,      stick_row, largest_magnitude, update_magnitudes, sum_of_squares, absolute_row,    square_row, \
+        quantize_input, noise_std, add_noise,         packed_size,       pack,           multiply_packed, read_row};  \
+    return table;                                                                                                     \
   }
 
 }  // namespace emu

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -24,8 +25,12 @@ using F = __m512;
 using I = __m512i;
 using W = __m512i;
 
+// load_some and store_some: the first count lanes, 0 in the others, nothing else in memory touched.
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
+inline F load_some(const float* p, int64_t count) { return _mm512_maskz_loadu_ps(first(count), p); }
+inline void store_some(float* p, int64_t count, F v) { _mm512_mask_storeu_ps(p, first(count), v); }
 inline F set(float v) { return _mm512_set1_ps(v); }
 inline I set_int(int32_t v) { return _mm512_set1_epi32(v); }
 inline W set_wide(uint64_t v) { return _mm512_set1_epi64(static_cast<long long>(v)); }
@@ -91,6 +96,11 @@ using W = __m256i;
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+inline I first(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline F load_some(const float* p, int64_t count) { return _mm256_maskload_ps(p, first(count)); }
+inline void store_some(float* p, int64_t count, F v) { _mm256_maskstore_ps(p, first(count), v); }
 inline F set(float v) { return _mm256_set1_ps(v); }
 inline I set_int(int32_t v) { return _mm256_set1_epi32(v); }
 inline W set_wide(uint64_t v) { return _mm256_set1_epi64x(static_cast<long long>(v)); }
@@ -166,6 +176,12 @@ inline F load(const float* p) {
   return v;
 }
 inline void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
+inline F load_some(const float* p, int64_t count) {
+  F v = {};
+  std::memcpy(&v, p, static_cast<size_t>(count) * sizeof(float));
+  return v;
+}
+inline void store_some(float* p, int64_t count, F v) { std::memcpy(p, &v, static_cast<size_t>(count) * sizeof(float)); }
 inline F set(float v) { return F{v, v, v, v}; }
 inline I set_int(int32_t v) { return I{v, v, v, v}; }
 inline W set_wide(uint64_t v) { return W{v, v}; }
@@ -225,6 +241,11 @@ inline float largest(F v) {
 }
 
 #endif
+
+// As the number of lanes that matter: all of them, known when this is compiled.
+using All = std::integral_constant<int64_t, kWidth>;
+inline F load_some(const float* p, All) { return load(p); }
+inline void store_some(float* p, All, F v) { store(p, v); }
 
 }  // namespace lanes
 }  // namespace

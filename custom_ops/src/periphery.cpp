@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <mutex>
+#include <numeric>
 
 #include "stored_values.h"
 
@@ -22,23 +23,11 @@ Pool& pool() {
 }
 
 constexpr size_t kMostFreeBuffers = 16;
-constexpr int64_t kValuesPerTask = 8192;
-
-int64_t rows_per_task(int64_t width) { return std::max<int64_t>(1, kValuesPerTask / std::max<int64_t>(1, width)); }
-
-void parallel_rows(const Context& context, int64_t rows, int64_t width, const std::function<void(int64_t)>& body) {
-  const int64_t step = rows_per_task(width);
-  context.parallel_for((rows + step - 1) / step, [&](int64_t task) {
-    const int64_t last = std::min(rows, (task + 1) * step);
-    for (int64_t row = task * step; row < last; ++row) body(row);
-  });
-}
-
-Shape with(Shape leading, int64_t rows, int64_t columns) {
-  leading.push_back(rows);
-  leading.push_back(columns);
-  return leading;
-}
+// What one task works on shall stay in a second-level cache while tile after tile passes by.
+constexpr int64_t kFloatsPerTask = 80 * 1024;
+constexpr int64_t kMostRowsPerTask = 48;
+constexpr int64_t kLeastTasks = 8;
+constexpr int64_t kRowsAtOnce = 12;  // as the fastest product takes them
 
 }  // namespace
 
@@ -71,22 +60,34 @@ Scratch::~Scratch() {
 
 namespace {
 
-// The reading of one product, tile by tile; within a tile, one pass for every slice of the inputs and of the weights.
+// Rows of one matrix of Y that one task reads.
+struct Block {
+  int64_t matrix = 0;
+  int64_t first = 0;  // row of Y
+  int64_t rows = 0;
+};
+
+// Rows in as many blocks as keep several threads busy, none larger than what fits.
+int64_t rows_per_block(int64_t rows, int64_t matrices, int64_t floats_per_row) {
+  int64_t step = std::min(kMostRowsPerTask, kFloatsPerTask / std::max<int64_t>(1, floats_per_row));
+  step = std::min(step, (rows * matrices + kLeastTasks - 1) / kLeastTasks);
+  step = std::max<int64_t>(1, (step + kRowsAtOnce - 1) / kRowsAtOnce) * kRowsAtOnce;
+  const int64_t blocks = (rows + step - 1) / step;  // of equal size, but for whole steps of the product
+  const int64_t even = (rows + blocks - 1) / blocks;
+  return (even + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce;
+}
+
+// How one product is read: what is the same for all its rows.
 class Reader {
  public:
-  Reader(const CrossbarProduct& product, const Context& context, const MatMul& matmul)
+  explicit Reader(const CrossbarProduct& product)
       : product_(product),
         structure_(*product.structure),
         device_(product.controls->device),
         strength_(product.controls->strength),
-        context_(context),
-        matmul_(matmul),
-        a_rows_(emu::product(product.a_leading) * product.rows),
-        y_rows_(emu::product(product.y_leading) * product.rows),
         blocks_per_row_(blocks(product.columns)),
         weight_slices_(product.decoding.factors.size()),
-        input_slices_(static_cast<size_t>(structure_.input_slices(device_))),
-        alpha_(static_cast<size_t>(a_rows_)) {
+        input_slices_(static_cast<size_t>(structure_.input_slices(device_))) {
     input_.steps = structure_.dac_steps(device_);
     input_.bound = device_.dac_bound;
     input_.offset_binary = structure_.dac_offset_binary;
@@ -107,63 +108,59 @@ class Reader {
     pattern_.noise.key1 = product.controls->read_seed;
     pattern_.noise.c2 = static_cast<uint32_t>(structure_.site);
     if (structure_.adc == Range::kGranular) granular_step_ = granular_step();
+    for (const Span& tile : product.row_tiles) deepest_ = std::max(deepest_, tile.size());
+    for (const Span& group : product.column_groups) widest_ = std::max(widest_, group.size());
+    // Noise finds the largest sums by itself, and what else happens to products changes them.
+    needs_peaks_ = !noisy_ && !ir_drop_ && !structure_.adc_errors() &&
+                   (structure_.iterative || pattern_.range == ReadRow::Range::kAbsMax);
+    measure_adc_errors();
   }
 
-  void run() {
-    int64_t deepest = 0;
-    for (const Span& tile : product_.row_tiles) deepest = std::max(deepest, tile.size());
-    int64_t widest = 0;
-    for (const Span& group : product_.column_groups) widest = std::max(widest, group.size());
-    const size_t passes = weight_slices_ * input_slices_;
-    Scratch inputs(a_rows_ * deepest);
-    Scratch sliced(input_slices_ > 1 ? a_rows_ * deepest : 0);
-    Scratch derived(needs_variances_ || ir_drop_ ? a_rows_ * deepest : 0);
-    const bool in_place = product_.column_groups.size() == 1;
-    const bool needs_partial = !in_place || product_.row_tiles.size() > 1 || passes > 1;
-    Scratch partial(needs_partial ? y_rows_ * widest : 0);
-    Scratch variances(needs_variances_ ? y_rows_ * widest : 0);
-    Scratch currents(ir_drop_ ? 2 * y_rows_ * widest : 0);
-    if (structure_.weight_noise == WeightNoise::kAdditiveConstant) norms_.resize(static_cast<size_t>(a_rows_));
-
-    for (size_t t = 0; t < product_.row_tiles.size(); ++t) {
-      const Span tile = product_.row_tiles[t];
-      convert_inputs(tile, inputs.data());
-      measure_adc_errors(t);
-      for (size_t j = 0; j < input_slices_; ++j) {
-        const float* x = inputs.data();
-        if (input_slices_ > 1) {
-          cut_inputs(j, inputs.data(), a_rows_ * tile.size(), sliced.data());
-          x = sliced.data();
-        }
-        measure_norms(x, tile.size());
-        for (size_t i = 0; i < weight_slices_; ++i) {
-          for (size_t g = 0; g < product_.column_groups.size(); ++g) {
-            const Span group = product_.column_groups[g];
-            const bool first = t == 0 && j == 0 && i == 0;
-            float* products = in_place && first ? product_.y : partial.data();
-            multiply(x, product_.tile(i, t, g), tile, group, products);
-            if (ir_drop_) {
-              float* a = currents.data();
-              float* ramped = a + y_rows_ * group.size();
-              kernels().absolute(x, a_rows_ * tile.size(), derived.data());
-              multiply(derived.data(), product_.magnitude_tile(i, t, g), tile, group, a);
-              ramp_inputs(x, a_rows_, tile.size(), derived.data());
-              multiply(derived.data(), product_.tile(i, t, g), tile, group, ramped);
-              drop(tile.size(), y_rows_ * group.size(), a, ramped, products);
-            }
-            if (needs_variances_) {
-              kernels().square(x, a_rows_ * tile.size(), derived.data());
-              multiply(derived.data(), product_.noise_tile(i, t, g), tile, group, variances.data());
-            }
-            read(i, j, t, g, products, needs_variances_ ? variances.data() : nullptr);
-          }
-        }
-        if (product_.decoding.offset != 0) take_offset(j, t, x, tile.size());
-      }
-    }
+  void run(const Context& context) const {
+    const int64_t matrices = product_.matrices;
+    const int64_t step = rows_per_block(product_.rows, matrices, deepest_ + widest_);
+    const int64_t of_matrix = (product_.rows + step - 1) / step;
+    context.parallel_for(matrices * of_matrix, [&](int64_t task) {
+      const int64_t begin = task % of_matrix * step;
+      const int64_t matrix = task / of_matrix;
+      read_block({matrix, matrix * product_.rows + begin, std::min(step, product_.rows - begin)});
+    });
   }
 
  private:
+  // Of the rows of one block, or of those that are read again.
+  struct Work {
+    Work(const Reader& reader, int64_t rows)
+        : inputs(rows * reader.deepest_),
+          sliced(reader.input_slices_ > 1 ? rows * reader.deepest_ : 0),
+          derived(reader.needs_variances_ || reader.ir_drop_ ? rows * reader.deepest_ : 0),
+          products(rows * reader.widest_),
+          variances(reader.needs_variances_ ? rows * reader.widest_ : 0),
+          currents(reader.ir_drop_ ? rows * reader.widest_ : 0),
+          ramped(reader.ir_drop_ ? rows * reader.widest_ : 0),
+          peaks(reader.needs_peaks_ ? rows * kPeakLanes : 0),
+          norms(static_cast<size_t>(rows), 0.0f),
+          places(static_cast<size_t>(rows)) {}
+
+    Scratch inputs;
+    Scratch sliced;
+    Scratch derived;
+    Scratch products;
+    Scratch variances;
+    Scratch currents;
+    Scratch ramped;
+    Scratch peaks;             // of the products
+    std::vector<float> norms;  // squared; only for additive constant weight noise
+    std::vector<SampleRow> places;
+  };
+
+  // Rows of Y, one after another, that are read with inputs divided by factors.
+  struct Rows {
+    const int64_t* y;
+    const float* factors;  // alpha * b of each
+    int64_t count;
+  };
+
   static uint64_t blocks(int64_t columns) { return static_cast<uint64_t>((columns + 3) / 4); }
 
   int64_t a_row(int64_t y_row) const {
@@ -238,20 +235,151 @@ class Reader {
     }
   }
 
-  void convert_inputs(const Span& tile, float* inputs) {
-    const int64_t depth = tile.size();
-    parallel_rows(context_, a_rows_, depth, [&](int64_t row) {
-      const float alpha = input_scale(product_.a + row * product_.depth + tile.begin, depth);
-      alpha_[static_cast<size_t>(row)] = alpha;
-      convert_input(row, tile, alpha, inputs + row * depth);
-    });
+  void read_block(const Block& block) const {
+    std::vector<int64_t> y_rows(static_cast<size_t>(block.rows));
+    std::iota(y_rows.begin(), y_rows.end(), block.first);
+    std::vector<float> factors(y_rows.size());
+    const Rows rows{y_rows.data(), factors.data(), block.rows};
+    Work work(*this, block.rows);
+    find_places(rows, work);
+    for (size_t t = 0; t < product_.row_tiles.size(); ++t) {
+      const Span tile = product_.row_tiles[t];
+      for (int64_t r = 0; r < block.rows; ++r) {
+        const float* x = product_.a + a_row(block.first + r) * product_.depth + tile.begin;
+        factors[static_cast<size_t>(r)] = input_scale(x, tile.size());
+      }
+      convert_inputs(rows, tile, work);
+      for (size_t j = 0; j < input_slices_; ++j) {
+        const float* x = work.inputs.data();
+        if (input_slices_ > 1) {
+          cut_inputs(j, x, block.rows * tile.size(), work.sliced.data());
+          x = work.sliced.data();
+        }
+        measure_norms(x, rows.count, tile.size(), work);
+        for (size_t i = 0; i < weight_slices_; ++i) {
+          for (size_t g = 0; g < product_.column_groups.size(); ++g) read_group(i, j, t, g, rows, x, work);
+        }
+        if (product_.decoding.offset != 0) take_offset(j, t, rows, x, tile.size());
+      }
+    }
   }
 
-  void measure_norms(const float* x, int64_t depth) {
-    if (norms_.empty()) return;
-    parallel_rows(context_, a_rows_, depth, [&](int64_t row) {
-      norms_[static_cast<size_t>(row)] = kernels().sum_of_squares(x + row * depth, depth);
-    });
+  void find_places(const Rows& rows, Work& work) const {
+    for (int64_t r = 0; r < rows.count; ++r) {
+      work.places[static_cast<size_t>(r)] = product_.samples->locate(rows.y[r]);
+    }
+  }
+
+  void convert_inputs(const Rows& rows, const Span& tile, Work& work) const {
+    for (int64_t r = 0; r < rows.count; ++r) {
+      convert_input(a_row(rows.y[r]), tile, rows.factors[r], work.inputs.data() + r * tile.size());
+    }
+  }
+
+  void measure_norms(const float* x, int64_t rows, int64_t depth, Work& work) const {
+    if (structure_.weight_noise != WeightNoise::kAdditiveConstant) return;
+    for (int64_t r = 0; r < rows; ++r) {
+      work.norms[static_cast<size_t>(r)] = kernels().sum_of_squares(x + r * depth, depth);
+    }
+  }
+
+  // Steps 3 and 4: what the columns of one group carry.
+  void multiply(size_t i, size_t t, size_t g, const Rows& rows, const float* x, Work& work) const {
+    const int64_t depth = product_.row_tiles[t].size();
+    const int64_t width = product_.column_groups[g].size();
+    const int64_t matrix = b_matrix(rows.y[0]);
+    const auto times = [&](const float* inputs, const float* packed, Scratch& y) {
+      const float* own = packed + matrix * kernels().packed_size(depth, width);
+      kernels().multiply_packed(inputs, depth, rows.count, own, depth, width, y.data(), width,
+                                &y == &work.products && needs_peaks_ ? work.peaks.data() : nullptr);
+    };
+    times(x, product_.tile(i, t, g), work.products);
+    if (ir_drop_) {
+      kernels().absolute(x, rows.count * depth, work.derived.data());
+      times(work.derived.data(), product_.magnitude_tile(i, t, g), work.currents);
+      ramp_inputs(x, rows.count, depth, work.derived.data());
+      times(work.derived.data(), product_.tile(i, t, g), work.ramped);
+      drop(depth, rows.count * width, work.currents.data(), work.ramped.data(), work.products.data());
+    }
+    if (needs_variances_) {
+      kernels().square(x, rows.count * depth, work.derived.data());
+      times(work.derived.data(), product_.noise_tile(i, t, g), work.variances);
+    }
+  }
+
+  void read_group(size_t i, size_t j, size_t t, size_t g, const Rows& rows, const float* x, Work& work) const {
+    std::vector<int64_t> again = read_rows(i, j, t, g, rows, x, pass_of(i, j), may_repeat(1.0), work);
+    // Step 7: saturated rows are read again with inputs divided by b.
+    double b = 1;
+    for (uint32_t attempt = 1; !again.empty(); ++attempt) {
+      b *= 2;
+      std::vector<float> factors;
+      for (const int64_t y_row : again) {
+        factors.push_back(static_cast<float>(rows.factors[y_row - rows.y[0]] * b));
+      }
+      const Rows saturated{again.data(), factors.data(), static_cast<int64_t>(again.size())};
+      Work repeated(*this, saturated.count);
+      find_places(saturated, repeated);
+      const Span tile = product_.row_tiles[t];
+      convert_inputs(saturated, tile, repeated);
+      measure_norms(repeated.inputs.data(), saturated.count, tile.size(), repeated);
+      again = read_rows(0, 0, t, g, saturated, repeated.inputs.data(), attempt, may_repeat(b), repeated);
+    }
+  }
+
+  // What readings of all rows of one group have in common, steps 5, 6 and 8.
+  ReadRow pattern_of(size_t i, size_t t, size_t g, uint32_t pass, bool may_repeat) const {
+    const Span group = product_.column_groups[g];
+    ReadRow row = pattern_;
+    row.noise.c3 = kRead + (static_cast<uint32_t>(t) << 8) + (pass << 24);
+    row.first_column = group.begin;
+    if (!gains_.empty()) {
+      row.gain = gains_.data() + converter_row(i, t) + group.begin;
+      row.offset = offsets_.data() + converter_row(i, t) + group.begin;
+    }
+    set_range(t, row);
+    row.stop_if_saturated = may_repeat;
+    return row;
+  }
+
+  // Returns the rows that saturated and must be read again.
+  std::vector<int64_t> read_rows(size_t i, size_t j, size_t t, size_t g, const Rows& rows, const float* x,
+                                 uint32_t pass, bool may_repeat, Work& work) const {
+    const Span group = product_.column_groups[g];
+    multiply(i, t, g, rows, x, work);
+    ReadRow row = pattern_of(i, t, g, pass, may_repeat);
+    const float decoding = product_.decoding.factors[i];
+    const auto of_slice = static_cast<float>(input_weight(j));
+    const bool first = t == 0 && i == 0 && j == 0;
+    const float* s = scales(rows.y[0], t) + group.begin;
+    row.scales = s;
+    row.accumulate = !first;
+    std::vector<int64_t> saturated;
+    for (int64_t r = 0; r < rows.count; ++r) {
+      float* y = product_.y + rows.y[r] * product_.columns + group.begin;
+      if (rows.factors[r] == 0) {  // nothing is applied, so nothing is read
+        if (first) std::fill(y, y + group.size(), 0.0f);
+        continue;
+      }
+      const SampleRow& place = work.places[static_cast<size_t>(r)];
+      row.noise.c1 = place.sample;
+      row.noise.block = place.row * blocks_per_row_;
+      if (needs_variances_) {
+        float* variances = work.variances.data() + r * group.size();
+        kernels().noise_std(variances, weight_noise_ * weight_noise_, output_noise_squared_, strength_, group.size(),
+                            variances);
+        row.noise_std_each = variances;
+      } else if (noisy_) {
+        const float norm = work.norms[static_cast<size_t>(r)];
+        row.noise_std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * norm + output_noise_squared_);
+      }
+      if (needs_peaks_) row.peak = work.peaks.data()[r * kPeakLanes];
+      row.factor = rows.factors[r] * decoding * of_slice;
+      if (kernels().read_row(row, work.products.data() + r * group.size(), group.size(), y)) {
+        saturated.push_back(rows.y[r]);
+      }
+    }
+    return saturated;
   }
 
   // Digit j of the magnitudes, with their signs.
@@ -260,14 +388,11 @@ class Reader {
     const auto digit_steps = static_cast<float>(std::exp2(static_cast<double>(structure_.dac_slice_bits)) - 1);
     const auto shift = static_cast<int>(structure_.dac_slice_bits) * static_cast<int>(j);
     const int mask = (1 << structure_.dac_slice_bits) - 1;
-    constexpr int64_t kPart = 1 << 15;
-    context_.parallel_for((count + kPart - 1) / kPart, [&](int64_t part) {
-      for (int64_t i = part * kPart; i < std::min(count, (part + 1) * kPart); ++i) {
-        const int code = static_cast<int>(std::fabs(inputs[i]) * whole_steps + 0.5f);
-        const float digit = static_cast<float>(code >> shift & mask) / digit_steps;
-        out[i] = inputs[i] < 0 ? -digit : digit;
-      }
-    });
+    for (int64_t i = 0; i < count; ++i) {
+      const int code = static_cast<int>(std::fabs(inputs[i]) * whole_steps + 0.5f);
+      const float digit = static_cast<float>(code >> shift & mask) / digit_steps;
+      out[i] = inputs[i] < 0 ? -digit : digit;
+    }
   }
 
   // x_k (1 - (1 - k / n)^2), the share of the inputs that meets the resistance of the wires.
@@ -291,36 +416,36 @@ class Reader {
     }
   }
 
-  void multiply(const float* a, const float* b, const Span& tile, const Span& group, float* y) const {
-    matmul_.run(context_, a, with(product_.a_leading, product_.rows, tile.size()), b,
-                with(product_.b_leading, tile.size(), group.size()), y,
-                with(product_.y_leading, product_.rows, group.size()));
-  }
-
-  // Gain and offset of the ADC behind each column, for every weight slice.
-  void measure_adc_errors(size_t t) {
+  // Gain and offset of the ADC behind each column, for every row tile and weight slice.
+  void measure_adc_errors() {
     if (!structure_.adc_errors()) return;
     const int64_t converters = (product_.columns + structure_.adc_columns - 1) / structure_.adc_columns;
     std::vector<float> normals(static_cast<size_t>(converters));
-    gains_.resize(weight_slices_ * static_cast<size_t>(product_.columns));
+    gains_.resize(product_.row_tiles.size() * weight_slices_ * static_cast<size_t>(product_.columns));
     offsets_.resize(gains_.size());
-    for (size_t i = 0; i < weight_slices_; ++i) {
-      Counter counter;
-      counter.key0 = product_.controls->seed;
-      counter.wide_block = true;
-      counter.block = static_cast<uint64_t>(t) * blocks(converters);
-      counter.c2 = static_cast<uint32_t>(structure_.dynamic() ? structure_.site : structure_.array);
-      const auto fill = [&](uint32_t stream, float center, float sigma, std::vector<float>& values) {
-        counter.c3 = stream + (static_cast<uint32_t>(i) << 8);
-        kernels().normals(counter, 0, converters, normals.data());
-        float* row = values.data() + static_cast<int64_t>(i) * product_.columns;
-        for (int64_t n = 0; n < product_.columns; ++n) {
-          row[n] = center + strength_ * sigma * normals[static_cast<size_t>(n / structure_.adc_columns)];
-        }
-      };
-      fill(kAdcGain, 1.0f, device_.gain_sigma, gains_);
-      fill(kAdcOffset, 0.0f, device_.offset_sigma, offsets_);
+    for (size_t t = 0; t < product_.row_tiles.size(); ++t) {
+      for (size_t i = 0; i < weight_slices_; ++i) {
+        Counter counter;
+        counter.key0 = product_.controls->seed;
+        counter.wide_block = true;
+        counter.block = static_cast<uint64_t>(t) * blocks(converters);
+        counter.c2 = static_cast<uint32_t>(structure_.dynamic() ? structure_.site : structure_.array);
+        const auto fill = [&](uint32_t stream, float center, float sigma, std::vector<float>& values) {
+          counter.c3 = stream + (static_cast<uint32_t>(i) << 8);
+          kernels().normals(counter, 0, converters, normals.data());
+          float* row = values.data() + converter_row(i, t);
+          for (int64_t n = 0; n < product_.columns; ++n) {
+            row[n] = center + strength_ * sigma * normals[static_cast<size_t>(n / structure_.adc_columns)];
+          }
+        };
+        fill(kAdcGain, 1.0f, device_.gain_sigma, gains_);
+        fill(kAdcOffset, 0.0f, device_.offset_sigma, offsets_);
+      }
     }
+  }
+
+  int64_t converter_row(size_t i, size_t t) const {
+    return static_cast<int64_t>(t * weight_slices_ + i) * product_.columns;
   }
 
   void set_range(size_t t, ReadRow& row) const {
@@ -338,37 +463,6 @@ class Reader {
     }
   }
 
-  // Steps 5, 6 and 8 for one row. Returns whether it saturated and must be repeated.
-  bool read_row(size_t i, size_t j, size_t t, size_t g, int64_t y_row, uint32_t pass, float factor, float norm,
-                float* products, float* variances, bool may_repeat) const {
-    const Span group = product_.column_groups[g];
-    ReadRow row = pattern_;
-    const SampleRow place = product_.samples->locate(y_row);
-    row.noise.c1 = place.sample;
-    row.noise.block = place.row * blocks_per_row_;
-    row.noise.c3 = kRead + (static_cast<uint32_t>(t) << 8) + (pass << 24);
-    row.first_column = group.begin;
-    if (noisy_) {
-      if (variances != nullptr) {
-        kernels().noise_std(variances, weight_noise_ * weight_noise_, output_noise_squared_, strength_, group.size(),
-                            variances);
-        row.noise_std_each = variances;
-      } else {
-        row.noise_std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * norm + output_noise_squared_);
-      }
-    }
-    if (!gains_.empty()) {
-      row.gain = gains_.data() + static_cast<int64_t>(i) * product_.columns + group.begin;
-      row.offset = offsets_.data() + static_cast<int64_t>(i) * product_.columns + group.begin;
-    }
-    set_range(t, row);
-    row.stop_if_saturated = may_repeat;
-    row.factor = factor * product_.decoding.factors[i] * static_cast<float>(input_weight(j));
-    row.scales = scales(y_row, t) + group.begin;
-    row.accumulate = t > 0 || i > 0 || j > 0;
-    return kernels().read_row(row, products, group.size(), product_.y + y_row * product_.columns + group.begin);
-  }
-
   const float* scales(int64_t y_row, size_t t) const {
     const auto tiles = static_cast<int64_t>(product_.row_tiles.size());
     return product_.scales + (b_matrix(y_row) * tiles + static_cast<int64_t>(t)) * product_.columns;
@@ -382,99 +476,6 @@ class Reader {
   }
 
   uint32_t pass_of(size_t i, size_t j) const { return static_cast<uint32_t>(i * input_slices_ + j); }
-
-  void read(size_t i, size_t j, size_t t, size_t g, float* products, float* variances) {
-    const Span group = product_.column_groups[g];
-    std::vector<char> saturated(structure_.iterative ? static_cast<size_t>(y_rows_) : 0, 0);
-    const bool repeat = may_repeat(1.0);
-    const bool first = t == 0 && i == 0 && j == 0;
-    parallel_rows(context_, y_rows_, 4 * group.size(), [&](int64_t y_row) {
-      const int64_t from = a_row(y_row);
-      const float alpha = alpha_[static_cast<size_t>(from)];
-      float* row = products + y_row * group.size();
-      if (alpha == 0) {  // nothing is applied, so nothing is read
-        float* y = product_.y + y_row * product_.columns + group.begin;
-        if (first) std::fill(y, y + group.size(), 0.0f);
-        return;
-      }
-      const bool again =
-          read_row(i, j, t, g, y_row, pass_of(i, j), alpha, norms_.empty() ? 0.0f : norms_[static_cast<size_t>(from)],
-                   row, variances == nullptr ? nullptr : variances + y_row * group.size(), repeat);
-      if (again) saturated[static_cast<size_t>(y_row)] = 1;
-    });
-    if (!repeat) return;
-    std::vector<int64_t> again;
-    for (int64_t row = 0; row < y_rows_; ++row) {
-      if (saturated[static_cast<size_t>(row)]) again.push_back(row);
-    }
-    double b = 1;
-    for (uint32_t attempt = 1; !again.empty(); ++attempt) {
-      b *= 2;
-      again = repeat_rows(t, g, again, attempt, b);
-    }
-  }
-
-  // Step 7: reads the given rows again with inputs divided by b. Returns those that must be read once more.
-  std::vector<int64_t> repeat_rows(size_t t, size_t g, const std::vector<int64_t>& rows, uint32_t attempt, double b) {
-    std::vector<int64_t> again;
-    // Rows of one matrix of B at a time.
-    for (size_t first = 0; first < rows.size();) {
-      const int64_t matrix = b_matrix(rows[first]);
-      size_t last = first;
-      while (last < rows.size() && b_matrix(rows[last]) == matrix) ++last;
-      repeat_matrix_rows(t, g, matrix, rows.data() + first, static_cast<int64_t>(last - first), attempt, b, again);
-      first = last;
-    }
-    return again;
-  }
-
-  void repeat_matrix_rows(size_t t, size_t g, int64_t matrix, const int64_t* rows, int64_t count, uint32_t attempt,
-                          double b, std::vector<int64_t>& again) {
-    const Span tile = product_.row_tiles[t];
-    const int64_t depth = tile.size();
-    const int64_t width = product_.column_groups[g].size();
-    Scratch inputs(count * depth);
-    Scratch products(count * width);
-    Scratch derived(needs_variances_ || ir_drop_ ? count * depth : 0);
-    Scratch variances(needs_variances_ ? count * width : 0);
-    Scratch currents(ir_drop_ ? 2 * count * width : 0);
-    std::vector<float> norms(static_cast<size_t>(count), 0.0f);
-    const auto factor = [&](int64_t y_row) {
-      return static_cast<float>(alpha_[static_cast<size_t>(a_row(y_row))] * b);
-    };
-    parallel_rows(context_, count, depth, [&](int64_t i) {
-      float* out = inputs.data() + i * depth;
-      convert_input(a_row(rows[i]), tile, factor(rows[i]), out);
-      if (!norms_.empty()) norms[static_cast<size_t>(i)] = kernels().sum_of_squares(out, depth);
-    });
-    const int64_t offset = matrix * depth * width;
-    const auto times = [&](const float* x, const float* values, float* y) {
-      matmul_.run(context_, x, {count, depth}, values + offset, {depth, width}, y, {count, width});
-    };
-    times(inputs.data(), product_.tile(0, t, g), products.data());
-    if (ir_drop_) {
-      float* ramped = currents.data() + count * width;
-      kernels().absolute(inputs.data(), count * depth, derived.data());
-      times(derived.data(), product_.magnitude_tile(0, t, g), currents.data());
-      ramp_inputs(inputs.data(), count, depth, derived.data());
-      times(derived.data(), product_.tile(0, t, g), ramped);
-      drop(depth, count * width, currents.data(), ramped, products.data());
-    }
-    if (needs_variances_) {
-      kernels().square(inputs.data(), count * depth, derived.data());
-      times(derived.data(), product_.noise_tile(0, t, g), variances.data());
-    }
-    std::vector<char> saturated(static_cast<size_t>(count), 0);
-    const bool repeat = may_repeat(b);
-    parallel_rows(context_, count, 4 * width, [&](int64_t i) {
-      saturated[static_cast<size_t>(i)] =
-          read_row(0, 0, t, g, rows[i], attempt, factor(rows[i]), norms[static_cast<size_t>(i)],
-                   products.data() + i * width, needs_variances_ ? variances.data() + i * width : nullptr, repeat);
-    });
-    for (int64_t i = 0; i < count; ++i) {
-      if (saturated[static_cast<size_t>(i)]) again.push_back(rows[i]);
-    }
-  }
 
   // What all cells hold beside the weights, as one slice of the inputs finds it, in weights.
   float offset_of(size_t j, size_t t, int64_t y_row, const float* x, int64_t depth) const {
@@ -525,33 +526,28 @@ class Reader {
     return static_cast<float>(total);
   }
 
-  void take_offset(size_t j, size_t t, const float* x, int64_t depth) const {
-    parallel_rows(context_, y_rows_, product_.columns, [&](int64_t y_row) {
-      const int64_t from = a_row(y_row);
-      const float alpha = alpha_[static_cast<size_t>(from)];
-      if (alpha == 0) return;
-      const float offset =
-          offset_of(j, t, y_row, x + from * depth, depth) * alpha * static_cast<float>(input_weight(j));
+  void take_offset(size_t j, size_t t, const Rows& rows, const float* x, int64_t depth) const {
+    for (int64_t r = 0; r < rows.count; ++r) {
+      const int64_t y_row = rows.y[r];
+      const float alpha = rows.factors[r];
+      if (alpha == 0) continue;
+      const float offset = offset_of(j, t, y_row, x + r * depth, depth) * alpha * static_cast<float>(input_weight(j));
       const float* s = scales(y_row, t);
       float* y = product_.y + y_row * product_.columns;
       for (int64_t n = 0; n < product_.columns; ++n) y[n] -= offset * s[n];
-    });
+    }
   }
 
   const CrossbarProduct& product_;
   const Structure& structure_;
   const Device& device_;
   float strength_;
-  const Context& context_;
-  const MatMul& matmul_;
-  int64_t a_rows_;
-  int64_t y_rows_;
   uint64_t blocks_per_row_;
   size_t weight_slices_;
   size_t input_slices_;
-  std::vector<float> alpha_;  // of each row of A in the current tile
-  std::vector<float> norms_;  // squared, likewise; only for additive constant weight noise
-  std::vector<float> gains_;  // [weight slices, columns] of the current tile
+  int64_t deepest_ = 0;       // row tile
+  int64_t widest_ = 0;        // column group
+  std::vector<float> gains_;  // [row tiles, weight slices, columns]
   std::vector<float> offsets_;
   InputRow input_;
   ReadRow pattern_;
@@ -562,12 +558,21 @@ class Reader {
   bool noisy_ = false;
   bool needs_variances_ = false;
   bool ir_drop_ = false;
+  bool needs_peaks_ = false;
 };
 
 }  // namespace
 
-void read_product(const CrossbarProduct& product, const Context& context, const MatMul& matmul) {
-  Reader(product, context, matmul).run();
+void read_product(const CrossbarProduct& product, const Context& context) { Reader(product).run(context); }
+
+void multiply_rows(const Context& context, const float* a, int64_t rows, const float* packed, int64_t depth,
+                   int64_t columns, float* y) {
+  const int64_t step = rows_per_block(rows, 1, depth);
+  context.parallel_for((rows + step - 1) / step, [&](int64_t task) {
+    const int64_t first = task * step;
+    kernels().multiply_packed(a + first * depth, depth, std::min(step, rows - first), packed, depth, columns,
+                              y + first * columns, columns, nullptr);
+  });
 }
 
 }  // namespace emu

@@ -32,9 +32,7 @@ struct CrossbarProduct {
   const Structure* structure = nullptr;
   const Controls* controls = nullptr;
   const float* a = nullptr;
-  Shape a_leading;  // leading dimensions of A without rows; empty for one matrix
-  Shape b_leading;
-  Shape y_leading;
+  int64_t matrices = 1;  // of Y
   int64_t rows = 0;
   int64_t depth = 0;
   int64_t columns = 0;
@@ -43,7 +41,8 @@ struct CrossbarProduct {
   std::vector<Span> row_tiles;
   std::vector<Span> column_groups;
   // What slice i of the array holds in tile t and group g, what its noise is proportional to, and its magnitude, each
-  // as [b matrices, rows of the tile, columns of the group]; the last two only where the structure needs them.
+  // as [b matrices] of packed [rows of the tile, columns of the group]; the last two only where the structure needs
+  // them.
   std::function<const float*(size_t i, size_t t, size_t g)> tile;
   std::function<const float*(size_t i, size_t t, size_t g)> noise_tile;
   std::function<const float*(size_t i, size_t t, size_t g)> magnitude_tile;
@@ -55,6 +54,10 @@ struct CrossbarProduct {
   float* y = nullptr;
 };
 
-void read_product(const CrossbarProduct& product, const Context& context, const MatMul& matmul);
+void read_product(const CrossbarProduct& product, const Context& context);
+
+// Y [rows, columns] = A [rows, depth] B, B packed: the plain product with what is stored.
+void multiply_rows(const Context& context, const float* a, int64_t rows, const float* packed, int64_t depth,
+                   int64_t columns, float* y);
 
 }  // namespace emu

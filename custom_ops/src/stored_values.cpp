@@ -134,20 +134,7 @@ class Storing {
     if (conductances && !for_reading) decode(stored.slices);
     stored.key = key_;
     stored.scales = scales_;
-    if (!for_reading) return stored;
-    for (std::vector<float>& slice : stored.slices) {
-      slice = in_blocks(slice);
-      const auto size = static_cast<int64_t>(slice.size());
-      if (needs_noise_weights(structure_)) {
-        stored.noise_weights.emplace_back(slice.size());
-        noise_weights(structure_, slice.data(), size, stored.noise_weights.back().data());
-      }
-      if (structure_.ir_drop == IrDrop::kFormula) {
-        stored.magnitudes.emplace_back(slice.size());
-        kernels().absolute(slice.data(), size, stored.magnitudes.back().data());
-      }
-    }
-    if (structure_.unit_column) {
+    if (for_reading && structure_.unit_column) {
       for (int64_t slice = 0; slice < structure_.slices(); ++slice) stored.unit_columns.push_back(unit_column(slice));
     }
     return stored;
@@ -695,21 +682,6 @@ class Storing {
     });
   }
 
-  std::vector<float> in_blocks(std::vector<float>& values) const {
-    const std::vector<Span> groups = structure_.column_groups(columns_);
-    if (groups.size() == 1) return std::move(values);
-    std::vector<float> blocks(values.size());
-    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
-      const Span tile = row_tiles_[tile_of_row_[static_cast<size_t>(k)]];
-      for (const Span& group : groups) {
-        const float* from = values.data() + k * columns_ + group.begin;
-        std::copy(from, from + group.size(),
-                  blocks.data() + block_offset(tile, group, columns_) + (k - tile.begin) * group.size());
-      }
-    });
-    return blocks;
-  }
-
   const Structure& structure_;
   const Device& device_;
   const StoreKey& key_;
@@ -769,8 +741,70 @@ bool stores_exactly(const Structure& structure, const Device& device, float stre
          structure.drift == Drift::kNone && structure.ir_drop != IrDrop::kNetwork && device.modifier == 0;
 }
 
-int64_t block_offset(const Span& row_tile, const Span& column_group, int64_t columns) {
-  return row_tile.begin * columns + row_tile.size() * column_group.begin;
+BlockLayout::BlockLayout(const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups, int64_t matrices)
+    : groups_(column_groups.size()) {
+  for (const Span& tile : row_tiles) {
+    for (const Span& group : column_groups) {
+      offsets_.push_back(size_);
+      size_ += matrices * kernels().packed_size(tile.size(), group.size());
+    }
+  }
+}
+
+namespace {
+
+std::vector<float> packed(const std::vector<float>& values, const std::vector<Span>& row_tiles,
+                          const std::vector<Span>& column_groups, int64_t columns, const ForEach& for_each) {
+  const BlockLayout layout(row_tiles, column_groups);
+  const int64_t panel = kernels().packed_size(1, 1);
+  struct Part {
+    const float* from;
+    int64_t rows;
+    int64_t columns;
+    float* to;
+  };
+  std::vector<float> result(static_cast<size_t>(layout.size()));
+  std::vector<Part> parts;
+  for (size_t t = 0; t < row_tiles.size(); ++t) {
+    const int64_t rows = row_tiles[t].size();
+    const int64_t width = std::max<int64_t>(1, (int64_t{1} << 16) / std::max<int64_t>(1, rows * panel)) * panel;
+    for (size_t g = 0; g < column_groups.size(); ++g) {
+      const Span group = column_groups[g];
+      for (int64_t first = 0; first < group.size(); first += width) {
+        parts.push_back({values.data() + row_tiles[t].begin * columns + group.begin + first, rows,
+                         std::min(width, group.size() - first), result.data() + layout.offset(t, g) + rows * first});
+      }
+    }
+  }
+  for_each(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+    const Part& part = parts[static_cast<size_t>(i)];
+    kernels().pack(part.from, columns, part.rows, part.columns, part.to);
+  });
+  return result;
+}
+
+}  // namespace
+
+void pack_array(const Structure& structure, int64_t rows, int64_t columns, bool for_reading, const ForEach& for_each,
+                StoredArray& array) {
+  const std::vector<Span> whole_rows = {{0, rows}};
+  const std::vector<Span> whole_columns = {{0, columns}};
+  const std::vector<Span> row_tiles = for_reading ? structure.row_tiles(rows) : whole_rows;
+  const std::vector<Span> groups = for_reading ? structure.column_groups(columns) : whole_columns;
+  array.packed_for = &kernels();
+  for (std::vector<float>& slice : array.slices) {
+    slice = packed(slice, row_tiles, groups, columns, for_each);
+    if (!for_reading) continue;
+    const auto size = static_cast<int64_t>(slice.size());
+    if (needs_noise_weights(structure)) {
+      array.noise_weights.emplace_back(slice.size());
+      noise_weights(structure, slice.data(), size, array.noise_weights.back().data());
+    }
+    if (structure.ir_drop == IrDrop::kFormula) {
+      array.magnitudes.emplace_back(slice.size());
+      kernels().absolute(slice.data(), size, array.magnitudes.back().data());
+    }
+  }
 }
 
 Decoding decoding(const Structure& structure, const Device& device) {
@@ -838,9 +872,8 @@ StoredArray store_array(const Structure& structure, const Device& device, const 
 }
 
 void write_operand(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed,
-                   const float* b, int64_t columns, const std::vector<Span>& row_tiles,
-                   const std::vector<Span>& column_groups, const float* scales, bool for_reading,
-                   const DynamicRow& place, float* out) {
+                   const float* b, int64_t columns, const std::vector<Span>& row_tiles, const float* scales,
+                   bool for_reading, const DynamicRow& place, float* out) {
   const auto blocks_per_row = static_cast<uint64_t>((columns + 3) / 4);
   StoreRow row;
   row.model = structure.disturbance;
@@ -862,12 +895,8 @@ void write_operand(const Structure& structure, const Device& device, float stren
   for (size_t t = 0; t < row_tiles.size(); ++t) {
     for (int64_t k = row_tiles[t].begin; k < row_tiles[t].end; ++k) {
       row.device.block = (place.first_row + static_cast<uint64_t>(k)) * blocks_per_row;
-      for (const Span& group : column_groups) {
-        float* target = out + block_offset(row_tiles[t], group, columns) + (k - row_tiles[t].begin) * group.size();
-        kernels().store_row(row, b + k * columns + group.begin,
-                            scales + static_cast<int64_t>(t) * columns + group.begin, group.begin, group.size(),
-                            target);
-      }
+      kernels().store_row(row, b + k * columns, scales + static_cast<int64_t>(t) * columns, 0, columns,
+                          out + k * columns);
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bit_flips.h"
+#include "kernels.h"
 #include "structure.h"
 
 namespace emu {
@@ -30,9 +31,19 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
 // Whether storing changes nothing.
 bool stores_exactly(const Structure& structure, const Device& device, float strength);
 
-// Position of tile t, column group g in values laid out for reading: blocks [rows of t, columns of g], row-major, one
-// after another.
-int64_t block_offset(const Span& row_tile, const Span& column_group, int64_t columns);
+// Where values packed for reading lie: for row tile t and column group g, so many matrices [rows of t, columns of g],
+// each packed, one after another.
+class BlockLayout {
+ public:
+  BlockLayout(const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups, int64_t matrices = 1);
+  int64_t offset(size_t t, size_t g) const { return offsets_[t * groups_ + g]; }
+  int64_t size() const { return size_; }
+
+ private:
+  size_t groups_;
+  std::vector<int64_t> offsets_;
+  int64_t size_ = 0;
+};
 
 // How what is read becomes a weight in units of its scale: the sum of factor * reading over the slices, less the
 // offset.
@@ -45,7 +56,9 @@ Decoding decoding(const Structure& structure, const Device& device);
 // What the arrays of one chip hold for a matrix; immutable once made.
 struct StoredArray {
   StoreKey key;
-  // For reading: v of docs/operators.md, slice by slice, in the layout of block_offset. Else W' [rows, columns].
+  const Kernels* packed_for = nullptr;  // null: not packed
+  // For reading: v of docs/operators.md, slice by slice, in units of g_max. Else W'. [rows, columns], or packed:
+  // then for reading in the layout of its tiles.
   std::vector<std::vector<float>> slices;
   std::vector<std::vector<float>> noise_weights;  // what the variance of weight noise is proportional to, if needed
   std::vector<std::vector<float>> magnitudes;     // |v|, only for the formula of IR drop
@@ -68,16 +81,19 @@ void check_faults(const Structure& structure, const Matrix& w);
 StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrix& w,
                         bool for_reading, const ForEach& for_each);
 
-// Writes a matrix B of one sample into out, in the layout of block_offset; for reading, in units of the scales
-// (conductances: of g_max).
+// Packs what store_array made for the kernels in use, and adds what reading needs beside it.
+void pack_array(const Structure& structure, int64_t rows, int64_t columns, bool for_reading, const ForEach& for_each,
+                StoredArray& array);
+
+// Writes a matrix B [rows, columns] of one sample into out; for reading, in units of the scales (conductances: of
+// g_max).
 struct DynamicRow {
   uint32_t sample;
   uint64_t first_row;  // within the sample
 };
 void write_operand(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed,
-                   const float* b, int64_t columns, const std::vector<Span>& row_tiles,
-                   const std::vector<Span>& column_groups, const float* scales, bool for_reading,
-                   const DynamicRow& place, float* out);
+                   const float* b, int64_t columns, const std::vector<Span>& row_tiles, const float* scales,
+                   bool for_reading, const DynamicRow& place, float* out);
 
 // What weight noise is proportional to, element by element.
 void noise_weights(const Structure& structure, const float* values, int64_t count, float* out);
