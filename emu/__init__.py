@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from emu.calibration import calibrate
     from emu.device import Profile, load_profile
     from emu.errors import InputError
-    from emu.evaluation import draw_faults, evaluate
+    from emu.evaluation import Bench, Trial, draw_faults, evaluate
     from emu.rewriter import EmulatedModel, find_sites, read_manifest, rewrite
     from emu.runtime import library_path, register, register_device_function, session
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Bench": "emu.evaluation",
     "EmulatedModel": "emu.rewriter",
     "Evaluation": "emu.evaluation",
     "InputError": "emu.errors",
     "Profile": "emu.device",
+    "Trial": "emu.evaluation",
     "calibrate": "emu.calibration",
     "draw_faults": "emu.evaluation",
     "evaluate": "emu.evaluation",
@@ -40,10 +42,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "Bench",
     "EmulatedModel",
     "Evaluation",
     "InputError",
     "Profile",
+    "Trial",
     "__version__",
     "calibrate",
     "draw_faults",

@@ -1,6 +1,8 @@
-"""Evaluation: accuracy of a model on data, clean and over chips."""
+"""Evaluation: a model on data, clean and over chips, or under any setting of its controls."""
 
-from emu.evaluation.evaluation import Evaluation, Score, evaluate, run
+from emu.evaluation.bench import Bench, Score, Trial
+from emu.evaluation.evaluation import Evaluation, evaluate, run
 from emu.evaluation.faults import draw_faults
+from emu.evaluation.tasks import Classification, Task
 
-__all__ = ["Evaluation", "Score", "draw_faults", "evaluate", "run"]
+__all__ = ["Bench", "Classification", "Evaluation", "Score", "Task", "Trial", "draw_faults", "evaluate", "run"]

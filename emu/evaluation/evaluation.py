@@ -5,38 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from emu.device.loading import Overrides
 from emu.errors import InputError
-from emu.evaluation.controls import LARGEST_SEED, control_feeds, flat_settings
-from emu.evaluation.data import DataSet, convert_inputs, fixed_batch, load_data, model_inputs, read_arrays
+from emu.evaluation.bench import Bench, Score, Trial, check_calibrated, runnable_model
+from emu.evaluation.controls import LARGEST_SEED, control_feeds
+from emu.evaluation.data import convert_inputs, model_inputs, read_arrays
 from emu.evaluation.statistics import Spread, chip_spread, wilson_interval
 
 if TYPE_CHECKING:
     import onnx
 
     from emu.rewriter import Device, EmulatedModel, Rule, Share
-
-DEFAULT_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Score:
-    """How many of a set of samples a model classifies right.
-
-    `undefined` counts the samples whose outputs hold NaN; they count as wrong.
-    """
-
-    correct: int
-    samples: int
-    undefined: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers, 0 to 1."""
-        return self.correct / self.samples
 
 
 @dataclass(frozen=True)
@@ -147,71 +128,47 @@ def evaluate(
     Raises:
         InputError: the model, the data or a setting is wrong.
     """
-    from emu.rewriter import read_manifest, rewrite
-    from emu.runtime import session as open_session
-
-    runnable, name = _runnable(model)
-    manifest = read_manifest(runnable)
-    rewriting = {
-        "only": only,
-        "exclude": exclude,
-        "map": list(map) or None,
-        "share": share,
-        "stored": stored,
-    }
-    asked = {option: value for option, value in rewriting.items() if value is not None}
-    if manifest is None and device is not None:
-        emulated = rewrite(runnable, device, set=set, **asked)  # type: ignore[arg-type]
-        runnable, manifest, set = emulated.model, emulated.manifest, None
-    elif device is not None:
-        raise InputError(f"{name} is already rewritten: evaluate it without a device, or give the original model.")
-    elif asked:
-        raise InputError(f"'{next(iter(asked))}' is for rewriting a plain model: give it with a device.")
-    elif manifest is None and set is not None:
-        raise InputError(f"{name} has no device whose settings could change: give a device too.")
-    _check_calibrated(manifest, name)
+    bench = Bench(
+        model,
+        data,
+        device=device,
+        set=set,
+        only=only,
+        exclude=exclude,
+        map=map,
+        share=share,
+        stored=stored,
+        batch_size=batch_size,
+        threads=threads,
+        samples=samples,
+        ops=ops,
+    )
     if chips < 1 or first_seed < 0 or first_seed + chips - 1 > LARGEST_SEED:
         raise InputError(f"{chips} chips from seed {first_seed} on: give at least one chip, with seeds 0 to 2^32 - 1.")
-
-    session = open_session(runnable, ops=ops, threads=threads)
-    inputs = model_inputs(session)
-    dataset = load_data(data, inputs, samples)
-    fixed = fixed_batch(inputs)
-    if fixed is not None and batch_size not in (None, fixed):
-        raise InputError(f"{name} takes exactly {fixed} samples at once: leave the batch size out.")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"The batch size is {batch_size} and must be at least 1.")
-    size = fixed or batch_size or DEFAULT_BATCH
-
-    seeds = tuple(range(first_seed, first_seed + chips)) if manifest else ()
-    batches = -(-len(dataset.labels) // size)
+    seeds = tuple(range(first_seed, first_seed + chips)) if bench.manifest else ()
     done = 0
 
-    def score(controls: dict[str, NDArray[Any]]) -> Score:
+    def step() -> None:
         nonlocal done
-        correct = undefined = 0
-        for start, feeds in dataset.batches(size, pad=fixed is not None):
-            index = control_feeds(manifest, sample=start) if manifest else {}
-            rights, nans = _score_batch(session, {**feeds, **controls, **index}, dataset, start, size)
-            correct, undefined, done = correct + rights, undefined + nans, done + 1
-            if progress is not None:
-                progress(done, batches * (1 + len(seeds)))
-        return Score(correct, len(dataset.labels), undefined)
+        done += 1
+        if progress is not None:
+            progress(done, bench.batches * (1 + len(seeds)))
 
-    clean = score(control_feeds(manifest, strength=0.0) if manifest else {})
-    scores = tuple(score(control_feeds(manifest or {}, seed=seed, read_seed=read_seed, set=set)) for seed in seeds)
+    clean = bench.run_clean(step)
+    scores = tuple(bench.run(Trial(seed=seed, read_seed=read_seed), step) for seed in seeds)
+    manifest = bench.manifest
     return Evaluation(
         clean=clean,
         chips=scores,
         seeds=seeds,
         read_seed=read_seed,
-        model=name,
-        data=dataset.where,
+        model=bench.name,
+        data=bench.dataset.where,
         device=", ".join(manifest["devices"]) if manifest else None,
-        settings=flat_settings(manifest, set) if manifest else {},
-        sites=len(manifest["sites"]) if manifest else 0,
-        batch_size=size,
-        ignored=dataset.ignored,
+        settings=bench.settings,
+        sites=len(bench.sites),
+        batch_size=bench.batch_size,
+        ignored=bench.dataset.ignored,
     )
 
 
@@ -249,7 +206,7 @@ def run(
     from emu.rewriter import read_manifest
     from emu.runtime import session as open_session
 
-    runnable, name = _runnable(model)
+    runnable, name = runnable_model(model)
     manifest = read_manifest(runnable)
     given = {"seed": seed, "read_seed": read_seed, "sample": sample, "head": head}
     if manifest is None:
@@ -260,51 +217,10 @@ def run(
             )
         feeds = {}
     else:
-        _check_calibrated(manifest, name)
+        check_calibrated(manifest, name)
         feeds = control_feeds(manifest, set=set, **given)
     session = open_session(runnable, ops=ops, threads=threads)
     arrays, where = read_arrays(inputs)
     feeds |= convert_inputs(arrays, model_inputs(session), where)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
-
-
-def _runnable(model: Any) -> tuple[Any, str]:
-    """What a session and the rewriter take, and the model's name for messages."""
-    if isinstance(model, str | Path):
-        if not Path(model).is_file():
-            raise InputError(f"There is no model file {model}.")
-        return model, str(model)
-    proto = getattr(model, "model", model)
-    return proto, str(proto.graph.name or "model")
-
-
-def _check_calibrated(manifest: Mapping[str, Any] | None, name: str) -> None:
-    if manifest is not None and manifest.get("calibration", {}) is None:
-        raise InputError(
-            f"{name} has converters with calibrated ranges and is not calibrated yet: run 'emu calibrate' on the "
-            "rewritten model first."
-        )
-
-
-def _score_batch(
-    session: Any, feeds: dict[str, NDArray[Any]], dataset: DataSet, start: int, size: int
-) -> tuple[int, int]:
-    """Runs one batch: the number of right answers, and of samples without a defined answer."""
-    names = [output.name for output in session.get_outputs()]
-    output = "logits" if "logits" in names else names[0]
-    labels = dataset.labels[start : start + size]
-    scores = np.asarray(session.run([output], feeds)[0])
-    if scores.ndim != 2 or len(scores) < len(labels):
-        raise InputError(
-            f"Output '{output}' of the model is of shape {list(scores.shape)} for {len(labels)} samples: "
-            "accuracy needs one row of class scores for each sample."
-        )
-    if labels.max() >= scores.shape[1]:
-        raise InputError(
-            f"'labels' of {dataset.where} has class {labels.max()}, but the model has {scores.shape[1]} classes."
-        )
-    scores = scores[: len(labels)]
-    defined = ~np.isnan(scores).any(axis=1)
-    right = (scores.argmax(axis=1) == labels) & defined
-    return int(right.sum()), int((~defined).sum())

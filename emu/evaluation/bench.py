@@ -1,0 +1,301 @@
+"""A model and its data in one onnxruntime session, in which any number of trials run."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu.device import parse_overrides
+from emu.device.loading import Overrides
+from emu.errors import InputError
+from emu.evaluation.controls import control_feeds, flat_settings
+from emu.evaluation.data import DataSet, fixed_batch, load_data, model_inputs
+from emu.evaluation.tasks import Classification, Task
+from emu.rewriter import select
+
+if TYPE_CHECKING:
+    import onnx
+
+    from emu.rewriter import Device, EmulatedModel, Rule, Share
+
+DEFAULT_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of all controls of a rewritten model; plain data, equal trials give equal results.
+
+    Args:
+        seed: which chip, 0 to 2^32 - 1.
+        read_seed: which repetition on that chip, 0 to 2^32 - 1.
+        head: disturb this attention head only; -1 for all.
+        strength: factor on every disturbance of the sites that `only` and `exclude` leave.
+        only: disturb these sites only, a selection as `emu.rewriter.select` reads it; the others are digital.
+        exclude: leave these sites digital.
+        set: numbers of the device, by the names of `Bench.settings`.
+    """
+
+    seed: int = 0
+    read_seed: int = 0
+    head: int = -1
+    strength: float = 1.0
+    only: str | None = None
+    exclude: str | None = None
+    set: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `Trial(**plain)` is the same trial."""
+        return {**asdict(self), "set": dict(self.set)}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one trial measured.
+
+    Args:
+        metrics: value of each metric by name, `accuracy` among them for classification; shares are 0 to 1.
+        correct: samples answered right, for tasks that have right answers; else 0.
+        samples: number of samples.
+        undefined: samples whose outputs hold NaN; they count as wrong.
+    """
+
+    metrics: Mapping[str, float]
+    correct: int
+    samples: int
+    undefined: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1."""
+        return self.correct / self.samples
+
+
+@dataclass(frozen=True)
+class _Selectable:
+    index: int
+    node: str
+    layer: int | None
+    component: str
+    shape: tuple[int | None, int | None]
+
+
+_SELECTED_BY = ("node", "layer", "component", "shape")
+
+
+class Bench:
+    """A model and its data in one session.
+
+    Args:
+        model: a rewritten model; or a plain model, which is rewritten in memory for `device`; or a plain model without
+            `device`, of which only the clean score can be had.
+        data: an .npz file or a mapping: one array per model input, samples along the first axis, and `labels`.
+        device: a profile for a plain model.
+        set: settings of the device; of a rewritten model only the numbers of its device tensor.
+        only: sites to emulate, when rewriting.
+        exclude: sites to leave digital, when rewriting.
+        map: other devices for some sites, when rewriting.
+        share: which sites share one physical array, when rewriting.
+        stored: tensors that feed no product to put into arrays too, when rewriting.
+        task: what is measured.
+        batch_size: samples at once; it does not change the result.
+        threads: threads of the session; None for onnxruntime's default.
+        samples: use only the first so many samples.
+        ops: `native` for the C++ operators, `python` for their NumPy twin.
+
+    Raises:
+        InputError: the model, the data or a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        model: "str | Path | onnx.ModelProto | EmulatedModel",
+        data: str | Path | Mapping[str, Any],
+        *,
+        device: "Device | None" = None,
+        set: Overrides | None = None,
+        only: str | None = None,
+        exclude: str | None = None,
+        map: "Sequence[Rule]" = (),
+        share: "Share | None" = None,
+        stored: str | None = None,
+        task: Task | None = None,
+        batch_size: int | None = None,
+        threads: int | None = None,
+        samples: int | None = None,
+        ops: Literal["native", "python"] = "native",
+    ) -> None:
+        from emu.rewriter import read_manifest, rewrite
+        from emu.runtime import session as open_session
+
+        runnable, self.name = runnable_model(model)
+        manifest = read_manifest(runnable)
+        rewriting = {
+            "only": only,
+            "exclude": exclude,
+            "map": list(map) or None,
+            "share": share,
+            "stored": stored,
+        }
+        asked = {option: value for option, value in rewriting.items() if value is not None}
+        if manifest is None and device is not None:
+            emulated = rewrite(runnable, device, set=set, **asked)  # type: ignore[arg-type]
+            runnable, manifest, set = emulated.model, emulated.manifest, None
+        elif device is not None:
+            raise InputError(
+                f"{self.name} is already rewritten: evaluate it without a device, or give the original model."
+            )
+        elif asked:
+            raise InputError(f"'{next(iter(asked))}' is for rewriting a plain model: give it with a device.")
+        elif manifest is None and set is not None:
+            raise InputError(f"{self.name} has no device whose settings could change: give a device too.")
+        check_calibrated(manifest, self.name)
+        self.model = runnable
+        self.manifest: dict[str, Any] | None = manifest
+        self.task: Task = task or Classification()
+        self.settings: dict[str, float] = flat_settings(manifest, set) if manifest else {}
+        self._set = set
+        self.session = open_session(runnable, ops=ops, threads=threads)
+        inputs = model_inputs(self.session)
+        self.dataset: DataSet = load_data(data, inputs, samples)
+        self._fixed = fixed_batch(inputs)
+        if self._fixed is not None and batch_size not in (None, self._fixed):
+            raise InputError(f"{self.name} takes exactly {self._fixed} samples at once: leave the batch size out.")
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"The batch size is {batch_size} and must be at least 1.")
+        self.batch_size: int = self._fixed or batch_size or DEFAULT_BATCH
+
+    @property
+    def sites(self) -> list[dict[str, Any]]:
+        """The sites of the manifest, by index; none for a plain model."""
+        return list(self.manifest["sites"]) if self.manifest else []
+
+    @property
+    def batches(self) -> int:
+        """Batches of one trial."""
+        return -(-len(self.dataset.labels) // self.batch_size)
+
+    @cached_property
+    def clean(self) -> Score:
+        """The score of the model without any disturbance."""
+        return self.run_clean()
+
+    def run_clean(self, progress: Callable[[], None] | None = None) -> Score:
+        """Runs the model without any disturbance: at strength 0, which is onnxruntime's own product."""
+        return self._score(control_feeds(self.manifest, strength=0.0) if self.manifest else {}, progress)
+
+    def run(self, trial: Trial, progress: Callable[[], None] | None = None) -> Score:
+        """Runs one trial.
+
+        Args:
+            trial: the setting of the controls.
+            progress: called after each batch.
+
+        Raises:
+            InputError: the model is plain, or the trial names a site, a number or a seed that does not exist.
+        """
+        return self._score(self.controls(trial), progress)
+
+    def controls(self, trial: Trial) -> dict[str, NDArray[Any]]:
+        """The control inputs of a trial, by the names of the model's inputs.
+
+        Raises:
+            InputError: as in `run`.
+        """
+        if self.manifest is None:
+            raise InputError(f"{self.name} is not rewritten and has no controls: give a device.")
+        settings = {**parse_overrides(self._set), **trial.set}
+        feeds = control_feeds(
+            self.manifest, seed=trial.seed, read_seed=trial.read_seed, head=trial.head, set=settings or None
+        )
+        if trial.only is None and trial.exclude is None and trial.strength == 1:
+            return feeds  # the model's own strengths
+        return {**feeds, "emu.strength": self.strengths(trial)}
+
+    def strengths(self, trial: Trial) -> NDArray[np.float32]:
+        """The factor of each site under a trial, float32 `[sites]`."""
+        sites = [_Selectable(site["index"], **{key: site[key] for key in _SELECTED_BY}) for site in self.sites]
+        strengths = np.zeros(len(sites), np.float32)
+        strengths[[site.index for site in select(sites, trial.only, trial.exclude)]] = trial.strength
+        return strengths
+
+    def fingerprint(self) -> dict[str, str]:
+        """What results depend on beside the trial, each as a short text: equal texts, equal results.
+
+        Returns:
+            `model`, `device`, `data` and `task`, as SHA-256 in hexadecimal, and `emu`, the format of its operators.
+        """
+        labels = self.dataset.labels
+        arrays = {**self.dataset.arrays, "labels": labels}
+        data = hashlib.sha256()
+        for name in sorted(arrays):
+            array = np.ascontiguousarray(arrays[name])
+            data.update(f"{name} {array.dtype} {array.shape}".encode())
+            data.update(array.data)
+        if isinstance(self.model, str | Path):
+            model = _digest_of_files(Path(self.model))
+        else:
+            model = hashlib.sha256(self.model.SerializeToString(deterministic=True)).hexdigest()
+        manifest = self.manifest or {}
+        device = json.dumps([manifest.get("devices"), self.settings], sort_keys=True)
+        return {
+            "model": model,
+            "device": hashlib.sha256(device.encode()).hexdigest(),
+            "data": data.hexdigest(),
+            "task": self.task.name,
+            "emu": str(manifest.get("format", "")),
+        }
+
+    def _score(self, controls: dict[str, NDArray[Any]], progress: Callable[[], None] | None) -> Score:
+        self.task.begin()
+        for start, feeds in self.dataset.batches(self.batch_size, pad=self._fixed is not None):
+            index = control_feeds(self.manifest, sample=start) if self.manifest else {}
+            self.task.add(self.session, {**feeds, **controls, **index}, self.dataset, start, self.batch_size)
+            if progress is not None:
+                progress()
+        metrics, correct, undefined = self.task.end()
+        return Score(metrics, correct, len(self.dataset.labels), undefined)
+
+
+def runnable_model(model: Any) -> tuple[Any, str]:
+    """What a session and the rewriter take, and the model's name for messages."""
+    if isinstance(model, str | Path):
+        if not Path(model).is_file():
+            raise InputError(f"There is no model file {model}.")
+        return model, str(model)
+    proto = getattr(model, "model", model)
+    return proto, str(proto.graph.name or "model")
+
+
+def check_calibrated(manifest: Mapping[str, Any] | None, name: str) -> None:
+    """Refuses a model whose calibrated converters have no ranges yet.
+
+    Raises:
+        InputError: it has none.
+    """
+    if manifest is not None and manifest.get("calibration", {}) is None:
+        raise InputError(
+            f"{name} has converters with calibrated ranges and is not calibrated yet: run 'emu calibrate' on the "
+            "rewritten model first."
+        )
+
+
+def _digest_of_files(path: Path) -> str:
+    """SHA-256 over a model file and the external data it names, in the order of their names."""
+    import onnx
+
+    digest = hashlib.sha256()
+    proto = onnx.load(path, load_external_data=False)
+    files = {
+        entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    for file in [path, *(path.parent / name for name in sorted(files))]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""A bench runs trials: controls by selection, results that depend on nothing else, and fingerprints."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from emu import Bench, Trial, rewrite
+from emu.demo import data_path, model_path
+from emu.errors import InputError
+from emu.evaluation.data import read_arrays
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    changes = {"program.sigma": 0.4}
+    return Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", set=changes, samples=60)
+
+
+def test_a_trial_that_selects_no_site_away_is_the_plain_one(bench: Bench) -> None:
+    assert bench.run(Trial(seed=3)) == bench.run(Trial(seed=3, only="*"))
+    assert bench.run(Trial(seed=3)).accuracy < bench.clean.accuracy
+
+
+def test_strengths_follow_the_selection(bench: Bench) -> None:
+    strengths = bench.strengths(Trial(only="layer=1 component=ffn_*", strength=0.5))
+    sites = [site["index"] for site in bench.sites if site["layer"] == 1 and site["component"].startswith("ffn")]
+    assert np.flatnonzero(strengths).tolist() == sites
+    assert set(strengths[sites]) == {np.float32(0.5)}
+    rest = bench.strengths(Trial(exclude="layer=1 component=ffn_*"))
+    np.testing.assert_array_equal(rest + 2 * strengths, np.ones(len(bench.sites)))
+
+
+def test_strength_zero_is_clean(bench: Bench) -> None:
+    assert bench.run(Trial(seed=1, strength=0.0)) == bench.clean
+
+
+def test_trials_do_not_depend_on_what_ran_before(bench: Bench) -> None:
+    trials = [Trial(seed=1), Trial(seed=2, set={"program.sigma": 0.1}), Trial(seed=1, only="component=query")]
+    forward = [bench.run(trial) for trial in trials]
+    assert [bench.run(trial) for trial in reversed(trials)] == forward[::-1]
+
+
+def test_a_trial_is_plain_data() -> None:
+    trial = Trial(seed=4, head=1, only="layer=0", set={"program.sigma": 0.2})
+    assert Trial(**trial.as_dict()) == trial
+
+
+def test_unknown_names_in_a_trial_are_refused(bench: Bench) -> None:
+    with pytest.raises(InputError, match="component=nothing"):
+        bench.run(Trial(only="component=nothing"))
+    with pytest.raises(InputError, match=r"program\.nothing"):
+        bench.run(Trial(set={"program.nothing": 1.0}))
+
+
+def test_a_plain_model_has_a_clean_score_only() -> None:
+    plain = Bench(model_path("digits_vit"), data_path("digits_test"), samples=30)
+    assert plain.clean.accuracy > 0.9
+    with pytest.raises(InputError, match="is not rewritten and has no controls"):
+        plain.run(Trial())
+
+
+def test_a_fingerprint_changes_with_model_device_data_and_only_then(bench: Bench) -> None:
+    arguments = {"device": "rram", "set": {"program.sigma": 0.4}, "samples": 60}
+    same = Bench(model_path("digits_vit"), read_arrays(data_path("digits_test"))[0], batch_size=7, **arguments)
+    assert same.fingerprint() == bench.fingerprint()
+    emulated = rewrite(model_path("digits_vit"), device="rram", set=arguments["set"])
+    assert Bench(emulated, data_path("digits_test"), samples=60).fingerprint() == bench.fingerprint()
+    changed = {
+        "data": {**arguments, "samples": 59},
+        "device": {**arguments, "set": {"program.sigma": 0.3}},
+    }
+    for part, others in changed.items():
+        other = Bench(model_path("digits_vit"), data_path("digits_test"), **others).fingerprint()
+        assert other[part] != bench.fingerprint()[part]
+    other = Bench(model_path("digits_deit"), data_path("digits_test"), **arguments).fingerprint()
+    assert other["model"] != bench.fingerprint()["model"]
+    assert replace(Trial(), seed=1) != Trial()
