@@ -1,0 +1,5 @@
+"""`python -m emu`: the command line."""
+
+from emu.cli import main
+
+main()

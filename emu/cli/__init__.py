@@ -1,0 +1,20 @@
+"""The command line: parses, calls the package, prints. Anything that it does, three lines of Python do too.
+
+Heavy packages (numpy, onnx, onnxruntime, pydantic, pandas) are imported by the commands that need them: help is quick.
+"""
+
+# In the order in which help lists them.
+# isort: off
+from emu.cli.app import app
+from emu.cli import devices as devices
+from emu.cli import models as models
+from emu.cli import evaluation as evaluation
+from emu.cli import installation as installation
+# isort: on
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Runs the command line."""
+    app(prog_name="emu")

@@ -1,0 +1,234 @@
+"""Commands on model files: inspect, rewrite, faults, calibrate."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from emu.cli.app import app
+from emu.cli.options import Exclude, Json, Map, Only, Ops, Set, Share, Stored, Threads
+from emu.cli.output import Progress, cell, check_target, print_json, print_table
+from emu.errors import InputError
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
+    stored: Stored = None,
+    as_json: Json = False,
+) -> None:
+    """Show the sites of a model: its matrix products that are or could be on crossbars."""
+    from emu.rewriter import read_manifest
+    from emu.rewriter import rewrite as rewrite_model
+
+    manifest = read_manifest(model)
+    if manifest and stored is not None:
+        raise InputError(f"{model} is rewritten already, with its stored tensors: leave out --stored.")
+    # The sites of a plain model are those that it gets when it is rewritten.
+    plain = {} if manifest else rewrite_model(model, "ideal", stored=stored).manifest
+    for site in plain.get("sites", []):
+        del site["device"]
+    report = manifest or {"devices": None, **_pick(plain, ("sites", "skipped"))}
+    if as_json:
+        print_json(report)
+        return
+    what = f"rewritten for {', '.join(manifest['devices'])}" if manifest else "not rewritten"
+    typer.echo(f"{model}: {what}, {len(report['sites'])} sites")
+    for note in _states(report):
+        typer.echo(note)
+    typer.echo()
+    columns = ["index", "layer", "component", "op" if manifest else "source_op", "shape", "heads"]
+    columns += [*(["tiles"] if manifest else []), "parameters", "macs"]
+    columns += ["array"] if any("shares_with" in site for site in report["sites"]) else []
+    columns += [*(["device"] if manifest and len(manifest["devices"]) > 1 else []), "node"]
+    print_table(columns, [[cell(site[column]) for column in columns] for site in report["sites"]])
+    typer.echo()
+    _print_components(report["sites"])
+    _print_skipped(report)
+
+
+@app.command()
+def rewrite(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The exported model.")],
+    device: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Device: a preset (see 'emu devices') or a .toml file.")
+    ],
+    set: Set = None,
+    map: Map = None,
+    only: Only = None,
+    exclude: Exclude = None,
+    stored: Stored = None,
+    share: Share = None,
+    faults: Annotated[
+        Path | None, typer.Option(help="Give every chip exactly these faults (see 'emu faults').")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write it.", show_default="MODEL.DEVICE.onnx")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Rewrite a model so that its matrix products run on a device's crossbars."""
+    from emu.rewriter import load_devices
+    from emu.rewriter import rewrite as rewrite_model
+
+    profile, rules = load_devices(device, map or (), set)
+    target = output or model.with_name(f"{model.stem}.{profile.name}.onnx")
+    check_target(target, model, overwrite)
+    emulated = rewrite_model(
+        model,
+        profile,
+        map=rules,
+        only=only,
+        exclude=exclude,
+        share=share or "by-content",
+        stored=stored,
+        faults=faults,
+    )
+    emulated.save(target)
+    _print_components(emulated.manifest["sites"])
+    _print_skipped(emulated.manifest)
+    names = ", ".join(emulated.manifest["devices"])
+    typer.echo(f"Wrote {target} for {names}, {len(emulated.manifest['sites'])} sites.")
+    if _is_uncalibrated(emulated.manifest):
+        typer.echo(f"Its converters have calibrated ranges: run 'emu calibrate {target} --data DATA' before it runs.")
+
+
+@app.command()
+def faults(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A rewritten model whose device has faults.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the faults to this .npz file.")],
+    seed: Annotated[int | None, typer.Option(help="Which chip.", show_default="0")] = None,
+    set: Set = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the bit flips and stuck cells of one chip, for 'emu rewrite --faults'."""
+    from emu.evaluation import draw_faults
+
+    check_target(output, model, overwrite)
+    found = draw_faults(model, seed=seed, set=set)
+    found.save(output)
+    rows: dict[str, list[int]] = {}
+    for array in found.arrays:
+        sums = rows.setdefault(array.component, [0, 0, 0, 0])
+        counts = (1, array.shape[0] * array.shape[1], array.bit_flips, array.stuck_cells)
+        rows[array.component] = [one + more for one, more in zip(sums, counts, strict=True)]
+    rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
+    head = ["component", "arrays", "values", "bit_flips", "stuck_cells"]
+    if as_json:
+        print_json([dict(zip(head, [component, *counts], strict=True)) for component, counts in rows.items()])
+        return
+    print_table(head, [[component, *counts] for component, counts in rows.items()])
+    typer.echo(f"Wrote {output}: the faults of chip {found.origin['seed']}.")
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A rewritten model with calibrated converters.")],
+    data: Annotated[Path, typer.Option(help="An .npz file with one array per model input.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write it.", show_default="MODEL.calibrated.onnx")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    samples: Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")] = None,
+    method: Annotated[
+        Literal["minmax", "percentile", "entropy"], typer.Option(help="How ranges follow from the numbers seen.")
+    ] = "minmax",
+    percentile: Annotated[float, typer.Option(help="Share of the numbers in range, in percent.")] = 99.99,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="8")] = None,
+    threads: Threads = None,
+    ops: Ops = "native",
+    as_json: Json = False,
+) -> None:
+    """Fit the input and output ranges of converters to data."""
+    from emu.calibration import calibrate as run_calibration
+    from emu.calibration import calibrated_sites
+
+    target = output or model.with_name(f"{model.stem}.calibrated.onnx")
+    check_target(target, model, overwrite)
+    with Progress("calibrating") as progress:
+        result = run_calibration(
+            model,
+            data,
+            samples=samples,
+            method=method,
+            percentile=percentile,
+            batch_size=batch_size,
+            threads=threads,
+            ops=ops,
+            progress=progress,
+        )
+    result.save(target)
+    ranges = result.value("emu.ranges").tolist()
+    rows = []
+    for index, (dac, adc) in calibrated_sites(result.manifest).items():
+        site, (largest, low, high) = result.manifest["sites"][index], ranges[index]
+        outputs = (low, high) if adc else (None, None)
+        rows.append([index, site["component"], largest if dac else None, *outputs, site["node"]])
+    head = ["index", "component", "largest_input", "lowest_output", "highest_output", "node"]
+    if as_json:
+        sites = [dict(zip(head, row, strict=True)) for row in rows]
+        print_json({**result.manifest["calibration"], "output": str(target), "sites": sites})
+        return
+    print_table(head, [[cell(value) for value in row] for row in rows])
+    typer.echo(f"Wrote {target}, calibrated on {result.manifest['calibration']['samples']} samples.")
+
+
+def _is_uncalibrated(manifest: Mapping[str, Any]) -> bool:
+    return "calibration" in manifest and manifest["calibration"] is None
+
+
+def _states(report: Mapping[str, Any]) -> list[str]:
+    """Where ranges and faults of a rewritten model come from."""
+    notes = []
+    if _is_uncalibrated(report):
+        notes.append("Its converters have calibrated ranges: run 'emu calibrate' before it runs.")
+    elif "calibration" in report:
+        calibration = report["calibration"]
+        notes.append(f"Converters calibrated by {calibration['method']} on {calibration['samples']} samples.")
+    if "faults" in report:
+        notes.append(f"Every chip has the faults of chip {report['faults']['seed']}.")
+    return notes
+
+
+def _print_components(sites: Sequence[Mapping[str, Any]]) -> None:
+    """Totals per component, in data-flow order."""
+    rows = []
+    for component in dict.fromkeys(site["component"] for site in sites):
+        members = [site for site in sites if site["component"] == component]
+        rows.append([component, len(members), _total(_arrays(members), "parameters"), _total(members, "macs")])
+    rows.append(["all", len(sites), _total(_arrays(sites), "parameters"), _total(sites, "macs")])
+    print_table(["component", "sites", "parameters", "macs"], rows)
+
+
+def _arrays(sites: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """One site for each physical array: sites that share one hold the same parameters."""
+    return list({site["array"]: site for site in sites}.values())
+
+
+def _total(sites: Sequence[Mapping[str, Any]], field: str) -> int | None:
+    """The sum over sites, None where a site's share depends on a free size of the model."""
+    values = [site[field] for site in sites]
+    return None if None in values else sum(values)
+
+
+def _print_skipped(report: Mapping[str, Any]) -> None:
+    for site in report["sites"]:
+        if "note" in site:
+            typer.echo(f"Note: site {site['index']} '{site['node']}': {site['note']}.")
+        if "tied_to" in site:
+            others = ", ".join(map(str, site["tied_to"]))
+            typer.echo(
+                f"Note: site {site['index']} '{site['node']}' holds the transpose of site {others}: tied weights, "
+                "but arrays of their own."
+            )
+    unselected = [skipped for skipped in report["skipped"] if skipped["reason"] == "not selected"]
+    if unselected:
+        typer.echo(f"Stays digital: {len(unselected)} sites that were not selected.")
+    for skipped in (each for each in report["skipped"] if each not in unselected):
+        typer.echo(f"Stays digital: {skipped['op']} '{skipped['node']}': {skipped['reason']}.")
+
+
+def _pick(report: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: report[key] for key in keys}
