@@ -265,22 +265,41 @@ class Storing {
       const float factor = decoding_.factors[static_cast<size_t>(slice)];
       std::vector<float> positive = programmed(slice, false);
       std::vector<float> negative = structure_.pairs() ? programmed(slice, true) : std::vector<float>();
-      if (compensated) accumulate(factor, read_conductances(slice, positive, negative, {}), before);
+      if (compensated) accumulate(factor, slice, positive, negative, before);
       std::vector<float> peaks;
       if (structure_.drift != Drift::kNone) {
         if (structure_.net_pairs) peaks = make_net_pairs(positive, negative);
         drift(slice, false, positive);
         if (structure_.pairs()) drift(slice, true, negative);
       }
-      slices.push_back(read_conductances(slice, positive, negative, peaks));
-      if (compensated) accumulate(factor, slices.back(), after);
+      slices.push_back(read_conductances(slice, std::move(positive), std::move(negative), peaks));
+      if (compensated) {
+        for_values([&](size_t i) { after[i] += factor * slices.back()[i]; });
+      }
     }
     if (compensated) compensate(before, after);
     return slices;
   }
 
-  static void accumulate(float factor, const std::vector<float>& values, std::vector<float>& sum) {
-    for (size_t i = 0; i < sum.size(); ++i) sum[i] += factor * values[i];
+  // Calls body(i) for every element.
+  template <typename Body>
+  void for_values(Body&& body) const {
+    for_rows(rows_, columns_, for_each_, [&](int64_t k) {
+      const auto first = static_cast<size_t>(k * columns_);
+      for (size_t i = first; i < first + static_cast<size_t>(columns_); ++i) body(i);
+    });
+  }
+
+  // Adds what is read before drift.
+  void accumulate(float factor, int64_t slice, const std::vector<float>& positive, const std::vector<float>& negative,
+                  std::vector<float>& sum) const {
+    const bool struck = structure_.fault_source != FaultSource::kNone || structure_.ir_drop == IrDrop::kNetwork;
+    if (!struck && structure_.pairs()) {  // without copies
+      for_values([&](size_t i) { sum[i] += factor * (positive[i] - negative[i]); });
+      return;
+    }
+    const std::vector<float> readings = read_conductances(slice, positive, negative, {});
+    for_values([&](size_t i) { sum[i] += factor * readings[i]; });
   }
 
   // W' in the place of the first slice.
@@ -575,7 +594,7 @@ class Storing {
     strike(slice, false, positive);
     if (structure_.pairs()) {
       strike(slice, true, negative);
-      for (size_t i = 0; i < positive.size(); ++i) positive[i] -= negative[i];
+      for_values([&](size_t i) { positive[i] -= negative[i]; });
     }
     for (int64_t k = 0; k < rows_ && !peaks.empty(); ++k) {
       for (size_t c = 0; c < column_tiles_.size(); ++c) {
