@@ -57,11 +57,11 @@ $(VENV)/.core: $(VENV)/bin/python $(SOURCES)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) -e ".[analysis,dev]"
+	$(INSTALL) -e ".[analysis,cluster,data,dev]"
 	touch $@
 
 $(VENV)/.train: $(VENV)/.dev
-	$(INSTALL) -e ".[analysis,dev,train]"
+	$(INSTALL) -e ".[analysis,cluster,data,dev,train]"
 	touch $@
 
 clean:

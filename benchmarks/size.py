@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.transformers import SHAPES, vision_transformer
+from benchmarks.transformers import SHAPES, transformer
 
 # name, shape, whether weights go to a file of their own (needed above 2 GB)
 MODELS = [("deit-small", False), ("vit-large", False), ("vit-large", True), ("vit-huge", True)]
@@ -23,7 +23,7 @@ def write_model(name: str, external: bool, folder: Path) -> Path:
     """Write a model with random weights, unless it is there already."""
     path = folder / f"{name}{'-external' if external else ''}.onnx"
     if not path.exists():
-        model = vision_transformer(SHAPES[name])
+        model = transformer(SHAPES[name])
         onnx.save(model, path, save_as_external_data=external, location=f"{path.name}.data")
     return path
 

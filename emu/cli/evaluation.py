@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +13,53 @@ from emu.cli.options import Device, Exclude, Json, Map, Only, Ops, Set, Share, S
 from emu.cli.output import Progress, cell, print_json, print_table
 from emu.errors import InputError
 
+if TYPE_CHECKING:
+    from emu.evaluation import Evaluation
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|FOLDER|NAME",
+        help="Arrays (.npz), a table (.csv, .jsonl, .parquet), a folder of images, or a data set of Hugging Face.",
+    ),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK[:OPTION=VALUE]",
+        help="Measure classification, question_answering, multiple_choice, masked_tokens, similarity or arrays.",
+        show_default="guessed",
+    ),
+]
+Processor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of the image processor or tokenizer.",
+        show_default="that of the model",
+    ),
+]
+TextColumn = Annotated[list[str] | None, typer.Option(help="Column of the text; twice for pairs of texts.")]
+ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of what is right.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=1, help="Cut or fill texts to so many tokens.", show_default="longest of the set")
+]
+Classes = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The classes in the model's order: JSON, or one name a line.")
+]
+Split = Annotated[str | None, typer.Option(help="Part of a data set.", show_default="test")]
+Prompt = Annotated[
+    str | None, typer.Option(help='What is read before a choice: "Question: {question}\\nAnswer:" with any columns.')
+]
+
 
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
-    data: Annotated[Path, typer.Option(help="An .npz file: one array per model input, and 'labels'.")],
+    data: Data,
+    task: TaskName = None,
     chips: Annotated[int, typer.Option(min=1, help="Number of chips.")] = 10,
     device: Device = None,
     set: Set = None,
@@ -26,6 +68,14 @@ def evaluate(
     exclude: Exclude = None,
     stored: Stored = None,
     share: Share = None,
+    processor: Processor = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    max_length: MaxLength = None,
+    classes: Classes = None,
+    split: Split = None,
+    prompt: Prompt = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="32")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")] = None,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip.")] = 0,
@@ -34,13 +84,25 @@ def evaluate(
     ops: Ops = "native",
     as_json: Json = False,
 ) -> None:
-    """Measure the accuracy of a model, clean and over several chips."""
+    """Measure a model on data, clean and over several chips."""
+    from emu.evaluation import DataSource
     from emu.evaluation import evaluate as run_evaluation
 
+    source = DataSource(
+        data,
+        processor=processor,
+        text_column=text_column or None,
+        image_column=image_column,
+        label_column=label_column,
+        max_length=max_length,
+        classes=classes,
+        split=split,
+        prompt=prompt,
+    )
     with Progress("evaluating") as progress:
         result = run_evaluation(
             model,
-            data,
+            source,
             chips=chips,
             device=device,
             set=set,
@@ -49,6 +111,7 @@ def evaluate(
             exclude=exclude,
             stored=stored,
             share=share,
+            task=task,
             batch_size=batch_size,
             threads=threads,
             first_seed=first_seed,
@@ -59,27 +122,59 @@ def evaluate(
         )
     for name in result.ignored:
         typer.echo(f"Note: array '{name}' of {result.data} is no input of the model and was not used.", err=True)
+    for note in result.notes:
+        typer.echo(f"Note: {note}", err=True)
     if as_json:
         print_json(result.as_dict())
         return
-    low, high = result.clean_ci95
-    typer.echo(f"model    {result.model}" + (f" ({result.device}, {result.sites} sites)" if result.device else ""))
-    typer.echo(f"data     {result.data}, {result.clean.samples} samples")
-    typer.echo(f"clean    {result.clean.accuracy:.2%}  (95 % interval over test samples {low:.2%} to {high:.2%})")
-    spread = result.spread
-    if spread is None:
-        return
-    accuracies = [chip.accuracy for chip in result.chips]
-    text = f"chips    {spread.mean:.2%}"
-    if spread.std is not None and spread.ci95 is not None:
-        text += f" +- {spread.std:.2%}  (95 % interval of the mean {spread.ci95[0]:.2%} to {spread.ci95[1]:.2%};"
-        text += f" worst {min(accuracies):.2%}, best {max(accuracies):.2%}, {len(accuracies)} chips)"
-    else:
-        text += f"  (one chip, seed {result.seeds[0]}; more chips give a spread)"
-    typer.echo(text)
+    _print_evaluation(result)
     undefined = result.clean.undefined + sum(chip.undefined for chip in result.chips)
     if undefined:
         typer.echo(f"Note: {undefined} outputs were not a number and count as wrong.", err=True)
+
+
+def _print_evaluation(result: "Evaluation") -> None:
+    """The primary metric in words, the others as a table."""
+    from emu.evaluation.metrics import show_metric
+
+    def show(value: float) -> str:
+        return show_metric(result.primary, value)
+
+    guessed = ", as its outputs and the data suggest (--task)" if result.task_was_guessed else ""
+    typer.echo(f"model    {result.model}" + (f" ({result.device}, {result.sites} sites)" if result.device else ""))
+    typer.echo(f"data     {result.data}, {result.clean.samples} samples")
+    typer.echo(f"task     {result.task}, measured by {result.primary}{guessed}")
+    text = f"clean    {show(result.clean.metrics[result.primary])}"
+    if result.clean_ci95 is not None and result.primary == "accuracy":
+        low, high = result.clean_ci95
+        text += f"  (95 % interval over test samples {low:.2%} to {high:.2%})"
+    typer.echo(text)
+    spread = result.spread
+    if spread is None:
+        comparing = ("agreement", "output_snr_db", "relative_error")  # with itself, for a model without a device
+        others = {name: value for name, value in result.clean.metrics.items() if name not in comparing}
+        if len(others) > 1:
+            typer.echo(
+                "also     " + ", ".join(f"{name} {show_metric(name, others[name])}" for name in list(others)[1:])
+            )
+        return
+    values = [chip.metrics[result.primary] for chip in result.chips]
+    text = f"chips    {show(spread.mean)}"
+    if spread.std is not None and spread.ci95 is not None:
+        low, high = spread.ci95
+        text += f" +- {show(spread.std)}  (95 % interval of the mean {show(low)} to {show(high)};"
+        text += f" worst {show(min(values))}, best {show(max(values))}, {len(values)} chips)"
+    elif len(values) == 1:
+        text += f"  (one chip, seed {result.seeds[0]}; more chips give a spread)"
+    typer.echo(text)
+    typer.echo()
+    rows = []
+    for name, clean in result.clean.metrics.items():
+        spread = result.spread_of(name)
+        interval = spread.ci95 and f"{show_metric(name, spread.ci95[0])} to {show_metric(name, spread.ci95[1])}"
+        std = None if spread.std is None else show_metric(name, spread.std)
+        rows.append([name, show_metric(name, clean), show_metric(name, spread.mean), std, interval])
+    print_table(["metric", "clean", "mean", "std", "95 % interval of the mean"], rows)
 
 
 @app.command()

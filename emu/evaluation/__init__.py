@@ -3,6 +3,40 @@
 from emu.evaluation.bench import Bench, Score, Trial
 from emu.evaluation.evaluation import Evaluation, evaluate, run
 from emu.evaluation.faults import draw_faults
-from emu.evaluation.tasks import Classification, Task
+from emu.evaluation.metrics import expected_calibration_error, mean_corruption_error
+from emu.evaluation.sources import DataSource
+from emu.evaluation.tasks import (
+    TASKS,
+    Arrays,
+    Classification,
+    MaskedTokens,
+    Measured,
+    MultipleChoice,
+    QuestionAnswering,
+    Similarity,
+    Task,
+    task_by_name,
+)
 
-__all__ = ["Bench", "Classification", "Evaluation", "Score", "Task", "Trial", "draw_faults", "evaluate", "run"]
+__all__ = [
+    "TASKS",
+    "Arrays",
+    "Bench",
+    "Classification",
+    "DataSource",
+    "Evaluation",
+    "MaskedTokens",
+    "Measured",
+    "MultipleChoice",
+    "QuestionAnswering",
+    "Score",
+    "Similarity",
+    "Task",
+    "Trial",
+    "draw_faults",
+    "evaluate",
+    "expected_calibration_error",
+    "mean_corruption_error",
+    "run",
+    "task_by_name",
+]

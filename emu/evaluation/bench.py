@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +14,10 @@ from emu.device import parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
 from emu.evaluation.controls import control_feeds, flat_settings
-from emu.evaluation.data import DataSet, fixed_batch, load_data, model_inputs
-from emu.evaluation.tasks import Classification, Task
+from emu.evaluation.data import fixed_batch, model_inputs
+from emu.evaluation.preparing import load
+from emu.evaluation.sources import DataSource
+from emu.evaluation.tasks import Kept, Task, task_by_name
 from emu.rewriter import select
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Score:
     """What one trial measured.
 
     Args:
-        metrics: value of each metric by name, `accuracy` among them for classification; shares are 0 to 1.
+        metrics: value of each metric by name, `accuracy` among them for classification; shares are 0 to 1. Those that
+            compare with the clean model are 1 or infinite for equal outputs.
         correct: samples answered right, for tasks that have right answers; else 0.
         samples: number of samples.
         undefined: samples whose outputs hold NaN; they count as wrong.
@@ -72,8 +74,14 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, 0 to 1."""
-        return self.correct / self.samples
+        """Share of right answers, 0 to 1.
+
+        Raises:
+            InputError: the task has no accuracy.
+        """
+        if "accuracy" not in self.metrics:
+            raise InputError(f"This task measures {', '.join(self.metrics)}, and no accuracy.")
+        return self.metrics["accuracy"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,9 @@ class Bench:
     Args:
         model: a rewritten model; or a plain model, which is rewritten in memory for `device`; or a plain model without
             `device`, of which only the clean score can be had.
-        data: an .npz file or a mapping: one array per model input, samples along the first axis, and `labels`.
+        data: arrays as an .npz file or a mapping, one per model input, samples along the first axis, and what the task
+            compares with, such as `labels`; or a folder of images, a table or a data set, as `DataSource` describes,
+            which also takes options.
         device: a profile for a plain model.
         set: settings of the device; of a rewritten model only the numbers of its device tensor.
         only: sites to emulate, when rewriting.
@@ -102,8 +112,9 @@ class Bench:
         map: other devices for some sites, when rewriting.
         share: which sites share one physical array, when rewriting.
         stored: tensors that feed no product to put into arrays too, when rewriting.
-        task: what is measured.
-        batch_size: samples at once; it does not change the result.
+        task: what is measured, a task or its name with its options, such as `multiple_choice:normalize=tokens`; None to
+            guess it from the model's outputs and the data.
+        batch_size: rows at once; it changes results by no more than the rounding of sums in the model.
         threads: threads of the session; None for onnxruntime's default.
         samples: use only the first so many samples.
         ops: `native` for the C++ operators, `python` for their NumPy twin.
@@ -115,7 +126,7 @@ class Bench:
     def __init__(
         self,
         model: "str | Path | onnx.ModelProto | EmulatedModel",
-        data: str | Path | Mapping[str, Any],
+        data: str | Path | Mapping[str, Any] | DataSource,
         *,
         device: "Device | None" = None,
         set: Overrides | None = None,
@@ -124,7 +135,7 @@ class Bench:
         map: "Sequence[Rule]" = (),
         share: "Share | None" = None,
         stored: str | None = None,
-        task: Task | None = None,
+        task: Task | str | None = None,
         batch_size: int | None = None,
         threads: int | None = None,
         samples: int | None = None,
@@ -157,12 +168,16 @@ class Bench:
         check_calibrated(manifest, self.name)
         self.model = runnable
         self.manifest: dict[str, Any] | None = manifest
-        self.task: Task = task or Classification()
+        asked_task = task_by_name(task) if isinstance(task, str) else task
         self.settings: dict[str, float] = flat_settings(manifest, set) if manifest else {}
         self._set = set
         self.session = open_session(runnable, ops=ops, threads=threads)
         inputs = model_inputs(self.session)
-        self.dataset: DataSet = load_data(data, inputs, samples)
+        folder = Path(model).parent if isinstance(model, str | Path) else None
+        self.dataset, self.task = load(data, self.session, inputs, asked_task, samples, folder)
+        self.task_was_guessed: bool = asked_task is None
+        self._data_digest: str | None = None
+        self._clean: tuple[Score, Kept] | None = None
         self._fixed = fixed_batch(inputs)
         if self._fixed is not None and batch_size not in (None, self._fixed):
             raise InputError(f"{self.name} takes exactly {self._fixed} samples at once: leave the batch size out.")
@@ -178,19 +193,24 @@ class Bench:
     @property
     def batches(self) -> int:
         """Batches of one trial."""
-        return -(-len(self.dataset.labels) // self.batch_size)
+        return -(-self.dataset.rows // self.batch_size)
 
-    @cached_property
+    @property
     def clean(self) -> Score:
-        """The score of the model without any disturbance."""
-        return self.run_clean()
+        """The score of the model without any disturbance, run when it is first needed."""
+        return self._clean[0] if self._clean else self.run_clean()
 
     def run_clean(self, progress: Callable[[], None] | None = None) -> Score:
-        """Runs the model without any disturbance: at strength 0, which is onnxruntime's own product."""
-        return self._score(control_feeds(self.manifest, strength=0.0) if self.manifest else {}, progress)
+        """Runs the model without any disturbance: at strength 0, which is onnxruntime's own product.
+
+        What the task keeps of the outputs stays in memory, for the trials to be compared with.
+        """
+        kept = self._outputs(control_feeds(self.manifest, strength=0.0) if self.manifest else {}, progress)
+        self._clean = self._score(kept, kept), kept
+        return self._clean[0]
 
     def run(self, trial: Trial, progress: Callable[[], None] | None = None) -> Score:
-        """Runs one trial.
+        """Runs one trial; before the first one, the clean model, if it has not been run.
 
         Args:
             trial: the setting of the controls.
@@ -199,7 +219,11 @@ class Bench:
         Raises:
             InputError: the model is plain, or the trial names a site, a number or a seed that does not exist.
         """
-        return self._score(self.controls(trial), progress)
+        controls = self.controls(trial)
+        if self._clean is None:
+            self.run_clean()
+        assert self._clean is not None
+        return self._score(self._outputs(controls, progress), self._clean[1])
 
     def controls(self, trial: Trial) -> dict[str, NDArray[Any]]:
         """The control inputs of a trial, by the names of the model's inputs.
@@ -221,22 +245,18 @@ class Bench:
         """The factor of each site under a trial, float32 `[sites]`."""
         sites = [_Selectable(site["index"], **{key: site[key] for key in _SELECTED_BY}) for site in self.sites]
         strengths = np.zeros(len(sites), np.float32)
-        strengths[[site.index for site in select(sites, trial.only, trial.exclude)]] = trial.strength
+        strengths[[site.index for site in select(sites, trial.only, trial.exclude, may_be_empty=True)]] = trial.strength
         return strengths
 
     def fingerprint(self) -> dict[str, str]:
         """What results depend on beside the trial, each as a short text: equal texts, equal results.
 
         Returns:
-            `model`, `device`, `data` and `task`, as SHA-256 in hexadecimal, and `emu`, the format of its operators.
+            `model`, `device` and `data`, as SHA-256 in hexadecimal; `task`, its name with its options; and `emu`, the
+            format of its operators.
         """
-        labels = self.dataset.labels
-        arrays = {**self.dataset.arrays, "labels": labels}
-        data = hashlib.sha256()
-        for name in sorted(arrays):
-            array = np.ascontiguousarray(arrays[name])
-            data.update(f"{name} {array.dtype} {array.shape}".encode())
-            data.update(array.data)
+        if self._data_digest is None:
+            self._data_digest = self.dataset.digest()
         if isinstance(self.model, str | Path):
             model = _digest_of_files(Path(self.model))
         else:
@@ -246,20 +266,30 @@ class Bench:
         return {
             "model": model,
             "device": hashlib.sha256(device.encode()).hexdigest(),
-            "data": data.hexdigest(),
+            "data": self._data_digest,
             "task": self.task.name,
             "emu": str(manifest.get("format", "")),
         }
 
-    def _score(self, controls: dict[str, NDArray[Any]], progress: Callable[[], None] | None) -> Score:
-        self.task.begin()
+    def _outputs(self, controls: dict[str, NDArray[Any]], progress: Callable[[], None] | None) -> Kept:
+        """What the task keeps of the outputs for all samples."""
+        names = self.task.outputs(self.session)
+        parts: list[Kept] = []
         for start, feeds in self.dataset.batches(self.batch_size, pad=self._fixed is not None):
+            rows = slice(start, min(start + self.batch_size, self.dataset.rows))
             index = control_feeds(self.manifest, sample=start) if self.manifest else {}
-            self.task.add(self.session, {**feeds, **controls, **index}, self.dataset, start, self.batch_size)
+            values = [np.asarray(value) for value in self.session.run(names, {**feeds, **controls, **index})]
+            if self._fixed is not None:
+                count = rows.stop - rows.start
+                values = [value[:count] if value.ndim else value for value in values]
+            parts.append(self.task.keep(dict(zip(names, values, strict=True)), self.dataset, rows))
             if progress is not None:
                 progress()
-        metrics, correct, undefined = self.task.end()
-        return Score(metrics, correct, len(self.dataset.labels), undefined)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _score(self, kept: Kept, clean: Kept) -> Score:
+        measured = self.task.measure(kept, self.dataset, clean)
+        return Score(measured.metrics, measured.correct, len(self.dataset.labels), measured.undefined)
 
 
 def runnable_model(model: Any) -> tuple[Any, str]:

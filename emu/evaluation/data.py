@@ -1,8 +1,10 @@
 """Test data: arrays named like a model's inputs, checked against the model before anything runs."""
 
+import hashlib
+import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 from emu.errors import InputError
 
 Array = NDArray[Any]
+
+_ROWS_AT_ONCE = 4096  # bounds the memory that a digest of arrays on disk takes
 
 _DTYPES = {
     "float": "float32",
@@ -36,32 +40,74 @@ class DataSet:
     """Samples for one model.
 
     Args:
-        arrays: one array per model input, samples along the first axis, `[samples, ...]`.
-        labels: class of each sample, int64 `[samples]`.
+        arrays: one array per model input, `[rows, ...]`. A row is what the model sees at once: a sample, or for some
+            tasks one of several parts of a sample, such as one choice of a question.
+        labels: what is right, one for each sample; for classification its class, int64 `[samples]`.
         dtypes: what the model wants of each array; batches are converted.
-        ignored: names of arrays that the model has no input for.
+        ignored: names of arrays that neither the model nor the task has a use for.
         where: the file, for messages.
+        targets: what else the task compares with, by name, `[rows, ...]` or `[samples, ...]`; `sample` is the sample
+            that each row belongs to, where that is not the row itself.
+        classes: names of the classes in the order of their numbers, where the data name them.
+        notes: what a user should know of how the data were prepared, as sentences.
     """
 
     arrays: dict[str, Array]
-    labels: NDArray[np.int64]
+    labels: Array
     dtypes: dict[str, np.dtype[Any]]
     ignored: tuple[str, ...]
     where: str
+    targets: dict[str, Array] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of each array."""
+        return next((len(array) for array in self.arrays.values()), len(self.labels))
 
     def batches(self, size: int, pad: bool = False) -> Iterator[tuple[int, dict[str, Array]]]:
-        """Yields the index of the first sample and the arrays of each batch.
+        """Yields the index of the first row and the arrays of each batch.
 
         Args:
-            size: samples in a batch; the last batch may be smaller.
-            pad: repeat the last sample to fill the last batch, for models of a fixed batch size.
+            size: rows in a batch; the last batch may be smaller.
+            pad: repeat the last row to fill the last batch, for models of a fixed batch size.
         """
-        for start in range(0, len(self.labels), size):
+        for start in range(0, self.rows, size):
             batch = {name: array[start : start + size] for name, array in self.arrays.items()}
-            missing = size - min(size, len(self.labels) - start)
+            missing = size - min(size, self.rows - start)
             if pad and missing:
                 batch = {name: np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) for name, a in batch.items()}
             yield start, {name: _convert(array, self.dtypes[name], name, self.where) for name, array in batch.items()}
+
+    def digest(self) -> str:
+        """SHA-256 of all numbers and texts, in hexadecimal: equal for equal data, from whatever file they come."""
+        digest = hashlib.sha256()
+        arrays = {**self.arrays, "labels": self.labels, **{f"target {n}": a for n, a in self.targets.items()}}
+        for name in sorted(arrays):
+            array = arrays[name]
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            if array.dtype.kind in "OU":
+                digest.update(json.dumps(array.tolist()).encode())
+                continue
+            for start in range(0, len(array), _ROWS_AT_ONCE):
+                digest.update(np.ascontiguousarray(array[start : start + _ROWS_AT_ONCE]).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a task takes from the data beside the model's inputs.
+
+    Args:
+        labels: what is right, one for each sample.
+        per_row: other arrays, `[rows, ...]`; `sample` is the sample of each row, ascending from 0 without a gap.
+        per_sample: other arrays, `[samples, ...]`.
+    """
+
+    labels: Array
+    per_row: dict[str, Array] = field(default_factory=dict)
+    per_sample: dict[str, Array] = field(default_factory=dict)
 
 
 def model_inputs(session: Any) -> list[ModelInput]:
@@ -106,45 +152,91 @@ def read_arrays(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Array
     return arrays, str(path)
 
 
-def load_data(source: str | Path | Mapping[str, Any], inputs: list[ModelInput], samples: int | None = None) -> DataSet:
-    """Loads labelled samples and checks that they fit the model.
+def load_data(
+    source: str | Path | Mapping[str, Any],
+    inputs: list[ModelInput],
+    samples: int | None = None,
+    targets: Callable[[Mapping[str, Array], int, str], Targets] | None = None,
+    where: str | None = None,
+) -> DataSet:
+    """Loads samples from arrays and checks that they fit the model and the task.
 
     Args:
-        source: an .npz file or a mapping, with one array per model input (samples along the first axis) and `labels`,
-            integers `[samples]`.
+        source: an .npz file or a mapping, with one array per model input (samples along the first axis) and what the
+            task compares with: for classification `labels`, integers `[samples]`.
         inputs: the model's inputs.
         samples: use only the first so many samples.
+        targets: picks from the arrays what the task needs, given the number of rows and the name of the file; None for
+            classification.
+        where: names the arrays of a mapping in messages.
 
     Raises:
         InputError: a missing array, a type that does not convert without loss, a wrong shape, different lengths, no or
             too few samples.
     """
-    arrays, where = read_arrays(source)
-    if "labels" not in arrays:
-        raise InputError(f"{where} has no array 'labels' (it has {_listing(arrays)}): add the class of each sample.")
+    arrays, file = read_arrays(source)
+    where = where or file
     used = match_inputs(arrays, inputs, where)
+    rows: int | None = None
+    for name, array in used.items():
+        if array.ndim == 0:
+            raise InputError(f"'{name}' of {where} has no samples axis.")
+        if rows not in (None, len(array)):
+            raise InputError(
+                f"'{name}' of {where} has {len(array)} samples, but '{next(iter(used))}' has {rows}: give one row of "
+                "each input for each sample."
+            )
+        rows = len(array)
+    wanted = (targets or class_targets)(arrays, rows or 0, where)
+    if not rows or not len(wanted.labels):
+        raise InputError(f"{where} has no samples.")
+    count = len(wanted.labels)
+    if samples is not None and not 1 <= samples <= count:
+        raise InputError(f"{samples} samples were asked for: {where} has {count}, so ask for 1 to {count}.")
+    if samples is not None:
+        rows = int(np.searchsorted(wanted.per_row["sample"], samples)) if "sample" in wanted.per_row else samples
+    beside = {"labels", *wanted.per_row, *wanted.per_sample}
+    return DataSet(
+        arrays={name: array[:rows] for name, array in used.items()},
+        labels=wanted.labels[:samples],
+        dtypes={each.name: each.dtype for each in inputs},
+        ignored=tuple(name for name in arrays if name not in beside and name not in used),
+        where=where,
+        targets={
+            **{name: array[:rows] for name, array in wanted.per_row.items()},
+            **{name: array[:samples] for name, array in wanted.per_sample.items()},
+        },
+    )
+
+
+def class_targets(arrays: Mapping[str, Array], rows: int, where: str) -> Targets:
+    """The class of each sample, from `labels`.
+
+    Raises:
+        InputError: there are none, or they are no whole numbers from 0, one for each sample.
+    """
+    if "labels" not in arrays:
+        raise InputError(f"{where} has no array 'labels' (it has {listing(arrays)}): add the class of each sample.")
     labels = arrays["labels"]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(
-            f"'labels' of {where} is {_kind(labels)} and must be one whole number per sample, of shape [samples]."
+            f"'labels' of {where} is {kind_of(labels)} and must be one whole number per sample, of shape [samples]."
         )
-    for name, array in used.items():
-        if array.ndim == 0 or len(array) != len(labels):
-            count = "no samples axis" if array.ndim == 0 else f"{len(array)} samples"
-            raise InputError(f"'{name}' of {where} has {count}, but 'labels' has {len(labels)}.")
-    if len(labels) == 0:
-        raise InputError(f"{where} has no samples.")
-    if labels.min() < 0:
+    check_count(labels, rows, "labels", where)
+    if len(labels) and labels.min() < 0:
         raise InputError(f"'labels' of {where} has {labels.min()}: classes count from 0.")
-    if samples is not None and not 1 <= samples <= len(labels):
-        raise InputError(f"{samples} samples were asked for: {where} has {len(labels)}, so ask for 1 to {len(labels)}.")
-    return DataSet(
-        arrays={name: array[:samples] for name, array in used.items()},
-        labels=labels[:samples].astype(np.int64),
-        dtypes={each.name: each.dtype for each in inputs},
-        ignored=tuple(name for name in arrays if name != "labels" and name not in used),
-        where=where,
-    )
+    return Targets(labels.astype(np.int64))
+
+
+def check_count(array: Array, count: int, name: str, where: str) -> None:
+    """Refuses an array of another length than that of the inputs.
+
+    Raises:
+        InputError: it is of another.
+    """
+    if array.ndim == 0 or len(array) != count:
+        found = len(array) if array.ndim else "none"
+        raise InputError(f"{where} has {count} samples, but '{name}' has {found}: give one for each.")
 
 
 def match_inputs(arrays: Mapping[str, Array], inputs: list[ModelInput], where: str) -> dict[str, Array]:
@@ -158,8 +250,8 @@ def match_inputs(arrays: Mapping[str, Array], inputs: list[ModelInput], where: s
     for wanted in inputs:
         if wanted.name not in arrays:
             raise InputError(
-                f"{where} has no array '{wanted.name}', an input of the model (it has {_listing(arrays)}; "
-                f"the model needs {_listing(each.name for each in inputs)})."
+                f"{where} has no array '{wanted.name}', an input of the model (it has {listing(arrays)}; "
+                f"the model needs {listing(each.name for each in inputs)})."
             )
         array = used[wanted.name] = arrays[wanted.name]
         if not _converts(array.dtype, wanted.dtype):
@@ -169,10 +261,10 @@ def match_inputs(arrays: Mapping[str, Array], inputs: list[ModelInput], where: s
             )
         shown = ", ".join("?" if size is None else str(size) for size in wanted.shape)
         if array.ndim != len(wanted.shape):
-            raise InputError(f"'{wanted.name}' of {where} is {_kind(array)} and the model takes [{shown}].")
+            raise InputError(f"'{wanted.name}' of {where} is {kind_of(array)} and the model takes [{shown}].")
         for axis, (size, expected) in enumerate(zip(array.shape, wanted.shape, strict=True)):
             if isinstance(expected, int) and size != expected and axis > 0:
-                raise InputError(f"'{wanted.name}' of {where} is {_kind(array)} and the model takes [{shown}].")
+                raise InputError(f"'{wanted.name}' of {where} is {kind_of(array)} and the model takes [{shown}].")
             if isinstance(expected, str):
                 first, name = free.setdefault(expected, (size, wanted.name))
                 if first != size:
@@ -221,9 +313,11 @@ def _convert(array: Array, dtype: np.dtype[Any], name: str, where: str) -> Array
         raise InputError(f"'{name}' of {where} has numbers too large for {dtype}.") from None
 
 
-def _kind(array: Array) -> str:
+def kind_of(array: Array) -> str:
+    """Type and shape of an array, for messages."""
     return f"{array.dtype} [{', '.join(map(str, array.shape))}]"
 
 
-def _listing(names: Any) -> str:
+def listing(names: Iterable[str]) -> str:
+    """Names, for messages."""
     return ", ".join(f"'{name}'" for name in names) or "nothing"

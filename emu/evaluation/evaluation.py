@@ -1,5 +1,6 @@
 """Runs a model on data: once clean, then once for each chip, in one onnxruntime session."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from emu.errors import InputError
 from emu.evaluation.bench import Bench, Score, Trial, check_calibrated, runnable_model
 from emu.evaluation.controls import LARGEST_SEED, control_feeds
 from emu.evaluation.data import convert_inputs, model_inputs, read_arrays
+from emu.evaluation.sources import DataSource
 from emu.evaluation.statistics import Spread, chip_spread, wilson_interval
+from emu.evaluation.tasks import Task
 
 if TYPE_CHECKING:
     import onnx
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The accuracy of a model, clean and over chips.
+    """The metrics of a model, clean and over chips.
 
     Two spreads are kept apart: `spread` is over chips with the samples fixed, `clean_ci95` (Wilson) is over samples
     that could have been drawn for the test set.
@@ -39,29 +42,48 @@ class Evaluation:
     sites: int
     batch_size: int
     ignored: tuple[str, ...]
+    task: str
+    task_was_guessed: bool
+    primary: str
+    notes: tuple[str, ...]
 
     @property
     def spread(self) -> Spread | None:
-        """Accuracy over chips; None for a model without a device."""
-        return chip_spread([chip.accuracy for chip in self.chips]) if self.chips else None
+        """The primary metric of the task over chips, for classification the accuracy; None without a device."""
+        return self.spread_of(self.primary) if self.chips else None
+
+    def spread_of(self, metric: str) -> Spread:
+        """One metric over chips; if it is not finite on one of them, without a standard deviation."""
+        values = [chip.metrics[metric] for chip in self.chips]
+        if not all(map(math.isfinite, values)):
+            return Spread(sum(values) / len(values), None, None)
+        return chip_spread(values)
 
     @property
-    def clean_ci95(self) -> tuple[float, float]:
-        """95 % interval of the clean accuracy for the choice of test samples."""
-        return wilson_interval(self.clean.correct, self.clean.samples)
+    def clean_ci95(self) -> tuple[float, float] | None:
+        """95 % interval of the clean accuracy for the choice of test samples; None where none is measured on them."""
+        clean = self.clean
+        if round(clean.metrics.get("accuracy", -1) * clean.samples) != clean.correct:
+            return None  # no accuracy, or one of tokens
+        return wilson_interval(clean.correct, clean.samples)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON. `accuracy` is null without a device; its `std` and `ci95` are null for one chip."""
-        spread = self.spread
+        """Plain data for JSON.
+
+        `accuracy` is null without a device or for tasks without it, every `std` and `ci95` is null for one chip, and so
+        is a number that is not finite, such as the signal to noise of equal outputs.
+        """
+        metrics = {name: self._as_dict(name) for name in self.clean.metrics} if self.chips else None
         return {
-            "accuracy": spread
-            and {
-                "mean": spread.mean,
-                "std": spread.std,
-                "ci95": spread.ci95 and list(spread.ci95),
-                "per_chip": [chip.accuracy for chip in self.chips],
+            "accuracy": (metrics or {}).get("accuracy"),
+            "metrics": metrics,
+            "clean": {
+                "accuracy": self.clean.metrics.get("accuracy"),
+                "ci95": self.clean_ci95 and list(self.clean_ci95),
+                "metrics": {name: _finite(value) for name, value in self.clean.metrics.items()},
             },
-            "clean": {"accuracy": self.clean.accuracy, "ci95": list(self.clean_ci95)},
+            "task": self.task,
+            "primary": self.primary,
             "samples": self.clean.samples,
             "chips": len(self.chips),
             "seeds": list(self.seeds),
@@ -77,12 +99,22 @@ class Evaluation:
             "data": self.data,
             "batch_size": self.batch_size,
             "ignored_arrays": list(self.ignored),
+            "notes": list(self.notes),
+        }
+
+    def _as_dict(self, metric: str) -> dict[str, Any]:
+        spread = self.spread_of(metric)
+        return {
+            "mean": _finite(spread.mean),
+            "std": spread.std,
+            "ci95": spread.ci95 and list(spread.ci95),
+            "per_chip": [_finite(chip.metrics[metric]) for chip in self.chips],
         }
 
 
 def evaluate(
     model: "str | Path | onnx.ModelProto | EmulatedModel",
-    data: str | Path | Mapping[str, Any],
+    data: str | Path | Mapping[str, Any] | DataSource,
     chips: int = 10,
     device: "Device | None" = None,
     set: Overrides | None = None,
@@ -98,19 +130,22 @@ def evaluate(
     map: "Sequence[Rule]" = (),
     share: "Share | None" = None,
     stored: str | None = None,
+    task: Task | str | None = None,
 ) -> Evaluation:
-    """Measures top-1 accuracy, clean and on several chips.
+    """Measures a model, clean and on several chips: a classifier's accuracy, or what `task` says.
 
     Args:
         model: a rewritten model; or a plain model, which is rewritten in memory for `device`; or a plain model without
             `device`, for its clean accuracy alone.
-        data: an .npz file or a mapping: one array per model input, samples along the first axis, and `labels`.
+        data: arrays as an .npz file or a mapping, one per model input, samples along the first axis, and what the task
+            compares with, such as `labels`; or a folder of images, a table or a data set, as `DataSource` describes,
+            which also takes options.
         chips: number of chips, seeds `first_seed`, `first_seed` + 1, ...
         device: a profile for a plain model.
         set: settings of the device; of a rewritten model only the numbers of its device tensor.
         only: sites to emulate, when rewriting.
         exclude: sites to leave digital, when rewriting.
-        batch_size: samples at once; it does not change the result.
+        batch_size: rows at once; it changes results by no more than the rounding of sums in the model.
         threads: threads of the session; None for onnxruntime's default.
         first_seed: seed of the first chip, 0 to 2^32 - 1.
         read_seed: seed of the run-time noise, the same for all chips.
@@ -120,10 +155,11 @@ def evaluate(
         map: other devices for some sites, when rewriting.
         share: which sites share one physical array, when rewriting.
         stored: tensors that feed no product to put into arrays too, when rewriting.
+        task: what is measured, a task or its name with its options; None to guess it from the model's outputs and the
+            data.
 
     Returns:
-        The clean score and one score per chip. The prediction of a sample is the argmax over the last axis of the
-        output `logits`, or of the first output if none is named so.
+        The clean score and one score per chip.
 
     Raises:
         InputError: the model, the data or a setting is wrong.
@@ -138,6 +174,7 @@ def evaluate(
         map=map,
         share=share,
         stored=stored,
+        task=task,
         batch_size=batch_size,
         threads=threads,
         samples=samples,
@@ -169,6 +206,10 @@ def evaluate(
         sites=len(bench.sites),
         batch_size=bench.batch_size,
         ignored=bench.dataset.ignored,
+        task=bench.task.name,
+        task_was_guessed=bench.task_was_guessed,
+        primary=bench.task.primary,
+        notes=bench.dataset.notes,
     )
 
 
@@ -224,3 +265,8 @@ def run(
     feeds |= convert_inputs(arrays, model_inputs(session), where)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _finite(value: float) -> float | None:
+    """As JSON has it."""
+    return value if math.isfinite(value) else None

@@ -36,7 +36,8 @@ def select(
 
     A selection is a list of terms separated by spaces, all of which must hold: `layer=0-3` or `layer=0,2`,
     `component=ffn_up,ffn_down` (globs allowed: `ffn_*`), `shape=768x3072` (rows x columns; `*` for any size, `?` for
-    one that the model leaves open), `node=<glob>`, or a bare glob of node names.
+    one that the model leaves open), `node=<glob>`, or a bare glob of node names. Selections with `|` between them match
+    what any of them matches.
 
     Raises:
         InputError: a term that cannot be read, or one that no site matches; it lists what exists.
@@ -65,6 +66,9 @@ def matching(sites: Sequence[S], selection: str, option: str) -> list[S]:
         InputError: as in `select`.
 
     """
+    if "|" in selection:
+        found = {site.node for part in selection.split("|") for site in matching(sites, part, option)}
+        return [site for site in sites if site.node in found]
     terms = selection.split()
     if not terms:
         raise InputError(f"{option} is empty: write for example layer=0-3 component=ffn_up,ffn_down.")

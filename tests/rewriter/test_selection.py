@@ -94,3 +94,10 @@ def test_what_is_not_selected_stays_digital_and_sites_are_numbered_anew():
     ]
     assert set(crossbars(rewritten.model)) == {"up1", "down1"}
     assert {"node": "q0", "op": "MatMul", "reason": "not selected"} in rewritten.manifest["skipped"]
+
+
+def test_a_bar_joins_selections():
+    assert nodes("layer=0 component=query | component=classifier | up1") == {"q0", "classifier", "up1"}
+    assert nodes(exclude="layer=0-1 | component=classifier") == nodes("layer=2")
+    with pytest.raises(InputError, match="component=nothing"):
+        nodes("layer=0 | component=nothing")

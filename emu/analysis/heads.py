@@ -1,0 +1,305 @@
+"""Which attention heads are vulnerable, and how far they look: as in the soft-error study of quantized ViTs."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from emu.analysis.figures import COLORS, GREY, grid, heat_map, line_styles
+from emu.analysis.sensitivity import (
+    Echo,
+    Step,
+    clean_value,
+    groups_of,
+    mean_and_interval,
+    primary_values,
+    run_announced,
+    seeds_of,
+)
+from emu.errors import InputError
+from emu.evaluation import Bench, Trial
+from emu.evaluation.controls import control_feeds
+from emu.evaluation.data import DataSet, fixed_batch, model_inputs
+
+if TYPE_CHECKING:
+    import onnx
+
+    from emu.rewriter import EmulatedModel
+    from emu.sweep import Store
+
+_BATCH = 8  # attention of all layers is in memory for one batch
+_MOST_SPECIAL_TOKENS = 8  # class, distillation and register tokens before the patches
+
+
+def heads_of(bench: Bench) -> dict[int, int]:
+    """The number of (query) heads of each layer that has heads."""
+    counts: dict[int, int] = {}
+    for site in bench.sites:
+        if site["layer"] is not None and site["heads"]:
+            counts[site["layer"]] = max(counts.get(site["layer"], 0), site["heads"] * site["head_share"])
+    return counts
+
+
+def stored_bits(bench: Bench, site: Mapping[str, Any]) -> int | None:
+    """Bits of one weight of a site as its device stores it; None if the device stores no bits, or the site no weights.
+
+    A quantized model keeps its own codes.
+    """
+    faults = bench.manifest["devices"][site["device"]]["profile"]["faults"] if bench.manifest else {}
+    if not site["parameters"] or faults.get("storage", "none") == "none":
+        return None
+    return int(site.get("code_bits") or faults.get("bits") or 32)
+
+
+def heads(
+    bench: Bench,
+    chips: int = 10,
+    first_seed: int = 0,
+    *,
+    attention: "str | Path | onnx.ModelProto | EmulatedModel | None" = None,
+    store: "Store | None" = None,
+    echo: Echo | None = None,
+    progress: Step | None = None,
+) -> pd.DataFrame:
+    """The accuracy lost when one head of one layer is disturbed, and how far that head looks in the clean model.
+
+    Args:
+        bench: a model with a device. What may be disturbed is what its sites are: rewrite with `only` to restrict it.
+        chips: number of chips, seeds `first_seed`, `first_seed` + 1, ...
+        first_seed: seed of the first chip.
+        attention: model to take the attention from; None for that of the bench, whose attention products may be digital
+            and then show nothing. A plain model does.
+        store: keeps the trials.
+        echo: takes a sentence on the number of trials and one on the time.
+        progress: called with the trials done and all of them.
+
+    Returns:
+        One row per layer and head: `layer`, `head`, `loss` (clean accuracy less mean accuracy, a share), `std`, `low`,
+        `high` (95 % t interval over chips), `chips`, `bits` (stored bits of the head; missing if the device stores no
+        bits), `loss_per_megabit`, `low_per_megabit`, `high_per_megabit`, `distance` (mean attention distance), `unit`
+        (`patches` or `tokens`) and `distance_px` (in pixels of the model's input, for images). Where distances are not
+        known they are NaN.
+
+    Raises:
+        InputError: a model without heads that could be told from the graph, or wrong seeds.
+    """
+    groups_of(bench)
+    counts = heads_of(bench)
+    if not counts:
+        raise InputError(f"{bench.name} has no site on the device whose heads could be told from the graph.")
+    seeds = seeds_of(chips, first_seed)
+    places = [(layer, head) for layer, count in counts.items() for head in range(count)]
+    trials = [Trial(seed, head=head, only=f"layer={layer}") for layer, head in places for seed in seeds]
+    what = f"{len(places)} heads x {chips} chips"
+    table = run_announced(bench, trials, what, store=store, study="heads", echo=echo, progress=progress)
+    losses = clean_value(bench) - np.reshape(primary_values(bench, table), (-1, chips))
+    distances = attention_distances(bench.model if attention is None else attention, bench.dataset)
+    rows = []
+    for (layer, head), lost in zip(places, losses, strict=True):
+        spread = mean_and_interval(list(lost))
+        bits = _bits_of_head(bench, layer)
+        per_megabit = 1e6 / bits if bits else np.nan
+        rows.append(
+            {
+                "layer": layer,
+                "head": head,
+                "loss": spread["mean"],
+                "std": spread["std"],
+                "low": spread["low"],
+                "high": spread["high"],
+                "chips": chips,
+                "bits": bits,
+                "loss_per_megabit": spread["mean"] * per_megabit,
+                "low_per_megabit": spread["low"] * per_megabit,
+                "high_per_megabit": spread["high"] * per_megabit,
+            }
+        )
+    return pd.DataFrame(rows).astype({"bits": "Int64"}).merge(distances, on=["layer", "head"], how="left")
+
+
+def attention_distances(
+    model: "str | Path | onnx.ModelProto | EmulatedModel", dataset: DataSet, samples: int | None = None
+) -> pd.DataFrame:
+    """The mean attention distance of every head: how far its queries look, weighted by attention.
+
+    Mean over samples and queries of the sum over keys of A(query, key) times the distance from query to key, in the
+    undisturbed model. For images the distance is that on the grid of patches; class tokens and what falls on them are
+    left out, and nothing is normalized again (Raghu et al., NeurIPS 2021). For text it is the difference of positions;
+    queries that an input `attention_mask` masks are left out.
+
+    Args:
+        model: a plain or rewritten model; of a rewritten one the attention products must be on a device.
+        dataset: its data, such as `Bench.dataset`.
+        samples: use only the first so many samples.
+
+    Returns:
+        One row per layer and head: `layer`, `head`, `distance`, `unit` and `distance_px`, as in `heads`. Layers are
+        missing whose attention is not one matrix per head over all tokens.
+    """
+    from emu.rewriter import EmulatedModel, read_manifest, rewrite
+    from emu.runtime import session as open_session
+
+    if isinstance(model, EmulatedModel) or read_manifest(model) is not None:
+        emulated = EmulatedModel.open(model)
+    else:
+        emulated = rewrite(model, device="ideal")
+    nodes = emulated.nodes()
+    context = [
+        site
+        for site in emulated.manifest["sites"]
+        if site["component"] == "attention_context" and site["heads"] and site["layer"] is not None
+    ]
+    columns = ["layer", "head", "distance", "unit", "distance_px"]
+    if not context:
+        return pd.DataFrame(columns=columns).astype({"layer": int, "head": int})
+    names = [_first_input(nodes[site["node"]]) for site in context]
+    session = open_session(emulated.observed(names))
+    image = next((array.shape[-2:] for array in dataset.arrays.values() if array.ndim == 4), None)
+    controls = control_feeds(emulated.manifest, strength=0.0)
+    fixed = fixed_batch(model_inputs(session))
+    size = fixed or _BATCH
+    end = min(samples or dataset.rows, dataset.rows)
+    sums: dict[int, NDArray[np.float64]] = {}
+    queries: dict[int, float] = {}
+    pitch: dict[int, float] = {}
+    for start, feeds in dataset.batches(size, pad=fixed is not None):
+        if start >= end:
+            break
+        count = min(size, end - start)
+        found = session.run(names, {**feeds, **controls})
+        for site, attention in zip(context, found, strict=True):
+            rows_fed = len(next(iter(feeds.values())))
+            of_sample = np.asarray(attention, np.float64).reshape(rows_fed, -1, *attention.shape[-2:])
+            heads_here = site["heads"] * site["head_share"]
+            if of_sample.shape[1] != heads_here or of_sample.shape[2] != of_sample.shape[3]:
+                continue
+            grid_ = None if image is None else patch_grid(of_sample.shape[2], image)
+            if image is not None and grid_ is None:
+                continue
+            mask = feeds.get("attention_mask")
+            asked = mask[:count] if mask is not None and mask.shape == (len(of_sample), of_sample.shape[2]) else None
+            total, number = distance_sums(of_sample[:count], grid_, asked)
+            index = site["index"]
+            sums[index] = sums.get(index, 0) + total
+            queries[index] = queries.get(index, 0) + number
+            if grid_ is not None and image is not None:
+                pitch[index] = image[0] / grid_[0]
+    rows: list[tuple[Any, ...]] = []
+    for site in context:
+        index = site["index"]
+        for head, total in enumerate(sums.get(index, ())):
+            distance = total / queries[index] if queries[index] else math.nan
+            pixels = distance * pitch[index] if index in pitch else math.nan
+            rows.append((site["layer"], head, distance, "patches" if index in pitch else "tokens", pixels))
+    return pd.DataFrame(rows, columns=columns).astype({"layer": int, "head": int})
+
+
+def patch_grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of the grid of square patches that an image of this height and width is cut into.
+
+    The tokens are those patches and as few others (class tokens) as possible; None if there is no such grid.
+    """
+    height, width = image
+    for patches in range(tokens, max(tokens - _MOST_SPECIAL_TOKENS, 1) - 1, -1):
+        side = math.sqrt(height * width / patches)
+        rows, columns = round(height / side), round(width / side)
+        if rows * columns == patches and rows * width == columns * height:
+            return rows, columns
+    return None
+
+
+def distance_sums(
+    attention: NDArray[np.float64], grid_: tuple[int, int] | None, asked: NDArray[Any] | None = None
+) -> tuple[NDArray[np.float64], float]:
+    """Attention times distance, summed over samples, queries and keys, and the number of queries.
+
+    Args:
+        attention: `[samples, heads, tokens, tokens]`.
+        grid_: rows and columns of patches, the last tokens; None for text, whose distances are those of positions.
+        asked: which queries count, `[samples, tokens]`; None for all.
+
+    Returns:
+        One sum per head, in patches or tokens, and the number of queries that were added up.
+    """
+    tokens = attention.shape[-1]
+    if grid_ is None:
+        place = np.arange(tokens, dtype=float)[:, None]
+    else:
+        patches = grid_[0] * grid_[1]
+        attention = attention[..., tokens - patches :, tokens - patches :]
+        place = np.stack(np.divmod(np.arange(patches), grid_[1]), axis=1).astype(float)
+    distance = np.sqrt(((place[:, None] - place) ** 2).sum(axis=-1))
+    weights = np.ones((len(attention), attention.shape[-1])) if asked is None else np.where(asked, 1.0, 0.0)
+    looked = np.einsum("shqk,qk,sq->h", attention, distance, weights, optimize=True)
+    return looked, float(weights.sum())
+
+
+def draw_heads(axes: Any, table: pd.DataFrame, metric: str = "accuracy") -> None:
+    """Draws the vulnerability of heads as a layer x head heat map, in points (per cent).
+
+    Args:
+        axes: matplotlib Axes.
+        table: what `heads` gave.
+        metric: name of what is measured.
+    """
+    loss, low = (table.pivot(index="layer", columns="head", values=name).sort_index() for name in ("loss", "low"))
+    rows = [f"layer {layer}" for layer in loss.index]
+    heat_map(
+        axes,
+        100 * loss.to_numpy(float),
+        rows,
+        [str(head) for head in loss.columns],
+        f"points of {metric}",
+        low.to_numpy(float) > 0,
+    )
+    axes.tick_params(axis="x", rotation=0)
+    axes.set_xlabel("head")
+    axes.set_title(
+        f"{metric.capitalize()} lost, only this head disturbed\n"
+        f"mean of {table['chips'].iloc[0]} chips, bold: 95 % interval above 0"
+    )
+
+
+def draw_distances(axes: Any, table: pd.DataFrame, metric: str = "accuracy") -> None:
+    """Draws the vulnerability of heads against their mean attention distance, one point per head.
+
+    Args:
+        axes: matplotlib Axes.
+        table: what `heads` gave.
+        metric: name of what is measured.
+    """
+    pixels = bool(table["distance_px"].notna().any())
+    column, unit = ("distance_px", "pixels") if pixels else ("distance", "tokens")
+    layers = sorted(set(table["layer"]))
+    for layer, (color, _) in zip(layers, line_styles(len(layers)), strict=True):
+        rows = table[table["layer"] == layer]
+        margins = [100 * (rows["loss"] - rows["low"]), 100 * (rows["high"] - rows["loss"])]
+        # Dashed where the colours of the first layers come again.
+        marker = "o" if layers.index(layer) < len(COLORS) else "s"
+        style = {"fmt": marker, "markersize": 5, "color": color, "elinewidth": 0.8}
+        axes.errorbar(rows[column], 100 * rows["loss"], yerr=margins, **style)
+        axes.plot([], [], marker, color=color, label=f"layer {layer}")
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_xlabel(f"mean attention distance ({unit})")
+    axes.set_ylabel(f"{metric} lost (points)")
+    axes.set_title(f"Vulnerability and reach of heads\nmean of {table['chips'].iloc[0]} chips, 95 % interval")
+    grid(axes)
+    axes.legend(frameon=False, fontsize=8, ncols=1 + (len(layers) > 8))
+
+
+def _first_input(node: Any) -> str:
+    return str(node.inputs[0].name)
+
+
+def _bits_of_head(bench: Bench, layer: int) -> int | None:
+    """Stored bits of one head of a layer."""
+    total = 0
+    for site in bench.sites:
+        bits = stored_bits(bench, site)
+        if site["layer"] == layer and site["heads"] and bits:
+            total += site["parameters"] // site["heads"] * bits
+    return total or None

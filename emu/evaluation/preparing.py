@@ -1,0 +1,567 @@
+"""Turns images and texts into the arrays that a model takes, by the model's own processor or tokenizer."""
+
+import io
+import json
+import math
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu.errors import InputError
+from emu.evaluation.data import Array, DataSet, ModelInput, load_data, read_arrays
+from emu.evaluation.libraries import library
+from emu.evaluation.sources import DataSource, Table, read_classes, read_table
+from emu.evaluation.tasks import (
+    IGNORED_LABEL,
+    Arrays,
+    Classification,
+    MaskedTokens,
+    MultipleChoice,
+    QuestionAnswering,
+    Similarity,
+    Task,
+    gives_embeddings,
+    gives_token_scores,
+    guess_task,
+)
+
+TEXT_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text_a", "text_b"),
+    ("text", "text_pair"),
+    ("text",),
+    ("sentence",),
+    ("review",),
+)
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "category", "class", "score", "similarity_score", "answer", "answerKey")
+PROMPT = "Question: {question}\nAnswer:"
+WINDOW = 384  # tokens of one window of a long context, and how many two windows share: the usual choice for SQuAD
+OVERLAP = 128
+MASKED_SHARE = 0.15  # of the tokens, as BERT was trained (Devlin et al. 2019)
+_IN_MEMORY = 2**31  # bytes; larger arrays of images lie in a temporary file
+_IMAGES_AT_ONCE = 64
+_TOKENIZING: dict[str, Any] = {"return_attention_mask": True, "return_token_type_ids": True, "verbose": False}
+
+
+def load(
+    data: str | Path | Mapping[str, Any] | DataSource,
+    session: Any,
+    inputs: list[ModelInput],
+    task: Task | None = None,
+    samples: int | None = None,
+    folder: Path | None = None,
+) -> tuple[DataSet, Task]:
+    """Loads data for a model, whatever form they have.
+
+    Args:
+        data: arrays by name, or what `DataSource` takes.
+        session: the model's session.
+        inputs: the model's inputs.
+        task: what is measured; None to guess it from the model's outputs and the data.
+        samples: use only the first so many samples.
+        folder: folder of the model, which may hold its processor.
+
+    Returns:
+        The data and the task.
+
+    Raises:
+        InputError: the data cannot be read, or fit neither the model nor the task.
+    """
+    source = None if isinstance(data, Mapping) else data if isinstance(data, DataSource) else DataSource(data)
+    if source is None or source.is_arrays:
+        options = [] if source is None else source.options
+        if source is not None and options:
+            raise InputError(f"'{options[0]}' is for images and texts, but {source.path} holds arrays: leave it out.")
+        arrays, where = read_arrays(source.path if source else data)  # type: ignore[arg-type]
+        task = task or guess_task(session, [each.name for each in inputs], arrays)
+        return load_data(arrays, inputs, samples, task.targets, where), task
+    table = read_table(source)
+    if samples is not None and not 1 <= samples <= table.rows:
+        raise InputError(
+            f"{samples} samples were asked for: {table.where} has {table.rows}, so ask for 1 to {table.rows}."
+        )
+    return _Preparation(source, table, inputs, samples or table.rows, folder).run(task, session)
+
+
+@dataclass
+class _Preparation:
+    """One table on its way to arrays."""
+
+    source: DataSource
+    table: Table
+    inputs: list[ModelInput]
+    samples: int
+    folder: Path | None
+
+    def __post_init__(self) -> None:
+        self.notes: list[str] = []
+        self.classes: tuple[str, ...] | None = None
+
+    def run(self, task: Task | None, session: Any) -> tuple[DataSet, Task]:
+        if self._has_images():
+            task = task or (Classification() if self._label_column() else Arrays())
+            if not isinstance(task, Classification | Arrays):
+                raise InputError(f"{self.table.where} has images: ask for classification or arrays, not {task.name}.")
+            arrays = self._images()
+        else:
+            task = task or self._guess(session)
+            arrays = self._texts(task)
+        if isinstance(task, Classification):
+            arrays["labels"] = self._class_labels()
+        arrays = self._renamed(arrays)
+        dataset = load_data(arrays, self.inputs, None, task.targets, self.table.where)
+        return replace(dataset, classes=self.classes, ignored=(), notes=tuple(self.notes)), task
+
+    def _guess(self, session: Any) -> Task:
+        columns = self.table.columns
+        if {"question", "context"} <= set(columns):
+            return QuestionAnswering()
+        if "choices" in columns:
+            return MultipleChoice()
+        if gives_embeddings(session) and len(self._text_columns()) == 2:
+            return Similarity()
+        if not self._label_column():
+            return MaskedTokens() if gives_token_scores(session) else Arrays()
+        return Classification()
+
+    # Columns
+
+    def _has_images(self) -> bool:
+        if self.source.text_column is not None:
+            return False
+        if self.source.image_column is not None:
+            return True
+        return any(name in self.table.columns for name in IMAGE_COLUMNS)
+
+    def _text_columns(self) -> tuple[str, ...]:
+        asked = self.source.text_column
+        if asked is not None:
+            names = (asked,) if isinstance(asked, str) else tuple(asked)
+            if len(names) not in (1, 2):
+                raise InputError(f"{len(names)} text columns were given: give one, or two for pairs of texts.")
+        else:
+            columns = set(self.table.columns)
+            fitting = (names for names in TEXT_COLUMNS if columns.issuperset(names))
+            names = next(fitting, TEXT_COLUMNS[6])
+        for name in names:
+            self.table.column(name, "text_column (--text-column)")
+        return names
+
+    def _label_column(self) -> str | None:
+        if self.source.label_column is not None:
+            self.table.column(self.source.label_column, "label_column (--label-column)")
+            return self.source.label_column
+        return next((name for name in LABEL_COLUMNS if name in self.table.columns), None)
+
+    def _labels(self) -> Sequence[Any]:
+        name = self._label_column()
+        if name is None:
+            return self.table.column(LABEL_COLUMNS[0], "label_column (--label-column)")
+        return self.table.columns[name]
+
+    def _column_of_texts(self, name: str) -> list[str]:
+        values = self.table.column(name, "text_column (--text-column)")[: self.samples]
+        for number, value in enumerate(values, 1):
+            if not isinstance(value, str):
+                raise InputError(f"Row {number} of {self.table.where} has {_shown(value)} in column '{name}', no text.")
+        return list(values)
+
+    # Labels
+
+    def _class_labels(self) -> NDArray[np.int64]:
+        values, column = list(self._labels()), self._label_column()
+        numbered = self.table.classes.get(column or "")
+        for number, value in enumerate(values, 1):
+            if not (_is_whole(value) or (isinstance(value, str) and value)):
+                raise InputError(f"Row {number} of {self.table.where} has {_shown(value)} as its label, no class.")
+            if numbered is not None and not 0 <= value < len(numbered):
+                raise InputError(f"Row {number} of {self.table.where} has {value} as its label: it has no right class.")
+        if numbered is not None:
+            values = [numbered[value] for value in values]
+        values = [str(value) for value in values]
+        given, models = self._given_classes(), self._models_classes()
+        if given is None and numbered is None and all(map(_is_whole, values)):
+            return np.array([int(value) for value in values[: self.samples]], np.int64)
+        names = set(values)
+        if given is not None and not names <= set(given):
+            raise InputError(
+                f"{self.table.where} has class '{min(names - set(given))}', which the list of classes does not have."
+            )
+        self.classes = given or (models if models and names <= set(models) else numbered or tuple(sorted(names)))
+        index = {name: i for i, name in enumerate(self.classes)}
+        return np.array([index[value] for value in values[: self.samples]], np.int64)
+
+    def _given_classes(self) -> tuple[str, ...] | None:
+        """The classes from the file asked for, or from `labels.json` in a folder of images."""
+        beside = Path(self.source.path) / "labels.json"
+        file = self.source.classes or (beside if beside.is_file() else None)
+        return None if file is None else read_classes(file)
+
+    def _models_classes(self) -> tuple[str, ...] | None:
+        """The classes of the model's config.json, if it names them."""
+        folder = self._processor_folder("config.json")
+        if folder is None or '"label2id"' not in (folder / "config.json").read_text(encoding="utf-8"):
+            return None
+        return read_classes(folder / "config.json")
+
+    # Processors
+
+    def _processor_folder(self, *files: str) -> Path | None:
+        """The folder that holds one of these files: the processor's, the model's, or the one above a folder `onnx`."""
+        if self.source.processor is not None:
+            folders = [Path(self.source.processor)]
+        elif self.folder is not None:
+            folders = [self.folder, *([self.folder.parent] if self.folder.resolve().name == "onnx" else [])]
+        else:
+            folders = []
+        return next((folder for folder in folders if any((folder / file).is_file() for file in files)), None)
+
+    def _processor(self, what: str, files: Sequence[str], open_from: Callable[[Any, str], Any]) -> Any:
+        folder: Any = self._processor_folder(*files)
+        if folder is None and self.source.processor is not None and not Path(self.source.processor).exists():
+            folder = self.source.processor  # a name that transformers may know
+        if folder is None:
+            searched = self.source.processor or self.folder or "the model's folder"
+            raise InputError(
+                f"{self.table.where} needs the model's {what}, and {searched} has no {' or '.join(files[:2])}: name "
+                "its folder (--processor)."
+            )
+        transformers = library("transformers")
+        try:
+            return open_from(transformers, str(folder))
+        except Exception as error:  # libraries fail here in every way that a file can be wrong
+            raise InputError(f"The {what} of {folder} cannot be loaded: {_first_line(error)}.") from None
+
+    # Images
+
+    def _images(self) -> dict[str, Array]:
+        name = self.source.image_column or next(each for each in IMAGE_COLUMNS if each in self.table.columns)
+        images = self.table.column(name, "image_column (--image-column)")
+        pillow = library("PIL.Image")
+
+        def open_from(transformers: Any, folder: str) -> Any:
+            return transformers.AutoImageProcessor.from_pretrained(folder, use_fast=False)
+
+        processor = self._processor("image processor", ["preprocessor_config.json"], open_from)
+        four = [each.shape for each in self.inputs if len(each.shape) == 4]
+        gray = bool(four) and four[0][1] == 1
+        pixels: Array | None = None
+        for start in range(0, self.samples, _IMAGES_AT_ONCE):
+            batch = [
+                self._open(pillow, images, i, gray) for i in range(start, min(start + _IMAGES_AT_ONCE, self.samples))
+            ]
+            try:
+                options = {"input_data_format": "channels_first"} if gray else {}
+                prepared = np.asarray(processor(images=batch, return_tensors="np", **options)["pixel_values"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(
+                    f"The image processor cannot prepare the images of {self.table.where}: {_first_line(error)}."
+                ) from None
+            if pixels is None:
+                pixels = _space_for((self.samples, *prepared.shape[1:]), prepared.dtype)
+            pixels[start : start + len(prepared)] = prepared
+        assert pixels is not None  # a table has rows
+        return {"pixel_values": pixels}
+
+    def _open(self, pillow: Any, images: Sequence[Any], index: int, gray: bool) -> Any:
+        content = images[index]
+        where = f"Image {index + 1} of {self.table.where}"
+        if isinstance(content, Mapping):
+            content = content.get("bytes") or content.get("path")
+        try:
+            if isinstance(content, bytes):
+                content = pillow.open(io.BytesIO(content))
+            elif isinstance(content, str | Path):
+                where = str(self.table.folder / content)
+                content = pillow.open(where)
+            picture = content.convert("L" if gray else "RGB")
+        except (OSError, AttributeError, ValueError) as error:
+            raise InputError(f"{where} cannot be read as an image: {_first_line(error)}.") from None
+        return np.asarray(picture)[None] if gray else picture
+
+    # Texts
+
+    def _texts(self, task: Task) -> dict[str, Array]:
+        def open_from(transformers: Any, folder: str) -> Any:
+            described = any((Path(folder) / each).is_file() for each in ("tokenizer_config.json", "config.json"))
+            if described or not (Path(folder) / "tokenizer.json").is_file():
+                return transformers.AutoTokenizer.from_pretrained(folder)
+            return transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
+
+        files = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model"]
+        self.tokenizer = self._processor("tokenizer", files, open_from)
+        limit = self.tokenizer.model_max_length
+        self.fixed = next((n for n in self._token_shapes() if isinstance(n, int)), None)
+        self.limit: int | None = self.fixed or self.source.max_length or (int(limit) if limit < 10**6 else None)
+        if self.fixed is not None and self.source.max_length not in (None, self.fixed):
+            raise InputError(f"The model takes exactly {self.fixed} tokens: leave the maximal length out.")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"The maximal length is {self.limit} and must be at least 1.")
+        if isinstance(task, QuestionAnswering):
+            return self._questions()
+        if isinstance(task, MultipleChoice):
+            return self._choices()
+        if isinstance(task, Similarity):
+            return self._pairs_to_compare()
+        if isinstance(task, MaskedTokens):
+            return self._masked()
+        texts = [self._column_of_texts(name) for name in self._text_columns()]
+        return self._padded(self._encode(*texts))
+
+    def _token_shapes(self) -> list[int | str | None]:
+        wanted = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
+        found = [each.shape[1] for each in self.inputs if each.name in wanted and len(each.shape) == 2]
+        return found or [each.shape[1] for each in self.inputs if len(self.inputs) == 1 and len(each.shape) == 2]
+
+    def _encode(self, *texts: list[str], **options: Any) -> dict[str, list[list[Any]]]:
+        try:
+            encoded = self.tokenizer(*texts, **_TOKENIZING, **options)
+        except Exception as error:
+            raise InputError(
+                f"The tokenizer cannot read the texts of {self.table.where}: {_first_line(error)}."
+            ) from None
+        longest = max(map(len, encoded["input_ids"]))
+        if self.limit is not None and longest > self.limit and not options:
+            cut = sum(len(ids) > self.limit for ids in encoded["input_ids"])
+            self.notes.append(f"{cut} of {len(texts[0])} texts were cut to {self.limit} tokens.")
+            return self._encode(*texts, truncation=True, max_length=self.limit)
+        return dict(encoded)
+
+    def _padded(self, encoded: Mapping[str, Sequence[Sequence[Any]]]) -> dict[str, Array]:
+        """Rows of unequal length as arrays, filled up on the right."""
+        rows = len(encoded["input_ids"])
+        length = self.fixed or self.source.max_length or max(len(ids) for ids in encoded["input_ids"])
+        fill = {"input_ids": _first_number(self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)}
+        fill |= {"labels": IGNORED_LABEL, "offsets": -1}
+        arrays = {}
+        for name in ("input_ids", "attention_mask", "token_type_ids", "scored", "labels", "offsets"):
+            if name not in encoded:
+                continue
+            array = np.full((rows, length, 2) if name == "offsets" else (rows, length), fill.get(name, 0), np.int64)
+            for row, values in enumerate(encoded[name]):
+                array[row, : len(values)] = values
+            arrays[name] = array
+        # A decoder counts the tokens that are there; filling on the right leaves them at their places.
+        arrays["position_ids"] = np.maximum(arrays["attention_mask"].cumsum(axis=1) - 1, 0)
+        return arrays | self._empty_past(rows)
+
+    def _empty_past(self, rows: int) -> dict[str, Array]:
+        """Keys and values of no tokens, for decoders that take those of tokens before."""
+        return {
+            each.name: np.zeros((rows, *(n if isinstance(n, int) else 0 for n in each.shape[1:])), each.dtype)
+            for each in self.inputs
+            if each.name.startswith("past_key_values")
+        }
+
+    def _needs_offsets(self, task: str) -> None:
+        if not self.tokenizer.is_fast:
+            raise InputError(
+                f"{task} needs a tokenizer that knows the characters of its tokens: give a tokenizer.json."
+            )
+
+    def _questions(self) -> dict[str, Array]:
+        """Windows over each context, and where the context lies in them."""
+        self._needs_offsets("question_answering")
+        questions, contexts = self._column_of_texts("question"), self._column_of_texts("context")
+        name = next((each for each in ("answers", "answer") if each in self.table.columns), "answers")
+        answers = self.table.column(self.source.label_column or name, "label_column (--label-column)")[: self.samples]
+        length = min(self.limit or WINDOW, self.source.max_length or WINDOW)
+        longest = max(len(ids) for ids in self.tokenizer(questions, add_special_tokens=False)["input_ids"])
+        special = self.tokenizer.num_special_tokens_to_add(pair=True)
+        if longest + special >= length:
+            raise InputError(
+                f"A question of {self.table.where} has {longest} tokens and leaves no room for a context in {length}: "
+                "raise the maximal length (--max-length)."
+            )
+        options = {
+            "truncation": "only_second",
+            "max_length": length,
+            "stride": min(OVERLAP, (length - longest - special) // 2),
+            "return_overflowing_tokens": True,
+            "return_offsets_mapping": True,
+        }
+        encoded = self.tokenizer(questions, contexts, **_TOKENIZING, **options)
+        offsets = []
+        for row, spans in enumerate(encoded["offset_mapping"]):
+            parts = encoded.sequence_ids(row)
+            offsets.append([span if part == 1 else (-1, -1) for span, part in zip(spans, parts, strict=True)])
+        arrays = self._padded({**encoded, "offsets": offsets})
+        texts = np.empty(len(contexts), object)
+        texts[:] = contexts
+        right = np.empty(len(contexts), object)
+        right[:] = [_answer_texts(each) for each in answers]
+        arrays["sample"] = np.asarray(encoded["overflow_to_sample_mapping"], np.int64)
+        return {**arrays, "context": texts, "answers": right}
+
+    def _choices(self) -> dict[str, Array]:
+        """One row for each choice: the prompt, and the choice whose tokens are scored."""
+        self._needs_offsets("multiple_choice")
+        rows: dict[str, list[Any]] = {"input_ids": [], "attention_mask": [], "token_type_ids": [], "scored": []}
+        sample, characters, right = [], [], []
+        choices, labels = self.table.column("choices", "a column of lists"), self._labels()
+        cut = 0
+        for i in range(self.samples):
+            texts, names = _choice_texts(choices[i])
+            if not texts:
+                raise InputError(f"Row {i + 1} of {self.table.where} has {_shown(choices[i])} as choices, no list.")
+            right.append(self._right_choice(labels[i], texts, names, i))
+            prompt = self._prompt(i)
+            for text in texts:
+                encoded = self._encode([f"{prompt} {text}"], return_offsets_mapping=True)
+                spans = encoded.pop("offset_mapping")[0]
+                scored = [int(end > len(prompt) and end > start) for start, end in spans]
+                if self.limit is not None and len(scored) > self.limit:
+                    cut += 1
+                kept = slice(-self.limit if self.limit else None, None)  # the choice is at the end
+                for name, values in {**encoded, "scored": [scored]}.items():
+                    rows.setdefault(name, []).append(values[0][kept])
+                sample.append(i)
+                characters.append(len(text))
+        if cut:
+            self.notes.append(f"{cut} of {len(sample)} choices were cut to their last {self.limit} tokens.")
+        return {
+            **self._padded(rows),
+            "sample": np.array(sample, np.int64),
+            "characters": np.array(characters, np.int64),
+            "labels": np.array(right, np.int64),
+        }
+
+    def _prompt(self, row: int) -> str:
+        template = self.source.prompt
+        if template is None:
+            asked = self.source.text_column
+            column = asked if isinstance(asked, str) else "question"
+            self.table.column(column, "text_column (--text-column) or a prompt (--prompt)")
+            template = PROMPT.replace("{question}", "{" + column + "}") if column == "question" else "{" + column + "}"
+
+        def value(match: re.Match[str]) -> str:
+            return str(self.table.column(match[1], "the columns in the prompt (--prompt)")[row])
+
+        return re.sub(r"\{([^{}]+)\}", value, template.replace("\\n", "\n"))
+
+    def _right_choice(self, label: Any, texts: Sequence[str], names: Sequence[str], row: int) -> int:
+        """The index of the right choice, which a row gives as a name such as B, as a text, or as a number."""
+        if isinstance(label, str):
+            letters = [chr(ord("A") + i) for i in range(len(texts))]
+            for known in (names, texts, letters):
+                if label in known:
+                    return list(known).index(label)
+        if _is_whole(label) and 0 <= int(label) < len(texts):
+            return int(label)
+        raise InputError(
+            f"Row {row + 1} of {self.table.where} has {_shown(label)} as the right choice of {len(texts)}: give its "
+            "number from 0, its letter or its text."
+        )
+
+    def _pairs_to_compare(self) -> dict[str, Array]:
+        """Two rows for each pair."""
+        names = self._text_columns()
+        if len(names) != 2:
+            raise InputError(f"similarity compares two texts: name two columns of {self.table.where} (--text-column).")
+        first, second = (self._column_of_texts(name) for name in names)
+        scores = []
+        for number, value in enumerate(self._labels()[: self.samples], 1):
+            try:
+                scores.append(float(value))
+            except (TypeError, ValueError):
+                scores.append(math.nan)
+            if not math.isfinite(scores[-1]):
+                raise InputError(f"Row {number} of {self.table.where} has {_shown(value)} as its score, no number.")
+        arrays = self._padded(self._encode([text for pair in zip(first, second, strict=True) for text in pair]))
+        return {**arrays, "labels": np.array(scores)}
+
+    def _masked(self) -> dict[str, Array]:
+        """Some tokens of each text replaced by the mask, always the same ones."""
+        if self.tokenizer.mask_token_id is None:
+            raise InputError("masked_tokens needs a tokenizer with a mask token.")
+        (name, *more) = self._text_columns()
+        if more:
+            raise InputError(f"masked_tokens reads one column of texts: name it (--text-column), not {len(more) + 1}.")
+        encoded = self._encode(self._column_of_texts(name))
+        special = set(self.tokenizer.all_special_ids)
+        labels: list[list[int]] = []
+        for row, ids in enumerate(encoded["input_ids"]):
+            choice = np.random.Generator(np.random.PCG64(row)).random(len(ids))
+            choice[[i for i, token in enumerate(ids) if token in special]] = 1
+            masked = np.flatnonzero(choice < MASKED_SHARE)
+            if not len(masked) and (choice < 1).any():
+                masked = np.array([choice.argmin()])
+            tokens = np.array(ids)
+            asked = np.full(len(ids), IGNORED_LABEL)
+            asked[masked] = tokens[masked]
+            tokens[masked] = self.tokenizer.mask_token_id
+            labels.append(asked.tolist())
+            encoded["input_ids"][row] = tokens.tolist()
+        return self._padded({**encoded, "labels": labels})
+
+    def _renamed(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """A model of one input takes the processor's array under whatever name it has for it."""
+        names = [each.name for each in self.inputs]
+        main = "pixel_values" if "pixel_values" in arrays else "input_ids"
+        if len(names) == 1 and names[0] not in arrays:
+            arrays[names[0]] = arrays[main]
+        return arrays
+
+
+def _space_for(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array in memory, or in a temporary file if it is large."""
+    if math.prod(shape) * dtype.itemsize <= _IN_MEMORY:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _answer_texts(answers: Any) -> list[str]:
+    """Right answers as texts: from a text, a list, or the form of SQuAD; none where there is none."""
+    if isinstance(answers, str) and answers[:1] in ("[", "{"):  # a cell of a CSV file
+        try:
+            answers = json.loads(answers)
+        except ValueError:
+            return [answers]
+    if isinstance(answers, Mapping):
+        answers = answers.get("text", [])
+    if isinstance(answers, str):
+        return [answers] if answers else []
+    return [str(each["text"] if isinstance(each, Mapping) else each) for each in answers or []]
+
+
+def _choice_texts(choices: Any) -> tuple[list[str], list[str]]:
+    """Texts and names of choices: from a list, or the form of ARC."""
+    if isinstance(choices, str):
+        try:
+            choices = json.loads(choices)
+        except ValueError:
+            return [], []
+    if isinstance(choices, Mapping):
+        return list(map(str, choices.get("text", []))), list(map(str, choices.get("label", [])))
+    return list(map(str, choices)) if isinstance(choices, Iterable) else [], []
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"-?\d+", value.strip()) is not None
+    return isinstance(value, int | np.integer)
+
+
+def _first_number(*values: int | None) -> int:
+    return next((value for value in values if value is not None), 0)
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None or value == "" else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -1,0 +1,175 @@
+"""Tables of stored trials: filtered, summarized over chips, exported."""
+
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from emu.device.fields import to_seconds
+from emu.errors import InputError
+from emu.evaluation.statistics import chip_spread
+from emu.sweep.axes import close_match
+from emu.sweep.rows import CONTROLS, natural
+
+_PLACE = re.compile(r"(layer)=(\d+)|(component)=([^\s,*?\[]+)")
+_REPETITIONS = ("seed", "read_seed")
+
+
+def keep(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
+    """The rows of a table of trials that meet all conditions.
+
+    Args:
+        frame: a table of `run_trials`, `run_plan` or `Store.frame`.
+        conditions: `program.sigma=0.1`, with alternatives as `program.sigma=0.1,0.2`; times as `1h`; `layer` and
+            `component` stand for what `only` says. The value of `only`, `exclude` and of other texts is taken whole.
+
+    Raises:
+        InputError: a column or value that the table does not have.
+    """
+    for condition in conditions:
+        name, equals, text = condition.partition("=")
+        if not equals:
+            raise InputError(f"'{condition}' is no condition: write it as name=value, as in program.sigma=0.1.")
+        column = _with_places(frame)
+        if name not in column:
+            raise InputError(f"The results have no column '{name}'{close_match(name, column)}.")
+        values = column[name]
+        wanted = _numbers(name, text) if values.dtype.kind in "iuf" else [text.strip()]
+        kept = values.isin(wanted)
+        if not kept.any():
+            there = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in _several(values))
+            raise InputError(f"No trial has {condition}: {name} is {there}.")
+        frame = frame[kept.to_numpy()]
+    return frame.reset_index(drop=True)
+
+
+def summarize(frame: pd.DataFrame, group: Sequence[str] | None = None) -> pd.DataFrame:
+    """Mean, standard deviation and 95 % t interval of each metric over chips.
+
+    Repetitions on one chip, and whatever else differs within a group, are averaged chip by chip first, so that a chip
+    counts once.
+
+    Args:
+        frame: a table of `run_trials`, `run_plan` or `Store.frame`.
+        group: columns whose values make a group; None for all that vary but for `seed` and `read_seed`.
+
+    Returns:
+        One row per group: its values, `chips`, `trials`, and for each metric `mean`, `std`, `low` and `high`, named
+        like `accuracy.mean`; std and interval are missing for a single chip.
+
+    Raises:
+        InputError: a column that the table does not have.
+    """
+    table = _with_places(frame)
+    metrics = metric_names(frame)
+    points = [
+        name for name in ["study", *point_names(table)] if name in table and table[name].nunique(dropna=False) > 1
+    ]
+    if group is None:
+        names = points
+    else:
+        for name in group:
+            if name not in table or name in metrics:
+                raise InputError(f"The results have no column '{name}' to group by{close_match(name, table)}.")
+        names = list(dict.fromkeys([*(["study"] if "study" in points else []), *group]))
+    rows = []
+    parts = table.groupby(names, dropna=False, sort=False) if names else [((), table)]
+    for values, part in parts:
+        row: dict[str, Any] = dict(zip(names, values, strict=True))
+        chips = part.groupby("seed")
+        row |= {"chips": chips.ngroups, "trials": len(part)}
+        for metric in metrics:
+            over_chips = [fmean(values) for _, values in chips[metric] if not values.isna().all()]
+            if over_chips:
+                row |= {f"{metric}.{name}": value for name, value in _spread(over_chips).items()}
+        rows.append(row)
+    summary = pd.DataFrame(rows)
+    return summary.sort_values(names, key=natural, kind="stable", ignore_index=True) if names else summary
+
+
+def export(frame: pd.DataFrame, path: str | Path) -> None:
+    """Writes a table to a .csv or .parquet file, whole or not at all.
+
+    Raises:
+        InputError: another suffix, no such folder, or pyarrow is not installed.
+    """
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{path} cannot be written: give a file that ends in .csv or .parquet.")
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            try:
+                frame.to_parquet(temporary, index=False, engine="pyarrow")
+            except ImportError:
+                raise InputError('This needs pyarrow: pip install "emu-onnx[analysis]".') from None
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def metric_names(frame: pd.DataFrame) -> list[str]:
+    """The metrics in a table of trials."""
+    return [name for name in _between(frame) if "." not in name]
+
+
+def point_names(frame: pd.DataFrame) -> list[str]:
+    """The columns that say which point of a sweep a trial is of: not its seeds."""
+    places = [name for name in ("layer", "component") if name in frame]
+    controls = [name for name in CONTROLS if name in frame and name not in _REPETITIONS]
+    return [*(name for name in _between(frame) if "." in name), *places, *controls]
+
+
+def _between(frame: pd.DataFrame) -> list[str]:
+    """The columns between the controls and `undefined`: numbers of the device, whose names have a dot, and metrics."""
+    names = [str(name) for name in frame.columns]
+    return names[names.index("exclude") + 1 : names.index("undefined")]
+
+
+def _with_places(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds `layer` and `component` where each selection `only` names just one of them; `only` then says no more."""
+    texts = frame["only"].dropna().unique()
+    found = {}
+    for text in texts:
+        terms = [_PLACE.fullmatch(term) for term in text.split()]
+        if not all(terms):
+            return frame
+        found[text] = {term[1] or term[3]: term[2] or term[4] for term in terms if term}
+    table = frame.copy()
+    for name in ("component", "layer"):
+        if any(name in places for places in found.values()):
+            values = [found.get(text, {}).get(name) for text in frame["only"]]
+            table.insert(table.columns.get_loc("only") + 1, name, pd.Series(values, index=table.index, dtype=object))
+    if "layer" in table:
+        table["layer"] = pd.to_numeric(table["layer"]).astype("Int64")
+    return table.drop(columns="only") if found else table
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        return [float(to_seconds(part.strip()) if name.endswith("_s") else part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"'{name}={text}' cannot be read: {name} is a number.") from None
+
+
+def _spread(values: list[float]) -> dict[str, float | None]:
+    """Mean, std and interval; the mean alone where a value is not finite."""
+    if not all(map(math.isfinite, values)):
+        return {"mean": fmean(values), "std": None, "low": None, "high": None}
+    spread = chip_spread(values)
+    low, high = spread.ci95 or (None, None)
+    return {"mean": spread.mean, "std": spread.std, "low": low, "high": high}
+
+
+def _several(values: "pd.Series[Any]", most: int = 8) -> list[Any]:
+    found = values.drop_duplicates().tolist()
+    return found if len(found) <= most else [*found[:most], "..."]

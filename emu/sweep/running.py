@@ -1,0 +1,306 @@
+"""Runs trials: here or on workers, each stored at once, those that the store holds not again."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from emu.errors import InputError
+from emu.evaluation import Bench, Score, Task, Trial
+from emu.evaluation.statistics import chip_spread
+from emu.sweep.plan import FEWEST, Plan, half_width
+from emu.sweep.rows import Result, record, trial_id
+from emu.sweep.setup import Setup, describe, differences, rebuild
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from emu.sweep.store import Store, Study
+
+Progress = Callable[[int, int], None]
+Workers = int | str | None
+
+
+def run_trials(
+    bench: Bench,
+    trials: Sequence[Trial],
+    *,
+    store: "Store | None" = None,
+    study: str = "",
+    progress: Progress | None = None,
+    workers: Workers = None,
+) -> "pd.DataFrame":
+    """Runs trials on a bench.
+
+    Args:
+        bench: a rewritten model and its data.
+        trials: what to run; equal trials run once.
+        store: where every finished trial is stored at once; trials that it holds under the same fingerprint are not run
+            again.
+        study: what the trials are for, a name in the store.
+        progress: called with the trials run and the trials to run; those that the store held do not count.
+        workers: number of local processes, or the address of a Dask scheduler, `tcp://host:8786`; None for none.
+
+    Returns:
+        One row per trial in the order given. Columns: `seed`, `read_seed`, `head`, `strength`, `only`, `exclude`; one
+        for each number of the device that a trial sets (in the other rows the bench's own); one for each metric (shares
+        are 0 to 1); `undefined`, the samples without a defined answer; `seconds`.
+
+    Raises:
+        InputError: a trial as in `Bench.run`, or a library is not installed.
+    """
+    setup = describe(bench)
+    runner = Runner(bench, setup, store.study(study, setup) if store else None)
+    runner.look_up(trials)
+    runner.ask(trials)
+    for _ in runner.run(workers):
+        if progress is not None:
+            progress(runner.ran, runner.ran + runner.left)
+    return runner.table(trials)
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    store: "Store | None" = None,
+    study: str = "sweep",
+    new: bool = False,
+    task: Task | None = None,
+    progress: Progress | None = None,
+    workers: Workers = None,
+    echo: Callable[[str], object] | None = None,
+) -> "pd.DataFrame":
+    """Runs a plan, and continues what the store holds of it.
+
+    Args:
+        plan: what to run.
+        store: where every finished trial is stored at once.
+        study: name of the study in the store.
+        new: start another study of that name where the store has one of another model, device, data or task.
+        task: what is measured, where a name in the plan does not tell.
+        progress: as in `run_trials`; with `plan.until` the trials to run are at most so many.
+        workers: as in `run_trials`. The results do not depend on it.
+        echo: prints a line, such as how many trials the store held.
+
+    Returns:
+        The table of `run_trials`, by point, chip and repetition.
+
+    Raises:
+        InputError: as in `Plan.bench` and `Plan.points`; or the store has the study with another fingerprint, with
+            what differs.
+    """
+    bench = plan.bench(task)
+    setup = describe(bench, plan.rewriting(), plan.data_options)
+    points = plan.points(bench)
+    say = echo or (lambda _: None)
+    for note in bench.dataset.notes:
+        say(f"Note: {note}")
+    for name in bench.dataset.ignored:
+        say(f"Note: array '{name}' of {bench.dataset.where} is no input of the model and was not used.")
+    if points.left_out:
+        say(f"{points.left_out} of {len(points) + points.left_out} points disturb no site and are left out.")
+    if store is not None and not new:
+        _refuse_another(store, study, setup)
+    runner = Runner(bench, setup, store.study(study, setup) if store else None)
+    width = half_width(plan.until)
+    chains = [_Point(chips, bench.task.primary, width) for chips in points]
+    runner.look_up(trial for chain in chains for chip in chain.chips for trial in chip)
+    of_trial: dict[str, _Point] = {}
+    for chain in chains:
+        chain.advance(runner)
+        if width is not None:
+            of_trial |= {trial_id(setup, trial): chain for chip in chain.chips for trial in chip}
+    if runner.held:
+        say(f"The store holds {runner.held} of the trials already.")
+    waiting = sum(chain.possible for chain in chains)
+    for trial in runner.run(workers):
+        if width is not None:
+            chain = of_trial[trial_id(setup, trial)]
+            waiting -= chain.possible
+            chain.advance(runner)
+            waiting += chain.possible
+        if progress is not None:
+            progress(runner.ran, runner.ran + runner.left + waiting)
+    return runner.table([trial for chain in chains for chip in chain.asked for trial in chip])
+
+
+class _Point:
+    """The chips of one point, asked for until there are enough."""
+
+    def __init__(self, chips: list[list[Trial]], metric: str, width: float | None) -> None:
+        self.chips, self._metric, self._width = chips, metric, width
+        self._count, self._done = 0, False
+
+    @property
+    def asked(self) -> list[list[Trial]]:
+        """The chips that were asked for."""
+        return self.chips[: self._count]
+
+    @property
+    def possible(self) -> int:
+        """Trials that may still be asked for."""
+        return 0 if self._done else sum(len(chip) for chip in self.chips[self._count :])
+
+    def advance(self, runner: "Runner") -> None:
+        """Asks for the chips that are needed now; for none while results are missing."""
+        while not self._done:
+            values = [self._value(chip, runner) for chip in self.asked]
+            known = [value for value in values if value is not None]
+            if len(known) < len(values):
+                return
+            if self._count == len(self.chips) or (self._count >= FEWEST and self._is_narrow(known)):
+                self._done = True
+                return
+            wanted = len(self.chips) if self._width is None else max(FEWEST, self._count + 1)
+            runner.ask(trial for chip in self.chips[self._count : wanted] for trial in chip)
+            self._count = wanted
+
+    def _value(self, chip: list[Trial], runner: "Runner") -> float | None:
+        """The metric of a chip, the mean of its repetitions; None while one is missing."""
+        results = [runner.result(trial) for trial in chip]
+        values = [result.score.metrics[self._metric] for result in results if result is not None]
+        return fmean(values) if len(values) == len(results) else None
+
+    def _is_narrow(self, values: list[float]) -> bool:
+        if self._width is None or not all(map(math.isfinite, values)):
+            return False
+        interval = chip_spread(values).ci95
+        return interval is not None and (interval[1] - interval[0]) / 2 <= self._width
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A stored trial and the same trial run again."""
+
+    id: str
+    trial: Trial
+    then: Score
+    now: Score
+
+    @property
+    def equal(self) -> bool:
+        """Whether both gave the same numbers, to the last bit."""
+        return repr(_numbers(self.then)) == repr(_numbers(self.now))
+
+
+def rerun(
+    store: "Store", id: str, *, task: Task | None = None, model: Path | None = None, data: Path | None = None
+) -> Rerun:
+    """Runs a stored trial again.
+
+    Args:
+        store: where it is stored.
+        id: its id, or the beginning of its id.
+        task: what is measured, where its name does not tell.
+        model: the model file, where it is another than then.
+        data: the data file, where it is another than then.
+
+    Raises:
+        InputError: no such trial, or as in `emu.sweep.setup.rebuild`.
+    """
+    whole_id, setup, trial, result = store.trial(id)
+    return Rerun(whole_id, trial, result.score, rebuild(setup, task, model, data).run(trial))
+
+
+def _numbers(score: Score) -> tuple[object, ...]:
+    return sorted(score.metrics.items()), score.correct, score.samples, score.undefined
+
+
+def _refuse_another(store: "Store", study: str, setup: Setup) -> None:
+    """Refuses to mix results of different models, devices, data or tasks under one name.
+
+    Raises:
+        InputError: the store has studies of this name, and none with this fingerprint.
+    """
+    same = [each.setup for each in store.studies() if each.name == study]
+    if same and setup.identity not in [each.identity for each in same]:
+        raise InputError(
+            f"{store.where} holds a study '{study}' of something else: {'; '.join(differences(same[-1], setup))}. "
+            "Give --new to start another study in this file."
+        )
+
+
+class Runner:
+    """Runs what it is asked for, each trial once: those that the store holds not at all, the others in order."""
+
+    def __init__(self, bench: Bench, setup: Setup, study: "Study | None") -> None:
+        self._bench, self._setup, self._study = bench, setup, study
+        self._held: dict[str, Result] = {}
+        self._results: dict[str, Result] = {}
+        self._asked: set[str] = set()
+        self._todo: deque[Trial] = deque()
+        self.ran = 0
+
+    @property
+    def left(self) -> int:
+        """Trials that were asked for and are neither held nor run."""
+        return len(self._asked) - len(self._results)
+
+    @property
+    def held(self) -> int:
+        """Trials that were asked for and that the store held."""
+        return len(self._results) - self.ran
+
+    def look_up(self, trials: Iterable[Trial]) -> None:
+        """Learns which of the trials that may be asked for the store holds."""
+        if self._study is not None:
+            self._held |= self._study.held(trials)
+
+    def ask(self, trials: Iterable[Trial]) -> None:
+        """Adds trials to those to run; also while `run` is under way."""
+        linked = []
+        for trial in trials:
+            key = trial_id(self._setup, trial)
+            if key in self._asked:
+                continue
+            self._asked.add(key)
+            if key in self._held:
+                self._results[key] = self._held[key]
+                linked.append(key)
+            else:
+                self._todo.append(trial)
+        if self._study is not None:
+            self._study.link(linked)
+
+    def result(self, trial: Trial) -> Result | None:
+        """The result of a trial, None while there is none."""
+        return self._results.get(trial_id(self._setup, trial))
+
+    def run(self, workers: Workers = None) -> Iterator[Trial]:
+        """Runs what is asked for, and yields each trial when it is stored."""
+        if not self._todo:
+            return
+        for trial, result in self._here() if workers is None else self._on_workers(workers):
+            if self._study is not None:
+                self._study.add(trial, result)
+            self._results[trial_id(self._setup, trial)] = result
+            self.ran += 1
+            yield trial
+
+    def table(self, trials: Sequence[Trial]) -> "pd.DataFrame":
+        """One row per trial, as `run_trials` gives them."""
+        import pandas as pd
+
+        names = list(dict.fromkeys(name for trial in trials for name in trial.set))
+        results = [self._results[trial_id(self._setup, trial)] for trial in trials]
+        rows = zip(trials, results, strict=True)
+        table = pd.DataFrame([record(trial, result, names, self._setup.settings) for trial, result in rows])
+        table.attrs["primary"] = [self._setup.primary]
+        return table
+
+    def _here(self) -> Iterator[tuple[Trial, Result]]:
+        _ = self._bench.clean  # what trials are compared with, in the time of none
+        while self._todo:
+            trial = self._todo.popleft()
+            start = time.perf_counter()
+            score = self._bench.run(trial)
+            yield trial, Result(score, time.perf_counter() - start)
+
+    def _on_workers(self, workers: int | str) -> Iterator[tuple[Trial, Result]]:
+        from emu.sweep.workers import run_on_workers
+
+        return run_on_workers(workers, self._bench, self._setup, self._todo)

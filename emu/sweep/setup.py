@@ -1,0 +1,224 @@
+"""How a bench was made: all that is needed to make it again, and to say what changed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from emu import __version__
+from emu.errors import InputError
+from emu.evaluation import Bench, DataSource, Task
+from emu.evaluation.controls import flat_settings
+from emu.runtime.sessions import Session
+
+IN_MEMORY = "The data"  # what messages call arrays that came from no file
+
+_MOST = 3  # settings in a sentence
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a bench was made, as plain data.
+
+    Args:
+        model: absolute path of the model file; None for a model that was in memory.
+        model_sha256: of that file.
+        data: absolute path of the data, or the name of a data set; None for arrays that were in memory.
+        data_options: how they were prepared, as options of `DataSource`.
+        samples: number of samples used.
+        rewriting: arguments of `Bench` that rewrite a plain model: `device` and `map` hold whole profiles; empty for a
+            model that was rewritten before.
+        set: numbers of the devices that differ from those of the rewritten model.
+        devices: the profiles of the devices, by name.
+        settings: numbers of the devices, as `Bench.settings`.
+        task: name of the task.
+        primary: its metric that is meant where one number is asked for.
+        batch_size: samples at once.
+        threads: threads of the session, 0 for onnxruntime's default.
+        ops: `native` or `python`.
+        emu: version of emu.
+        fingerprint: as `Bench.fingerprint`.
+    """
+
+    model: str | None
+    model_sha256: str | None
+    data: str | None
+    data_options: Mapping[str, Any]
+    samples: int
+    rewriting: Mapping[str, Any]
+    set: Mapping[str, float]
+    devices: Mapping[str, Any]
+    settings: Mapping[str, float]
+    task: str
+    primary: str
+    batch_size: int
+    threads: int
+    ops: str
+    emu: str
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """As JSON; equal setups give equal texts."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Setup":
+        """The setup that `as_json` wrote."""
+        return cls(**json.loads(text))
+
+    @cached_property
+    def identity(self) -> str:
+        """Equal for equal fingerprints only."""
+        return digest(self.fingerprint)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain data, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def describe(
+    bench: Bench, rewriting: Mapping[str, Any] | None = None, data_options: Mapping[str, Any] | None = None
+) -> Setup:
+    """How a bench was made.
+
+    Args:
+        bench: the bench.
+        rewriting: the arguments that rewrote its plain model. Where they are not known, a model that the bench rewrote
+            counts as one whose sites all went to its one device; `rebuild` finds out if that is wrong.
+        data_options: the options of `DataSource` that its data were prepared with, if any.
+    """
+    manifest = bench.manifest or {}
+    profiles = {name: device["profile"] for name, device in manifest.get("devices", {}).items()}
+    own = flat_settings(manifest) if manifest else {}
+    model, where = _path(bench.name), bench.dataset.where
+    data = _path(where) or (None if where == IN_MEMORY else where)
+    if rewriting is None:
+        rewritten_here = not isinstance(bench.model, str | Path) and model is not None
+        rewriting = {"device": next(iter(profiles.values()))} if rewritten_here and profiles else {}
+    return Setup(
+        model=model,
+        model_sha256=_digest_of_file(model) if model else None,
+        data=data,
+        data_options={
+            name: (_path(str(value)) or value) if name in ("processor", "classes") else value
+            for name, value in (data_options or {}).items()
+        },
+        samples=len(bench.dataset.labels),
+        rewriting={option: value for option, value in rewriting.items() if value},
+        set={name: value for name, value in bench.settings.items() if value != own[name]},
+        devices=profiles,
+        settings=dict(bench.settings),
+        task=bench.task.name,
+        primary=bench.task.primary,
+        batch_size=bench.batch_size,
+        threads=bench.session.get_session_options().intra_op_num_threads,
+        ops="native" if type(bench.session) is Session else "python",
+        emu=__version__,
+        fingerprint=bench.fingerprint(),
+    )
+
+
+def rebuild(setup: Setup, task: Task | None = None, model: Path | None = None, data: Path | None = None) -> Bench:
+    """Makes the bench again.
+
+    Args:
+        setup: how it was made.
+        task: what is measured, where its name does not tell.
+        model: the model file, where it is another than then.
+        data: the data, where they are elsewhere than then.
+
+    Raises:
+        InputError: a file is missing, the task is not known, or model, device, data or task are not those of then.
+    """
+    for what, given, then in (("model", model, setup.model), ("data", data, setup.data)):
+        if given is None and then is None:
+            raise InputError(f"The {what} of this trial was in memory: give its file with --{what}.")
+        if given is None and Path(str(then)).is_absolute() and not Path(str(then)).exists():
+            raise InputError(f"There is no {what} file {then} any more: give it with --{what}.")
+    bench = Bench(
+        model or str(setup.model),
+        DataSource(data or str(setup.data), **setup.data_options),
+        set=dict(setup.set) or None,
+        task=task or setup.task,
+        samples=setup.samples,
+        batch_size=setup.batch_size,
+        threads=setup.threads or None,
+        ops="python" if setup.ops == "python" else "native",
+        **setup.rewriting,
+    )
+    changed = differences(setup, describe(bench, setup.rewriting, setup.data_options))
+    if changed:
+        raise InputError(f"This trial cannot run again as it was: {'; '.join(changed)}.")
+    return bench
+
+
+def differences(then: Setup, now: Setup) -> list[str]:
+    """What differs between two setups, each as `model`, `device`, `data` or `task` and how; none if equal trials agree.
+
+    A model that is rewritten in memory depends on the device too; it counts as changed only if its file did, or if
+    nothing else explains the difference.
+    """
+    one, other = then.fingerprint, now.fingerprint
+    if one == other:
+        return []
+    found = {}
+    device = one["device"] != other["device"] or then.rewriting != now.rewriting
+    if then.model_sha256 != now.model_sha256 or (one["model"] != other["model"] and not device):
+        found["model"] = _change(_name(then.model), _name(now.model))
+    if device:
+        found["device"] = _changed_settings(then, now)
+    # Another task takes other arrays from the same file.
+    other_task = one["task"] != other["task"]
+    if one["data"] != other["data"] and not (other_task and _data(then) == _data(now)):
+        found["data"] = _change(_data(then), _data(now))
+    if other_task:
+        found["task"] = f"{one['task']} then, {other['task']} now"
+    if then.emu != now.emu and set(found) <= {"model"} and then.model_sha256 == now.model_sha256:
+        found["model"] = f"as rewritten by emu {then.emu} then, by emu {now.emu} now"
+    return [f"the {part} differs ({how})" for part, how in found.items()]
+
+
+def _change(then: str, now: str) -> str:
+    return f"{then} then, {now} now" if then != now else f"{now} has other contents"
+
+
+def _name(path: str | None) -> str:
+    return path or "in memory"
+
+
+def _data(setup: Setup) -> str:
+    return f"{setup.samples} samples of {_name(setup.data)}"
+
+
+def _changed_settings(then: Setup, now: Setup) -> str:
+    """The first settings in which the devices differ, or that other sites are mapped."""
+    for one, other in ((_flat(then.devices), _flat(now.devices)), (dict(then.settings), dict(now.settings))):
+        names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+        names = [name for name in names if not name.endswith((".description", ".source"))] or names
+        if names:
+            shown = [
+                f"{name} {one.get(name, 'absent')} then, {other.get(name, 'absent')} now" for name in names[:_MOST]
+            ]
+            return "; ".join(shown) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")
+    return "other sites are mapped"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with names such as `pcm.drift.time_s`."""
+    if not isinstance(value, Mapping):
+        return {prefix.removesuffix("."): value}
+    return {name: leaf for key, each in value.items() for name, leaf in _flat(each, f"{prefix}{key}.").items()}
+
+
+def _path(name: str) -> str | None:
+    """The absolute path of a file or folder, None for what is neither."""
+    return str(Path(name).resolve()) if Path(name).exists() else None
+
+
+def _digest_of_file(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,125 @@
+"""Sensitivity: what is lost with one part disturbed, what is regained with it digital, paired by chip."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emu import Bench, Trial
+from emu.analysis.sensitivity import draw_sensitivity, groups_of, run_announced, sensitivity
+from emu.demo import data_path, model_path
+from emu.errors import InputError
+from emu.evaluation.statistics import chip_spread
+from emu.sweep import Store
+
+CHIPS = 3
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    sites = "component=patch_embedding,value,ffn_up,attention_scores"
+    device = {"device": "rram", "set": {"program.sigma": 0.6}}
+    return Bench(model_path("digits_vit"), data_path("digits_test"), only=sites, samples=60, **device)
+
+
+@pytest.fixture(scope="module")
+def table(bench: Bench) -> pd.DataFrame:
+    return sensitivity(bench, "both", chips=CHIPS, first_seed=4)
+
+
+def row_of(table: pd.DataFrame, mode: str, layer: int | None, component: str) -> pd.Series:
+    rows = table[(table["mode"] == mode) & (table["component"] == component)]
+    rows = rows[rows["layer"].isna() if layer is None else rows["layer"] == layer]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_only_is_the_accuracy_that_one_part_costs(bench: Bench, table: pd.DataFrame) -> None:
+    lost = [
+        bench.clean.accuracy - bench.run(Trial(seed, only="layer=0 component=ffn_up")).accuracy for seed in (4, 5, 6)
+    ]
+    spread = chip_spread(lost)
+    row = row_of(table, "only", 0, "ffn_up")
+    assert row["effect"] == pytest.approx(spread.mean)
+    assert (row["low"], row["high"]) == pytest.approx(spread.ci95)
+    assert row["chips"] == CHIPS
+
+
+def test_all_but_is_paired_with_the_same_chip_fully_disturbed(bench: Bench, table: pd.DataFrame) -> None:
+    gained = [
+        bench.run(Trial(seed, exclude="component=patch_embedding")).accuracy - bench.run(Trial(seed)).accuracy
+        for seed in (4, 5, 6)
+    ]
+    row = row_of(table, "all-but", None, "patch_embedding")
+    assert row["effect"] == pytest.approx(np.mean(gained))
+    assert (row["low"], row["high"]) == pytest.approx(chip_spread(gained).ci95)
+
+
+def test_products_that_the_device_leaves_exact_cost_nothing(table: pd.DataFrame) -> None:
+    assert (table[table["component"] == "attention_scores"]["effect"] == 0).all()
+
+
+def test_every_part_has_one_row_per_mode(bench: Bench, table: pd.DataFrame) -> None:
+    assert len(groups_of(bench)) == 1 + 3 * 4
+    assert table.groupby("mode")["sites"].sum().to_dict() == {"only": 13, "all-but": 13}
+    assert row_of(table, "only", 2, "ffn_up")["parameters"] == 48 * 192
+
+
+def test_protecting_the_only_part_regains_everything() -> None:
+    one = Bench(
+        model_path("digits_vit"),
+        data_path("digits_test"),
+        device="rram",
+        set={"program.sigma": 2},
+        only="component=patch_embedding",
+        samples=40,
+    )
+    table = sensitivity(one, "both", chips=2)
+    assert table["effect"].iloc[0] == pytest.approx(table["effect"].iloc[1])
+    assert table["effect"].iloc[0] > 0
+
+
+def test_sites_outside_layers_are_told_from_those_of_the_same_component_inside() -> None:
+    places = [(0, "other", "a"), (None, "other", "b"), (None, "other", "c"), (None, "pooler", "d")]
+    sites = [{"layer": layer, "component": component, "node": node} for layer, component, node in places]
+    groups = groups_of(cast(Bench, SimpleNamespace(sites=sites, name="it")))
+    assert [group.selection for group in groups] == ["layer=0 component=other", "node=b", "node=c", "component=pooler"]
+
+
+def test_the_number_of_trials_is_said_before_the_first_one(bench: Bench) -> None:
+    said: list[str] = []
+    done: list[tuple[int, int, int]] = []
+    trials = [Trial(1), Trial(2)]
+    run_announced(bench, trials, "a test", echo=said.append, progress=lambda i, n: done.append((i, n, len(said))))
+    assert said == ["2 trials of 60 samples: a test."]
+    assert done == [(1, 2, 1), (2, 2, 1)]
+
+
+def test_a_store_spares_trials(bench: Bench, tmp_path: Path) -> None:
+    ran: list[int] = []
+    for expected in (2, 2):
+        with Store(tmp_path / "trials.db") as store:
+            run_announced(bench, [Trial(8), Trial(9)], "", store=store, progress=lambda i, n: ran.append(i))
+        assert len(ran) == expected
+
+
+def test_a_plain_model_is_refused() -> None:
+    with pytest.raises(InputError, match="give a device"):
+        sensitivity(Bench(model_path("digits_vit"), data_path("digits_test"), samples=10))
+
+
+def test_the_heat_map_shows_every_part_in_points(table: pd.DataFrame) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    draw_sensitivity(axes, table, "only")
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["patch_embedding", "layer 0", "layer 1", "layer 2", "layer 3"]
+    numbers = [text.get_text() for text in axes.texts]
+    assert len(numbers) == 13
+    expected = 100 * row_of(table, "only", None, "patch_embedding")["effect"]
+    assert float(numbers[0]) == pytest.approx(expected, abs=0.051)
+    assert "-0.0" not in numbers

@@ -1,0 +1,114 @@
+"""Tables: statistics over chips, filters, exports."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from emu import Bench, InputError, Trial
+from emu.evaluation.statistics import chip_spread
+from emu.sweep import Store, export, keep, run_trials, summarize
+
+
+@pytest.fixture(scope="module")
+def table(bench: Bench) -> pd.DataFrame:
+    trials = [
+        Trial(seed=seed, read_seed=read, only=f"layer={layer} component=query", set={"program.sigma": sigma})
+        for sigma in (0.1, 0.5)
+        for layer in (0, 1)
+        for seed in (0, 1, 2)
+        for read in (0, 1)
+    ]
+    return run_trials(bench, trials)
+
+
+def test_points_are_summarized_over_chips(table: pd.DataFrame) -> None:
+    summary = summarize(table)
+    assert list(summary)[:4] == ["program.sigma", "layer", "chips", "trials"]
+    assert summary[["program.sigma", "layer"]].values.tolist() == [[0.1, 0], [0.1, 1], [0.5, 0], [0.5, 1]]
+    assert set(summary["chips"]) == {3} and set(summary["trials"]) == {6}
+    part = table[(table["program.sigma"] == 0.5) & (table["only"] == "layer=0 component=query")]
+    per_chip = part.groupby("seed")["accuracy"].mean().tolist()  # the repetitions of a chip are no further chips
+    spread = chip_spread(per_chip)
+    row = summary.iloc[2]
+    assert row["accuracy.mean"] == spread.mean and row["accuracy.std"] == spread.std
+    assert (row["accuracy.low"], row["accuracy.high"]) == spread.ci95
+
+
+def test_a_group_averages_what_differs_within_it_chip_by_chip(table: pd.DataFrame) -> None:
+    summary = summarize(table, ["program.sigma"])
+    assert summary["chips"].tolist() == [3, 3] and summary["trials"].tolist() == [12, 12]
+    per_chip = table[table["program.sigma"] == 0.5].groupby("seed")["accuracy"].mean().tolist()
+    assert summary["accuracy.std"][1] == chip_spread(per_chip).std
+    assert len(summarize(table, ["read_seed", "layer"])) == 4
+    with pytest.raises(InputError, match="no column 'sigma' to group by .did you mean 'program.sigma'"):
+        summarize(table, ["sigma"])
+
+
+def test_a_single_chip_has_no_interval(table: pd.DataFrame) -> None:
+    summary = summarize(keep(table, ["seed=0"]))
+    assert summary["accuracy.mean"].notna().all() and summary["accuracy.low"].isna().all()
+
+
+def test_a_metric_that_is_not_finite_has_a_mean_alone(table: pd.DataFrame) -> None:
+    broken = table.assign(accuracy=table["accuracy"].where(table["seed"] > 0, float("inf")))
+    row = summarize(broken).iloc[0]
+    assert row["accuracy.mean"] == float("inf") and pd.isna(row["accuracy.std"])
+
+
+def test_conditions_keep_rows(table: pd.DataFrame) -> None:
+    assert len(keep(table, ["program.sigma=0.1"])) == 12
+    assert len(keep(table, ["program.sigma=0.1,0.5", "layer=1", "seed=0,2"])) == 8
+    assert len(keep(table, ["component=query"])) == 24
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("program.sigma=0.3", "program.sigma is 0.1, 0.5"),
+        ("sigma=0.1", "did you mean 'program.sigma'"),
+        ("program.sigma=big", "is a number"),
+        ("layer", "write it as name=value"),
+    ],
+)
+def test_a_condition_that_nothing_meets_is_refused(table: pd.DataFrame, condition: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        keep(table, [condition])
+
+
+def test_rows_are_in_the_order_of_their_values_whichever_ran_first(bench: Bench, tmp_path: Path) -> None:
+    trials = [Trial(only=only, seed=seed) for seed in (10, 9) for only in ("layer=0-10", "layer=0-9", None)]
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, trials, store=store)
+        frame = store.frame()
+    assert frame["only"].fillna("all").tolist() == ["all", "all", "layer=0-9", "layer=0-9", "layer=0-10", "layer=0-10"]
+    assert frame["seed"].tolist() == [9, 10] * 3
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_an_export_reads_back_as_the_table(table: pd.DataFrame, tmp_path: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    export(table, tmp_path / f"t.{suffix}")
+    read = pd.read_csv if suffix == "csv" else pd.read_parquet
+    back = read(tmp_path / f"t.{suffix}")
+    assert list(back) == list(table)
+    assert back["accuracy"].tolist() == table["accuracy"].tolist()
+    assert [path.name for path in tmp_path.iterdir()] == [f"t.{suffix}"]
+
+
+def test_an_export_that_cannot_be_is_refused(table: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ends in .csv or .parquet"):
+        export(table, tmp_path / "t.xls")
+    with pytest.raises(InputError, match="There is no folder"):
+        export(table, tmp_path / "none" / "t.csv")
+
+
+def test_a_missing_library_is_asked_for_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import emu.sweep
+
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    monkeypatch.delitem(sys.modules, "emu.sweep.store")
+    with pytest.raises(InputError, match=r'needs sqlalchemy: pip install "emu-onnx\[analysis\]"'):
+        emu.sweep.Store  # noqa: B018

@@ -1,0 +1,259 @@
+"""Results are kept once, continue, belong to what was measured, and can be had again."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emu import Bench, InputError, Trial
+from emu.demo import data_path, model_path
+from emu.evaluation import Score
+from emu.sweep import Plan, Store, rerun, run_plan, run_trials
+from emu.sweep.rows import Result
+from emu.sweep.setup import describe
+
+Make = Callable[..., Plan]
+TRIALS = [Trial(seed=seed, set={"program.sigma": sigma}) for sigma in (0.1, 0.5) for seed in (1, 0)]
+
+
+def test_a_table_has_one_row_per_trial_in_the_order_given(bench: Bench) -> None:
+    table = run_trials(bench, [*TRIALS, Trial(seed=1), TRIALS[0]])
+    assert list(table)[:8] == ["seed", "read_seed", "head", "strength", "only", "exclude", "program.sigma", "accuracy"]
+    assert list(table)[-2:] == ["undefined", "seconds"]
+    assert table["seed"].tolist() == [1, 0, 1, 0, 1, 1]
+    assert table["program.sigma"].tolist() == [0.1, 0.1, 0.5, 0.5, 0.1, 0.1]  # the bench's own where none is set
+    assert table["accuracy"].tolist()[:4] == [bench.run(trial).accuracy for trial in TRIALS]
+    assert table.iloc[0].equals(table.iloc[5])
+
+
+def test_trials_that_the_store_holds_do_not_run_again(bench: Bench, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:1], store=store, study="first")
+        before = run_trials(bench, TRIALS, store=store, study="first", progress=lambda *done: calls.append(done))
+        after = run_trials(bench, TRIALS, store=store, study="second", progress=lambda *done: calls.append(done))
+        frames = [store.frame(study) for study in ("first", "second")]
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    pd.testing.assert_frame_equal(before, after)  # times too: they are from the store
+    pd.testing.assert_frame_equal(frames[0].drop(columns="study"), frames[1].drop(columns="study"))
+    assert len(frames[0]) == 4
+
+
+def test_equal_trials_are_one_however_they_are_written(bench: Bench, tmp_path: Path) -> None:
+    same = [
+        Trial(seed=1, strength=1, only="layer=0 component=key", set={"program.sigma": 1}),
+        Trial(
+            seed=int(np.int64(1)), strength=1.0, only=" layer=0  component=key ", set={"program.sigma": np.float64(1)}
+        ),
+    ]
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, same, store=store)
+        assert len(store.frame()) == 1
+
+
+def test_another_fingerprint_is_another_result(bench: Bench, tmp_path: Path) -> None:
+    fewer = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", samples=20)
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:1], store=store, study="x")
+        run_trials(fewer, TRIALS[:1], store=store, study="x")
+        assert store.frame("x")["samples"].tolist() == [40, 20]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"model": model_path("digits_deit")}, "the model differs"),
+        ({"set": {"program.sigma": 0.2}}, "the device differs .rram.program.sigma 0.1 then, 0.2 now"),
+        ({"device": "pcm"}, "the device differs"),
+        ({"exclude": "layer=0"}, "the device differs .other sites are mapped"),
+        ({"samples": 20}, "the data differs .40 samples of .* then, 20 samples of .* now"),
+        ({"task": "arrays"}, "the task differs .classification then, arrays now"),
+    ],
+)
+def test_a_study_refuses_what_is_not_the_same_and_says_which_part(
+    plan: Make, tmp_path: Path, change: dict[str, object], part: str
+) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_plan(plan(seeds=1), store=store)
+        with pytest.raises(InputError, match=part) as refusal:
+            run_plan(plan(**{"seeds": 1, **change}), store=store)
+        assert str(refusal.value).count(" differs ") == 1, "no other part is blamed"
+        assert len(store.studies()) == 1
+
+
+def test_a_new_study_may_stand_beside_the_old_one_and_both_continue(plan: Make, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        for seeds in (1, 2):
+            run_plan(plan(seeds=seeds, samples=20), store=store, new=True)
+            run_plan(plan(seeds=seeds, samples=10), store=store, new=True)
+        run_plan(plan(seeds=3, samples=10), store=store)
+        assert [(study.setup.samples, study.trials) for study in store.studies()] == [(20, 2), (10, 3)]
+
+
+def test_a_stored_trial_gives_the_same_numbers_again(plan: Make, tmp_path: Path) -> None:
+    made = plan(
+        device="rram_adc",
+        map=("component=ffn_*:pcm",),
+        exclude="layer=3",
+        set={"rram_adc:program.sigma": 0.3},
+        vary={"pcm:drift.time_s": "1d", "head": "2"},
+        batch_size=7,
+        seeds=1,
+    )
+    with Store(tmp_path / "s.db") as store:
+        table = run_plan(made, store=store)
+        done = rerun(store, store.frame()["id"][0][:6])
+    assert done.equal and done.then.accuracy == table["accuracy"][0]
+    assert done.trial == Trial(head=2, set={"pcm:drift.time_s": 86400.0})
+
+
+def test_a_trial_of_a_bench_of_ones_own_runs_again(bench: Bench, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:1], store=store)
+        assert rerun(store, store.frame()["id"][0]).equal
+
+
+def test_a_rerun_says_what_is_missing_or_changed(plan: Make, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(model_path("digits_vit").read_bytes())
+    with Store(tmp_path / "s.db") as store:
+        run_plan(plan(model=model, seeds=1), store=store)
+        trial = store.frame()["id"][0]
+        with pytest.raises(InputError, match="no trial 'zz'"):
+            rerun(store, "zz")
+        model.write_bytes(model_path("digits_deit").read_bytes())
+        with pytest.raises(InputError, match="cannot run again as it was: the model differs"):
+            rerun(store, trial)
+        model.unlink()
+        with pytest.raises(InputError, match="give it with --model"):
+            rerun(store, trial)
+        assert rerun(store, trial, model=model_path("digits_vit")).equal
+
+
+def test_a_result_in_the_store_that_is_wrong_is_found(plan: Make, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_plan(plan(seeds=1), store=store)
+        with sqlite3.connect(tmp_path / "s.db") as connection:
+            connection.execute(
+                """UPDATE emu_trial SET metrics = replace(metrics, '"accuracy": 0.', '"accuracy": 0.1')"""
+            )
+        assert not rerun(store, store.frame()["id"][0]).equal
+
+
+def test_numbers_that_are_not_finite_are_kept(bench: Bench, tmp_path: Path) -> None:
+    metrics = {"a": float("nan"), "b": float("inf"), "c": float("-inf"), "d": 0.1}
+    with Store(tmp_path / "s.db") as store:
+        study = store.study("x", describe(bench))
+        study.add(Trial(), Result(Score(metrics, 0, 1, 0), 1.0))
+        assert repr(store.frame()[list(metrics)].iloc[0].to_dict()) == repr(metrics)
+
+
+def test_the_second_of_two_equal_insertions_is_ignored(bench: Bench, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as one, Store(tmp_path / "s.db") as other:
+        for store, accuracy in ((one, 0.5), (other, 0.7)):
+            study = store.study("x", describe(bench))
+            study.add(Trial(), Result(Score({"accuracy": accuracy}, 0, 1, 0), 1.0))
+        assert other.frame()["accuracy"].tolist() == [0.5]
+
+
+def test_two_processes_may_write_one_store(tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        from emu import Bench, Trial
+        from emu.demo import data_path, model_path
+        from emu.sweep import Store, run_trials
+        bench = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", samples=5)
+        seeds = range(30) if sys.argv[2] == "up" else range(29, -1, -1)
+        with Store(sys.argv[1]) as store:
+            print(run_trials(bench, [Trial(seed=seed) for seed in seeds], store=store)["accuracy"].sum())
+    """
+    store = tmp_path / "s.db"
+    command = [sys.executable, "-c", code, store]
+    root = Path(__file__).parents[2]
+    running = [subprocess.Popen([*command, way], stdout=subprocess.PIPE, text=True, cwd=root) for way in ("up", "down")]
+    sums = [float(process.communicate(timeout=100)[0]) for process in running]
+    with Store(store) as opened, sqlite3.connect(store) as connection:
+        frame = opened.frame()
+        assert frame["seed"].tolist() == list(range(30))
+        assert sums == pytest.approx([frame["accuracy"].sum()] * 2)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_storing_and_controls_cost_less_than_5_percent_of_a_second(bench: Bench, tmp_path: Path) -> None:
+    trials = [Trial(seed=seed, only="layer=0", set={"program.sigma": 0.2}) for seed in range(50)]
+    bench.run(trials[0])
+    with Store(tmp_path / "s.db") as store:
+        start = time.perf_counter()
+        table = run_trials(bench, trials, store=store)
+        storing = time.perf_counter() - start - table["seconds"].sum()
+    start = time.perf_counter()
+    for trial in trials:
+        bench.controls(trial)
+    controls = time.perf_counter() - start
+    assert (storing + controls) / len(trials) < 0.05
+
+
+@pytest.mark.skipif("EMU_POSTGRES_URL" not in os.environ, reason="EMU_POSTGRES_URL names no database")
+def test_postgresql_holds_the_same(plan: Make, tmp_path: Path) -> None:
+    made = plan(vary={"program.sigma": "0.1,0.5", "seed": "0,4294967295"})
+    with Store(os.environ["EMU_POSTGRES_URL"]) as server, Store(tmp_path / "s.db") as file:
+        frames = []
+        for store in (server, file):
+            run_plan(made, store=store, study=str(tmp_path))
+            frames.append(store.frame(str(tmp_path)).drop(columns=["study", "seconds", "finished"]))
+        pd.testing.assert_frame_equal(*frames)
+        assert rerun(server, frames[0]["id"][0]).equal
+
+
+def test_a_locked_store_is_a_sentence(bench: Bench, tmp_path: Path) -> None:
+    run_trials(bench, TRIALS[:1], store=Store(tmp_path / "s.db"))
+    blocker = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with (
+        pytest.raises(InputError, match="is locked by another process"),
+        Store(tmp_path / "s.db", patience_s=0.1) as store,
+    ):
+        run_trials(bench, TRIALS, store=store)
+    blocker.close()
+
+
+def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "model.onnx"
+    other.write_bytes(b"not a database, but long enough to be one" * 100)
+    before = other.read_bytes()
+    with pytest.raises(InputError, match="is no database"):
+        Store(other)
+    assert other.read_bytes() == before
+    with pytest.raises(InputError, match="There is no folder"):
+        Store(tmp_path / "none" / "s.db")
+    with pytest.raises(InputError, match="is a folder"):
+        Store(tmp_path)
+    with pytest.raises(InputError, match="There is no store"):
+        Store(tmp_path / "none.db", create=False)
+    with pytest.raises(InputError, match="a database that emu cannot use") as refusal:
+        Store("mysql://user:secret@host/base")
+    assert "secret" not in str(refusal.value)
+    with pytest.raises(InputError, match="is no URL"):
+        Store("no such://thing")
+
+
+def test_an_empty_store_says_so_and_makes_no_file(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        with pytest.raises(InputError, match="has no results"):
+            store.frame()
+        assert not (tmp_path / "s.db").exists()
+
+
+def test_an_unknown_study_is_refused_with_those_there_are(bench: Bench, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:1], store=store, study="one")
+        assert len(store.frame("one")) == len(store.frame(1)) == len(store.frame("1")) == 1
+        with pytest.raises(InputError, match="no study 'two': it has 1 'one'"):
+            store.frame("two")
