@@ -236,7 +236,7 @@ def _frame(
     try:
         import pandas as pd
     except ModuleNotFoundError as error:
-        from emu.sweep.libraries import missing
+        from emu.libraries import missing
 
         raise missing(error) from None
     groups = [None] if lengths is None else _bins(lengths, bins)

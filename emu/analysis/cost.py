@@ -735,7 +735,7 @@ def _pandas() -> Any:
     try:
         import pandas
     except ModuleNotFoundError as error:
-        from emu.sweep.libraries import missing
+        from emu.libraries import missing
 
         raise missing(error) from None
     return pandas

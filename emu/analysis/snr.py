@@ -129,7 +129,7 @@ def signal_to_noise(
     try:
         import pandas as pd
     except ModuleNotFoundError as error:
-        from emu.sweep.libraries import missing
+        from emu.libraries import missing
 
         raise missing(error) from None
     frame = pd.DataFrame(rows)

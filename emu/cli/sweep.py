@@ -334,9 +334,17 @@ def _print_trials(frame: "pd.DataFrame", metrics: Sequence[str]) -> None:
 def _headline(study: Any) -> str:
     setup = study.setup
     return (
-        f"study {study.number} '{study.name}': {setup.model or 'a model in memory'} on {', '.join(setup.devices)}, "
-        f"{setup.samples} samples of {setup.data or 'data in memory'}, {setup.task}, {study.trials} trials"
+        f"study {study.number} '{study.name}': {_place(setup.model, 'a model in memory')} on "
+        f"{', '.join(setup.devices)}, {setup.samples} samples of {_place(setup.data, 'data in memory')}, {setup.task}, "
+        f"{study.trials} trials"
     )
+
+
+def _place(path: str | None, otherwise: str) -> str:
+    """A path as one would write it from the current folder."""
+    if path is None:
+        return otherwise
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def _number(metric: str, value: float | None) -> str:

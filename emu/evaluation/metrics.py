@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from emu.evaluation.libraries import library
+from emu.libraries import library
 
 Array = NDArray[Any]
 

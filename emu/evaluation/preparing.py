@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from emu.errors import InputError
 from emu.evaluation.data import Array, DataSet, ModelInput, load_data, read_arrays
-from emu.evaluation.libraries import library
 from emu.evaluation.sources import DataSource, Table, read_classes, read_table
 from emu.evaluation.tasks import (
     IGNORED_LABEL,
@@ -30,6 +29,7 @@ from emu.evaluation.tasks import (
     gives_token_scores,
     guess_task,
 )
+from emu.libraries import library
 
 TEXT_COLUMNS = (
     ("sentence1", "sentence2"),

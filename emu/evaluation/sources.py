@@ -10,7 +10,7 @@ from typing import Any
 
 from emu.errors import InputError
 from emu.evaluation.data import listing
-from emu.evaluation.libraries import library
+from emu.libraries import library
 
 IMAGE_FILES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TABLE_FILES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")

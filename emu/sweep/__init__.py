@@ -33,6 +33,6 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        from emu.sweep.libraries import missing
+        from emu.libraries import missing
 
         raise missing(error) from None

@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateTable
 
 from emu.errors import InputError
 from emu.evaluation import Score, Trial
-from emu.sweep.libraries import missing
+from emu.libraries import missing
 from emu.sweep.rows import CONTROLS, Result, natural, plain, record, trial_id
 from emu.sweep.setup import Setup, digest
 

@@ -18,8 +18,8 @@ from emu import __version__
 from emu.errors import InputError
 from emu.evaluation import Bench, Task, Trial
 from emu.evaluation.data import DataSet
-from emu.evaluation.libraries import library
 from emu.evaluation.tasks import Arrays
+from emu.libraries import library
 from emu.sweep.rows import Result, trial_id
 from emu.sweep.setup import Setup
 

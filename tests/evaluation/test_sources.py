@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from emu.errors import InputError
 from emu.evaluation import DataSource
-from emu.evaluation.libraries import library
 from emu.evaluation.sources import read_classes, read_table
+from emu.libraries import library
 
 
 def refusal(source: str | Path | DataSource) -> str:

@@ -5,6 +5,14 @@ from typing import Any
 
 from emu.errors import InputError
 
+_EXTRAS = {
+    "pandas": "analysis",
+    "sqlalchemy": "analysis",
+    "pyarrow": "analysis",
+    "dask": "cluster",
+    "distributed": "cluster",
+}
+
 
 def library(module: str, extra: str = "data") -> Any:
     """Imports a module of an optional library.
@@ -27,3 +35,11 @@ def library(module: str, extra: str = "data") -> Any:
         raise InputError(
             f'This needs {name}, which is installed but fails to load ({reason}): pip install "emu-onnx[{extra}]".'
         ) from None
+
+
+def missing(error: ModuleNotFoundError) -> Exception:
+    """The sentence for a failed import; the error itself where the library is of no extra."""
+    library = (error.name or "").partition(".")[0]
+    if library in _EXTRAS:
+        return InputError(f'This needs {library}: pip install "emu-onnx[{_EXTRAS[library]}]".')
+    return error
