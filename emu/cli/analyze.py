@@ -172,10 +172,12 @@ def heads(
 def thresholds(
     model: Model,
     data: Data,
-    vary: Annotated[str, typer.Option(metavar="SETTING", help="Number of the device: faults.ber, program.sigma, ...")],
-    values: Annotated[
+    vary: Annotated[
         str,
-        typer.Option(metavar="LIST", help="Its values: 1e-7,1e-6,1e-5, or 1e-7:1e-3:9 for nine on a log scale."),
+        typer.Option(
+            metavar="SETTING=VALUES",
+            help="A number of the device and its values: faults.ber=1e-6,1e-5 or faults.ber=1e-7:1e-3:9log.",
+        ),
     ],
     task: TaskName = None,
     device: Device = None,
@@ -202,32 +204,36 @@ def thresholds(
     from emu.analysis.figures import check_figure, in_points, save_figure
     from emu.analysis.thresholds import draw_thresholds, threshold_curves
     from emu.analysis.thresholds import thresholds as find
+    from emu.sweep.axes import numbers_of_axis
 
     if plot:
         check_figure(plot)
     limits = [parse_share(each, "--loss") for each in loss.split(",")]
-    points_tried = parse_values(values)
+    setting, points_tried = numbers_of_axis(vary)
     bench = open_bench(model, data, device, set, map, only, exclude, stored, share, samples, batch_size, threads, task)
     with open_store(store) as kept, Progress("trials") as progress:
         curves = threshold_curves(
-            bench, vary, points_tried, by, chips, first_seed, store=kept, echo=say, progress=progress
+            bench, setting, points_tried, by, chips, first_seed, store=kept, echo=say, progress=progress
         )
     found = find(curves, limits)
     if plot:
         files = save_figure(
             plot,
-            [_panel(draw_thresholds, curves, vary, limits, bench.task.primary)],
+            [_panel(draw_thresholds, curves, setting, limits, bench.task.primary)],
             curves,
             heading(bench),
             (6.8, 4.6),
         )
     if as_json:
         mean = curves.groupby(["part", "value"], sort=False)["loss"].mean().reset_index()
-        print_json({**facts(bench), "vary": vary, "by": by, "thresholds": records(found), "mean_losses": records(mean)})
+        print_json(
+            {**facts(bench), "vary": setting, "by": by, "thresholds": records(found), "mean_losses": records(mean)}
+        )
     else:
         print_heading(bench)
         typer.echo(
-            f"\n{vary} at which so much {bench.task.primary} is lost, mean of {chips} chips, 95 % bootstrap interval:"
+            f"\n{setting} at which so much {bench.task.primary} is lost, mean of {chips} chips, "
+            "95 % bootstrap interval:"
         )
         low, high = min(points_tried), max(points_tried)
 
@@ -244,7 +250,7 @@ def thresholds(
             ]
             for _, row in found.iterrows()
         ]
-        print_table(["part", "lost", vary, "95 % interval"], rows)
+        print_table(["part", "lost", setting, "95 % interval"], rows)
     if plot:
         _wrote(files, as_json)
 
@@ -527,24 +533,6 @@ def parse_share(text: str, option: str) -> float:
     if not 0 < value < 1:
         raise InputError(f"{option} '{text}' cannot be read: write a loss such as 1% or 0.01, between 0 and 1.")
     return value
-
-
-def parse_values(text: str) -> list[float]:
-    """Numbers from `1e-6,1e-5`, or from `1e-7:1e-3:9` for so many, evenly on a logarithmic scale.
-
-    Raises:
-        InputError: it is neither.
-    """
-    try:
-        if ":" not in text:
-            return [float(each) for each in text.split(",")]
-        first, last, count = text.split(":")
-        low, high, steps = float(first), float(last), int(count) - 1
-        if not (0 < low < high and steps > 0):
-            raise ValueError
-        return [low * (high / low) ** (step / steps) for step in range(steps + 1)]
-    except ValueError:
-        raise InputError(f"--values '{text}' cannot be read: write 1e-7,1e-6,1e-5 or 1e-7:1e-3:9.") from None
 
 
 def facts(bench: "Bench") -> dict[str, Any]:

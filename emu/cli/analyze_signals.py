@@ -109,7 +109,7 @@ def snr(
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SECTION.SETTING=LIST",
+            metavar="SETTING=VALUES",
             help="Try these values of a number of the device: write.gamma=3,4,5; may be repeated, for combinations.",
         ),
     ] = None,
@@ -142,10 +142,11 @@ def snr(
     from emu.analysis.figures import check_figure, save_figure
     from emu.analysis.snr import draw_signal_to_noise, signal_to_noise
     from emu.device import parse_overrides
+    from emu.sweep.axes import numbers_of_axis
 
     if plot:
         check_figure(plot)
-    varied = dict(_values(each) for each in vary or ())
+    varied: dict[str, list[Any]] = dict(numbers_of_axis(each) for each in vary or ())
     with Progress("signal-to-noise ratio") as progress:
         frame = signal_to_noise(
             model,
@@ -320,16 +321,6 @@ def _short(value: Any) -> str:
     if math.isnan(number):
         return "-"
     return f"{number:.0f}" if number == int(number) and abs(number) < 1e7 else f"{number:.4g}"
-
-
-def _values(text: str) -> tuple[str, list[Any]]:
-    """`write.gamma=3,4,5` as a name and its values."""
-    from emu.device import parse_overrides
-
-    name, equals, listed = text.partition("=")
-    if not equals or not listed:
-        raise InputError(f"--vary '{text}' cannot be read: write it as write.gamma=3,4,5.")
-    return name, [parse_overrides([f"{name}={value}"])[name] for value in listed.split(",")]
 
 
 def _shown(value: Any) -> str:

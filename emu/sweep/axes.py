@@ -68,7 +68,7 @@ def axis_values(bench: Bench, name: str, given: Any) -> list[Any]:
         for value in (min(values), max(values)):
             bench.controls(Trial(seed=value) if name == "seed" else Trial(read_seed=value))
     else:
-        values = [value for text in texts for value in _numbers(name, text)]
+        values = [value for text in texts for value in numbers(name, text)]
         if name == "strength" and min(values) < 0:
             raise InputError(f"strength is {min(values):g} and must be at least 0.")
         for value in values if name != "strength" else ():
@@ -126,15 +126,31 @@ def _whole(name: str, text: Any) -> list[int]:
             _check_count(name, part, last - first + 1)
             values += range(first, last + 1)
             continue
-        for value in _numbers(name, part):
+        for value in numbers(name, part):
             if value != int(value):
                 raise InputError(f"{name}={part} cannot be read: {name} takes whole numbers, such as 0-9 or 0,2.")
             values.append(int(value))
     return values
 
 
-def _numbers(name: str, text: Any) -> list[float]:
-    """Numbers from `0.1`, `1h`, `0.05,0.1`, `0.1:0.5:0.1` (last value included) or `1e-7:1e-3:5log`."""
+def numbers_of_axis(text: str) -> tuple[str, list[float]]:
+    """A number of the device and its values, from `program.sigma=0.05,0.1` or a range as in `axis_values`.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    name, equals, values = (part.strip() for part in text.partition("="))
+    if not equals or not name or not values:
+        raise InputError(f"--vary '{text}' cannot be read: write a setting and its values, as in write.gamma=3,4,5.")
+    return name, numbers(name, values)
+
+
+def numbers(name: str, text: Any) -> list[float]:
+    """Numbers from `0.1`, `1h`, `0.05,0.1`, `0.1:0.5:0.1` (last value included) or `1e-7:1e-3:5log`.
+
+    Raises:
+        InputError: it is none of these.
+    """
     values: list[float] = []
     for part in _parts(name, text):
         span = _RANGE.fullmatch(part)

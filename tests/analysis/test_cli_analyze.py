@@ -57,7 +57,7 @@ def test_heads_print_their_reach_whatever_is_on_the_device() -> None:
 
 
 def test_thresholds_take_ranges_of_values(tmp_path: Path) -> None:
-    options = ("--device", "int8_flips", "--vary", "faults.ber", "--values", "1e-3:1e-1:3", "--loss", "2%,0.99")
+    options = ("--device", "int8_flips", "--vary", "faults.ber=1e-3:1e-1:3log", "--loss", "2%,0.99")
     result = analyze("thresholds", *SMALL, *options, "--json", "--plot", tmp_path / "curve.svg")
     found = json.loads(result.stdout)
     assert [row["value"] for row in found["mean_losses"]] == pytest.approx([1e-3, 1e-2, 1e-1])
@@ -103,11 +103,11 @@ def test_protect_prints_arguments_that_evaluate_takes() -> None:
     [
         ("sensitivity", (*SMALL,), "give --device"),
         ("sensitivity", (*SMALL, "--device", "rram", "--plot", "x.bmp"), ".png"),
-        ("thresholds", (*SMALL, "--device", "rram", "--vary", "program.sigma", "--values", "a"), "--values 'a'"),
-        ("thresholds", (*SMALL, "--device", "rram", "--vary", "ber", "--values", "1,2"), "program.sigma"),
+        ("thresholds", (*SMALL, "--device", "rram", "--vary", "program.sigma=a"), "program.sigma=a"),
+        ("thresholds", (*SMALL, "--device", "rram", "--vary", "ber=1,2"), "program.sigma"),
         (
             "thresholds",
-            (*SMALL, "--device", "rram", "--vary", "program.sigma", "--values", "1,2", "--loss", "1%,x"),
+            (*SMALL, "--device", "rram", "--vary", "program.sigma=1,2", "--loss", "1%,x"),
             "--loss 'x'",
         ),
         ("compare", (*SMALL, "--device", "rram"), "nothing to compare"),
