@@ -19,7 +19,19 @@ TIMES = ["seconds", "finished"]
 
 def start(plan: Path, store: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "emu", "sweep", "--plan", str(plan), "--store", str(store)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_listen_to_ctrl_c,
+    )
+
+
+def _listen_to_ctrl_c() -> None:
+    """A shell's background jobs, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_trials(store: Path, count: int) -> None:
