@@ -29,6 +29,8 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ("converters.py", "np.where(bound == 0", "1.0"): "keeps a division by zero away, the result is not used",
     ("converters.py", "controls.numbers.get", "1.0"): "a fixed range has its number always",
     ("converters.py", "distance = ", "0.5"): "only says which outputs stand at a tie",
+    ("faults.py", "np.arange(32", "32"): "no code has more bits",
+    ("faults.py", "in range(32)", "32"): "no mask has more bits",
     ("periphery.py", "_ROWS_AT_ONCE", "2048"): "how many rows are computed together",
     ("periphery.py", "tolerance", "2e-6"): "only says which outputs stand at a tie",
 }
