@@ -10,8 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from emu.cli.app import app
-from emu.cli.evaluation import Data, TaskName
-from emu.cli.options import Device, Exclude, Json, Map, Only, Set, Share, Stored, Threads
+from emu.cli.options import (
+    BatchSize,
+    Chips,
+    Data,
+    Device,
+    Exclude,
+    FirstSeed,
+    Json,
+    Map,
+    Only,
+    Samples,
+    Set,
+    Share,
+    Stored,
+    TaskName,
+    Threads,
+)
 from emu.cli.output import Progress, print_json, print_table
 from emu.errors import InputError
 
@@ -29,10 +44,6 @@ analyze_app = typer.Typer(
 app.add_typer(analyze_app, name="analyze")
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A plain model, or one that was rewritten for a device.")]
-Chips = Annotated[int, typer.Option(min=1, help="Number of chips.")]
-FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first chip.")]
-Samples = Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="32")]
 StoreFile = Annotated[
     str | None,
     typer.Option("--store", metavar="FILE", help="Keep finished trials here, and take from here what is finished."),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from emu.cli.analyze import Chips, FirstSeed, Model, Plot, Samples, analyze_app, records
-from emu.cli.options import Device, Exclude, Json, Map, Only, Ops, Set, Threads
+from emu.cli.analyze import Model, Plot, analyze_app, records
+from emu.cli.options import Chips, Device, Exclude, FirstSeed, Json, Map, Only, Ops, Samples, Set, Threads
 from emu.cli.output import Progress, print_json, print_table
 from emu.errors import InputError
 

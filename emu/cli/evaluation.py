@@ -9,7 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emu.cli.app import app
-from emu.cli.options import Device, Exclude, Json, Map, Only, Ops, Set, Share, Stored, Threads
+from emu.cli.options import (
+    BatchSize,
+    Chips,
+    Classes,
+    Data,
+    Device,
+    Exclude,
+    FirstSeed,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    Map,
+    MaxLength,
+    Only,
+    Ops,
+    Processor,
+    Prompt,
+    Samples,
+    Set,
+    Share,
+    Split,
+    Stored,
+    TaskName,
+    TextColumn,
+    Threads,
+)
 from emu.cli.output import Progress, cell, print_json, print_table
 from emu.errors import InputError
 
@@ -17,50 +42,12 @@ if TYPE_CHECKING:
     from emu.evaluation import Evaluation
 
 
-Data = Annotated[
-    str,
-    typer.Option(
-        metavar="FILE|FOLDER|NAME",
-        help="Arrays (.npz), a table (.csv, .jsonl, .parquet), a folder of images, or a data set of Hugging Face.",
-    ),
-]
-TaskName = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TASK[:OPTION=VALUE]",
-        help="Measure classification, question_answering, multiple_choice, masked_tokens, similarity or arrays.",
-        show_default="guessed",
-    ),
-]
-Processor = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Folder of the image processor or tokenizer.",
-        show_default="that of the model",
-    ),
-]
-TextColumn = Annotated[list[str] | None, typer.Option(help="Column of the text; twice for pairs of texts.")]
-ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of what is right.")]
-MaxLength = Annotated[
-    int | None, typer.Option(min=1, help="Cut or fill texts to so many tokens.", show_default="longest of the set")
-]
-Classes = Annotated[
-    str | None, typer.Option(metavar="FILE", help="The classes in the model's order: JSON, or one name a line.")
-]
-Split = Annotated[str | None, typer.Option(help="Part of a data set.", show_default="test")]
-Prompt = Annotated[
-    str | None, typer.Option(help='What is read before a choice: "Question: {question}\\nAnswer:" with any columns.')
-]
-
-
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
     data: Data,
     task: TaskName = None,
-    chips: Annotated[int, typer.Option(min=1, help="Number of chips.")] = 10,
+    chips: Chips = 10,
     device: Device = None,
     set: Set = None,
     map: Map = None,
@@ -76,9 +63,9 @@ def evaluate(
     classes: Classes = None,
     split: Split = None,
     prompt: Prompt = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="32")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")] = None,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip.")] = 0,
+    batch_size: BatchSize = None,
+    samples: Samples = None,
+    first_seed: FirstSeed = 0,
     read_seed: Annotated[int, typer.Option(min=0, help="Seed of the run-time noise.")] = 0,
     threads: Threads = None,
     ops: Ops = "native",

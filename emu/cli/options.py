@@ -46,3 +46,43 @@ Ops = Annotated[
     Literal["native", "python"], typer.Option(help="Operators: the C++ library, or its NumPy twin (slow; an oracle).")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the session.", show_default="onnxruntime's")]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|FOLDER|NAME",
+        help="Arrays (.npz), a table (.csv, .jsonl, .parquet), a folder of images, or a data set of Hugging Face.",
+    ),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK[:OPTION=VALUE]",
+        help="Measure classification, question_answering, multiple_choice, masked_tokens, similarity or arrays.",
+        show_default="guessed",
+    ),
+]
+Processor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of the image processor or tokenizer.",
+        show_default="that of the model",
+    ),
+]
+TextColumn = Annotated[list[str] | None, typer.Option(help="Column of the text; twice for pairs of texts.")]
+ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of what is right.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=1, help="Cut or fill texts to so many tokens.", show_default="longest of the set")
+]
+Classes = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The classes in the model's order: JSON, or one name a line.")
+]
+Split = Annotated[str | None, typer.Option(help="Part of a data set.", show_default="test")]
+Prompt = Annotated[
+    str | None, typer.Option(help='What is read before a choice: "Question: {question}\\nAnswer:" with any columns.')
+]
+Chips = Annotated[int, typer.Option(min=1, help="Number of chips.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first chip.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="32")]

@@ -9,18 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from emu.cli.app import app, fail
-from emu.cli.evaluation import (
+from emu.cli.options import (
+    BatchSize,
     Classes,
+    Device,
+    Exclude,
     ImageColumn,
+    Json,
     LabelColumn,
+    Map,
     MaxLength,
+    Only,
     Processor,
     Prompt,
+    Samples,
+    Set,
+    Share,
     Split,
+    Stored,
     TaskName,
     TextColumn,
+    Threads,
 )
-from emu.cli.options import Device, Exclude, Json, Map, Only, Set, Share, Stored, Threads
 from emu.cli.output import Progress, print_json, print_table
 from emu.errors import InputError
 
@@ -90,8 +100,8 @@ def sweep(
     classes: Classes = None,
     split: Split = None,
     prompt: Prompt = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="32")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")] = None,
+    batch_size: BatchSize = None,
+    samples: Samples = None,
     threads: Threads = None,
     ops: Annotated[
         Literal["native", "python"] | None,
