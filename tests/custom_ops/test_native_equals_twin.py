@@ -208,6 +208,17 @@ def test_wide_nodes_with_every_effect_agree_and_are_mostly_decided(stored: bool,
     compare(case)
 
 
+@pytest.mark.parametrize("adc", ["absmax", "none"])
+def test_deep_tiles_agree(adc: str, instruction_set: str) -> None:
+    """A tile deeper than the product takes at once: partial sums add up, and the largest output is of the whole sum."""
+    case = wide_case(True)
+    rng = np.random.default_rng(3)
+    case["attributes"] |= {"tile_rows": 0, "adc": adc, "bound_management": "none", "read_noise": "none"}
+    case["left"] = rng.standard_normal((2, 20, 900), np.float32)
+    case["right"] = rng.standard_normal((900, 70), np.float32)
+    compare(case)
+
+
 @pytest.mark.parametrize("model", DISTURBANCES)
 def test_programmed_weights_agree(model: str, instruction_set: str) -> None:
     rng = np.random.default_rng(1)
