@@ -15,8 +15,8 @@ demo: $(VENV)/.core
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-## Run the tests that take minutes, or that train.
-test-slow: $(VENV)/.train
+## Run the tests that take minutes.
+test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
@@ -57,11 +57,7 @@ $(VENV)/.core: $(VENV)/bin/python $(SOURCES)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) -e ".[analysis,cluster,data,dev]"
-	touch $@
-
-$(VENV)/.train: $(VENV)/.dev
-	$(INSTALL) -e ".[analysis,cluster,data,dev,train]"
+	$(INSTALL) -e ".[analysis,cluster,data,train,optimum,dev]"
 	touch $@
 
 clean:

@@ -79,13 +79,7 @@ def main() -> None:
         steps_per_epoch=digits.steps_per_epoch(train),
         learning_rate=2e-3,
     )
-    training.export(
-        model,
-        inputs,
-        arguments.output,
-        dynamic={0: "batch"},
-        outputs=("logits", "cls_logits", "distillation_logits"),
-    )
+    training.export(model, inputs, arguments.output)
     accuracy = training.accuracy_of(arguments.output, inputs, held_out.labels)
     print(f"accuracy on {len(held_out.labels)} held-out digits: {100 * accuracy:.2f} %")
 

@@ -57,7 +57,7 @@ def main() -> None:
         steps_per_epoch=digits.steps_per_epoch(train),
         learning_rate=2e-3,
     )
-    training.export(model, {"pixel_values": held_out.pixel_values}, arguments.output, dynamic={0: "batch"})
+    training.export(model, {"pixel_values": held_out.pixel_values}, arguments.output)
     if arguments.data is not None:
         training.save_arrays(arguments.data, **held_out._asdict())
     accuracy = training.accuracy_of(arguments.output, {"pixel_values": held_out.pixel_values}, held_out.labels)

@@ -80,7 +80,7 @@ def main() -> None:
         learning_rate=2e-3,
         report_every=1,
     )
-    training.export(model, inputs, arguments.output, dynamic={0: "batch", 1: "sequence"})
+    training.export(model, inputs, arguments.output)
     if arguments.data is not None:
         training.save_arrays(arguments.data, **held_out._asdict())
     accuracy = training.accuracy_of(arguments.output, inputs, held_out.labels)

@@ -6,21 +6,22 @@ import contextlib
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime
 import torch
 from transformers import PreTrainedModel
 
+from emu.train.export import export as emu_export
+
 Batch = dict[str, torch.Tensor]
 Array = npt.NDArray[np.generic]
 
-#: Largest difference between onnxruntime's and torch's outputs; float32 rounding alone gives about 1e-6.
+#: Largest difference between onnxruntime's and torch's outputs, as a share of the largest output; float32 rounding
+#: alone gives about 1e-6.
 PARITY_TOLERANCE = 1e-4
 
 
@@ -83,56 +84,21 @@ def fit(
     model.eval()
 
 
-def export(
-    model: PreTrainedModel,
-    inputs: Mapping[str, Array],
-    path: Path,
-    dynamic: dict[int, str],
-    outputs: tuple[str, ...] = ("logits",),
-) -> None:
+def export(model: PreTrainedModel, inputs: Mapping[str, Array], path: Path) -> None:
     """Write `model` as one ONNX file, once onnxruntime has computed from it what torch computes.
 
     Args:
-        model: a transformers classifier in evaluation mode.
-        inputs: example arrays by input name; parity is checked on them, and on their first row alone.
+        model: a transformers classifier.
+        inputs: example arrays by input name; the first two samples are used.
         path: target, replaced atomically.
-        dynamic: the axes of every input that may change, by name, such as `{0: "batch"}`.
-        outputs: names of the model's outputs, all `[batch, classes]`.
 
     Raises:
-        RuntimeError: an output differs by more than 1e-4; nothing is written.
+        emu.InputError: an output differs by more than 1e-4 of its largest magnitude; nothing is written.
     """
     example = {name: torch.from_numpy(array[:2]) for name, array in inputs.items()}
-    with _replacing(path) as temporary:
-        with warnings.catch_warnings():
-            # The TorchScript exporter is deprecated, but it is the one that names nodes after the model's modules.
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model,
-                (),
-                str(temporary),
-                kwargs=example,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_axes={**dict.fromkeys(inputs, dynamic), **{name: {0: dynamic[0]} for name in outputs}},
-                opset_version=17,
-                dynamo=False,
-            )
-        _drop_build_details(temporary)
-        largest = 0.0
-        for rows in (slice(None), slice(0, 1)):
-            feed = {name: array[rows] for name, array in inputs.items()}
-            with torch.no_grad():
-                expected = model(**{name: torch.from_numpy(array) for name, array in feed.items()})
-            computed = _session(temporary).run(list(outputs), feed)
-            for name, left, right in zip(outputs, computed, expected.values(), strict=True):
-                largest = max(largest, difference := float(np.abs(left - right.numpy()).max()))
-                if not difference < PARITY_TOLERANCE:
-                    raise RuntimeError(
-                        f"{path}: onnxruntime and torch differ by {difference:.1e} in '{name}', "
-                        f"expected less than {PARITY_TOLERANCE:.0e}; nothing was written"
-                    )
-        print(f"onnxruntime and torch agree: largest difference {largest:.1e}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exported = emu_export(model, path, exporter="torch", example=example, overwrite=True, tolerance=PARITY_TOLERANCE)
+    print(f"onnxruntime and torch agree: largest difference {exported.largest_difference:.1e}")
     print(f"wrote {path}, {path.stat().st_size / 1e3:.0f} kB")
 
 
@@ -173,13 +139,3 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _drop_build_details(path: Path) -> None:
-    """Remove comments and paths of the machine that exported, so that the same training gives the same file."""
-    model = onnx.load(path)
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)

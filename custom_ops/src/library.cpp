@@ -99,6 +99,18 @@ int guarded_code(Body&& body) noexcept {
   return 1;
 }
 
+// What the arrays of one chip hold, not packed.
+StoredArray stored_for(const char* attributes, const float* device, int64_t entries, float strength, uint32_t seed,
+                       uint32_t read_seed, const Matrix& w, bool for_reading) {
+  const Structure structure = structure_from_text(attributes);
+  const Device numbers = structure.device(device, entries);
+  const StoreKey key = store_key(structure, numbers, strength, seed, read_seed);
+  const ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+  };
+  return store_array(structure, numbers, key, w, for_reading, serial);
+}
+
 Counter counter_of(const uint32_t key[2], const uint32_t counter[4]) {
   Counter result;
   result.key0 = key[0];
@@ -165,16 +177,47 @@ EMU_EXPORT int emu_program(const char* attributes, const float* device, int64_t 
                            uint32_t read_seed, const int64_t* faults, int64_t fault_count, const float* w, int64_t rows,
                            int64_t columns, float* out) {
   return emu::guarded_code([&] {
-    const emu::Structure structure = emu::structure_from_text(attributes);
-    const emu::Device numbers = structure.device(device, entries);
-    const emu::StoreKey key = emu::store_key(structure, numbers, strength, seed, read_seed);
-    const emu::ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
-      for (int64_t i = 0; i < count; ++i) body(i);
-    };
-    const emu::StoredArray stored =
-        emu::store_array(structure, numbers, key, {w, rows, columns, nullptr, faults, fault_count}, false, serial);
+    const emu::StoredArray stored = emu::stored_for(attributes, device, entries, strength, seed, read_seed,
+                                                    {w, rows, columns, nullptr, faults, fault_count}, false);
     std::copy(stored.slices[0].begin(), stored.slices[0].end(), out);
   });
+}
+
+// As emu_program, for reading: v [slices, rows, columns], the scales [row tiles, columns] and, where the offset is
+// corrected by reading cells, v of the unit column [slices, rows]. counts holds the slices, the row tiles and the
+// slices of the unit column that the caller made room for.
+EMU_EXPORT int emu_program_for_reading(const char* attributes, const float* device, int64_t entries, float strength,
+                                       uint32_t seed, uint32_t read_seed, const int64_t* faults, int64_t fault_count,
+                                       const float* w, int64_t rows, int64_t columns, const int64_t counts[3], float* v,
+                                       float* scales, float* unit_column) {
+  return emu::guarded_code([&] {
+    const emu::StoredArray stored = emu::stored_for(attributes, device, entries, strength, seed, read_seed,
+                                                    {w, rows, columns, nullptr, faults, fault_count}, true);
+    const auto copy_all = [](const std::vector<std::vector<float>>& parts, int64_t count, int64_t size, float* out) {
+      if (static_cast<int64_t>(parts.size()) != count)
+        throw emu::Error("attributes: they give another number of slices");
+      for (const std::vector<float>& part : parts) {
+        std::copy(part.begin(), part.begin() + static_cast<ptrdiff_t>(size), out);
+        out += size;
+      }
+    };
+    copy_all(stored.slices, counts[0], rows * columns, v);
+    if (static_cast<int64_t>(stored.scales.size()) != counts[1] * columns) {
+      throw emu::Error("attributes: they give another number of row tiles");
+    }
+    std::copy(stored.scales.begin(), stored.scales.end(), scales);
+    copy_all(stored.unit_columns, counts[2], rows, unit_column);
+  });
+}
+
+// Standard normals of run-time noise: for each of so many samples from counter[1] on, count normals from the block
+// counter[0] on.
+EMU_EXPORT void emu_sample_normals(const uint32_t key[2], const uint32_t counter[4], int64_t samples, int64_t count,
+                                   float* out) {
+  emu::Counter start = emu::counter_of(key, counter);
+  for (int64_t sample = 0; sample < samples; ++sample, ++start.c1) {
+    emu::kernels().normals(start, 0, count, out + sample * count);
+  }
 }
 
 // Makes a device model written elsewhere known to `program` `function`; null forgets it.

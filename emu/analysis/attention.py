@@ -1,23 +1,26 @@
 """What a device does to attention: how far the probabilities of each head move, and whether they scatter."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from emu.analysis.figures import COLOR_MAP, grid, line_styles
-from emu.analysis.probes import Batch, Probe, ProbedModel
+from emu.analysis.probes import Batch, Probe, ProbedModel, over_chips
+from emu.analysis.sensitivity import seeds_of
 from emu.errors import InputError
 from emu.evaluation.bench import Trial
-from emu.evaluation.statistics import chip_spread
+from emu.evaluation.metrics import fixed
+from emu.evaluation.sources import DataSource
 
 if TYPE_CHECKING:
     import onnx
-    import pandas as pd
 
     from emu.device.loading import Overrides
     from emu.rewriter import Device, EmulatedModel, Rule
@@ -55,7 +58,7 @@ def entropy(probabilities: NDArray[Any]) -> NDArray[np.float64]:
 
 def attention(
     model: "str | Path | onnx.ModelProto | EmulatedModel",
-    data: str | Path | Mapping[str, Any],
+    data: str | Path | Mapping[str, Any] | DataSource,
     *,
     device: "Device | None" = None,
     set: "Overrides | None" = None,
@@ -73,7 +76,7 @@ def attention(
     threads: int | None = None,
     ops: Literal["native", "python"] = "native",
     progress: Callable[[int, int], None] | None = None,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """How a device changes the attention probabilities of every layer and head.
 
     The divergence and the shift H(noisy) - H(clean) of the entropy (above 0: attention scatters) are averaged over the
@@ -82,7 +85,7 @@ def attention(
 
     Args:
         model: a rewritten model, or a plain one with `device`.
-        data: an .npz file or a mapping with one array per model input; labels are not needed.
+        data: as `Bench` takes them; labels are not needed.
         device: a profile for a plain model.
         set: settings of the device.
         map: other devices for some sites, when rewriting.
@@ -109,8 +112,7 @@ def attention(
     Raises:
         InputError: the model, the data or a setting is wrong, or no attention was found.
     """
-    if chips < 1:
-        raise InputError(f"{chips} chips were asked for: give at least one.")
+    chosen = [Trial(seed=seed, read_seed=read_seed, only=only, exclude=exclude) for seed in seeds_of(chips, first_seed)]
     if bins < 1:
         raise InputError(f"{bins} bins were asked for: give at least one.")
     probed = ProbedModel(
@@ -125,31 +127,25 @@ def attention(
         samples=samples,
         ops=ops,
     )
-    trials = [Trial(seed=first_seed + chip, read_seed=read_seed, only=only, exclude=exclude) for chip in range(chips)]
-    seen = [_Seen([], [[] for _ in trials], [[] for _ in trials]) for _ in probed.probes]
+    trials, places = _settings(chosen, probed.probes, isolate)
+    runs = len(trials) // chips  # of one chip
+    seen = [_Seen([], [[] for _ in chosen], [[] for _ in chosen]) for _ in probed.probes]
     lengths: list[NDArray[np.int64]] = []
-    done, total = 0, probed.bench.batches * len(trials) * (len(seen) if isolate else 1)
-    for group in probed.groups():
-        for batch, clean in group:
-            lengths.append(_lengths(batch, by))
-            for each, probabilities in zip(seen, clean, strict=True):
-                each.clean.append(_per_sample(entropy(probabilities), batch))
-        for chip, trial in enumerate(trials):
-            for (places, setting), (batch, clean) in itertools.product(_settings(trial, probed.probes, isolate), group):
-                noisy = probed.run(batch, setting, [probed.probes[place] for place in places])
-                for place, probabilities in zip(places, noisy, strict=True):
-                    shift = entropy(probabilities) - entropy(clean[place])
-                    seen[place].kl[chip].append(_per_sample(divergence(clean[place], probabilities), batch))
-                    seen[place].shift[chip].append(_per_sample(shift, batch))
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+    for run in probed.compare(trials, places=places, progress=progress):
+        chip = run.trial // runs
+        if run.trial == 0:
+            lengths.append(_lengths(run.batch, by))
+        for place, clean, noisy in run.values:
+            if chip == 0:
+                seen[place].clean.append(_per_sample(entropy(clean), run.batch))
+            seen[place].kl[chip].append(_per_sample(divergence(clean, noisy), run.batch))
+            seen[place].shift[chip].append(_per_sample(entropy(noisy) - entropy(clean), run.batch))
     frame = _frame(probed.probes, seen, None if by == "head" else np.concatenate(lengths), bins)
     frame.attrs |= probed.facts()
     return frame
 
 
-def draw_attention(frame: "pd.DataFrame", axes: Any, quantity: Quantity = "kl") -> None:
+def draw_attention(frame: pd.DataFrame, axes: Any, quantity: Quantity = "kl") -> None:
     """A heat map over layers and heads, or lines over the number of tokens, of what `attention` found.
 
     Args:
@@ -182,13 +178,14 @@ def draw_attention(frame: "pd.DataFrame", axes: Any, quantity: Quantity = "kl") 
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
     axes.set_title(title)
+    digits = 1 - math.floor(math.log10(top))  # two of the largest
     if values.size <= 64:
         for (row, column), value in np.ndenumerate(table.to_numpy(float)):
             if np.isnan(value):
                 continue
             dark = value < 0.55 * top if quantity == "kl" else abs(value) > 0.6 * top
             color = "white" if dark else "black"
-            axes.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=8, color=color)
+            axes.text(column, row, fixed(value, max(0, digits)), ha="center", va="center", fontsize=8, color=color)
 
 
 class _Seen:
@@ -198,15 +195,15 @@ class _Seen:
         self.clean, self.kl, self.shift = clean, kl, shift
 
 
-def _settings(trial: Trial, probes: Sequence[Probe], isolate: bool) -> list[tuple[list[int], Trial]]:
-    """The runs of one chip: which probes each serves, and its trial."""
+def _settings(
+    chips: Sequence[Trial], probes: Sequence[Probe], isolate: bool
+) -> tuple[list[Trial], list[Sequence[int]] | None]:
+    """The runs of all chips, as many for each, and the probes that each run serves; None for all of them."""
     if not isolate:
-        return [(list(range(len(probes))), trial)]
-    runs = []
-    for place, probe in enumerate(probes):
-        only = f"layer={probe.layer} {trial.only or ''}".strip()
-        runs.append(([place], replace(trial, only=only)))
-    return runs
+        return list(chips), None
+    pairs = list(itertools.product(chips, enumerate(probes)))
+    trials = [replace(chip, only=f"layer={probe.layer} {chip.only or ''}".strip()) for chip, (_, probe) in pairs]
+    return trials, [[place] for _, (place, _) in pairs]
 
 
 def _per_sample(values: NDArray[np.float64], batch: Batch) -> NDArray[np.float64]:
@@ -232,13 +229,7 @@ def _lengths(batch: Batch, by: str) -> NDArray[np.int64]:
 
 def _frame(
     probes: Sequence[Probe], seen: Sequence[_Seen], lengths: NDArray[np.int64] | None, bins: int
-) -> "pd.DataFrame":
-    try:
-        import pandas as pd
-    except ModuleNotFoundError as error:
-        from emu.libraries import missing
-
-        raise missing(error) from None
+) -> pd.DataFrame:
     groups = [None] if lengths is None else _bins(lengths, bins)
     rows = []
     for probe, each in zip(probes, seen, strict=True):
@@ -254,20 +245,13 @@ def _frame(
                         "layer": probe.layer,
                         **where,
                         "entropy_clean": float(np.nanmean(clean[chosen, head])),
-                        **_over_chips("kl", [values[chosen, head] for values in kl]),
-                        **_over_chips("entropy_shift", [values[chosen, head] for values in shift]),
+                        **over_chips("kl", [float(np.nanmean(values[chosen, head])) for values in kl]),
+                        **over_chips("entropy_shift", [float(np.nanmean(values[chosen, head])) for values in shift]),
                         "samples": len(clean[chosen]),
                         "chips": len(kl),
                     }
                 )
     return pd.DataFrame(rows)
-
-
-def _over_chips(name: str, values: Sequence[NDArray[np.float64]]) -> dict[str, float]:
-    spread = chip_spread([float(np.nanmean(each)) for each in values])
-    low, high = spread.ci95 or (np.nan, np.nan)
-    std = np.nan if spread.std is None else spread.std
-    return {name: spread.mean, f"{name}_std": std, f"{name}_low": low, f"{name}_high": high}
 
 
 def _bins(lengths: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:

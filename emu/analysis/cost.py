@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
-from emu.analysis.figures import COLORS, GREY, grid, line_styles
+from emu.analysis.figures import COLORS, GREY, below_axes, grid, line_styles
 from emu.device import Profile, load_profile
 from emu.errors import InputError
 
@@ -481,14 +481,16 @@ def _draw_components(frame: "pd.DataFrame", axes: Any) -> None:
         left = left + energy
     marks = {"color": "black", "markersize": 14, "markeredgewidth": 1.5}
     axes.plot(total["digital_arithmetic_uj"], total["component"], "|", label="digital, arithmetic alone", **marks)
-    axes.plot(
-        total["digital_uj"], total["component"], "d", label="digital, weights from DRAM", **(marks | {"markersize": 4})
-    )
-    axes.invert_yaxis()
+    # With its weights from memory it is beyond the axis: as numbers.
+    beside = {"xycoords": ("axes fraction", "data"), "annotation_clip": False, "va": "center", "fontsize": 8}
+    for place, energy in enumerate(total["digital_uj"]):
+        axes.annotate(f"{energy:.3g}", (1.03, place), **beside)
+    axes.annotate("digital, with\nDRAM (uJ)", (1.03, -1), **beside)
+    axes.set_ylim(len(total) - 0.4, -0.6)
     axes.set_xlabel("energy of one sample (uJ)")
     axes.set_title("Energy on crossbars by component, counted")
     grid(axes)
-    axes.legend(frameon=False, fontsize=8)
+    below_axes(axes, ncols=4)
 
 
 def _row(

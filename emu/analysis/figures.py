@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emu.errors import InputError
+from emu.evaluation.metrics import fixed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,8 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, BLACK = (
 COLORS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK)
 GREY = "#8a8a8a"
 COLOR_MAP = "cividis"
+
+_CHARACTERS_PER_INCH = 12  # of a heading
 
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -88,7 +92,8 @@ def save_figure(
         for panel, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
             panel(axes)
         if heading:
-            figure.suptitle(heading, fontsize=10)
+            width = int(_CHARACTERS_PER_INCH * size[0] * len(panels))
+            figure.suptitle(textwrap.fill(heading, width), fontsize=10)
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
         kind = path.suffix[1:].lower()
         _write(path, lambda part: figure.savefig(part, format=kind, dpi=150, metadata=metadata))
@@ -130,7 +135,7 @@ def heat_map(
         side.set_visible(False)
     for edge in range(1, len(rows)):
         axes.axhline(edge - 0.5, color="white", linewidth=1.5)
-    digits = 1 if top >= 2 else 2
+    digits = 1 if top >= 10 else 2
     for row, one in enumerate(whole_row):
         for column in [0] if one else range(len(columns)):
             value = values[row, column]
@@ -139,7 +144,7 @@ def heat_map(
             axes.text(
                 (len(columns) - 1) / 2 if one else column,
                 row,
-                f"{round(value, digits) + 0.0:.{digits}f}",  # no minus before a zero
+                fixed(value, digits),
                 ha="center",
                 va="center",
                 fontsize=8,
@@ -163,6 +168,7 @@ def curve(
     color: Any,
     line: str = "-",
     band: float = 0.18,
+    mark_every: int = 1,
 ) -> None:
     """A line through means with the band of their intervals.
 
@@ -176,9 +182,11 @@ def curve(
         color: of line and band.
         line: its style.
         band: opacity of the band.
+        mark_every: one point of so many was measured and has a mark, the first among them.
     """
+    style = {"marker": "o", "markersize": 3.5, "markevery": mark_every, "linewidth": 1.4}
     axes.fill_between(x, low, high, color=color, alpha=band, linewidth=0)
-    axes.plot(x, mean, line, color=color, marker="o", markersize=3.5, linewidth=1.4, label=label)
+    axes.plot(x, mean, line, color=color, label=label, **style)
 
 
 def line_styles(count: int) -> list[tuple[Any, str]]:
@@ -209,6 +217,11 @@ def grid(axes: Any) -> None:
     """A light grid behind the data."""
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def below_axes(axes: Any, ncols: int = 2) -> None:
+    """A legend below the axes, where it hides nothing."""
+    axes.legend(frameon=False, fontsize=8, ncols=ncols, handlelength=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def _write(path: Path, write: Callable[[str], Any]) -> None:

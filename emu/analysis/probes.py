@@ -3,7 +3,9 @@
 They become further outputs of the graph, so that clean and disturbed values come from one session: clean is strength 0.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,6 +18,8 @@ from emu.errors import InputError
 from emu.evaluation.bench import Bench, Trial, check_calibrated
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import fixed_batch, model_inputs
+from emu.evaluation.sources import DataSource
+from emu.evaluation.statistics import chip_spread
 from emu.evaluation.tasks import Arrays
 from emu.rewriter import EmulatedModel, read_manifest, rewrite
 from emu.rewriter.dataflow import DataFlow, is_standard
@@ -91,6 +95,21 @@ class Batch:
     mask: NDArray[np.bool_] | None
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What one trial gave on one batch.
+
+    Attributes:
+        trial: index of the trial.
+        batch: the batch.
+        values: for each probe that was looked at its index, what it should be, and what it was.
+    """
+
+    trial: int
+    batch: Batch
+    values: list[tuple[int, NDArray[Any], NDArray[Any]]]
+
+
 def find_probes(emulated: EmulatedModel, kind: Kind) -> tuple[list[Probe], list[str]]:
     """The inner tensors of one kind, by layer, found by following the data through the graph.
 
@@ -128,7 +147,7 @@ class ProbedModel:
 
     Args:
         model: a rewritten model, or a plain one with `device`.
-        data: an .npz file or a mapping with one array per model input; `labels` are not needed.
+        data: as `Bench` takes them; labels are not needed.
         kind: which inner tensors.
         device: a profile for a plain model.
         set: settings of the device; of a rewritten model only the numbers of its device tensor.
@@ -145,7 +164,7 @@ class ProbedModel:
     def __init__(
         self,
         model: "str | Path | onnx.ModelProto | EmulatedModel",
-        data: str | Path | Mapping[str, Any],
+        data: str | Path | Mapping[str, Any] | DataSource,
         kind: Kind,
         *,
         device: "Device | None" = None,
@@ -169,6 +188,7 @@ class ProbedModel:
             threads=threads,
             samples=samples,
             ops=ops,
+            folder=Path(model).parent if isinstance(model, str | Path) else None,
         )
         self._fixed = fixed_batch(model_inputs(self.bench.session))
         if batch_size is None and self._fixed is None:
@@ -200,11 +220,40 @@ class ProbedModel:
                 mask = None
             yield Batch(start, samples, {**feeds, **control_feeds(bench.manifest or {}, sample=start)}, mask)
 
-    def groups(self, clean: bool = True) -> Iterator[list[tuple[Batch, list[NDArray[Any]]]]]:
-        """Batches with their clean inner tensors (none without `clean`), as many at once as memory should hold.
+    def compare(
+        self,
+        trials: Sequence[Trial],
+        *,
+        places: Sequence[Sequence[int]] | None = None,
+        references: Sequence[Trial] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator["Comparison"]:
+        """Runs every trial on all data, beside what it is compared with.
 
-        Run one chip after another on a group: a chip that changes with every batch is programmed for every batch.
+        Args:
+            trials: the settings of the controls, the chips among them.
+            places: for each trial the probes to look at, as indices of `self.probes`; None for all.
+            references: for each trial another one to compare with; None for the clean model (strength 0).
+            progress: called with the steps done and the steps in total.
         """
+        done, total = 0, self.bench.batches * len(trials)
+        for group in self._groups(clean=references is None):
+            # A chip that changed with every batch would be programmed for every batch.
+            for index, (batch, clean) in itertools.product(range(len(trials)), group):
+                chosen = range(len(self.probes)) if places is None else places[index]
+                probes = [self.probes[place] for place in chosen]
+                if references is None:
+                    wanted = [clean[place] for place in chosen]
+                else:
+                    wanted = self.run(batch, references[index], probes)
+                found = self.run(batch, trials[index], probes)
+                yield Comparison(index, batch, list(zip(chosen, wanted, found, strict=True)))
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+
+    def _groups(self, clean: bool) -> Iterator[list[tuple[Batch, list[NDArray[Any]]]]]:
+        """Batches with their clean inner tensors (none without `clean`), as many at once as memory should hold."""
         group: list[tuple[Batch, list[NDArray[Any]]]] = []
         held = 0
         for batch in self.batches():
@@ -241,6 +290,20 @@ class ProbedModel:
             _by_sample(array, probe, size, self.name)[: batch.samples]
             for array, probe in zip(arrays, probes, strict=True)
         ]
+
+
+def over_chips(name: str, values: Sequence[float]) -> dict[str, float]:
+    """The mean over chips as `name`, its standard deviation and 95 % t interval as `name_std`, `name_low`, `name_high`.
+
+    All but the mean are NaN for a single chip, and where a value is not finite.
+    """
+    std = low = high = None
+    mean = float(np.mean(values))
+    if math.isfinite(mean):
+        spread = chip_spread(values)
+        std, (low, high) = spread.std, spread.ci95 or (None, None)
+    ends = {f"{name}_std": std, f"{name}_low": low, f"{name}_high": high}
+    return {name: mean, **{key: math.nan if value is None else value for key, value in ends.items()}}
 
 
 def _emulated(

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from emu.analysis.figures import grid, line_styles
-from emu.analysis.probes import Batch, Kind, ProbedModel
+from emu.analysis.figures import below_axes, colors, grid, line_styles
+from emu.analysis.probes import Batch, Kind, ProbedModel, over_chips
+from emu.analysis.sensitivity import seeds_of
 from emu.errors import InputError
 from emu.evaluation.bench import Trial
-from emu.evaluation.statistics import chip_spread
+from emu.evaluation.sources import DataSource
 
 if TYPE_CHECKING:
     import onnx
-    import pandas as pd
 
     from emu.device.loading import Overrides
     from emu.rewriter import Device, EmulatedModel, Rule
+
+
+_LINES = ("-", "--", ":", "-.")
 
 
 def ratio_db(signal: float, noise: float) -> float:
@@ -35,7 +39,7 @@ def ratio_db(signal: float, noise: float) -> float:
 
 def signal_to_noise(
     model: "str | Path | onnx.ModelProto | EmulatedModel",
-    data: str | Path | Mapping[str, Any],
+    data: str | Path | Mapping[str, Any] | DataSource,
     *,
     device: "Device | None" = None,
     set: "Overrides | None" = None,
@@ -53,7 +57,7 @@ def signal_to_noise(
     threads: int | None = None,
     ops: Literal["native", "python"] = "native",
     progress: Callable[[int, int], None] | None = None,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """The signal-to-noise ratio of every layer, 10 log10(sum y^2 / sum (y' - y)^2) in dB.
 
     Sums are over the elements of y for all samples, padding (`attention_mask` 0) left out. The mean over chips is of
@@ -61,7 +65,7 @@ def signal_to_noise(
 
     Args:
         model: a rewritten model, or a plain one with `device`.
-        data: an .npz file or a mapping with one array per model input; labels are not needed.
+        data: as `Bench` takes them; labels are not needed.
         device: a profile for a plain model.
         set: settings of the device.
         map: other devices for some sites, when rewriting.
@@ -89,8 +93,7 @@ def signal_to_noise(
     Raises:
         InputError: the model, the data or a setting is wrong, or no such tensors were found.
     """
-    if chips < 1:
-        raise InputError(f"{chips} chips were asked for: give at least one.")
+    seeds = seeds_of(chips, first_seed)
     vary = dict(vary or {})
     for name, values in vary.items():
         if not values:
@@ -109,36 +112,28 @@ def signal_to_noise(
         ops=ops,
     )
     points = [dict(zip(vary, combination, strict=True)) for combination in itertools.product(*vary.values())]
-    powers = np.zeros((len(points), chips, len(probed.probes), 2))
-    done, total = 0, probed.bench.batches * len(points) * chips
-    for group in probed.groups(clean=reference is None):
-        for (place, point), chip, (batch, clean) in itertools.product(enumerate(points), range(chips), group):
-            trial = Trial(seed=first_seed + chip, read_seed=read_seed, only=only, exclude=exclude, set=point)
-            wanted = clean
-            if reference is not None:
-                wanted = probed.run(batch, replace(trial, set={**point, **reference}))
-            for layer, (y, noisy) in enumerate(zip(wanted, probed.run(batch, trial), strict=True)):
-                powers[place, chip, layer] += _power(y, batch), _power(noisy.astype(np.float64) - y, batch)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+    trials = [
+        Trial(seed=seed, read_seed=read_seed, only=only, exclude=exclude, set=point)
+        for point in points
+        for seed in seeds
+    ]
+    against = None if reference is None else [replace(each, set={**each.set, **reference}) for each in trials]
+    powers = np.zeros((len(trials), len(probed.probes), 2))
+    for run in probed.compare(trials, references=against, progress=progress):
+        for place, y, noisy in run.values:
+            powers[run.trial, place] += _power(y, run.batch), _power(noisy.astype(np.float64) - y, run.batch)
     rows = []
     for (place, point), (layer, probe) in itertools.product(enumerate(points), enumerate(probed.probes)):
-        ratios = [ratio_db(*powers[place, chip, layer]) for chip in range(chips)]
-        rows.append({**point, "layer": probe.layer, **_over_chips(ratios), "samples": probed.samples, "chips": chips})
-    try:
-        import pandas as pd
-    except ModuleNotFoundError as error:
-        from emu.libraries import missing
-
-        raise missing(error) from None
+        ratios = [ratio_db(*each) for each in powers[place * chips : (place + 1) * chips, layer]]
+        measured = over_chips("snr_db", ratios)
+        rows.append({**point, "layer": probe.layer, **measured, "samples": probed.samples, "chips": chips})
     frame = pd.DataFrame(rows)
     frame.attrs |= probed.facts()
     frame.attrs["of"] = of
     return frame
 
 
-def draw_signal_to_noise(frame: "pd.DataFrame", axes: Any) -> None:
+def draw_signal_to_noise(frame: pd.DataFrame, axes: Any) -> None:
     """Lines over layers, one for each setting of what was varied.
 
     Args:
@@ -147,7 +142,7 @@ def draw_signal_to_noise(frame: "pd.DataFrame", axes: Any) -> None:
     """
     varied = list(frame.columns[: list(frame.columns).index("layer")])
     groups = list(frame.groupby(varied, sort=False)) if varied else [((), frame)]
-    for (color, line), (values, rows) in zip(line_styles(len(groups)), groups, strict=True):
+    for (color, line), (values, rows) in zip(_styles([values for values, _ in groups]), groups, strict=True):
         pairs = zip(varied, values, strict=True)
         text = ", ".join(f"{name} {value if isinstance(value, str) else format(value, 'g')}" for name, value in pairs)
         axes.fill_between(rows["layer"], rows["snr_db_low"], rows["snr_db_high"], color=color, alpha=0.15, lw=0)
@@ -159,8 +154,17 @@ def draw_signal_to_noise(frame: "pd.DataFrame", axes: Any) -> None:
     what = "attention output" if frame.attrs.get("of") == "context" else "block output"
     axes.set_title(f"Signal-to-noise ratio of each {what}, {'1 chip' if chips == 1 else f'mean over {chips} chips'}")
     grid(axes)
-    if varied:  # below, where it hides no line
-        axes.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    if varied:
+        below_axes(axes)
+
+
+def _styles(points: Sequence[tuple[Any, ...]]) -> list[tuple[Any, str]]:
+    """Colour and line style of each point; where two numbers vary, a colour for the first, a style for the second."""
+    columns = [list(dict.fromkeys(values)) for values in zip(*points, strict=True)]
+    if len(columns) != 2 or len(columns[1]) > len(_LINES):
+        return line_styles(len(points))
+    shades = colors(len(columns[0]))
+    return [(shades[columns[0].index(one)], _LINES[columns[1].index(other)]) for one, other in points]
 
 
 def _power(values: NDArray[Any], batch: Batch) -> float:
@@ -170,13 +174,3 @@ def _power(values: NDArray[Any], batch: Batch) -> float:
     if mask is not None and mask.shape[1] == squares.shape[-1]:
         squares = np.where(mask.reshape(len(mask), *[1] * (squares.ndim - 2), -1), squares, 0.0)
     return float(squares.sum())
-
-
-def _over_chips(ratios: Sequence[float]) -> dict[str, float]:
-    if not all(math.isfinite(each) for each in ratios):  # an infinite ratio has no spread
-        mean = float(np.mean(ratios))
-        return {"snr_db": mean, "snr_db_std": math.nan, "snr_db_low": math.nan, "snr_db_high": math.nan}
-    spread = chip_spread(ratios)
-    low, high = spread.ci95 or (math.nan, math.nan)
-    std = math.nan if spread.std is None else spread.std
-    return {"snr_db": spread.mean, "snr_db_std": std, "snr_db_low": low, "snr_db_high": high}

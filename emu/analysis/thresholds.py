@@ -28,6 +28,7 @@ By = Literal["model", "layer", "component", "head"]
 
 LOSSES = (0.01, 0.05, 0.10)
 _RESAMPLES = 2000
+_DRAWN_BETWEEN = 16  # parts of a line between two points
 
 
 def crossing(values: ArrayLike, losses: ArrayLike, limit: float) -> float:
@@ -164,8 +165,12 @@ def draw_thresholds(
         chips = found.shape[1]
         spreads = pd.DataFrame([mean_and_interval(list(row)) for row in 100 * found])
         lowest = min(lowest, float(spreads["mean"].min()))
-        mean, low, high = (spreads[name] for name in ("mean", "low", "high"))
-        curve(axes, points, mean, low, high, part, color, line, band=0.15 if len(parts) <= 4 else 0.07)
+        # Between the points as `crossing` reads them, which is no straight line on this scale.
+        place = np.linspace(0, len(points) - 1, (len(points) - 1) * _DRAWN_BETWEEN + 1)
+        x = np.interp(place, range(len(points)), np.log10(points))
+        mean, low, high = (np.interp(x, np.log10(points), spreads[name]) for name in ("mean", "low", "high"))
+        band = 0.15 if len(parts) <= 4 else 0.07
+        curve(axes, 10**x, mean, low, high, part, color, line, band, mark_every=_DRAWN_BETWEEN)
     for limit in losses:
         axes.axhline(100 * limit, color=GREY, linewidth=0.8, linestyle="--")
         axes.annotate(

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from emu.calibration.outputs import stored_contents, tile_outputs, written_contents
 from emu.calibration.ranges import Method, check_method, find_range
 from emu.errors import InputError
-from emu.evaluation.data import DataSet, ModelInput, fixed_batch, match_inputs, model_inputs, read_arrays
+from emu.evaluation.data import fixed_batch, model_inputs
+from emu.evaluation.preparing import load
+from emu.evaluation.sources import DataSource
+from emu.evaluation.tasks import Arrays
 from emu.reference.structure import Controls, Structure, check_controls, parse_structure
 from emu.rewriter import EmulatedModel
 
@@ -29,7 +32,7 @@ _MOST_OUTPUTS = 1 << 24  # of a site, for histograms
 
 def calibrate(
     model: "str | Path | onnx.ModelProto | EmulatedModel",
-    data: str | Path | Mapping[str, Any],
+    data: str | Path | Mapping[str, Any] | DataSource,
     samples: int | None = None,
     method: Method = "minmax",
     percentile: float = 99.99,
@@ -46,7 +49,8 @@ def calibrate(
 
     Args:
         model: a rewritten model with sites whose DAC or ADC is `calibrated`.
-        data: an .npz file or a mapping with one array per model input, samples along the first axis.
+        data: an .npz file or a mapping with one array per model input, samples along the first axis; or images or
+            texts, as `emu.evaluation.DataSource` describes, which also takes options. No labels are needed.
         samples: use only the first so many samples.
         method: `minmax`: all numbers are in range; `percentile`: so many of them; `entropy`: the range that loses the
             least information (as TensorRT and onnxruntime calibrate).
@@ -73,7 +77,8 @@ def calibrate(
         )
     sites = [_Site.of(emulated, index, *kinds) for index, kinds in wanted.items()]
     observer = _Observer(sites)
-    used, where = _run(emulated, observer, data, samples, batch_size, threads, ops, progress)
+    folder = Path(model).parent if isinstance(model, str | Path) else None
+    used, where = _run(emulated, observer, data, folder, samples, batch_size, threads, ops, progress)
     ranges = emulated.value("emu.ranges").copy()
     for site in sites:
         if site.dac:
@@ -229,7 +234,8 @@ def _evenly(count: int, wanted: int) -> NDArray[np.int64]:
 def _run(
     emulated: EmulatedModel,
     observer: _Observer,
-    data: str | Path | Mapping[str, Any],
+    data: str | Path | Mapping[str, Any] | DataSource,
+    model_folder: Path | None,
     samples: int | None,
     batch_size: int | None,
     threads: int | None,
@@ -246,7 +252,7 @@ def _run(
         emulated.observed(names).save(path)
         session = open_session(path, ops=ops, threads=threads)
         inputs = model_inputs(session)
-        dataset = _unlabelled(data, inputs, samples)
+        dataset, _ = load(data, session, inputs, Arrays(), samples, model_folder)  # calibration needs no labels
         fixed = fixed_batch(inputs)
         if batch_size is not None and (batch_size < 1 or fixed not in (None, batch_size)):
             raise InputError(f"The batch size is {batch_size}: give {fixed or 'a whole number from 1'}.")
@@ -271,19 +277,3 @@ def _run(
             if progress is not None:
                 progress(done, batches)
     return len(dataset.labels), dataset.where
-
-
-def _unlabelled(data: str | Path | Mapping[str, Any], inputs: list[ModelInput], samples: int | None) -> DataSet:
-    """The data without labels: calibration needs none."""
-    arrays, where = read_arrays(data)
-    used = match_inputs(arrays, inputs, where)
-    counts = {name: len(array) if array.ndim else 0 for name, array in used.items()}
-    count = next(iter(counts.values()), 0)
-    for name, each in counts.items():
-        if each != count or each == 0:
-            raise InputError(f"'{name}' of {where} has {each} samples, expected {count or 'at least one'}.")
-    if samples is not None and not 1 <= samples <= count:
-        raise InputError(f"{samples} samples were asked for: {where} has {count}, so ask for 1 to {count}.")
-    labels = np.zeros(samples or count, np.int64)
-    dtypes = {each.name: each.dtype for each in inputs}
-    return DataSet({name: array[:samples] for name, array in used.items()}, labels, dtypes, (), where)

@@ -7,12 +7,14 @@ Heavy packages (numpy, onnx, onnxruntime, pydantic, pandas) are imported by the 
 # isort: off
 from emu.cli.app import app
 from emu.cli import devices as devices
+from emu.cli import export as export
 from emu.cli import models as models
 from emu.cli import evaluation as evaluation
 from emu.cli import sweep as sweep
 from emu.cli import report as report
 from emu.cli import analyze as analyze
 from emu.cli import analyze_signals as analyze_signals
+from emu.cli import corruptions as corruptions
 from emu.cli import installation as installation
 # isort: on
 

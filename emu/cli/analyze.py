@@ -11,9 +11,11 @@ import typer
 
 from emu.cli.app import app
 from emu.cli.options import (
+    AS_USUAL,
     BatchSize,
     Chips,
     Data,
+    DataOptions,
     Device,
     Exclude,
     FirstSeed,
@@ -26,6 +28,7 @@ from emu.cli.options import (
     Stored,
     TaskName,
     Threads,
+    grouped,
 )
 from emu.cli.output import Progress, print_json, print_table
 from emu.errors import InputError
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from emu.evaluation import Bench
+    from emu.evaluation import Bench, DataSource, Task
+    from emu.evaluation.data import DataSet
     from emu.sweep import Store
 
 analyze_app = typer.Typer(
@@ -57,6 +61,7 @@ _SHOWN = 20  # rows of a long table that are printed
 
 
 @analyze_app.command()
+@grouped
 def sensitivity(
     model: Model,
     data: Data,
@@ -73,6 +78,7 @@ def sensitivity(
     exclude: Exclude = None,
     stored: Stored = None,
     share: Share = None,
+    options: DataOptions = AS_USUAL,
     first_seed: FirstSeed = 0,
     samples: Samples = None,
     batch_size: BatchSize = None,
@@ -88,7 +94,9 @@ def sensitivity(
 
     if plot:
         check_figure(plot)
-    bench = open_bench(model, data, device, set, map, only, exclude, stored, share, samples, batch_size, threads, task)
+    bench = open_bench(
+        model, options.source(data), device, set, map, only, exclude, stored, share, samples, batch_size, threads, task
+    )
     with open_store(store) as kept, Progress("trials") as progress:
         table = measure(bench, mode, chips, first_seed, store=kept, echo=say, progress=progress)
     if plot:
@@ -118,6 +126,7 @@ def sensitivity(
 
 
 @analyze_app.command()
+@grouped
 def heads(
     model: Model,
     data: Data,
@@ -129,6 +138,7 @@ def heads(
     only: Only = None,
     exclude: Exclude = None,
     share: Share = None,
+    options: DataOptions = AS_USUAL,
     first_seed: FirstSeed = 0,
     samples: Samples = None,
     batch_size: BatchSize = None,
@@ -144,7 +154,9 @@ def heads(
 
     if plot:
         check_figure(plot)
-    bench = open_bench(model, data, device, set, map, only, exclude, None, share, samples, batch_size, threads, task)
+    bench = open_bench(
+        model, options.source(data), device, set, map, only, exclude, None, share, samples, batch_size, threads, task
+    )
     with open_store(store) as kept, Progress("trials") as progress:
         table = measure(bench, chips, first_seed, attention=model, store=kept, echo=say, progress=progress)
     if plot:
@@ -167,8 +179,8 @@ def heads(
         rows = []
         for _, row in table.sort_values("loss", ascending=False, kind="stable").head(_SHOWN).iterrows():
             line = [int(row["layer"]), int(row["head"]), *points(row, "loss")]
-            line += [_number(100 * row["loss_per_megabit"], ".1f")] * with_bits
-            line += [_number(row["distance"], ".2f")] * bool(units) + [_number(row["distance_px"], ".1f")] * with_pixels
+            line += [_number(100 * row["loss_per_megabit"], 1)] * with_bits
+            line += [_number(row["distance"], 2)] * bool(units) + [_number(row["distance_px"], 1)] * with_pixels
             rows.append(line)
         print_table(columns, rows)
         if len(table) > _SHOWN:
@@ -180,6 +192,7 @@ def heads(
 
 
 @analyze_app.command()
+@grouped
 def thresholds(
     model: Model,
     data: Data,
@@ -203,6 +216,7 @@ def thresholds(
     exclude: Exclude = None,
     stored: Stored = None,
     share: Share = None,
+    options: DataOptions = AS_USUAL,
     first_seed: FirstSeed = 0,
     samples: Samples = None,
     batch_size: BatchSize = None,
@@ -221,7 +235,9 @@ def thresholds(
         check_figure(plot)
     limits = [parse_share(each, "--loss") for each in loss.split(",")]
     setting, points_tried = numbers_of_axis(vary)
-    bench = open_bench(model, data, device, set, map, only, exclude, stored, share, samples, batch_size, threads, task)
+    bench = open_bench(
+        model, options.source(data), device, set, map, only, exclude, stored, share, samples, batch_size, threads, task
+    )
     with open_store(store) as kept, Progress("trials") as progress:
         curves = threshold_curves(
             bench, setting, points_tried, by, chips, first_seed, store=kept, echo=say, progress=progress
@@ -267,6 +283,7 @@ def thresholds(
 
 
 @analyze_app.command()
+@grouped
 def compare(
     model: Model,
     data: Data,
@@ -297,6 +314,7 @@ def compare(
     second_data: Annotated[
         str | None, typer.Option(metavar="FILE|FOLDER|NAME", help="Data of the second.", show_default="--data")
     ] = None,
+    options: DataOptions = AS_USUAL,
     first_seed: FirstSeed = 0,
     samples: Samples = None,
     batch_size: BatchSize = None,
@@ -314,12 +332,14 @@ def compare(
         check_figure(plot)
     if second is None and not (second_device or second_set or second_map or second_data):
         raise InputError("There is nothing to compare with: give a second model, --second-device, or --second-set.")
-    rest = (only, exclude, stored, share, samples, batch_size, threads, task)
-    one = open_bench(model, data, device, set, map, *rest)
+    rest = (only, exclude, stored, share, samples, batch_size, threads)
+    one = open_bench(model, options.source(data), device, set, map, *rest, task)
     # Settings of the first device need not exist on another one.
     sets = [*((set or []) if second_device is None else []), *(second_set or [])]
     maps = [*(map or []), *(second_map or [])]
-    other = open_bench(second or model, second_data or data, second_device or device, sets, maps, *rest)
+    other = open_bench(
+        second or model, options.source(second_data or data), second_device or device, sets, maps, *rest, task
+    )
     with open_store(store) as kept, Progress("trials") as progress:
         table = measure(one, other, chips, first_seed, store=kept, echo=say, progress=progress)
     summary = summarize(table)
@@ -345,13 +365,19 @@ def compare(
             "difference": "second less first (points)",
             "difference_lost": "lost by the second less lost by the first (points)",
         }
-        rows = [[said[row["what"]], *points(row, "mean")] for _, row in summary.iterrows() if row["what"] in said]
+        of = {"first": one.task.primary, "second": one.task.primary}  # the rest are differences
+        rows = [
+            [text, *points(row, "mean", of.get(row["what"], ""))]
+            for _, row in summary.iterrows()
+            if (text := said.get(row["what"]))
+        ]
         print_table(["", "mean", "95 % interval"], rows)
     if plot:
         _wrote(files, as_json)
 
 
 @analyze_app.command()
+@grouped
 def protect(
     model: Model,
     data: Data,
@@ -375,6 +401,7 @@ def protect(
     exclude: Exclude = None,
     stored: Stored = None,
     share: Share = None,
+    options: DataOptions = AS_USUAL,
     first_seed: FirstSeed = 0,
     samples: Samples = None,
     batch_size: BatchSize = None,
@@ -397,13 +424,14 @@ def protect(
         raise InputError(f"--target '{target}' cannot be read: write loss=1%.")
     limit = parse_share(value, "--target")
     guard_name = load_profile(guard).name
-    rest = (only, exclude, stored, share, samples, batch_size, threads, task)
+    sites = (only, exclude, stored, share)
     # Settings of the guard are for where it is used: in the bench that has it.
     plain_set = [each for each in set or () if not each.startswith(f"{guard_name}:")]
-    bench = open_bench(model, data, device, plain_set, map, *rest)
+    bench = open_bench(model, options.source(data), device, plain_set, map, *sites, samples, batch_size, threads, task)
 
     def guarded(rules: Sequence[str]) -> "Bench":
-        return open_bench(model, data, device, set, [*(map or ()), *rules], *rest)
+        rules = [*(map or ()), *rules]
+        return open_bench(model, bench.dataset, device, set, rules, *sites, None, batch_size, threads, bench.task)
 
     if guard_name == "ideal":
         make = None
@@ -473,7 +501,7 @@ def protect(
 
 def open_bench(
     model: Path,
-    data: str | Path,
+    data: "DataSource | DataSet",
     device: str | None,
     set: Sequence[str] | None,
     map: Sequence[str] | None,
@@ -484,7 +512,7 @@ def open_bench(
     samples: int | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
-    task: str | None = None,
+    task: "Task | str | None" = None,
 ) -> "Bench":
     """The bench of an analysis.
 
@@ -593,17 +621,21 @@ def records(table: "pd.DataFrame") -> list[dict[str, Any]]:
     return [{name: plain(value) for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def points(row: Mapping[str, Any], name: str) -> list[str]:
-    """A share and its interval `low` to `high` as points, for a table."""
-    low, high = float(row["low"]), float(row["high"])
-    interval = "-" if math.isnan(low) else f"{100 * low:.2f} to {100 * high:.2f}"
-    return [f"{100 * float(row[name]):.2f}", interval]
+def points(row: Mapping[str, Any], name: str, metric: str = "") -> list[str]:
+    """A share and its interval `low` to `high` as points, for a table; within the bounds of a metric, if it is one."""
+    from emu.evaluation.metrics import fixed, within_bounds
+
+    low, high = (100 * within_bounds(metric, float(row[end])) for end in ("low", "high"))
+    interval = "-" if math.isnan(low) else f"{fixed(low, 2)} to {fixed(high, 2)}"
+    return [fixed(100 * float(row[name]), 2), interval]
 
 
-def _number(value: Any, form: str) -> str:
+def _number(value: Any, digits: int) -> str:
     import pandas as pd
 
-    return "-" if pd.isna(value) else format(float(value), form)
+    from emu.evaluation.metrics import fixed
+
+    return "-" if pd.isna(value) else fixed(float(value), digits)
 
 
 def _name(layer: Any) -> str:

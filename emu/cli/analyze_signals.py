@@ -8,14 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from emu.cli.analyze import Model, Plot, analyze_app, records
-from emu.cli.options import Chips, Device, Exclude, FirstSeed, Json, Map, Only, Ops, Samples, Set, Threads
+from emu.cli.options import (
+    AS_USUAL,
+    Chips,
+    Data,
+    DataOptions,
+    Device,
+    Exclude,
+    FirstSeed,
+    Json,
+    Map,
+    Only,
+    Ops,
+    Samples,
+    Set,
+    Threads,
+    grouped,
+)
 from emu.cli.output import Progress, print_json, print_table
 from emu.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Data = Annotated[Path, typer.Option(help="An .npz file: one array per model input.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="8")]
 ReadSeed = Annotated[int, typer.Option(min=0, help="Seed of the run-time noise.")]
 
@@ -23,6 +38,7 @@ _SHOWN = 24  # rows of a long table that are printed
 
 
 @analyze_app.command()
+@grouped
 def attention(
     model: Model,
     data: Data,
@@ -39,6 +55,7 @@ def attention(
     map: Map = None,
     only: Only = None,
     exclude: Exclude = None,
+    options: DataOptions = AS_USUAL,
     first_seed: FirstSeed = 0,
     read_seed: ReadSeed = 0,
     samples: Samples = None,
@@ -58,7 +75,7 @@ def attention(
     with Progress("attention") as progress:
         frame = measure(
             model,
-            data,
+            options.source(data),
             device=device,
             set=set,
             map=map or (),
@@ -87,7 +104,7 @@ def attention(
         for _, row in frame.head(_SHOWN).iterrows():
             tokens = f"{row.get('shortest', 0):g}-{row.get('longest', 0):g}"
             where = [int(row["head"])] if by == "head" else [tokens, int(row["samples"])]
-            moved, shifted = (_with_interval(row, name, ".4f") for name in ("kl", "entropy_shift"))
+            moved, shifted = (_with_interval(row, name, 4) for name in ("kl", "entropy_shift"))
             rows.append([int(row["layer"]), *where, *moved, *shifted])
         print_table(["layer", *place, "KL divergence", "95 % interval", "entropy shift", "95 % interval"], rows)
         _print_more(frame)
@@ -102,6 +119,7 @@ def attention(
 
 
 @analyze_app.command()
+@grouped
 def snr(
     model: Model,
     data: Data,
@@ -129,6 +147,7 @@ def snr(
     map: Map = None,
     only: Only = None,
     exclude: Exclude = None,
+    options: DataOptions = AS_USUAL,
     first_seed: FirstSeed = 0,
     read_seed: ReadSeed = 0,
     samples: Samples = None,
@@ -150,7 +169,7 @@ def snr(
     with Progress("signal-to-noise ratio") as progress:
         frame = signal_to_noise(
             model,
-            data,
+            options.source(data),
             device=device,
             set=set,
             map=map or (),
@@ -168,15 +187,15 @@ def snr(
             ops=ops,
             progress=progress,
         )
+    against = f"the same chip with {' '.join(reference)}" if reference else "the clean model"
     if as_json:
         print_json({**_facts(frame), "of": of, "reference": reference or "clean", "snr": records(frame)})
     else:
         _print_heading(frame)
-        against = f"the same chip with {' '.join(reference)}" if reference else "the clean model"
         what = "the attention of a layer" if of == "context" else "the output of a layer"
         typer.echo(f"\nSignal-to-noise ratio of {what} against {against}, mean of {chips} chips:")
         rows = [
-            [*(_shown(row[name]) for name in varied), int(row["layer"]), *_with_interval(row, "snr_db", ".2f")]
+            [*(_shown(row[name]) for name in varied), int(row["layer"]), *_with_interval(row, "snr_db", 2)]
             for _, row in frame.head(_SHOWN).iterrows()
         ]
         print_table([*varied, "layer", "dB", "95 % interval"], rows)
@@ -188,11 +207,12 @@ def snr(
             )
             for value, mean in groups.items():
                 values = value if isinstance(value, tuple) else (value,)
-                text = " ".join(f"{name}={each}" for name, each in zip(varied, values, strict=False))
+                text = " ".join(f"{name}={_shown(each)}" for name, each in zip(varied, values, strict=False))
                 typer.echo(f"mean over layers {mean:.2f} dB" + (f"  {text}" if text else ""))
     if plot:
+        heading = f"{_heading(frame)}, against {against}"
         _say_written(
-            save_figure(plot, [lambda axes: draw_signal_to_noise(frame, axes)], frame, _heading(frame), (6.4, 4.4)),
+            save_figure(plot, [lambda axes: draw_signal_to_noise(frame, axes)], frame, heading, (6.4, 4.4)),
             as_json,
         )
 
@@ -336,10 +356,12 @@ def _whole_numbers(text: str | None, option: str) -> list[int]:
         raise InputError(f"{option} '{text}' cannot be read: write whole numbers such as 64,128,256.") from None
 
 
-def _with_interval(row: Mapping[str, Any], name: str, form: str) -> list[str]:
+def _with_interval(row: Mapping[str, Any], name: str, digits: int) -> list[str]:
+    from emu.evaluation.metrics import fixed
+
     low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
-    interval = "-" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
-    return [format(float(row[name]), form), interval]
+    interval = "-" if math.isnan(low) else f"{fixed(low, digits)} to {fixed(high, digits)}"
+    return [fixed(float(row[name]), digits), interval]
 
 
 def _facts(frame: "pd.DataFrame") -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """emu evaluate and emu run."""
 
 import math
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,39 +8,34 @@ import typer
 
 from emu.cli.app import app
 from emu.cli.options import (
+    AS_USUAL,
     BatchSize,
     Chips,
-    Classes,
     Data,
+    DataOptions,
     Device,
     Exclude,
     FirstSeed,
-    ImageColumn,
     Json,
-    LabelColumn,
     Map,
-    MaxLength,
     Only,
     Ops,
-    Processor,
-    Prompt,
     Samples,
     Set,
     Share,
-    Split,
     Stored,
     TaskName,
-    TextColumn,
     Threads,
+    grouped,
 )
 from emu.cli.output import Progress, cell, print_json, print_table
-from emu.errors import InputError
 
 if TYPE_CHECKING:
     from emu.evaluation import Evaluation
 
 
 @app.command()
+@grouped
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
     data: Data,
@@ -55,14 +48,7 @@ def evaluate(
     exclude: Exclude = None,
     stored: Stored = None,
     share: Share = None,
-    processor: Processor = None,
-    text_column: TextColumn = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    max_length: MaxLength = None,
-    classes: Classes = None,
-    split: Split = None,
-    prompt: Prompt = None,
+    options: DataOptions = AS_USUAL,
     batch_size: BatchSize = None,
     samples: Samples = None,
     first_seed: FirstSeed = 0,
@@ -72,24 +58,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a model on data, clean and over several chips."""
-    from emu.evaluation import DataSource
     from emu.evaluation import evaluate as run_evaluation
 
-    source = DataSource(
-        data,
-        processor=processor,
-        text_column=text_column or None,
-        image_column=image_column,
-        label_column=label_column,
-        max_length=max_length,
-        classes=classes,
-        split=split,
-        prompt=prompt,
-    )
     with Progress("evaluating") as progress:
         result = run_evaluation(
             model,
-            source,
+            options.source(data),
             chips=chips,
             device=device,
             set=set,
@@ -122,7 +96,7 @@ def evaluate(
 
 def _print_evaluation(result: "Evaluation") -> None:
     """The primary metric in words, the others as a table."""
-    from emu.evaluation.metrics import show_metric
+    from emu.evaluation.metrics import show_interval, show_metric
 
     def show(value: float) -> str:
         return show_metric(result.primary, value)
@@ -148,8 +122,7 @@ def _print_evaluation(result: "Evaluation") -> None:
     values = [chip.metrics[result.primary] for chip in result.chips]
     text = f"chips    {show(spread.mean)}"
     if spread.std is not None and spread.ci95 is not None:
-        low, high = spread.ci95
-        text += f" +- {show(spread.std)}  (95 % interval of the mean {show(low)} to {show(high)};"
+        text += f" +- {show(spread.std)}  (95 % interval of the mean {show_interval(result.primary, *spread.ci95)};"
         text += f" worst {show(min(values))}, best {show(max(values))}, {len(values)} chips)"
     elif len(values) == 1:
         text += f"  (one chip, seed {result.seeds[0]}; more chips give a spread)"
@@ -158,7 +131,7 @@ def _print_evaluation(result: "Evaluation") -> None:
     rows = []
     for name, clean in result.clean.metrics.items():
         spread = result.spread_of(name)
-        interval = spread.ci95 and f"{show_metric(name, spread.ci95[0])} to {show_metric(name, spread.ci95[1])}"
+        interval = spread.ci95 and show_interval(name, *spread.ci95)
         std = None if spread.std is None else show_metric(name, spread.std)
         rows.append([name, show_metric(name, clean), show_metric(name, spread.mean), std, interval])
     print_table(["metric", "clean", "mean", "std", "95 % interval of the mean"], rows)
@@ -180,6 +153,7 @@ def run(
 ) -> None:
     """Run a model once and summarize its outputs."""
     from emu.evaluation import run as run_once
+    from emu.evaluation.data import save_arrays
 
     outputs = run_once(
         model,
@@ -193,7 +167,7 @@ def run(
         ops=ops,
     )
     if output is not None:
-        _save_arrays(output, outputs)
+        save_arrays(output, outputs)
     rows = [
         {"output": name, "shape": list(array.shape), "dtype": str(array.dtype), **_summary(array)}
         for name, array in outputs.items()
@@ -213,22 +187,3 @@ def _summary(array: Any) -> dict[str, float | None]:
         value = float(getattr(array, name)()) if array.size and array.dtype.kind in "fiu" else math.nan
         summary[name] = value if math.isfinite(value) else None
     return summary
-
-
-def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes an .npz file, whole or not at all."""
-    import zipfile
-
-    import numpy as np
-
-    if not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:  # numpy.savez refuses an array named "file"
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

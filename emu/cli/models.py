@@ -7,7 +7,22 @@ from typing import Annotated, Any, Literal
 import typer
 
 from emu.cli.app import app
-from emu.cli.options import Exclude, Json, Map, Only, Ops, Set, Share, Stored, Threads
+from emu.cli.options import (
+    AS_USUAL,
+    Data,
+    DataOptions,
+    Exclude,
+    Json,
+    Map,
+    Only,
+    Ops,
+    Samples,
+    Set,
+    Share,
+    Stored,
+    Threads,
+    grouped,
+)
 from emu.cli.output import Progress, cell, check_target, print_json, print_table
 from emu.errors import InputError
 
@@ -124,14 +139,16 @@ def faults(
 
 
 @app.command()
+@grouped
 def calibrate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A rewritten model with calibrated converters.")],
-    data: Annotated[Path, typer.Option(help="An .npz file with one array per model input.")],
+    data: Data,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write it.", show_default="MODEL.calibrated.onnx")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-    samples: Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")] = None,
+    options: DataOptions = AS_USUAL,
+    samples: Samples = None,
     method: Annotated[
         Literal["minmax", "percentile", "entropy"], typer.Option(help="How ranges follow from the numbers seen.")
     ] = "minmax",
@@ -150,7 +167,7 @@ def calibrate(
     with Progress("calibrating") as progress:
         result = run_calibration(
             model,
-            data,
+            options.source(data),
             samples=samples,
             method=method,
             percentile=percentile,

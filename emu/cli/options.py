@@ -1,8 +1,17 @@
 """Options that several commands share."""
 
-from typing import Annotated, Literal
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from emu.errors import InputError
+
+if TYPE_CHECKING:
+    from emu.evaluation import DataSource
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Set = Annotated[
@@ -86,3 +95,79 @@ Chips = Annotated[int, typer.Option(min=1, help="Number of chips.")]
 FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first chip.")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Use the first so many samples.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="32")]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"'{text}' cannot be read: write one number, or several with commas between them.") from None
+
+
+Corrupt = Annotated[
+    str | None,
+    typer.Option("--corrupt", metavar="NAME:SEVERITY", help="Corrupt images: fog:3, or fog:3:7 with a seed."),
+]
+Mean = Annotated[
+    tuple | None,  # type: ignore[type-arg]
+    typer.Option(parser=_numbers, metavar="NUMBERS", help="What was subtracted from pixels of 0 to 1 in arrays."),
+]
+Std = Annotated[
+    tuple | None,  # type: ignore[type-arg]
+    typer.Option(parser=_numbers, metavar="NUMBERS", help="What pixels were divided by then."),
+]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How images and texts are prepared for a model: the options of `emu.evaluation.DataSource`."""
+
+    processor: Processor = None
+    text_column: TextColumn = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
+    max_length: MaxLength = None
+    classes: Classes = None
+    split: Split = None
+    prompt: Prompt = None
+    corruption: Corrupt = None
+    mean: Mean = None
+    std: Std = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that were given, by name."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, [])}
+
+    def source(self, data: str) -> "DataSource":
+        """The data with these options."""
+        from emu.evaluation import DataSource
+
+        return DataSource(data, **self.given())
+
+
+AS_USUAL = DataOptions()
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Lets a command take several options as one argument, whose type is a dataclass with a field for each of them."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        group = parameter.annotation
+        if is_dataclass(group):
+            groups[parameter.name] = group
+            parameters += inspect.signature(group).parameters.values()  # type: ignore[arg-type]
+        else:
+            parameters.append(parameter)
+
+    @functools.wraps(command)
+    def with_groups(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field: given.pop(field) for field in inspect.signature(group).parameters})
+        command(**given)
+
+    # What Typer reads; by keyword, so that an option that must be given may follow one that need not.
+    keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    with_groups.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
+    return with_groups

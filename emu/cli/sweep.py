@@ -10,26 +10,21 @@ import typer
 
 from emu.cli.app import app, fail
 from emu.cli.options import (
+    AS_USUAL,
     BatchSize,
-    Classes,
+    DataOptions,
     Device,
     Exclude,
-    ImageColumn,
     Json,
-    LabelColumn,
     Map,
-    MaxLength,
     Only,
-    Processor,
-    Prompt,
     Samples,
     Set,
     Share,
-    Split,
     Stored,
     TaskName,
-    TextColumn,
     Threads,
+    grouped,
 )
 from emu.cli.output import Progress, print_json, print_table
 from emu.errors import InputError
@@ -41,6 +36,7 @@ StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="An SQLite f
 
 
 @app.command()
+@grouped
 def sweep(
     model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="A plain or rewritten model.")] = None,
     data: Annotated[
@@ -92,14 +88,7 @@ def sweep(
     stored: Stored = None,
     share: Share = None,
     task: TaskName = None,
-    processor: Processor = None,
-    text_column: TextColumn = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    max_length: MaxLength = None,
-    classes: Classes = None,
-    split: Split = None,
-    prompt: Prompt = None,
+    options: DataOptions = AS_USUAL,
     batch_size: BatchSize = None,
     samples: Samples = None,
     threads: Threads = None,
@@ -135,19 +124,9 @@ def sweep(
         "threads": threads,
         "ops": ops,
     }
-    options = {
-        "processor": processor,
-        "text_column": text_column or None,
-        "image_column": image_column,
-        "label_column": label_column,
-        "max_length": max_length,
-        "classes": classes,
-        "split": split,
-        "prompt": prompt,
-    }
     settings |= {name: value for name, value in given.items() if value is not None}
     for name, changes in (
-        ("data_options", {name: value for name, value in options.items() if value is not None}),
+        ("data_options", options.given()),
         ("set", parse_overrides(set)),
         ("vary", _axes(vary or [])),
     ):
@@ -309,6 +288,7 @@ def _metrics(frame: "pd.DataFrame", asked: Sequence[str] | None) -> list[str]:
 
 def _print_summary(frame: "pd.DataFrame", group: Sequence[str] | None, metrics: Sequence[str], as_json: bool) -> None:
     """The points of a table of trials: all metrics as JSON, some of them as a table."""
+    from emu.evaluation.metrics import show_interval
     from emu.sweep import summarize
     from emu.sweep.results import metric_names
 
@@ -322,10 +302,9 @@ def _print_summary(frame: "pd.DataFrame", group: Sequence[str] | None, metrics: 
     for row in _plain(summary):
         cells = [_shown(row[name]) for name in points]
         for metric in metrics:
-            mean, std, low, high = (
-                _number(metric, row.get(f"{metric}.{part}")) for part in ("mean", "std", "low", "high")
-            )
-            cells += [mean, std, "-" if low == "-" else f"{low} to {high}"]
+            mean, std, low, high = (row.get(f"{metric}.{part}") for part in ("mean", "std", "low", "high"))
+            interval = "-" if low is None or high is None else show_interval(metric, low, high)
+            cells += [_number(metric, mean), _number(metric, std), interval]
         rows.append(cells)
     print_table([*points, *(head for metric in metrics for head in (metric, "std", "95 % interval"))], rows)
 

@@ -158,12 +158,20 @@ def _table(rows: Sequence[Row]) -> list[str]:
     ]
     for row in rows:
         std = "-" if row.std is None else f"{100 * row.std:.2f}"
-        interval = "-" if row.low is None or row.high is None else f"{100 * row.low:.2f} to {100 * row.high:.2f}"
+        low, high = _interval(row)
+        interval = "-" if row.low is None else f"{100 * low:.2f} to {100 * high:.2f}"
         lines.append(
             f"{row.sigma:>6g} {100 * row.mean:>7.2f} {std:>6} {interval:>17} "
             f"{100 * row.worst:>7.2f} {100 * row.best:>7.2f} {100 * row.clean:>7.2f}"
         )
     return lines
+
+
+def _interval(row: Row) -> tuple[float, float]:
+    """The interval as it is shown: within 0 to 1, and just the mean for a single chip."""
+    if row.low is None or row.high is None:
+        return row.mean, row.mean
+    return max(row.low, 0.0), min(row.high, 1.0)
 
 
 def _as_csv(rows: Sequence[Row]) -> bytes:
@@ -179,7 +187,11 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> Figure:
     rows = sorted(rows, key=lambda row: row.sigma)
     axes = figure.add_subplot()
     sigmas, means = [row.sigma for row in rows], [100 * row.mean for row in rows]
-    margins = [0.0 if row.high is None else 100 * (row.high - row.mean) for row in rows]
+    ends = [_interval(row) for row in rows]
+    margins = [
+        [100 * (row.mean - low) for row, (low, _) in zip(rows, ends, strict=True)],
+        [100 * (high - row.mean) for row, (_, high) in zip(rows, ends, strict=True)],
+    ]
     several = f"{rows[0].chips} chips" if rows[0].chips > 1 else "1 chip"
     axes.axhline(100 * rows[0].clean, color="0.35", linestyle="--", label=f"clean, {100 * rows[0].clean:.2f} %")
     worst, best = [100 * row.worst for row in rows], [100 * row.best for row in rows]

@@ -1,6 +1,8 @@
 """Evaluation: a model on data, clean and over chips, or under any setting of its controls."""
 
 from emu.evaluation.bench import Bench, Score, Trial
+from emu.evaluation.corrupted import write_corrupted
+from emu.evaluation.corruptions import CORRUPTIONS, corrupt
 from emu.evaluation.evaluation import Evaluation, evaluate, run
 from emu.evaluation.faults import draw_faults
 from emu.evaluation.metrics import expected_calibration_error, mean_corruption_error
@@ -19,6 +21,7 @@ from emu.evaluation.tasks import (
 )
 
 __all__ = [
+    "CORRUPTIONS",
     "TASKS",
     "Arrays",
     "Bench",
@@ -33,10 +36,12 @@ __all__ = [
     "Similarity",
     "Task",
     "Trial",
+    "corrupt",
     "draw_faults",
     "evaluate",
     "expected_calibration_error",
     "mean_corruption_error",
     "run",
     "task_by_name",
+    "write_corrupted",
 ]

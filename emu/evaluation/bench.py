@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ from emu.device import parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
 from emu.evaluation.controls import control_feeds, flat_settings
-from emu.evaluation.data import fixed_batch, model_inputs
+from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Kept, Task, task_by_name
@@ -104,7 +105,7 @@ class Bench:
             `device`, of which only the clean score can be had.
         data: arrays as an .npz file or a mapping, one per model input, samples along the first axis, and what the task
             compares with, such as `labels`; or a folder of images, a table or a data set, as `DataSource` describes,
-            which also takes options.
+            which also takes options; or the `dataset` of another bench, with its `task`.
         device: a profile for a plain model.
         set: settings of the device; of a rewritten model only the numbers of its device tensor.
         only: sites to emulate, when rewriting.
@@ -118,6 +119,13 @@ class Bench:
         threads: threads of the session; None for onnxruntime's default.
         samples: use only the first so many samples.
         ops: `native` for the C++ operators, `python` for their NumPy twin.
+        folder: where a model in memory has its processor or tokenizer; that of a file has them in its folder.
+
+    Attributes:
+        arguments: how it was made, as plain data, for `emu.sweep` to make it again: `model` and `data` (absolute paths,
+            or the name of a data set; None for what was in memory), `data_options` (options of `DataSource` that were
+            given), `rewriting` (arguments that rewrote a plain model, devices as whole profiles), `set` (numbers of the
+            devices that differ from those of a rewritten model), `task`, `samples`, `batch_size`, `threads`, `ops`.
 
     Raises:
         InputError: the model, the data or a setting is wrong.
@@ -126,7 +134,7 @@ class Bench:
     def __init__(
         self,
         model: "str | Path | onnx.ModelProto | EmulatedModel",
-        data: str | Path | Mapping[str, Any] | DataSource,
+        data: str | Path | Mapping[str, Any] | DataSource | DataSet,
         *,
         device: "Device | None" = None,
         set: Overrides | None = None,
@@ -140,29 +148,30 @@ class Bench:
         threads: int | None = None,
         samples: int | None = None,
         ops: Literal["native", "python"] = "native",
+        folder: str | Path | None = None,
     ) -> None:
-        from emu.rewriter import read_manifest, rewrite
+        from emu.rewriter import load_devices, read_manifest, rewrite
         from emu.runtime import session as open_session
 
         runnable, self.name = runnable_model(model)
         manifest = read_manifest(runnable)
-        rewriting = {
-            "only": only,
-            "exclude": exclude,
-            "map": list(map) or None,
-            "share": share,
-            "stored": stored,
-        }
-        asked = {option: value for option, value in rewriting.items() if value is not None}
+        options = {"only": only, "exclude": exclude, "share": share, "stored": stored}
+        asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        rewriting: dict[str, Any] = {}
         if manifest is None and device is not None:
-            emulated = rewrite(runnable, device, set=set, **asked)  # type: ignore[arg-type]
+            profile, rules = load_devices(device, map, set)
+            emulated = rewrite(runnable, profile, map=rules, **asked)
             runnable, manifest, set = emulated.model, emulated.manifest, None
+            pairs = [[selection, each.model_dump(mode="json")] for selection, each in rules]
+            rewriting = {"device": profile.model_dump(mode="json"), **({"map": pairs} if pairs else {}), **asked}
         elif device is not None:
             raise InputError(
                 f"{self.name} is already rewritten: evaluate it without a device, or give the original model."
             )
-        elif asked:
-            raise InputError(f"'{next(iter(asked))}' is for rewriting a plain model: give it with a device.")
+        elif map or asked:
+            raise InputError(
+                f"'{'map' if map else next(iter(asked))}' is for rewriting a plain model: give it with a device."
+            )
         elif manifest is None and set is not None:
             raise InputError(f"{self.name} has no device whose settings could change: give a device too.")
         check_calibrated(manifest, self.name)
@@ -173,8 +182,9 @@ class Bench:
         self._set = set
         self.session = open_session(runnable, ops=ops, threads=threads)
         inputs = model_inputs(self.session)
-        folder = Path(model).parent if isinstance(model, str | Path) else None
-        self.dataset, self.task = load(data, self.session, inputs, asked_task, samples, folder)
+        beside = Path(model).parent if isinstance(model, str | Path) else None if folder is None else Path(folder)
+        self._folder = beside
+        self.dataset, self.task = load(data, self.session, inputs, asked_task, samples, beside)
         self.task_was_guessed: bool = asked_task is None
         self._data_digest: str | None = None
         self._clean: tuple[Score, Kept] | None = None
@@ -184,6 +194,37 @@ class Bench:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"The batch size is {batch_size} and must be at least 1.")
         self.batch_size: int = self._fixed or batch_size or DEFAULT_BATCH
+        defaults = flat_settings(manifest) if manifest else {}
+        self.arguments: dict[str, Any] = {
+            "model": _place(model) if isinstance(model, str | Path) else None,
+            **_arguments_of(self.dataset.source),
+            "rewriting": rewriting,
+            "set": {name: value for name, value in self.settings.items() if value != defaults[name]},
+            "task": self.task.name,
+            "samples": len(self.dataset.labels),
+            "batch_size": self.batch_size,
+            "threads": threads,
+            "ops": ops,
+        }
+
+    def with_data(
+        self, data: str | Path | Mapping[str, Any] | DataSource | DataSet, samples: int | None = None
+    ) -> "Bench":
+        """The same model, session and task on other data.
+
+        Args:
+            data: as for `Bench`.
+            samples: use only the first so many samples.
+
+        Raises:
+            InputError: the data cannot be read, or do not fit the model and the task.
+        """
+        other = copy(self)
+        other.dataset, _ = load(data, self.session, model_inputs(self.session), self.task, samples, self._folder)
+        other._data_digest = other._clean = None
+        changed = {**_arguments_of(other.dataset.source), "samples": len(other.dataset.labels)}
+        other.arguments = {**self.arguments, **changed}
+        return other
 
     @property
     def sites(self) -> list[dict[str, Any]]:
@@ -313,6 +354,24 @@ def check_calibrated(manifest: Mapping[str, Any] | None, name: str) -> None:
             f"{name} has converters with calibrated ranges and is not calibrated yet: run 'emu calibrate' on the "
             "rewritten model first."
         )
+
+
+def _arguments_of(source: DataSource | None) -> dict[str, Any]:
+    """Where data are from and how they were prepared, as plain data."""
+    if source is None:
+        return {"data": None, "data_options": {}}
+    options: dict[str, Any] = {name: getattr(source, name) for name in source.options}
+    for name, value in options.items():
+        if name in ("processor", "classes"):
+            options[name] = _place(value)
+        elif not isinstance(value, str | int | float):
+            options[name] = list(value)
+    return {"data": _place(source.path), "data_options": options}
+
+
+def _place(path: str | Path) -> str:
+    """The absolute path of a file or folder, or a name that is neither."""
+    return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
 
 def _digest_of_files(path: Path) -> str:

@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emu.errors import InputError
+
+if TYPE_CHECKING:
+    from emu.evaluation.sources import DataSource
 
 Array = NDArray[Any]
 
@@ -50,6 +54,7 @@ class DataSet:
             that each row belongs to, where that is not the row itself.
         classes: names of the classes in the order of their numbers, where the data name them.
         notes: what a user should know of how the data were prepared, as sentences.
+        source: what they were prepared from; None for arrays that were in memory.
     """
 
     arrays: dict[str, Array]
@@ -60,6 +65,7 @@ class DataSet:
     targets: dict[str, Array] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    source: "DataSource | None" = None
 
     @property
     def rows(self) -> int:
@@ -152,6 +158,25 @@ def read_arrays(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Array
     return arrays, str(path)
 
 
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Writes an .npz file, whole or not at all.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:  # numpy.savez refuses an array named "file"
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def load_data(
     source: str | Path | Mapping[str, Any],
     inputs: list[ModelInput],
@@ -207,6 +232,16 @@ def load_data(
             **{name: array[:samples] for name, array in wanted.per_sample.items()},
         },
     )
+
+
+def refit(dataset: DataSet, inputs: list[ModelInput]) -> DataSet:
+    """The same samples for another model that takes them as they are.
+
+    Raises:
+        InputError: as in `match_inputs`.
+    """
+    arrays = match_inputs(dataset.arrays, inputs, dataset.where)
+    return replace(dataset, arrays=arrays, dtypes={each.name: each.dtype for each in inputs})
 
 
 def class_targets(arrays: Mapping[str, Array], rows: int, where: str) -> Targets:

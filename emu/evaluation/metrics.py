@@ -23,8 +23,23 @@ _ROWS_AT_ONCE = 4096  # bounds the temporary arrays of large sets
 def show_metric(name: str, value: float) -> str:
     """A metric as it is printed: shares in per cent, ratios in dB, anything else as a number."""
     if name in SHARES:
-        return f"{value:.2%}"
-    return f"{value:.2f} dB" if name.endswith("_db") else f"{value:.4g}"
+        return f"{fixed(100 * value, 2)}%"
+    return f"{fixed(value, 2)} dB" if name.endswith("_db") else f"{value:.4g}"
+
+
+def show_interval(name: str, low: float, high: float) -> str:
+    """An interval of a metric as it is printed, within its bounds."""
+    return f"{show_metric(name, within_bounds(name, low))} to {show_metric(name, within_bounds(name, high))}"
+
+
+def within_bounds(name: str, end: float) -> float:
+    """The end of an interval, cut to 0 to 1 for a share: a t interval knows no bounds."""
+    return min(max(end, 0.0), 1.0) if name in SHARES else end
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with so many decimals, and no minus before a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:

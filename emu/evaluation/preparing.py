@@ -1,6 +1,5 @@
 """Turns images and texts into the arrays that a model takes, by the model's own processor or tokenizer."""
 
-import io
 import json
 import math
 import re
@@ -14,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.errors import InputError
-from emu.evaluation.data import Array, DataSet, ModelInput, load_data, read_arrays
-from emu.evaluation.sources import DataSource, Table, read_classes, read_table
+from emu.evaluation.corruptions import Corruption
+from emu.evaluation.data import Array, DataSet, ModelInput, load_data, read_arrays, refit
+from emu.evaluation.pixels import OF_PIXELS, corrupt_samples
+from emu.evaluation.sources import DataSource, Table, open_picture, read_classes, read_table
 from emu.evaluation.tasks import (
     IGNORED_LABEL,
     Arrays,
@@ -54,7 +55,7 @@ _TOKENIZING: dict[str, Any] = {"return_attention_mask": True, "return_token_type
 
 
 def load(
-    data: str | Path | Mapping[str, Any] | DataSource,
+    data: str | Path | Mapping[str, Any] | DataSource | DataSet,
     session: Any,
     inputs: list[ModelInput],
     task: Task | None = None,
@@ -64,7 +65,7 @@ def load(
     """Loads data for a model, whatever form they have.
 
     Args:
-        data: arrays by name, or what `DataSource` takes.
+        data: arrays by name, what `DataSource` takes, or samples that were loaded before, for the task that is given.
         session: the model's session.
         inputs: the model's inputs.
         task: what is measured; None to guess it from the model's outputs and the data.
@@ -77,14 +78,38 @@ def load(
     Raises:
         InputError: the data cannot be read, or fit neither the model nor the task.
     """
+    if isinstance(data, DataSet):
+        if task is None or samples is not None:
+            raise InputError(
+                f"The samples of {data.where} are loaded already, for one task: give that task, and no number of "
+                "samples."
+            )
+        return refit(data, inputs), task
     source = None if isinstance(data, Mapping) else data if isinstance(data, DataSource) else DataSource(data)
+    dataset, task = _load(source, data, session, inputs, task, samples, folder)
+    return replace(dataset, source=source), task
+
+
+def _load(
+    source: DataSource | None,
+    data: Any,
+    session: Any,
+    inputs: list[ModelInput],
+    task: Task | None,
+    samples: int | None,
+    folder: Path | None,
+) -> tuple[DataSet, Task]:
     if source is None or source.is_arrays:
-        options = [] if source is None else source.options
+        options = [] if source is None else [each for each in source.options if each not in OF_PIXELS]
         if source is not None and options:
             raise InputError(f"'{options[0]}' is for images and texts, but {source.path} holds arrays: leave it out.")
-        arrays, where = read_arrays(source.path if source else data)  # type: ignore[arg-type]
+        arrays, where = read_arrays(source.path if source else data)
         task = task or guess_task(session, [each.name for each in inputs], arrays)
-        return load_data(arrays, inputs, samples, task.targets, where), task
+        dataset = load_data(arrays, inputs, samples, task.targets, where)
+        return (dataset if source is None else corrupt_samples(dataset, source)), task
+    for name in ("mean", "std"):
+        if getattr(source, name) is not None:
+            raise InputError(f"'{name}' is for arrays of pixels, and {source.path} holds none: leave it out.")
     table = read_table(source)
     if samples is not None and not 1 <= samples <= table.rows:
         raise InputError(
@@ -106,6 +131,7 @@ class _Preparation:
     def __post_init__(self) -> None:
         self.notes: list[str] = []
         self.classes: tuple[str, ...] | None = None
+        self.corruption = Corruption.parse(self.source.corruption) if self.source.corruption else None
 
     def run(self, task: Task | None, session: Any) -> tuple[DataSet, Task]:
         if self._has_images():
@@ -114,12 +140,15 @@ class _Preparation:
                 raise InputError(f"{self.table.where} has images: ask for classification or arrays, not {task.name}.")
             arrays = self._images()
         else:
+            if self.corruption is not None:
+                raise InputError(f"{self.table.where} has texts, and '{self.corruption}' is for images: leave it out.")
             task = task or self._guess(session)
             arrays = self._texts(task)
         if isinstance(task, Classification):
             arrays["labels"] = self._class_labels()
         arrays = self._renamed(arrays)
-        dataset = load_data(arrays, self.inputs, None, task.targets, self.table.where)
+        where = f"{self.table.where} ({self.corruption})" if self.corruption else self.table.where
+        dataset = load_data(arrays, self.inputs, None, task.targets, where)
         return replace(dataset, classes=self.classes, ignored=(), notes=tuple(self.notes)), task
 
     def _guess(self, session: Any) -> Task:
@@ -247,7 +276,6 @@ class _Preparation:
     def _images(self) -> dict[str, Array]:
         name = self.source.image_column or next(each for each in IMAGE_COLUMNS if each in self.table.columns)
         images = self.table.column(name, "image_column (--image-column)")
-        pillow = library("PIL.Image")
 
         def open_from(transformers: Any, folder: str) -> Any:
             return transformers.AutoImageProcessor.from_pretrained(folder, use_fast=False)
@@ -257,9 +285,7 @@ class _Preparation:
         gray = bool(four) and four[0][1] == 1
         pixels: Array | None = None
         for start in range(0, self.samples, _IMAGES_AT_ONCE):
-            batch = [
-                self._open(pillow, images, i, gray) for i in range(start, min(start + _IMAGES_AT_ONCE, self.samples))
-            ]
+            batch = [self._open(images, i, gray) for i in range(start, min(start + _IMAGES_AT_ONCE, self.samples))]
             try:
                 options = {"input_data_format": "channels_first"} if gray else {}
                 prepared = np.asarray(processor(images=batch, return_tensors="np", **options)["pixel_values"])
@@ -273,20 +299,12 @@ class _Preparation:
         assert pixels is not None  # a table has rows
         return {"pixel_values": pixels}
 
-    def _open(self, pillow: Any, images: Sequence[Any], index: int, gray: bool) -> Any:
-        content = images[index]
-        where = f"Image {index + 1} of {self.table.where}"
-        if isinstance(content, Mapping):
-            content = content.get("bytes") or content.get("path")
-        try:
-            if isinstance(content, bytes):
-                content = pillow.open(io.BytesIO(content))
-            elif isinstance(content, str | Path):
-                where = str(self.table.folder / content)
-                content = pillow.open(where)
-            picture = content.convert("L" if gray else "RGB")
-        except (OSError, AttributeError, ValueError) as error:
-            raise InputError(f"{where} cannot be read as an image: {_first_line(error)}.") from None
+    def _open(self, images: Sequence[Any], index: int, gray: bool) -> Any:
+        """A picture; gray ones as an array `[1, height, width]`."""
+        picture = open_picture(self.table, images, index).convert("L" if gray else "RGB")
+        if self.corruption is not None:
+            pixels = self.corruption.apply(np.asarray(picture)[None], index)[0]
+            picture = library("PIL.Image").fromarray(pixels)
         return np.asarray(picture)[None] if gray else picture
 
     # Texts

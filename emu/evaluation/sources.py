@@ -33,6 +33,11 @@ class DataSource:
             one name a line; None for the model's config.json, or else for the sorted names.
         split: which part of a data set; None for `test`, else `validation`, else the only one.
         prompt: what a language model reads before a choice, with columns in braces: "Question: {question}\nAnswer:".
+        corruption: how images are corrupted before anything else is done with them, as `Corruption.parse` reads it:
+            "fog:3", or "fog:3:7" with a seed.
+        mean: what was subtracted from pixels of 0 to 1 to make an array, one number or one for each channel; for arrays
+            that are corrupted.
+        std: what they were divided by then, likewise.
     """
 
     path: str | Path
@@ -44,6 +49,9 @@ class DataSource:
     classes: str | Path | None = None
     split: str | None = None
     prompt: str | None = None
+    corruption: str | None = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
 
     @property
     def is_arrays(self) -> bool:
@@ -106,6 +114,34 @@ def read_table(source: DataSource) -> Table:
     if not table.rows:
         raise InputError(f"{table.where} has no samples.")
     return table
+
+
+def open_picture(table: Table, images: Sequence[Any], index: int) -> Any:
+    """A picture of pillow from a column of images.
+
+    Args:
+        table: has the column.
+        images: the column.
+        index: row of the picture, from 0.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    pillow = library("PIL.Image")
+    content = images[index]
+    where = f"Image {index + 1} of {table.where}"
+    if isinstance(content, Mapping):
+        content = content.get("bytes") or content.get("path")
+    try:
+        if isinstance(content, bytes):
+            content = pillow.open(io.BytesIO(content))
+        elif isinstance(content, str | Path):
+            where = str(table.folder / content)
+            content = pillow.open(where)
+        content.load()
+    except (OSError, AttributeError, ValueError) as error:
+        raise InputError(f"{where} cannot be read as an image: {_first_line(error)}.") from None
+    return content
 
 
 def read_classes(file: str | Path) -> tuple[str, ...]:

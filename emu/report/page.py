@@ -18,7 +18,7 @@ from emu import __version__
 from emu.analysis.figures import COLORS, curve
 from emu.device import load_profile, preset_names
 from emu.errors import InputError
-from emu.evaluation.metrics import show_metric
+from emu.evaluation.metrics import show_interval, show_metric, within_bounds
 from emu.libraries import library
 from emu.rewriter.devices import load_devices
 from emu.sweep import Store, summarize
@@ -414,7 +414,7 @@ def _draw_curves(axes: Any, series: Sequence[Any], x: str, groups: Sequence[str]
     for index, (values, part) in enumerate(series):
         part = part.sort_values(x)
         low, mean, high = (
-            [_float(value) * scale for value in part.get(f"{metric}.{name}", [math.nan] * len(part))]
+            [within_bounds(metric, _float(each)) * scale for each in part.get(f"{metric}.{name}", [None] * len(part))]
             for name in ("low", "mean", "high")
         )
         shown = list(values) if isinstance(values, tuple) else [values]
@@ -484,7 +484,9 @@ def _draw_bars(axes: Any, table: "pd.DataFrame", names: Sequence[str], metric: s
     scale = _scale(metric)
     labels = []
     for at, row in enumerate(table.astype(object).to_dict("records")):
-        mean, low, high = (_float(row.get(f"{metric}.{part}")) * scale for part in ("mean", "low", "high"))
+        mean, low, high = (
+            within_bounds(metric, _float(row.get(f"{metric}.{part}"))) * scale for part in ("mean", "low", "high")
+        )
         labels.append(_label({name: row[name] for name in names}))
         axes.plot(mean, at, "o", color=COLORS[0], markersize=5)
         axes.plot([low, high], [at, at], color=COLORS[0], linewidth=2, alpha=0.5)
@@ -708,7 +710,7 @@ def _cell(value: Any) -> Cell:
 def _metric_cell(metric: str, value: Any) -> Cell:
     if _is_missing(value):
         return Cell("-", _MISSING, True)
-    return Cell(show_metric(metric, float(value)), _full(value), True)
+    return Cell(show_metric(metric, within_bounds(metric, float(value))), _full(value), True)
 
 
 def _full(value: Any) -> str:
@@ -739,7 +741,7 @@ def _number(metric: str, value: Any) -> str:
 def _interval(metric: str, low: Any, high: Any) -> str:
     if _is_missing(low) or _is_missing(high):
         return "-"
-    return f"{_number(metric, low)} to {_number(metric, high)}"
+    return show_interval(metric, float(low), float(high))
 
 
 def _is_missing(value: Any) -> bool:

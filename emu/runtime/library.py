@@ -80,6 +80,11 @@ def _library() -> ctypes.CDLL:
         ctypes.c_char_p, floats, ctypes.c_int64, ctypes.c_float, ctypes.c_uint32, ctypes.c_uint32,
         ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, floats, ctypes.c_int64, ctypes.c_int64, floats,
     ]  # fmt: skip
+    library.emu_program_for_reading.argtypes = [
+        *library.emu_program.argtypes[:-1], ctypes.POINTER(ctypes.c_int64), floats, floats, floats,
+    ]  # fmt: skip
+    library.emu_sample_normals.argtypes = [words, words, ctypes.c_int64, ctypes.c_int64, floats]
+    library.emu_sample_normals.restype = None
     library.emu_register_function.argtypes = [ctypes.c_char_p, _CALLBACK]
     library.emu_set_function_error.argtypes = [ctypes.c_char_p]
     library.emu_set_function_error.restype = None
@@ -136,6 +141,18 @@ def normals(
     return out
 
 
+def sample_normals(
+    key: tuple[int, int], counter: tuple[int, int, int, int], samples: int, count: int
+) -> NDArray[np.float32]:
+    """Standard normals of run-time noise, float32 `[samples, count]`.
+
+    Those of each sample begin at `counter`, whose second word counts the samples up.
+    """
+    out = np.empty((samples, count), np.float32)
+    _library().emu_sample_normals(_words(key), _words(counter), samples, count, _pointer(out))
+    return out
+
+
 def programmed_weight(
     weight: NDArray[np.float32],
     attributes: dict[str, int | str],
@@ -175,6 +192,58 @@ def programmed_weight(
     if failed:
         raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))
     return out
+
+
+def programmed_array(
+    weight: NDArray[np.float32],
+    attributes: dict[str, int | str],
+    device: NDArray[np.float32],
+    slices: int,
+    row_tiles: int,
+    unit_column: bool,
+    strength: float = 1.0,
+    seed: int = 0,
+    read_seed: int = 0,
+    faults: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+    """What the arrays of one chip hold for a weight, as a reading finds it; see `programmed_weight`.
+
+    Args:
+        weight: float32 `[K, N]`.
+        attributes: the node's attributes.
+        device: float32 `[P]`, the numbers that `attributes["entries"]` names.
+        slices: number of weight slices that the attributes ask for.
+        row_tiles: number of row tiles that the attributes cut K into.
+        unit_column: whether the offset is corrected by reading cells.
+        strength: factor on every random amplitude.
+        seed: the chip.
+        read_seed: the repetition.
+        faults: int64 `[F]`, a list of faults.
+
+    Returns:
+        v in units of g_max (plain numbers: of the scale), float32 `[slices, K, N]`; the scale of every column in every
+        row tile, with the factor of compensation, float32 `[row tiles, N]`; and v of the unit column, float32
+        `[slices, K]`, or None.
+
+    Raises:
+        InputError: as `programmed_weight`, or the numbers do not fit the attributes.
+    """
+    weight = np.ascontiguousarray(weight, np.float32)
+    device = np.ascontiguousarray(device, np.float32)
+    faults = np.ascontiguousarray(() if faults is None else faults, np.int64)
+    v = np.empty((slices, *weight.shape), np.float32)
+    scales = np.empty((row_tiles, weight.shape[1]), np.float32)
+    column = np.empty((slices if unit_column else 0, weight.shape[0]), np.float32)
+    text = ";".join(f"{name}={value}" for name, value in attributes.items())
+    integers = ctypes.POINTER(ctypes.c_int64)
+    failed = _library().emu_program_for_reading(
+        text.encode(), _pointer(device), device.size, strength, seed, read_seed, faults.ctypes.data_as(integers),
+        faults.size, _pointer(weight), *weight.shape, (ctypes.c_int64 * 3)(slices, row_tiles, len(column)),
+        _pointer(v), _pointer(scales), _pointer(column),
+    )  # fmt: skip
+    if failed:
+        raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))
+    return v, scales, column if unit_column else None
 
 
 def register_function(name: str, function: DeviceFunction) -> None:

@@ -11,10 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from emu.device import parse_overrides
 from emu.errors import InputError
 from emu.evaluation import Bench, DataSource, Task, Trial
-from emu.rewriter.devices import load_devices
 from emu.sweep.axes import axis_name, axis_values, close_match
 
 FEWEST = 3  # chips before a half-width counts
@@ -117,26 +115,6 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
         finally:
             temporary.unlink(missing_ok=True)
 
-    def rewriting(self) -> dict[str, Any]:
-        """The arguments of `Bench` that rewrite a plain model, with whole profiles; none for a rewritten model.
-
-        Raises:
-            InputError: a wrong device or setting.
-        """
-        if self.device is None:
-            return {
-                name: getattr(self, name)
-                for name in ("map", "only", "exclude", "stored", "share")
-                if getattr(self, name)
-            }
-        device, rules = load_devices(self.device, self.map, self.set)
-        options = {name: getattr(self, name) for name in ("only", "exclude", "stored", "share")}
-        return {
-            "device": device.model_dump(mode="json"),
-            "map": [[selection, profile.model_dump(mode="json")] for selection, profile in rules],
-            **{name: value for name, value in options.items() if value is not None},
-        }
-
     def bench(self, task: Task | None = None) -> Bench:
         """Makes the bench.
 
@@ -146,13 +124,18 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
         bench = Bench(
             self.model,
             self._source(),
-            set=None if self.device else parse_overrides(self.set) or None,
+            device=self.device,
+            set=self.set or None,
+            map=self.map,
+            only=self.only,
+            exclude=self.exclude,
+            stored=self.stored,
+            share=self.share,
             task=task or self.task,
             batch_size=self.batch_size,
             threads=self.threads,
             samples=self.samples,
             ops=self.ops,
-            **self.rewriting(),
         )
         if bench.manifest is None:
             raise InputError(f"{self.model} is not rewritten: give a device with --device.")

@@ -94,7 +94,7 @@ def run_plan(
             what differs.
     """
     bench = plan.bench(task)
-    setup = describe(bench, plan.rewriting(), plan.data_options)
+    setup = describe(bench)
     points = plan.points(bench)
     say = echo or (lambda _: None)
     for note in bench.dataset.notes:

@@ -11,10 +11,6 @@ from typing import Any
 from emu import __version__
 from emu.errors import InputError
 from emu.evaluation import Bench, DataSource, Task
-from emu.evaluation.controls import flat_settings
-from emu.runtime.sessions import Session
-
-IN_MEMORY = "The data"  # what messages call arrays that came from no file
 
 _MOST = 3  # settings in a sentence
 
@@ -80,43 +76,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def describe(
-    bench: Bench, rewriting: Mapping[str, Any] | None = None, data_options: Mapping[str, Any] | None = None
-) -> Setup:
-    """How a bench was made.
-
-    Args:
-        bench: the bench.
-        rewriting: the arguments that rewrote its plain model. Where they are not known, a model that the bench rewrote
-            counts as one whose sites all went to its one device; `rebuild` finds out if that is wrong.
-        data_options: the options of `DataSource` that its data were prepared with, if any.
-    """
-    manifest = bench.manifest or {}
-    profiles = {name: device["profile"] for name, device in manifest.get("devices", {}).items()}
-    own = flat_settings(manifest) if manifest else {}
-    model, where = _path(bench.name), bench.dataset.where
-    data = _path(where) or (None if where == IN_MEMORY else where)
-    if rewriting is None:
-        rewritten_here = not isinstance(bench.model, str | Path) and model is not None
-        rewriting = {"device": next(iter(profiles.values()))} if rewritten_here and profiles else {}
+def describe(bench: Bench) -> Setup:
+    """How a bench was made."""
+    profiles = {name: device["profile"] for name, device in (bench.manifest or {}).get("devices", {}).items()}
+    model = bench.arguments["model"]
     return Setup(
-        model=model,
+        **{**bench.arguments, "threads": bench.arguments["threads"] or 0},
         model_sha256=_digest_of_file(model) if model else None,
-        data=data,
-        data_options={
-            name: (_path(str(value)) or value) if name in ("processor", "classes") else value
-            for name, value in (data_options or {}).items()
-        },
-        samples=len(bench.dataset.labels),
-        rewriting={option: value for option, value in rewriting.items() if value},
-        set={name: value for name, value in bench.settings.items() if value != own[name]},
         devices=profiles,
         settings=dict(bench.settings),
-        task=bench.task.name,
         primary=bench.task.primary,
-        batch_size=bench.batch_size,
-        threads=bench.session.get_session_options().intra_op_num_threads,
-        ops="native" if type(bench.session) is Session else "python",
         emu=__version__,
         fingerprint=bench.fingerprint(),
     )
@@ -139,8 +108,13 @@ def rebuild(setup: Setup, task: Task | None = None, model: Path | None = None, d
             raise InputError(f"The {what} of this trial was in memory: give its file with --{what}.")
         if given is None and Path(str(then)).is_absolute() and not Path(str(then)).exists():
             raise InputError(f"There is no {what} file {then} any more: give it with --{what}.")
+    found: Any = model or setup.model
+    if setup.model is None:
+        import onnx
+
+        found = onnx.load(str(model))  # in memory as then, so that it has the same fingerprint
     bench = Bench(
-        model or str(setup.model),
+        found,
         DataSource(data or str(setup.data), **setup.data_options),
         set=dict(setup.set) or None,
         task=task or setup.task,
@@ -150,7 +124,7 @@ def rebuild(setup: Setup, task: Task | None = None, model: Path | None = None, d
         ops="python" if setup.ops == "python" else "native",
         **setup.rewriting,
     )
-    changed = differences(setup, describe(bench, setup.rewriting, setup.data_options))
+    changed = differences(setup, describe(bench))
     if changed:
         raise InputError(f"This trial cannot run again as it was: {'; '.join(changed)}.")
     return bench
@@ -212,11 +186,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {prefix.removesuffix("."): value}
     return {name: leaf for key, each in value.items() for name, leaf in _flat(each, f"{prefix}{key}.").items()}
-
-
-def _path(name: str) -> str | None:
-    """The absolute path of a file or folder, None for what is neither."""
-    return str(Path(name).resolve()) if Path(name).exists() else None
 
 
 def _digest_of_file(path: str) -> str:

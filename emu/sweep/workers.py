@@ -18,7 +18,6 @@ from emu import __version__
 from emu.errors import InputError
 from emu.evaluation import Bench, Task, Trial
 from emu.evaluation.data import DataSet
-from emu.evaluation.tasks import Arrays
 from emu.libraries import library
 from emu.sweep.rows import Result, trial_id
 from emu.sweep.setup import Setup
@@ -51,17 +50,15 @@ class _Parcel:
         if self.emu != __version__:
             raise InputError(f"A worker has emu {__version__} and the sweep emu {self.emu}: install the same.")
         model = onnx.load_from_string(self.model) if isinstance(self.model, bytes) else self.model
-        bench = Bench(
+        return Bench(
             model,
-            self.dataset.arrays,
+            self.dataset,
             set=self.set or None,
-            task=Arrays(),
+            task=self.task,
             batch_size=self.batch_size,
             threads=1,
             ops="python" if self.ops == "python" else "native",
         )
-        bench.dataset, bench.task = self.dataset, self.task  # prepared already, so no task reads it again
-        return bench
 
 
 # On a worker, by run.

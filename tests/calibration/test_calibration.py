@@ -5,12 +5,15 @@ import json
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 import emu
 from emu.calibration import calibrate, calibrated_sites
+from emu.cli import app
 from emu.errors import InputError
 from emu.evaluation import evaluate, run
 from emu.rewriter import read_manifest, rewrite
+from tests.evaluation.tiny import image_model, save_image_processor
 from tests.rewriter.small import initializer, model, transformer, values
 
 DAC = {"model": "uniform", "range": "calibrated", "bits": 8}
@@ -162,7 +165,7 @@ def test_a_model_that_was_never_calibrated_says_what_to_do():
     [
         ("rram", X, {}, "has no converters with calibrated ranges"),
         ({"dac": DAC}, {"y": X["x"]}, {}, "has no array 'x'"),
-        ({"dac": DAC}, {"x": X["x"][:0]}, {}, "expected at least one"),
+        ({"dac": DAC}, {"x": X["x"][:0]}, {}, "has no samples"),
         ({"dac": DAC}, X, {"samples": 7}, "ask for 1 to 6"),
         ({"dac": DAC}, X, {"method": "mean"}, "method is 'mean'"),
         ({"dac": DAC}, X, {"percentile": 101}, "percentile is 101"),
@@ -184,3 +187,23 @@ def test_progress_reaches_the_total():
     seen = []
     calibrated({"dac": DAC}, batch_size=4, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
+
+
+def test_images_calibrate_as_their_arrays_do(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("transformers")
+    for number, color in enumerate([(255, 0, 0), (0, 255, 0), (0, 90, 200)]):
+        (tmp_path / "set" / f"{number}").mkdir(parents=True)
+        image.new("RGB", (5, 5), color).save(tmp_path / "set" / f"{number}" / "1.png")
+    save_image_processor(tmp_path, 4)
+    rewrite(image_model(3, 4, 3), {"dac": DAC}).save(tmp_path / "model.onnx")
+    emu_command = ["calibrate", str(tmp_path / "model.onnx"), "--data", str(tmp_path / "set"), "--samples", "2"]
+    outcome = CliRunner().invoke(app, [*emu_command, "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    colors = np.zeros((2, 3, 4, 4), np.float32)
+    colors[0, 0] = colors[1, 1] = 1
+    expected = calibrate(tmp_path / "model.onnx", {"pixel_values": colors}).value("emu.ranges")
+    found = emu.EmulatedModel.open(tmp_path / "model.calibrated.onnx").value("emu.ranges")
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    report = json.loads(outcome.stdout)
+    assert (report["samples"], report["data"]) == (2, str(tmp_path / "set"))

@@ -1,6 +1,8 @@
 """A bench runs trials: controls by selection, results that depend on nothing else, and fingerprints."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,3 +78,36 @@ def test_a_fingerprint_changes_with_model_device_data_and_only_then(bench: Bench
     other = Bench(model_path("digits_deit"), data_path("digits_test"), **arguments).fingerprint()
     assert other["model"] != bench.fingerprint()["model"]
     assert replace(Trial(), seed=1) != Trial()
+
+
+def test_how_a_bench_was_made_is_plain_data_that_does_not_depend_on_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model_path("digits_vit").parent)
+    bench = Bench("digits_vit.onnx", "digits_test.npz", device="rram", map=["layer=0:pcm"], only="layer=0-1", samples=9)
+    made = bench.arguments
+    assert json.loads(json.dumps(made)) == made
+    assert (made["model"], made["data"]) == (str(model_path("digits_vit")), str(data_path("digits_test")))
+    assert made["rewriting"]["device"]["name"] == "rram" and made["rewriting"]["only"] == "layer=0-1"
+    assert [(selection, profile["name"]) for selection, profile in made["rewriting"]["map"]] == [("layer=0", "pcm")]
+    assert (made["task"], made["samples"], made["batch_size"]) == ("classification", 9, 32)
+    monkeypatch.chdir(tmp_path)
+    rest = {name: made[name] for name in ("task", "samples", "batch_size", "threads", "ops")}
+    again = Bench(made["model"], made["data"], **made["rewriting"], **rest)
+    assert again.arguments == made and again.fingerprint() == bench.fingerprint()
+
+
+def test_a_bench_takes_the_samples_of_another_one(bench: Bench) -> None:
+    other = Bench(model_path("digits_deit"), bench.dataset, device="rram", task=bench.task)
+    loaded = Bench(model_path("digits_deit"), data_path("digits_test"), device="rram", samples=60)
+    assert other.run(Trial(seed=1)) == loaded.run(Trial(seed=1))
+    assert other.arguments == loaded.arguments and other.fingerprint() == loaded.fingerprint()
+
+
+def test_samples_of_another_bench_come_with_their_task_and_fit_the_model(bench: Bench) -> None:
+    with pytest.raises(InputError, match="are loaded already, for one task: give that task"):
+        Bench(model_path("digits_vit"), bench.dataset)
+    with pytest.raises(InputError, match="no number of samples"):
+        Bench(model_path("digits_vit"), bench.dataset, task=bench.task, samples=5)
+    with pytest.raises(InputError, match="has no array 'input_ids'"):
+        Bench(model_path("listops_bert"), bench.dataset, task=bench.task)

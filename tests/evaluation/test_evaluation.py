@@ -132,7 +132,8 @@ def test_a_plain_model_with_a_device_is_rewritten_with_its_settings(
     asked: dict[str, Any] = {}
 
     def rewrite(plain: Any, device: Any, **options: Any) -> Any:
-        asked.update(options, on=device)
+        asked.update(options, on=device.name, sigma=device.program.sigma)
+        asked["map"] = [(selection, each.name) for selection, each in options["map"]]
         return SimpleNamespace(model=model(), manifest=MANIFEST)
 
     monkeypatch.setattr("emu.rewriter.rewrite", rewrite, raising=False)
@@ -140,10 +141,11 @@ def test_a_plain_model_with_a_device_is_rewritten_with_its_settings(
     result = evaluate(model(None), data(), 2, "rram", ["program.sigma=0.3"], "component=value", "layer=0", **others)
     assert asked == {
         "on": "rram",
-        "set": ["program.sigma=0.3"],
+        "sigma": 0.3,
         "only": "component=value",
         "exclude": "layer=0",
         **others,
+        "map": [("layer=1", "ideal")],
     }
     assert result.device == "rram" and len(result.chips) == 2
     assert all("emu.device" not in feeds for feeds in session.calls)

@@ -11,11 +11,13 @@ from hypothesis.extra.numpy import arrays
 from emu.evaluation import expected_calibration_error, mean_corruption_error
 from emu.evaluation.metrics import (
     answer_scores,
+    fixed,
     label_ranks,
     log_probabilities,
     normalize_answer,
     output_snr_db,
     relative_errors,
+    show_interval,
     show_metric,
     spearman,
 )
@@ -144,3 +146,16 @@ def test_answers_score_as_in_the_published_evaluation(words: list[str], data: st
     assert f1 == pytest.approx(published.compute_f1(answer, prediction))
     assert exact == published.compute_exact(answer, prediction)
     assert normalize_answer(answer) == published.normalize_answer(answer)
+
+
+def test_intervals_of_shares_are_shown_within_0_and_100_percent_and_no_others() -> None:
+    assert show_interval("accuracy", 0.985, 1.004) == "98.50% to 100.00%"
+    assert show_interval("ece", -0.01, 0.02) == "0.00% to 2.00%"
+    assert show_interval("loss", -0.5, 2.5) == "-0.5 to 2.5"
+    assert show_interval("output_snr_db", -3.0, 3.0) == "-3.00 dB to 3.00 dB"
+
+
+def test_no_zero_has_a_minus() -> None:
+    assert [fixed(value, 2) for value in (-0.001, -0.0, 0.0, -0.006)] == ["0.00", "0.00", "0.00", "-0.01"]
+    assert show_metric("accuracy", -1e-9) == "0.00%"
+    assert (fixed(float("nan"), 1), fixed(float("inf"), 1)) == ("nan", "inf")

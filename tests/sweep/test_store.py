@@ -7,14 +7,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from emu import Bench, InputError, Trial
+from emu import Bench, InputError, Trial, rewrite
 from emu.demo import data_path, model_path
-from emu.evaluation import Score
+from emu.evaluation import DataSource, Score
+from emu.evaluation.data import read_arrays
 from emu.sweep import Plan, Store, rerun, run_plan, run_trials
 from emu.sweep.rows import Result
 from emu.sweep.setup import describe
@@ -114,10 +116,48 @@ def test_a_stored_trial_gives_the_same_numbers_again(plan: Make, tmp_path: Path)
     assert done.trial == Trial(head=2, set={"pcm:drift.time_s": 86400.0})
 
 
-def test_a_trial_of_a_bench_of_ones_own_runs_again(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "made",
+    [
+        {},
+        {"map": ["layer=0:pcm", ("component=ffn_*", "ideal")], "exclude": "layer=3", "share": "never"},
+        {"only": "layer=0-1", "stored": "component=norm", "device": "int8_flips", "set": ["faults.ber=1e-3"]},
+        {"task": "arrays", "batch_size": 7, "threads": 1},
+    ],
+)
+def test_a_trial_of_a_bench_of_ones_own_runs_again(
+    made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model_path("digits_vit").parent)
+    data = DataSource(data_path("digits_test").name)
+    bench = Bench(model_path("digits_vit").name, data, samples=20, **{"device": "rram", **made})
+    monkeypatch.chdir(tmp_path)
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, [Trial(seed=3)], store=store)
+        assert rerun(store, store.frame()["id"][0]).equal
+
+
+def test_a_rewritten_model_runs_again_with_its_settings(tmp_path: Path) -> None:
+    rewrite(model_path("digits_vit"), "rram", map=["layer=0:pcm"]).save(tmp_path / "model.onnx")
+    changes = {"rram:program.sigma": 0.5, "pcm:drift.time_s": "1d"}
+    bench = Bench(tmp_path / "model.onnx", data_path("digits_test"), set=changes, samples=20)
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, [Trial(seed=3)], store=store)
+        assert rerun(store, store.frame()["id"][0]).equal
+
+
+def test_what_was_in_memory_runs_again_from_its_file(tmp_path: Path) -> None:
+    emulated = rewrite(model_path("digits_vit"), "rram")
+    bench = Bench(emulated, read_arrays(data_path("digits_test"))[0], samples=20)
     with Store(tmp_path / "s.db") as store:
         run_trials(bench, TRIALS[:1], store=store)
-        assert rerun(store, store.frame()["id"][0]).equal
+        trial = store.frame()["id"][0]
+        with pytest.raises(InputError, match="The model of this trial was in memory"):
+            rerun(store, trial)
+        emulated.save(tmp_path / "model.onnx")
+        with pytest.raises(InputError, match="The data of this trial was in memory"):
+            rerun(store, trial, model=tmp_path / "model.onnx")
+        assert rerun(store, trial, model=tmp_path / "model.onnx", data=data_path("digits_test")).equal
 
 
 def test_a_rerun_says_what_is_missing_or_changed(plan: Make, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""The products of PyTorch against the NumPy twin of the operators, on random nodes."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+
+from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic
+from emu.reference.structure import check_controls
+from emu.train.noise import Draw, _Dynamic, _Stored
+from emu.train.products import Call, Place, Product
+from tests.custom_ops.test_native_equals_twin import assert_agree, cases
+
+
+def chip_of(case: dict[str, Any]) -> Any:
+    """What a site asks of its chip."""
+    feeds, sample = case["feeds"], np.atleast_1d(case["feeds"]["sample"])
+    axis = case["attributes"]["sample_axis"]
+    batch = int(sample[1]) if len(sample) == 2 else (case["left"].shape[axis] if axis >= 0 else 1)
+
+    def controls(structure: Any, site: Any, faults: Any) -> Any:
+        names = ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample")
+        return check_controls(structure, *(feeds.get(name) for name in names))
+
+    return SimpleNamespace(
+        drawn=Draw(int(feeds["seed"]), int(feeds["read_seed"]), int(sample[0])),
+        batch=batch,
+        strength=float(feeds["strength"][0]),
+        _numbers={"device": feeds["device"]},
+        controls=controls,
+        model=SimpleNamespace(training=False),
+        gradient="straight_through",
+        drop_connect=0.0,
+    )
+
+
+@given(case=cases())
+@settings(deadline=None, max_examples=100)
+def test_products_agree_with_the_twin_on_random_nodes(case: dict[str, Any]) -> None:
+    assume(case["feeds"]["head"] == -1 and case["feeds"]["strength"][0] > 0)
+    # Attention of PyTorch has one key and value for each query: no operand is shared by samples or heads.
+    shared = case["attributes"]["sample_axis"] == 1 or case["left"].shape[:-2] != case["right"].shape[:-2]
+    assume(case["stored"] or not shared)
+    assume(np.any(case["left"]) and np.any(case["right"]))  # else all that is left is rounding
+    # There an output of 0 lies between two codes, and the last bit of the range decides.
+    assume((case["attributes"]["adc"], case["attributes"]["adc_code"]) != ("absmax", "offset_binary"))
+    trace = Trace()
+    twin = crossbar_matmul if case["stored"] else crossbar_matmul_dynamic
+    expected = twin(case["left"], case["right"], **case["feeds"], trace=trace, **case["attributes"])
+    chip, site, left, right = chip_of(case), {"device": "device"}, case["left"], case["right"]
+    if case["stored"]:
+        weight = torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(right.T)))
+        product = Product(Place("", 0, 0), "linear", weight, right.shape)
+        stored = _Stored(chip, site, case["attributes"], weight, product, None)
+        with torch.no_grad():
+            call = Call("linear", weight)
+            y = stored.product(torch.nn.functional.linear, call, (torch.from_numpy(left), weight), {})
+    else:
+        with torch.no_grad():
+            y = _Dynamic(chip, site, case["attributes"]).product(torch.from_numpy(left), torch.from_numpy(right))
+    assert tuple(y.shape) == expected.shape
+    assert_agree(y.numpy(), expected, trace, case, right)
