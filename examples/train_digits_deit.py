@@ -62,6 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("digits_deit.onnx"), help="ONNX file to write")
     parser.add_argument("--teacher", type=Path, default=SHIPPED_TEACHER, help="ONNX file of the teacher")
+    parser.add_argument("--folder", type=Path, help="also save the PyTorch model to this folder")
+    parser.add_argument("--train-data", type=Path, help="also write training samples to this .npz file")
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -80,6 +82,10 @@ def main() -> None:
         learning_rate=2e-3,
     )
     training.export(model, inputs, arguments.output)
+    if arguments.folder is not None:
+        training.save_folder(model, arguments.folder)
+    if arguments.train_data is not None:
+        training.save_arrays(arguments.train_data, **train._asdict())
     accuracy = training.accuracy_of(arguments.output, inputs, held_out.labels)
     print(f"accuracy on {len(held_out.labels)} held-out digits: {100 * accuracy:.2f} %")
 

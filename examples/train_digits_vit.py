@@ -42,6 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("digits_vit.onnx"), help="ONNX file to write")
     parser.add_argument("--data", type=Path, help="also write the held-out digits to this .npz file")
+    parser.add_argument("--folder", type=Path, help="also save the PyTorch model to this folder")
+    parser.add_argument("--train-data", type=Path, help="also write training samples to this .npz file")
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -58,6 +60,10 @@ def main() -> None:
         learning_rate=2e-3,
     )
     training.export(model, {"pixel_values": held_out.pixel_values}, arguments.output)
+    if arguments.folder is not None:
+        training.save_folder(model, arguments.folder)
+    if arguments.train_data is not None:
+        training.save_arrays(arguments.train_data, **train._asdict())
     if arguments.data is not None:
         training.save_arrays(arguments.data, **held_out._asdict())
     accuracy = training.accuracy_of(arguments.output, {"pixel_values": held_out.pixel_values}, held_out.labels)

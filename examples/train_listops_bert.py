@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 BATCH_SIZE = 128
 STEPS_PER_EPOCH = 250
 HELD_OUT = 1000
+TRAIN_SAMPLES = 20_000  # of --train-data
 HELD_OUT_SEED = 1_000_000  # far from the seeds of the training epochs
 
 
@@ -63,6 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("listops_bert.onnx"), help="ONNX file to write")
     parser.add_argument("--data", type=Path, help="also write the held-out expressions to this .npz file")
+    parser.add_argument("--folder", type=Path, help="also save the PyTorch model to this folder")
+    parser.add_argument("--train-data", type=Path, help="also write training samples to this .npz file")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -81,6 +84,12 @@ def main() -> None:
         report_every=1,
     )
     training.export(model, inputs, arguments.output)
+    if arguments.folder is not None:
+        training.save_folder(model, arguments.folder)
+    if arguments.train_data is not None:
+        training.save_arrays(
+            arguments.train_data, **listops.generate(TRAIN_SAMPLES, seed=HELD_OUT_SEED + 1, exclude=held_out)._asdict()
+        )
     if arguments.data is not None:
         training.save_arrays(arguments.data, **held_out._asdict())
     accuracy = training.accuracy_of(arguments.output, inputs, held_out.labels)

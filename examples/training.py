@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from transformers import PreTrainedModel
 
-from emu.train.export import export as emu_export
+from emu.train.exporting import export as emu_export
 
 Batch = dict[str, torch.Tensor]
 Array = npt.NDArray[np.generic]
@@ -100,6 +100,12 @@ def export(model: PreTrainedModel, inputs: Mapping[str, Array], path: Path) -> N
     exported = emu_export(model, path, exporter="torch", example=example, overwrite=True, tolerance=PARITY_TOLERANCE)
     print(f"onnxruntime and torch agree: largest difference {exported.largest_difference:.1e}")
     print(f"wrote {path}, {path.stat().st_size / 1e3:.0f} kB")
+
+
+def save_folder(model: PreTrainedModel, path: Path) -> None:
+    """Write `model` as transformers does, for `emu finetune`."""
+    model.save_pretrained(path)
+    print(f"wrote {path}")
 
 
 def logits_of(path: Path, inputs: Mapping[str, Array]) -> npt.NDArray[np.float32]:

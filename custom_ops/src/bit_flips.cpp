@@ -6,6 +6,7 @@
 #include <limits>
 #include <mutex>
 
+#include "kernels.h"
 #include "philox.h"
 
 namespace emu {
@@ -155,19 +156,6 @@ int32_t sign_extended(uint32_t code, int bits) {
   return static_cast<int32_t>(low ^ sign) - static_cast<int32_t>(sign);
 }
 
-// rint where it vectorizes on every processor: up to 2^23 the sum has no bits for a fraction, above there is none.
-inline float round_even(float x) {
-  const float magnitude = std::fabs(x);
-  const float rounded = (magnitude + 0x1p23f) - 0x1p23f;
-  return std::copysign(magnitude < 0x1p23f ? rounded : magnitude, x);
-}
-
-inline float code_of(float w, float scale, float zero, float low, float high) {
-  const float code = round_even(w / scale) + zero;
-  const float above = code < low ? low : code;
-  return above > high ? high : above;
-}
-
 }  // namespace
 
 void flip_floats(const BitFlips& flips, int64_t elements, const ForEach& for_each, float* values) {
@@ -200,10 +188,6 @@ CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* 
   const auto width = static_cast<size_t>(columns);
   std::vector<float> lowest(width, std::numeric_limits<float>::infinity());
   std::vector<float> highest(width, -std::numeric_limits<float>::infinity());
-  const auto widen = [](const float* low, const float* high, int64_t count, float* lowest_of, float* highest_of) {
-    for (int64_t i = 0; i < count; ++i) lowest_of[i] = low[i] < lowest_of[i] ? low[i] : lowest_of[i];
-    for (int64_t i = 0; i < count; ++i) highest_of[i] = high[i] > highest_of[i] ? high[i] : highest_of[i];
-  };
   std::mutex mutex;
   const int64_t rows_per_task = std::max<int64_t>(1, kRangePerTask / std::max<int64_t>(1, columns));
   for_each((rows + rows_per_task - 1) / rows_per_task, [&](int64_t task) {
@@ -211,10 +195,11 @@ CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* 
     std::vector<float> low(first, first + columns);
     std::vector<float> high = low;
     for (int64_t k = task * rows_per_task + 1; k < std::min(rows, (task + 1) * rows_per_task); ++k) {
-      widen(w + k * columns, w + k * columns, columns, low.data(), high.data());
+      kernels().widen_ranges(w + k * columns, columns, low.data(), high.data());
     }
     const std::lock_guard<std::mutex> lock(mutex);
-    widen(low.data(), high.data(), columns, lowest.data(), highest.data());
+    kernels().widen_ranges(low.data(), columns, lowest.data(), highest.data());
+    kernels().widen_ranges(high.data(), columns, lowest.data(), highest.data());
   });
   if (!per_column && columns > 0) {
     std::fill(lowest.begin(), lowest.end(), *std::min_element(lowest.begin(), lowest.end()));
@@ -230,7 +215,7 @@ CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* 
     const float range = asymmetric ? highest[n] - lowest[n] : std::max(highest[n], -lowest[n]);
     const float scale = range / scales.high;
     scales.scale[n] = scale > 0 ? scale : 1.0f;
-    scales.zero[n] = asymmetric ? round_even(-lowest[n] / scales.scale[n]) : 0.0f;
+    scales.zero[n] = asymmetric ? std::rint(-lowest[n] / scales.scale[n]) : 0.0f;
   }
   return scales;
 }
@@ -238,29 +223,29 @@ CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* 
 void flip_made_codes(const BitFlips& flips, const CodeScales& scales, const float* w, int64_t rows, int64_t columns,
                      const ForEach& for_each, float* out) {
   const bool is_signed = scales.low < 0;
-  const float low = scales.low;
-  const float high = scales.high;
   for_each_chunk(flips, rows * columns, for_each, [&](int64_t first, int64_t last, const std::vector<Change>& changes) {
-    // Of the changed weights first, because out may be w.
-    std::vector<float> changed;
+    // Calls body for the parts of the chunk that lie in one row.
+    const auto for_parts = [&](const auto& body) {
+      for (int64_t begin = first; begin < last;) {
+        const int64_t column = begin % columns;
+        const int64_t count = std::min(columns - column, last - begin);
+        body(begin, scales.scale.data() + column, scales.zero.data() + column, count);
+        begin += count;
+      }
+    };
+    for_parts([&](int64_t begin, const float* scale, const float* zero, int64_t count) {
+      kernels().make_codes(scales.low, scales.high, w + begin, scale, zero, count, out + begin);
+    });
     for (const Change& change : changes) {
-      const auto n = static_cast<size_t>(change.element % columns);
-      const float code = code_of(w[change.element], scales.scale[n], scales.zero[n], low, high);
+      float& code = out[change.element];
       const uint32_t stored = static_cast<uint32_t>(static_cast<int32_t>(code)) ^ change.bits;
       const int32_t flipped = is_signed ? sign_extended(stored, flips.bits) : static_cast<int32_t>(stored);
-      changed.push_back(change.zero ? 0.0f : (static_cast<float>(flipped) - scales.zero[n]) * scales.scale[n]);
+      const float zero = scales.zero[static_cast<size_t>(change.element % columns)];
+      code = change.zero ? zero : static_cast<float>(flipped);
     }
-    for (int64_t begin = first; begin < last;) {
-      const int64_t column = begin % columns;
-      const int64_t count = std::min(columns - column, last - begin);
-      const float* scale = scales.scale.data() + column;
-      const float* zero = scales.zero.data() + column;
-      for (int64_t i = 0; i < count; ++i) {
-        out[begin + i] = (code_of(w[begin + i], scale[i], zero[i], low, high) - zero[i]) * scale[i];
-      }
-      begin += count;
-    }
-    for (size_t i = 0; i < changes.size(); ++i) out[changes[i].element] = changed[i];
+    for_parts([&](int64_t begin, const float* scale, const float* zero, int64_t count) {
+      kernels().read_codes(out + begin, scale, zero, count, out + begin);
+    });
   });
 }
 

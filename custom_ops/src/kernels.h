@@ -162,6 +162,13 @@ struct Kernels {
   float (*sum_of_squares)(const float* x, int64_t count);
   void (*absolute)(const float* x, int64_t count, float* out);
   void (*square)(const float* x, int64_t count, float* out);
+  // lowest[i] = min(lowest[i], x[i]), highest[i] likewise
+  void (*widen_ranges)(const float* x, int64_t count, float* lowest, float* highest);
+  // Codes of weights: out[i] = clip(rint(w[i] / scales[i]) + zeros[i], low, high)
+  void (*make_codes)(float low, float high, const float* w, const float* scales, const float* zeros, int64_t count,
+                     float* out);
+  // What codes stand for: out[i] = (codes[i] - zeros[i]) * scales[i]; out may be codes.
+  void (*read_codes)(const float* codes, const float* scales, const float* zeros, int64_t count, float* out);
   void (*quantize_input)(const InputRow& row, const float* x, int64_t count, float* out);
   // out[i] = sqrt(base + c2 * v[i]) * strength
   void (*noise_std)(const float* v, float c2, float base, float strength, int64_t count, float* out);

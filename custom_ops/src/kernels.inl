@@ -766,6 +766,34 @@ void square_row(const float* x, int64_t count, float* out) {
   map_lanes(count, out, [](F v) { return multiply(v, v); }, x);
 }
 
+void widen_ranges(const float* x, int64_t count, float* lowest, float* highest) {
+  map_lanes(count, lowest, [](F v, F low) { return minimum(v, low); }, x, lowest);
+  map_lanes(count, highest, [](F v, F high) { return maximum(v, high); }, x, highest);
+}
+
+void make_codes(float low, float high, const float* w, const float* scales, const float* zeros, int64_t count,
+                float* out) {
+  const F lowest = set(low);
+  const F highest = set(high);
+  const F whole =
+      set(0x1p23f);  // from here on floats have no fraction; adding it to smaller ones leaves no bits for it
+  const I sign_bit = set_int(INT32_MIN);
+  map_lanes(
+      count, out,
+      [&](F v, F scale, F zero) {
+        const F quotient = divide(v, scale);
+        const F magnitude = absolute(quotient);
+        const F rounded = where_less(magnitude, whole, subtract(add(magnitude, whole), whole), magnitude);
+        return clamp(add(flip_sign(rounded, and_int(bits(quotient), sign_bit)), zero), lowest, highest);
+      },
+      w, scales, zeros);
+}
+
+void read_codes(const float* codes, const float* scales, const float* zeros, int64_t count, float* out) {
+  map_lanes(
+      count, out, [](F code, F scale, F zero) { return multiply(subtract(code, zero), scale); }, codes, scales, zeros);
+}
+
 void quantize_input(const InputRow& row, const float* x, int64_t count, float* out) {
   const F inverse = set(row.inverse);
   const bool quantize = row.steps > 0;
@@ -879,13 +907,33 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
 }  // namespace
 
 // Defines the function that hands out this translation unit's table.
-#define EMU_DEFINE_KERNELS(function, label)                                                                           \
-  const Kernels& function() {                                                                                         \
-    static const Kernels table = {                                                                                    \
-        label,          words,     normals,           map_row,           store_row,      program_row,     theta_row,  \
-        drift_row,      stick_row, largest_magnitude, update_magnitudes, sum_of_squares, absolute_row,    square_row, \
-        quantize_input, noise_std, add_noise,         packed_size,       pack,           multiply_packed, read_row};  \
-    return table;                                                                                                     \
+#define EMU_DEFINE_KERNELS(function, label)          \
+  const Kernels& function() {                        \
+    static const Kernels table = {label,             \
+                                  words,             \
+                                  normals,           \
+                                  map_row,           \
+                                  store_row,         \
+                                  program_row,       \
+                                  theta_row,         \
+                                  drift_row,         \
+                                  stick_row,         \
+                                  largest_magnitude, \
+                                  update_magnitudes, \
+                                  sum_of_squares,    \
+                                  absolute_row,      \
+                                  square_row,        \
+                                  widen_ranges,      \
+                                  make_codes,        \
+                                  read_codes,        \
+                                  quantize_input,    \
+                                  noise_std,         \
+                                  add_noise,         \
+                                  packed_size,       \
+                                  pack,              \
+                                  multiply_packed,   \
+                                  read_row};         \
+    return table;                                    \
   }
 
 }  // namespace emu

@@ -193,10 +193,10 @@ EMU_EXPORT int emu_program_for_reading(const char* attributes, const float* devi
   return emu::guarded_code([&] {
     const emu::StoredArray stored = emu::stored_for(attributes, device, entries, strength, seed, read_seed,
                                                     {w, rows, columns, nullptr, faults, fault_count}, true);
-    const auto copy_all = [](const std::vector<std::vector<float>>& parts, int64_t count, int64_t size, float* out) {
+    const auto copy_all = [](const std::vector<emu::Floats>& parts, int64_t count, int64_t size, float* out) {
       if (static_cast<int64_t>(parts.size()) != count)
         throw emu::Error("attributes: they give another number of slices");
-      for (const std::vector<float>& part : parts) {
+      for (const emu::Floats& part : parts) {
         std::copy(part.begin(), part.begin() + static_cast<ptrdiff_t>(size), out);
         out += size;
       }

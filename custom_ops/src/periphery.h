@@ -47,10 +47,10 @@ struct CrossbarProduct {
   std::function<const float*(size_t i, size_t t, size_t g)> noise_tile;
   std::function<const float*(size_t i, size_t t, size_t g)> magnitude_tile;
   Decoding decoding;
-  const std::vector<std::vector<float>>* unit_columns = nullptr;  // of each slice, [depth]
-  const float* scales = nullptr;                                  // [b matrices, row tiles, columns]
-  const SampleMap* samples = nullptr;                             // of the rows of Y
-  const SampleMap* a_samples = nullptr;                           // of the rows of A
+  const std::vector<Floats>* unit_columns = nullptr;  // of each slice, [depth]
+  const float* scales = nullptr;                      // [b matrices, row tiles, columns]
+  const SampleMap* samples = nullptr;                 // of the rows of Y
+  const SampleMap* a_samples = nullptr;               // of the rows of A
   float* y = nullptr;
 };
 

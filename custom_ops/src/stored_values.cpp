@@ -109,7 +109,6 @@ class Storing {
         for_each_(for_each),
         matrix_(w),
         w_(w.values),
-        scales_(weight_scales(structure, device, w.values, w.rows, w.columns)),
         row_tiles_(structure.row_tiles(w.rows)),
         column_tiles_(structure.column_tiles(w.columns)),
         tile_of_row_(static_cast<size_t>(w.rows)),
@@ -125,6 +124,12 @@ class Storing {
   StoredArray run(bool for_reading) {
     const bool conductances = structure_.encoding != Encoding::kWeight;
     StoredArray stored;
+    stored.key = key_;
+    if (only_flips(for_reading)) {
+      stored.slices.push_back(std::move(flipped_));
+      return stored;
+    }
+    scales_ = weight_scales(structure_, device_, matrix_.values, rows_, columns_);
     if (conductances) {
       stored.slices = stored_conductances();
     } else {
@@ -132,7 +137,6 @@ class Storing {
     }
     if (device_.modifier > 0) modify(conductances || for_reading, stored.slices[0]);
     if (conductances && !for_reading) decode(stored.slices);
-    stored.key = key_;
     stored.scales = scales_;
     if (for_reading && structure_.unit_column) {
       for (int64_t slice = 0; slice < structure_.slices(); ++slice) stored.unit_columns.push_back(unit_column(slice));
@@ -141,6 +145,16 @@ class Storing {
   }
 
  private:
+  // Whether bits flip and nothing else happens to the weights.
+  bool only_flips(bool for_reading) const {
+    const bool as_they_are = structure_.encoding == Encoding::kWeight && structure_.disturbance == Disturbance::kNone &&
+                             !mapped(map()) && device_.modifier == 0;
+    return as_they_are && !for_reading && w_ != matrix_.values;
+  }
+
+  // Whether numbers are clipped or rounded before they are disturbed.
+  bool mapped(const MapRow& mapping) const { return mapping.clip || mapping.weight_steps > 0; }
+
   const float* scales_of(int64_t k) const {
     return scales_.data() + tile_of_row_[static_cast<size_t>(k)] * static_cast<size_t>(columns_);
   }
@@ -201,15 +215,14 @@ class Storing {
     return row;
   }
 
-  std::vector<float> stored_numbers(bool for_reading) {
-    std::vector<float> values(static_cast<size_t>(rows_ * columns_));
+  Floats stored_numbers(bool for_reading) {
+    Floats values(static_cast<size_t>(rows_ * columns_));
     StoreRow pattern;
     pattern.model = structure_.disturbance;
     pattern.sigma = strength_ * device_.sigma;
     pattern.sigma_cycle = strength_ * device_.sigma_cycle;
     pattern.normalize = for_reading;
     const MapRow mapping = map();
-    const bool mapped = mapping.clip || structure_.weight_bits > 0;
     if (structure_.disturbance == Disturbance::kFunction) {
       for_rows(rows_, columns_, for_each_, [&](int64_t k) {
         kernels().map_row(mapping, w_ + k * columns_, scales_of(k), columns_, values.data() + k * columns_);
@@ -227,7 +240,7 @@ class Storing {
       const float* s = scales_of(k);
       const float* source = w_ + k * columns_;
       float* target = values.data() + k * columns_;
-      if (mapped) {
+      if (mapped(mapping)) {
         kernels().map_row(mapping, source, s, columns_, target);
         for (int64_t n = 0; n < columns_; ++n) target[n] *= s[n];
         source = target;
@@ -238,14 +251,14 @@ class Storing {
   }
 
   // Puts what the registered function makes of targets in their place.
-  void call_function(uint32_t stream, std::vector<float>& targets) const {
-    std::vector<float> normals(targets.size());
+  void call_function(uint32_t stream, Floats& targets) const {
+    Floats normals(targets.size());
     for_rows(rows_, columns_, for_each_, [&](int64_t k) {
       float* row = normals.data() + k * columns_;
       kernels().normals(counter(stream, 0, k), 0, columns_, row);
       for (int64_t n = 0; n < columns_; ++n) row[n] *= strength_;
     });
-    std::vector<float> result(targets.size());
+    Floats result(targets.size());
     call_program_function(structure_, device_, targets.data(), normals.data(), rows_, columns_, result.data());
     targets = std::move(result);
   }
@@ -255,16 +268,16 @@ class Storing {
   }
 
   // v of every slice, in units of g_max; puts the compensation into the scales.
-  std::vector<std::vector<float>> stored_conductances() {
+  std::vector<Floats> stored_conductances() {
     const auto size = static_cast<size_t>(rows_ * columns_);
     const bool compensated = structure_.compensation != Compensation::kNone;
-    std::vector<std::vector<float>> slices;
-    std::vector<float> before(compensated ? size : 0, static_cast<float>(-decoding_.offset));
-    std::vector<float> after = before;
+    std::vector<Floats> slices;
+    Floats before(compensated ? size : 0, static_cast<float>(-decoding_.offset));
+    Floats after = before;
     for (int64_t slice = 0; slice < structure_.slices(); ++slice) {
       const float factor = decoding_.factors[static_cast<size_t>(slice)];
-      std::vector<float> positive = programmed(slice, false);
-      std::vector<float> negative = structure_.pairs() ? programmed(slice, true) : std::vector<float>();
+      Floats positive = programmed(slice, false);
+      Floats negative = structure_.pairs() ? programmed(slice, true) : Floats();
       if (compensated) accumulate(factor, slice, positive, negative, before);
       std::vector<float> peaks;
       if (structure_.drift != Drift::kNone) {
@@ -291,19 +304,18 @@ class Storing {
   }
 
   // Adds what is read before drift.
-  void accumulate(float factor, int64_t slice, const std::vector<float>& positive, const std::vector<float>& negative,
-                  std::vector<float>& sum) const {
+  void accumulate(float factor, int64_t slice, const Floats& positive, const Floats& negative, Floats& sum) const {
     const bool struck = structure_.fault_source != FaultSource::kNone || structure_.ir_drop == IrDrop::kNetwork;
     if (!struck && structure_.pairs()) {  // without copies
       for_values([&](size_t i) { sum[i] += factor * (positive[i] - negative[i]); });
       return;
     }
-    const std::vector<float> readings = read_conductances(slice, positive, negative, {});
+    const Floats readings = read_conductances(slice, positive, negative, {});
     for_values([&](size_t i) { sum[i] += factor * readings[i]; });
   }
 
   // W' in the place of the first slice.
-  void decode(std::vector<std::vector<float>>& slices) const {
+  void decode(std::vector<Floats>& slices) const {
     for_rows(rows_, columns_, for_each_, [&](int64_t k) {
       const float* s = scales_of(k);
       for (int64_t n = 0; n < columns_; ++n) {
@@ -380,8 +392,8 @@ class Storing {
     return now;
   }
 
-  std::vector<float> programmed(int64_t slice, bool negative) const {
-    std::vector<float> g(static_cast<size_t>(rows_ * columns_));
+  Floats programmed(int64_t slice, bool negative) const {
+    Floats g(static_cast<size_t>(rows_ * columns_));
     std::vector<float> levels;
     Table table;
     const ProgramRow pattern = program_pattern(levels, table);
@@ -406,8 +418,8 @@ class Storing {
   }
 
   // The cells beside the array that hold the weight 0, [rows].
-  std::vector<float> unit_column(int64_t slice) const {
-    std::vector<float> g(static_cast<size_t>(rows_));
+  Floats unit_column(int64_t slice) const {
+    Floats g(static_cast<size_t>(rows_));
     std::vector<float> levels;
     Table table;
     const ProgramRow pattern = program_pattern(levels, table);
@@ -469,7 +481,7 @@ class Storing {
   }
 
   // Maps the programmed difference of every pair to a pair again; gives the largest weight of each tile.
-  std::vector<float> make_net_pairs(std::vector<float>& positive, std::vector<float>& negative) const {
+  std::vector<float> make_net_pairs(Floats& positive, Floats& negative) const {
     const float weight = 1.0f / range_;
     std::vector<float> peaks = tile_peaks([&](int64_t k, float* row) {
       for (int64_t n = 0; n < columns_; ++n)
@@ -534,13 +546,13 @@ class Storing {
     return stuck;
   }
 
-  void drift(int64_t slice, bool negative, std::vector<float>& g) const {
+  void drift(int64_t slice, bool negative, Floats& g) const {
     const DriftRow pattern = drift_pattern();
     if (pattern.model == Drift::kNone) return;
     MapRow mapping = map(slice);
     mapping.negative = negative;
     for_rows(rows_, columns_, for_each_, [&](int64_t k) {
-      std::vector<float> targets(static_cast<size_t>(columns_));
+      Floats targets(static_cast<size_t>(columns_));
       DriftRow row = pattern;
       kernels().map_row(mapping, w_ + k * columns_, scales_of(k), columns_, targets.data());
       row.drift = counter(stream(kDrift, negative, slice), 0, k);
@@ -550,7 +562,7 @@ class Storing {
   }
 
   // Stuck cells and wires.
-  void strike(int64_t slice, bool negative, std::vector<float>& g) const {
+  void strike(int64_t slice, bool negative, Floats& g) const {
     if (structure_.stuck()) {
       const StuckRow pattern = stuck_pattern();
       for_rows(rows_, columns_, for_each_, [&](int64_t k) {
@@ -567,13 +579,13 @@ class Storing {
     through_wires(g, column_tiles_, columns_);
   }
 
-  void through_wires(std::vector<float>& g, const std::vector<Span>& column_tiles, int64_t columns) const {
+  void through_wires(Floats& g, const std::vector<Span>& column_tiles, int64_t columns) const {
     if (structure_.ir_drop != IrDrop::kNetwork || (device_.row_ohm == 0 && device_.column_ohm == 0)) return;
     const auto across = static_cast<int64_t>(column_tiles.size());
     for_each_(static_cast<int64_t>(row_tiles_.size()) * across, [&](int64_t tile) {
       const Span rows = row_tiles_[static_cast<size_t>(tile / across)];
       const Span span = column_tiles[static_cast<size_t>(tile % across)];
-      std::vector<float> cells(static_cast<size_t>(rows.size() * span.size()));
+      Floats cells(static_cast<size_t>(rows.size() * span.size()));
       for (int64_t k = rows.begin; k < rows.end; ++k) {
         const float* row = g.data() + k * columns + span.begin;
         std::copy(row, row + span.size(), cells.data() + (k - rows.begin) * span.size());
@@ -589,8 +601,7 @@ class Storing {
   }
 
   // What is read of the conductances: g+ - g- or g, times the peak of each tile if there are peaks.
-  std::vector<float> read_conductances(int64_t slice, std::vector<float> positive, std::vector<float> negative,
-                                       const std::vector<float>& peaks) const {
+  Floats read_conductances(int64_t slice, Floats positive, Floats negative, const std::vector<float>& peaks) const {
     strike(slice, false, positive);
     if (structure_.pairs()) {
       strike(slice, true, negative);
@@ -608,7 +619,7 @@ class Storing {
   }
 
   // Mean |reading| of each column of each row tile, summed, not divided: [row tiles][columns].
-  std::vector<double> reading_sums(const std::vector<float>& values, uint32_t stream) const {
+  std::vector<double> reading_sums(const Floats& values, uint32_t stream) const {
     std::vector<double> sums(row_tiles_.size() * static_cast<size_t>(columns_), 0.0);
     const std::vector<float> ones(static_cast<size_t>(columns_), 1.0f);
     const bool noisy = noisy_compensation(structure_);
@@ -648,7 +659,7 @@ class Storing {
     return sums;
   }
 
-  void compensate(const std::vector<float>& before, const std::vector<float>& after) {
+  void compensate(const Floats& before, const Floats& after) {
     uncompensated_ = scales_;
     const std::vector<double> baseline = reading_sums(before, kCompensationBaseline);
     const std::vector<double> reading = reading_sums(after, kCompensationReading);
@@ -677,7 +688,7 @@ class Storing {
   }
 
   // Adds noise in proportion to the largest weight of each tile.
-  void modify(bool normalized, std::vector<float>& values) {
+  void modify(bool normalized, Floats& values) {
     if (uncompensated_.empty()) uncompensated_ = scales_;
     MapRow mapping = map();
     mapping.encoding = Encoding::kWeight;
@@ -687,7 +698,7 @@ class Storing {
     });
     const float unit = structure_.encoding == Encoding::kWeight ? 1.0f : range_;
     for_rows(rows_, columns_, for_each_, [&](int64_t k) {
-      std::vector<float> noise(static_cast<size_t>(columns_));
+      Floats noise(static_cast<size_t>(columns_));
       kernels().normals(counter(kModifier, 0, k), 0, columns_, noise.data());
       const float* s = scales_of(k);
       for (size_t c = 0; c < column_tiles_.size(); ++c) {
@@ -710,7 +721,7 @@ class Storing {
   const ForEach& for_each_;
   const Matrix& matrix_;
   const float* w_;  // after bit flips
-  std::vector<float> flipped_;
+  Floats flipped_;
   std::vector<float> scales_;
   std::vector<float> uncompensated_;  // scales before compensation, once they are needed
   std::vector<Span> row_tiles_;
@@ -772,8 +783,8 @@ BlockLayout::BlockLayout(const std::vector<Span>& row_tiles, const std::vector<S
 
 namespace {
 
-std::vector<float> packed(const std::vector<float>& values, const std::vector<Span>& row_tiles,
-                          const std::vector<Span>& column_groups, int64_t columns, const ForEach& for_each) {
+Floats packed(const Floats& values, const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups,
+              int64_t columns, const ForEach& for_each) {
   const BlockLayout layout(row_tiles, column_groups);
   const int64_t panel = kernels().packed_size(1, 1);
   struct Part {
@@ -782,7 +793,7 @@ std::vector<float> packed(const std::vector<float>& values, const std::vector<Sp
     int64_t columns;
     float* to;
   };
-  std::vector<float> result(static_cast<size_t>(layout.size()));
+  Floats result(static_cast<size_t>(layout.size()));
   std::vector<Part> parts;
   for (size_t t = 0; t < row_tiles.size(); ++t) {
     const int64_t rows = row_tiles[t].size();
@@ -811,7 +822,7 @@ void pack_array(const Structure& structure, int64_t rows, int64_t columns, bool 
   const std::vector<Span> row_tiles = for_reading ? structure.row_tiles(rows) : whole_rows;
   const std::vector<Span> groups = for_reading ? structure.column_groups(columns) : whole_columns;
   array.packed_for = &kernels();
-  for (std::vector<float>& slice : array.slices) {
+  for (Floats& slice : array.slices) {
     slice = packed(slice, row_tiles, groups, columns, for_each);
     if (!for_reading) continue;
     const auto size = static_cast<int64_t>(slice.size());

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bit_flips.h"
+#include "floats.h"
 #include "kernels.h"
 #include "structure.h"
 
@@ -59,11 +60,11 @@ struct StoredArray {
   const Kernels* packed_for = nullptr;  // null: not packed
   // For reading: v of docs/operators.md, slice by slice, in units of g_max. Else W'. [rows, columns], or packed:
   // then for reading in the layout of its tiles.
-  std::vector<std::vector<float>> slices;
-  std::vector<std::vector<float>> noise_weights;  // what the variance of weight noise is proportional to, if needed
-  std::vector<std::vector<float>> magnitudes;     // |v|, only for the formula of IR drop
-  std::vector<std::vector<float>> unit_columns;   // of each slice, [rows]
-  std::vector<float> scales;                      // as weight_scales gives them, with compensation
+  std::vector<Floats> slices;
+  std::vector<Floats> noise_weights;  // what the variance of weight noise is proportional to, if needed
+  std::vector<Floats> magnitudes;     // |v|, only for the formula of IR drop
+  std::vector<Floats> unit_columns;   // of each slice, [rows]
+  std::vector<float> scales;  // as weight_scales gives them, with compensation; may be missing where nothing is read
 };
 
 struct Matrix {

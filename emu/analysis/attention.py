@@ -178,7 +178,7 @@ def draw_attention(frame: pd.DataFrame, axes: Any, quantity: Quantity = "kl") ->
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
     axes.set_title(title)
-    digits = 1 - math.floor(math.log10(top))  # two of the largest
+    digits = 1 - math.floor(math.log10(top / 3))  # two of the largest, or three if it begins with 1 or 2
     if values.size <= 64:
         for (row, column), value in np.ndenumerate(table.to_numpy(float)):
             if np.isnan(value):

@@ -110,6 +110,7 @@ def heat_map(
     label: str,
     bold: NDArray[np.bool_] | None = None,
     wide: Sequence[bool] = (),
+    noise: float = 0.0,
 ) -> None:
     """An annotated heat map with its colour bar.
 
@@ -121,11 +122,12 @@ def heat_map(
         label: of the colour bar, with the unit.
         bold: cells `[rows, columns]` whose number is set in bold.
         wide: rows that hold one value, in their first column, for all columns.
+        noise: how uncertain the numbers are; the colours reach so far at least, lest chance looks like an effect.
     """
     values = np.array(values, float)
     whole_row = np.array(wide or [False] * len(rows))
     shown = np.where(whole_row[:, None], values[:, :1], values)
-    top = max(float(np.nanmax(shown, initial=0.0)), 1e-9)
+    top = max(float(np.nanmax(shown, initial=0.0)), noise, 1e-9)
     image = axes.imshow(np.ma.masked_invalid(shown), cmap=COLOR_MAP, vmin=0, vmax=top, aspect="auto")
     axes.figure.colorbar(image, ax=axes, label=label)
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
@@ -187,6 +189,12 @@ def curve(
     style = {"marker": "o", "markersize": 3.5, "markevery": mark_every, "linewidth": 1.4}
     axes.fill_between(x, low, high, color=color, alpha=band, linewidth=0)
     axes.plot(x, mean, line, color=color, label=label, **style)
+
+
+def half_width(table: "pd.DataFrame") -> float:
+    """The largest half of an interval `low` to `high`; 0 where there is none."""
+    widths = (table["high"] - table["low"]) / 2
+    return float(widths.max()) if widths.notna().any() else 0.0
 
 
 def line_styles(count: int) -> list[tuple[Any, str]]:

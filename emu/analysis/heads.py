@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from emu.analysis.figures import COLORS, GREY, grid, heat_map, line_styles
+from emu.analysis.figures import COLORS, GREY, grid, half_width, heat_map, line_styles
 from emu.analysis.sensitivity import (
     Echo,
     Step,
@@ -255,6 +255,7 @@ def draw_heads(axes: Any, table: pd.DataFrame, metric: str = "accuracy") -> None
         [str(head) for head in loss.columns],
         f"points of {metric}",
         low.to_numpy(float) > 0,
+        noise=100 * half_width(table),
     )
     axes.tick_params(axis="x", rotation=0)
     axes.set_xlabel("head")

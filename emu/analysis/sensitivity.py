@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from emu.analysis.figures import heat_map
+from emu.analysis.figures import half_width, heat_map
 from emu.errors import InputError
 from emu.evaluation import Bench, Trial
 from emu.evaluation.controls import LARGEST_SEED
@@ -244,7 +244,8 @@ def draw_sensitivity(
             column = 0 if wide[-1] else columns.index(str(table.loc[place, "component"]))
             values[line, column] = 100 * float(table.loc[place, "effect"])
             bold[line, column] = float(table.loc[place, "low"]) > 0
-    heat_map(axes, values, list(rows), columns, f"points of {metric}", bold, wide)
+    noise = 100 * half_width(table)
+    heat_map(axes, values, list(rows), columns, f"points of {metric}", bold, wide, noise)
     said = "lost, only this part disturbed" if mode == "only" else "regained, this part digital and all else disturbed"
     axes.set_title(f"{metric.capitalize()} {said}\nmean of {table['chips'].iloc[0]} chips, bold: 95 % interval above 0")
 

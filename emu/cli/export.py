@@ -34,7 +34,7 @@ def export(
     """Export a PyTorch model to ONNX, and prove that it computes the same."""
     for needed in ("torch", "transformers"):
         library(needed, extra="train")
-    from emu.train.export import export as run_export
+    from emu.train.exporting import export as run_export
 
     result = run_export(folder, output, exporter=exporter, task=task, opset=opset, overwrite=overwrite)
     if as_json:

@@ -3,7 +3,6 @@
 The model of the corrupted-image distillation study, on transformers' own DeiT blocks. Importing this module registers
 it, so that `AutoConfig` and `AutoModelForImageClassification` load it like any other.
 """
-# mypy: allow-untyped-calls
 
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -34,7 +34,7 @@ from emu.reference.structure import (
 from emu.rewriter import Device, EmulatedModel, Rule, device_settings, rewrite
 from emu.runtime.library import programmed_array, programmed_weight, sample_normals
 from emu.train.crossbar import Held, crossbar_product, written
-from emu.train.export import example_inputs, onnx_of
+from emu.train.exporting import example_inputs, onnx_of
 from emu.train.products import (
     Call,
     Place,

@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra 'trai
 import emu
 from emu.errors import InputError
 from emu.train.cdeit import CDeiTConfig, CDeiTForImageClassification, add_stochastic_depth
-from emu.train.export import onnx_of
+from emu.train.exporting import onnx_of
 from emu.train.losses import cdeit_hard_loss, cdeit_soft_loss
 
 STRATEGIES = ("average", "linear", "gelu")

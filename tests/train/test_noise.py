@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import emu
 from emu.errors import InputError
-from emu.train.export import onnx_of
+from emu.train.exporting import onnx_of
 from emu.train.noise import Chip
 from tests.train import tiny
 

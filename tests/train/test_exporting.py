@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 transformers = pytest.importorskip("transformers", reason="needs the extra 'train'")
 
 from emu.train import export as exporting
-from emu.train.export import example_inputs, export, onnx_of
+from emu.train.exporting import example_inputs, export, onnx_of
 
 IMAGES = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 12, "num_labels": 3}
 ENCODER = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "initializer_range": 0.3}

@@ -7,12 +7,10 @@ import ast
 import contextlib
 import ctypes
 import inspect
-import json
 import logging
 import os
 import shutil
 import tempfile
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emu.errors import InputError
-from emu.libraries import library
+from emu.train.folders import BESIDE_THE_MODEL, TASKS, load_model, reason
 
 Example = Mapping[str, Tensor]
 Axes = Mapping[str, Mapping[int, str]]
@@ -37,34 +35,7 @@ Exporter = Literal["auto", "optimum", "torch"]
 OPSETS = range(14, 24)  # where the attention of PyTorch became operators, to the newest of its tracing exporter
 BATCH, SEQUENCE = "batch", "sequence"
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-TASKS = {
-    "feature-extraction": "",
-    "fill-mask": "ForMaskedLM",
-    "image-classification": "ForImageClassification",
-    "question-answering": "ForQuestionAnswering",
-    "text-classification": "ForSequenceClassification",
-    "text-generation": "ForCausalLM",
-    "token-classification": "ForTokenClassification",
-}
-#: What `emu evaluate` and others need beside the model: its labels, image processor and tokenizer.
-BESIDE_THE_MODEL = (
-    "config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 
-_OWN_MODELS = {"cdeit": "emu.train.cdeit"}  # a model_type of config.json, and the module whose import makes it known
 _TOKENS, _FEWER_TOKENS, _SHORT_TEXT = 8, 5, 3  # of an example, of one of another length, of the text that is padded
 _OLDEST_OPSET_OF_TORCH_EXPORT = 18
 _LARGEST_FILE_BYTES = 1_900_000_000  # a protobuf message must stay below 2 GiB
@@ -213,7 +184,7 @@ def export(
     _check_target(target, overwrite)
     folder = None if isinstance(source, nn.Module) else Path(source)
     beside = _files_beside(folder, target, overwrite)
-    model = source if isinstance(source, nn.Module) else _load(Path(source), task)
+    model = source if isinstance(source, nn.Module) else load_model(Path(source), task)
     example = example_inputs(model) if example is None else example
     with _Source.prepared(model, example) as prepared, _folder_beside(target) as work:
         written = work / target.name
@@ -277,7 +248,7 @@ class _Source:
                 outputs = _named(self.model(**inputs), self.asked)
         except Exception as error:  # a model can fail in every way
             name, shapes = type(self.model).__name__, _shown(inputs)
-            raise InputError(f"{name} fails on inputs of {shapes}: {_reason(error)}.") from error
+            raise InputError(f"{name} fails on inputs of {shapes}: {reason(error)}.") from error
         missing = [name for name in self.asked or () if name not in outputs]
         if missing or not outputs:
             what = f"no output '{missing[0]}'" if missing else "no output that is a tensor"
@@ -462,7 +433,7 @@ def _from_optimum(source: _Source, opset: int, task: str | None = None) -> onnx.
     try:
         optimum = import_module("optimum.exporters.onnx")
     except ImportError as error:
-        raise InputError(f'optimum needs a package: pip install "emu-onnx[optimum]" ({_reason(error)})') from None
+        raise InputError(f'optimum needs a package: pip install "emu-onnx[optimum]" ({reason(error)})') from None
     with tempfile.TemporaryDirectory() as folder:
         with _reporting("optimum"):
             optimum.onnx_export_from_model(
@@ -489,7 +460,7 @@ def _reporting(exporter: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise InputError(f"{exporter} fails with {type(cause).__name__} ({_reason(cause)})") from error
+        raise InputError(f"{exporter} fails with {type(cause).__name__} ({reason(cause)})") from error
 
 
 @contextlib.contextmanager
@@ -611,7 +582,7 @@ def _largest_difference(path: Path, source: _Source) -> float:
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the checker and onnxruntime have exceptions of their own, of no common kind
-        raise InputError(f"onnxruntime cannot load the graph ({_reason(error)})") from None
+        raise InputError(f"onnxruntime cannot load the graph ({reason(error)})") from None
     names = [each.name for each in session.get_outputs()]
     unknown = [name for name in names if name not in source.outputs]
     if unknown:
@@ -623,7 +594,7 @@ def _largest_difference(path: Path, source: _Source) -> float:
         try:
             computed = session.run(names, {name: each.cpu().numpy() for name, each in inputs.items()})
         except Exception as error:
-            raise InputError(f"onnxruntime fails on {_shown(inputs)} ({_reason(error)})") from None
+            raise InputError(f"onnxruntime fails on {_shown(inputs)} ({reason(error)})") from None
         for name, array in zip(names, computed, strict=True):
             differences[name] = max(differences[name], _difference(array, expected[name]))
             magnitudes[name] = max(magnitudes[name], float(np.abs(expected[name]).max(initial=0)))
@@ -667,77 +638,6 @@ def _difference(computed: NDArray[Any], expected: NDArray[Any]) -> float:
 def _check_opset(opset: int) -> None:
     if opset not in OPSETS:
         raise InputError(f"The opset is {opset}: choose {OPSETS[0]} to {OPSETS[-1]}.")
-
-
-def _load(folder: Path, task: str | None) -> nn.Module:
-    """The model of a folder, with float32 weights."""
-    transformers = library("transformers", "train")
-    config = _config(folder)
-    _check_weights(folder)
-    architectures = config.get("architectures") or []
-    if task is None and not architectures:
-        raise InputError(f"{folder / 'config.json'} names no architecture: say what the model does (--task).")
-    if task is not None and task not in TASKS:
-        raise InputError(f"There is no task '{task}': choose {', '.join(TASKS)}.")
-    own = _OWN_MODELS.get(str(config.get("model_type")))
-    module = import_module(own) if own else None
-    if task is not None:
-        kind: Any = getattr(transformers, f"AutoModel{TASKS[task]}")
-    else:
-        kind = getattr(transformers, architectures[0], None) or getattr(module, architectures[0], None)
-    if kind is None or not hasattr(kind, "from_pretrained"):
-        raise InputError(
-            f"{folder / 'config.json'} names the architecture {architectures[0]}, which transformers "
-            f"{transformers.__version__} does not have: name one that it has, or the task of the model (--task)."
-        )
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        model, report = kind.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except Exception as error:  # transformers fails in every way that a file can be wrong
-        raise InputError(f"The model in {folder} cannot be loaded: {_reason(error)}.") from None
-    finally:
-        logging.disable(disabled)
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(
-            f"{folder} lacks {len(missing)} tensors of a {type(model).__name__}, such as {missing[0]}: name the task "
-            "that the model was trained for (--task), or train it first."
-        )
-    return model.float()  # type: ignore[no-any-return]
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        if folder.exists():
-            raise InputError(f"{folder} is a file: give the folder that holds the model's config.json.")
-        raise InputError(
-            f"There is no folder {folder}: give one that save_pretrained wrote, or that 'hf download' did."
-        )
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder} has no config.json: give a folder that save_pretrained wrote.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {_reason(error)}.") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds no configuration of a model: give a folder that save_pretrained wrote.")
-    return config
-
-
-def _check_weights(folder: Path) -> None:
-    if any((folder / f"model.safetensors{ending}").is_file() for ending in ("", ".index.json")):
-        return
-    pickles = sorted(each.name for ending in ("bin", "pt", "pth") for each in folder.glob(f"*.{ending}"))
-    if pickles:
-        raise InputError(
-            f"{folder} holds weights as {pickles[0]}, a pickle, which can run any code and is not loaded: load it "
-            "where you trust it, and save_pretrained writes model.safetensors."
-        )
-    raise InputError(f"{folder} has no weights: model.safetensors is missing.")
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -798,9 +698,3 @@ def _opset(proto: onnx.ModelProto) -> int:
 
 def _shown(inputs: Example) -> str:
     return ", ".join(f"{name} {list(each.shape)}" for name, each in inputs.items())
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error that says something, not at any length."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return textwrap.shorten(lines[0] if lines else type(error).__name__, 200, placeholder=" ...").rstrip(".:")

@@ -1,0 +1,328 @@
+"""emu finetune."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from emu.cli.app import app
+from emu.cli.options import AS_USUAL, DataOptions, Exclude, Json, Map, Only, Samples, Set, grouped
+from emu.cli.output import Progress, print_json, print_table
+from emu.errors import InputError
+from emu.libraries import library
+
+if TYPE_CHECKING:
+    from emu.evaluation import DataSource
+    from emu.train.settings import Finetuning
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimized."""
+
+    method: Annotated[
+        Literal["distillation", "noise", "deit-soft", "deit-hard", "cdeit-soft", "cdeit-hard"],
+        typer.Option(help="The loss: noise-aware distillation, noise alone (no teacher), or that of DeiT or CDeiT."),
+    ] = "distillation"
+    beta: Annotated[float, typer.Option(min=0, help="Weight of the divergence from the teacher.")] = 1.0
+    gamma: Annotated[float, typer.Option(min=0, help="Weight of the difference from the teacher's blocks.")] = 1.0
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the divergence.", show_default="1; 3 for DeiT and CDeiT")
+    ] = None
+    direction: Annotated[Literal["teacher-student", "student-teacher"], typer.Option(help="Of the divergence.")] = (
+        "teacher-student"
+    )
+    reduction: Annotated[
+        Literal["batchmean", "batch-classes"], typer.Option(help="What the divergence is divided by.")
+    ] = "batchmean"
+    distillation_weight: Annotated[float, typer.Option(help="Lambda of the soft losses of DeiT and CDeiT.")] = 0.5
+    label_smoothing: Annotated[float, typer.Option(help="Share of a label that is spread over all classes.")] = 0.0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How the chip acts in training."""
+
+    gradient: Annotated[
+        Literal["straight-through", "reparametrized"], typer.Option(help="How gradients reach the clean weights.")
+    ] = "straight-through"
+    strength: Annotated[float, typer.Option(min=0, help="Factor on every disturbance.")] = 1.0
+    strength_schedule: Annotated[
+        Literal["constant", "linear", "random"],
+        typer.Option(help="linear: grow to the strength by half-time; random: between 0 and it, for each batch."),
+    ] = "constant"
+    drop_connect: Annotated[float, typer.Option(help="Share of the stored weights set to zero.")] = 0.0
+    clip_weights: Annotated[
+        str | None,
+        typer.Option(metavar="fixed:LIMIT|gaussian:FACTOR", help="Limit stored weights after each step."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The training loop."""
+
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 5
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at once, on each processor.")] = 32
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches for one step.")] = 1
+    learning_rate: Annotated[float, typer.Option(help="AdamW's, at its peak.")] = 1e-4
+    decay: Annotated[Literal["cosine", "linear", "constant"], typer.Option(help="How it falls.")] = "cosine"
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which it rises.")] = 0.05
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.05
+    largest_gradient: Annotated[float, typer.Option(help="Gradients are clipped to this norm.")] = 1.0
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of products and activations in training.")
+    ] = "float32"
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """Changes of images, and stochastic depth."""
+
+    mixup: Annotated[float, typer.Option(help="Alpha of mixup.")] = 0.0
+    erasing: Annotated[float, typer.Option(help="Probability of random erasing.")] = 0.0
+    randaugment: Annotated[
+        str | None, typer.Option(metavar="OPERATIONS,MAGNITUDE", help="RandAugment, such as 2,9 (needs --mean, --std).")
+    ] = None
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror every other image.")] = False
+    crop_padding: Annotated[int, typer.Option(min=0, help="Pixels by which images move at most.")] = 0
+    drop_path_rate: Annotated[float, typer.Option(help="Stochastic depth.")] = 0.0
+
+
+@app.command()
+@grouped
+def finetune(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A model of Hugging Face: config.json and model.safetensors.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|FOLDER|NAME",
+            help="Training samples: arrays (.npz), a table, a folder of images, or a data set of Hugging Face.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write.")],
+    device: Annotated[
+        str, typer.Option(metavar="NAME|FILE|none", help="The chip: a preset or a .toml file; none: no chip.")
+    ] = "rram",
+    set: Set = None,
+    map: Map = None,
+    only: Only = None,
+    exclude: Exclude = None,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The clean model.", show_default="the model before training")
+    ] = None,
+    teacher_epochs: Annotated[float, typer.Option(help="First train the teacher's classifier for so long.")] = 0,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Settings of a study: corrupted_image_distillation.")
+    ] = None,
+    loss: Loss = Loss(),  # frozen
+    noise: Noise = Noise(),
+    loop: Loop = Loop(),
+    regularization: Regularization = Regularization(),
+    options: DataOptions = AS_USUAL,
+    samples: Samples = None,
+    evaluation: Annotated[
+        str | None, typer.Option("--eval-data", metavar="FILE|FOLDER|NAME", help="Held-out samples.")
+    ] = None,
+    then_evaluate: Annotated[
+        bool,
+        typer.Option("--then-evaluate", help="Export, rewrite and measure on --eval-data, before and after."),
+    ] = False,
+    chips: Annotated[int, typer.Option(min=2, help="Chips of --then-evaluate.")] = 10,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin with random weights.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
+    save_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps between checkpoints.", show_default="those of an epoch")
+    ] = None,
+    keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep the last two.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs to OUTPUT/logs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier for its chip: noise-aware distillation in PyTorch."""
+    for needed in ("torch", "transformers", "accelerate", "PIL", *(("tensorboard",) if tensorboard else ())):
+        library(needed, extra="train")
+    from emu.train.finetuning import finetune as run_finetuning
+
+    if then_evaluate and evaluation is None:
+        raise InputError("--then-evaluate needs held-out samples: give --eval-data.")
+    settings = _settings(device, set, map, only, exclude, teacher_epochs, loss, noise, loop, regularization, options)
+    if preset is not None:
+        settings = _with_preset(settings, preset)
+    source, held_out = options.source(data), None
+    if evaluation is not None:
+        held_out = replace(options.source(evaluation), split=None)
+    with Progress("training") as progress:
+        result = run_finetuning(
+            folder,
+            source,
+            output,
+            settings,
+            teacher=teacher,
+            evaluation=held_out,
+            samples=samples,
+            fresh=fresh,
+            resume=resume,
+            overwrite=overwrite,
+            save_steps=save_steps,
+            keep_checkpoints=keep_checkpoints,
+            tensorboard=tensorboard,
+            echo=None if as_json else typer.echo,
+            progress=progress,
+        )
+    if not result.is_main_process:
+        return
+    if not as_json:
+        on = f"{result.sites} sites on {settings.device}" if settings.device else "digital"
+        typer.echo(f"Wrote {result.path}: {result.samples} samples, {on}, {result.seconds:.0f} s.")
+    report: dict[str, Any] = {"path": str(result.path), "seconds": result.seconds, "history": list(result.history)}
+    if then_evaluate and held_out is not None:
+        report["evaluation"] = _measure(folder, output, settings, held_out, chips, fresh, quiet=as_json)
+    if as_json:
+        print_json(report)
+
+
+def _settings(
+    device: str,
+    set: list[str] | None,
+    map: list[str] | None,
+    only: str | None,
+    exclude: str | None,
+    teacher_epochs: float,
+    loss: Loss,
+    noise: Noise,
+    loop: Loop,
+    regularization: Regularization,
+    options: DataOptions,
+) -> "Finetuning":
+    from emu.device import parse_overrides
+    from emu.train.settings import Finetuning
+
+    method: Any = loss.method.replace("-", "_")
+    given = regularization.randaugment
+    augmentation: dict[str, Any] = {
+        "mixup": regularization.mixup,
+        "erasing": regularization.erasing,
+        "randaugment": None if given is None else _pair(given),
+        "flip": regularization.flip,
+        "crop_padding": regularization.crop_padding,
+    }
+    augmentation = {name: value for name, value in augmentation.items() if value}
+    if augmentation and options.mean is not None:
+        augmentation |= {"mean": options.mean, "std": options.std}
+    usual: float = 1.0 if method in ("distillation", "noise") else 3.0
+    direction: Any = loss.direction.replace("-", "_")
+    reduction: Any = loss.reduction.replace("-", "_")
+    gradient: Any = noise.gradient.replace("-", "_")
+    return Finetuning(
+        method=method,
+        device=None if device == "none" else device,
+        set=parse_overrides(set),
+        only=only,
+        exclude=exclude,
+        map=tuple(map or ()),
+        gradient=gradient,
+        drop_connect=noise.drop_connect,
+        strength=noise.strength,
+        strength_schedule=noise.strength_schedule,
+        clip_weights=_clip(noise.clip_weights),
+        beta=loss.beta,
+        gamma=loss.gamma,
+        temperature=usual if loss.temperature is None else loss.temperature,
+        direction=direction,
+        reduction=reduction,
+        distillation_weight=loss.distillation_weight,
+        label_smoothing=loss.label_smoothing,
+        epochs=loop.epochs,
+        batch_size=loop.batch_size,
+        accumulate=loop.accumulate,
+        learning_rate=loop.learning_rate,
+        decay=loop.decay,
+        warmup=loop.warmup,
+        weight_decay=loop.weight_decay,
+        largest_gradient=loop.largest_gradient,
+        precision=loop.precision,
+        teacher_epochs=teacher_epochs,
+        drop_path_rate=regularization.drop_path_rate,
+        augmentation=augmentation,
+        seed=loop.seed,
+    )
+
+
+def _with_preset(settings: "Finetuning", name: str) -> "Finetuning":
+    from emu.train.presets import PRESETS
+
+    if name not in PRESETS:
+        raise InputError(f"There is no preset '{name}': choose {', '.join(PRESETS)}.")
+    study = PRESETS[name]
+    return replace(
+        settings,
+        epochs=study.epochs,
+        accumulate=max(1, study.batch_size // settings.batch_size),
+        learning_rate=study.learning_rate(),
+        warmup=study.warmup_epochs / study.epochs,
+        weight_decay=study.weight_decay,
+        label_smoothing=study.label_smoothing,
+        drop_path_rate=study.drop_path_rate,
+        temperature=study.temperature,
+        distillation_weight=study.distillation_weight,
+        augmentation={**settings.augmentation, "mixup": study.mixup, "erasing": study.erasing},
+    )
+
+
+def _clip(text: str | None) -> Any:
+    if text is None:
+        return None
+    kind, _, limit = text.partition(":")
+    try:
+        return kind, float(limit)
+    except ValueError:
+        raise InputError(f"--clip-weights is '{text}' and must be fixed:LIMIT or gaussian:FACTOR.") from None
+
+
+def _pair(text: str) -> tuple[int, int]:
+    try:
+        operations, magnitude = (int(each) for each in text.split(","))
+    except ValueError:
+        raise InputError(f"--randaugment is '{text}' and must be two whole numbers: OPERATIONS,MAGNITUDE.") from None
+    return operations, magnitude
+
+
+def _measure(
+    before: Path, after: Path, settings: "Finetuning", data: "DataSource", chips: int, fresh: bool, quiet: bool
+) -> dict[str, Any]:
+    """Both models exported, rewritten, and measured on the same chips."""
+    from emu.train.remeasuring import remeasure
+
+    device = settings.device
+    if device is None:
+        raise InputError("--then-evaluate measures on a chip: give its --device.")
+    with Progress("measuring") as progress:
+        result = remeasure(
+            None if fresh else before,
+            after,
+            data,
+            device=device,
+            set=settings.set,
+            map=settings.map,
+            only=settings.only,
+            exclude=settings.exclude,
+            chips=chips,
+            progress=progress,
+        )
+    if not quiet:
+        shown = ("clean", "mean", "low", "high")
+        rows = [[row["model"], *(f"{100 * row[name]:.2f}" for name in shown)] for row in result.rows]
+        print_table(["accuracy (%)", "clean", f"mean of {chips} chips", "from", "to"], rows)
+        if result.gain is not None:
+            gain = result.gain
+            typer.echo(
+                f"gain on the same chips: {100 * gain['mean']:+.2f} points "
+                f"(95 % interval {100 * gain['low']:+.2f} to {100 * gain['high']:+.2f})"
+            )
+        typer.echo(f"Wrote {result.path}.")
+    return result.as_dict()
