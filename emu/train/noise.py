@@ -45,6 +45,7 @@ from emu.train.products import (
     labelled,
     match,
     matrix_of,
+    opened,
     parameter_of,
 )
 
@@ -312,6 +313,9 @@ class _Scope(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if opened(func) is not func:
+            with self:
+                return opened(func)(*args, **kwargs)
         call = call_of(func, args, kwargs) if _Scope._open and _Scope._open[-1] is self else None
         if call is None:
             return func(*args, **kwargs)
@@ -325,7 +329,10 @@ class _Scope(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             emulator = emulators[0]
             if isinstance(emulator, _Dynamic):
-                return emulator.product(*[*args, *kwargs.values()][:2])
+                operands = [*args, *kwargs.values()]
+                if call.kind == "added":
+                    return operands[0] + emulator.product(*operands[1:3])
+                return emulator.product(*operands[:2])
             assert emulator is not None, "there is one"
             return emulator.product(func, call, args, kwargs)
 
@@ -402,6 +409,8 @@ class _Emulator:
     def to_samples(self, x: Tensor, axis: int, trailing: int) -> Tensor:
         """`x [..., *trailing]` as `[samples, what each sample has, *trailing]`."""
         leading, kept = x.shape[: x.ndim - trailing], x.shape[x.ndim - trailing :]
+        if axis == 1 and len(leading) == 1:  # tokens first, samples second
+            return self.to_samples(x.reshape(-1, self.chip.batch, *kept), axis, trailing)
         if axis < 0 or axis >= len(leading):
             return x.reshape(1, -1, *kept)
         samples = self.samples_of(leading[axis])
@@ -411,6 +420,8 @@ class _Emulator:
     def from_samples(self, y: Tensor, leading: Sequence[int], axis: int) -> Tensor:
         """What `to_samples` was made of, with other trailing dimensions."""
         kept = y.shape[2:]
+        if axis == 1 and len(leading) == 1:
+            return self.from_samples(y, (leading[0] // self.chip.batch, self.chip.batch), axis).reshape(*leading, *kept)
         if 0 <= axis < len(leading):
             samples = y.shape[0]
             inner = leading[axis] // samples

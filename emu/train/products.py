@@ -5,7 +5,8 @@ layer means the same in training and on the emulated chip.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,14 +21,15 @@ from torch.overrides import TorchFunctionMode
 from emu.errors import InputError
 from emu.rewriter import EmulatedModel
 
-Kind = Literal["linear", "transposed", "convolution", "dynamic", "attention"]
+Kind = Literal["linear", "transposed", "convolution", "dynamic", "added", "attention"]
 
 LINEAR = (functional.linear,)
 ADDED = (torch.addmm, Tensor.addmm)
 CONVOLUTION = (functional.conv2d, torch.conv2d)
 MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
 ATTENTION = (functional.scaled_dot_product_attention,)
-_ALL = frozenset((*LINEAR, *ADDED, *CONVOLUTION, *MATMUL, *ATTENTION))
+ADDED_BATCH = (torch.baddbmm, Tensor.baddbmm)
+_ALL = frozenset((*LINEAR, *ADDED, *CONVOLUTION, *MATMUL, *ATTENTION, *ADDED_BATCH))
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def call_of(function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
         return None
     if function in ATTENTION:
         return Call("attention")
+    if function in ADDED_BATCH:
+        return Call("added") if {"beta", "alpha"}.isdisjoint(keywords) else None
     if function in MATMUL:
         operands = [*arguments, *keywords.values()][:2]
         is_weight = [isinstance(each, nn.Parameter) for each in operands]
@@ -90,6 +94,27 @@ def call_of(function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
     if function in CONVOLUTION:
         return Call("convolution", weight)
     return Call("transposed" if function in ADDED else "linear", weight)
+
+
+def opened(function: Any) -> Callable[..., Any]:
+    """A function of `torch.nn.functional` that shows the products it is made of, where it is one of several.
+
+    `torch.nn.MultiheadAttention` computes by one function, which passes itself on as a whole where others may replace
+    it. A copy that does not look whether there are any lets its products be replaced one by one.
+    """
+    if function is not functional.multi_head_attention_forward:
+        called: Callable[..., Any] = function
+        return called
+    return _OPENED
+
+
+_whole = functional.multi_head_attention_forward
+_OPENED = types.FunctionType(
+    _whole.__code__,
+    {**_whole.__globals__, "has_torch_function": lambda _: False},
+    argdefs=_whole.__defaults__,
+    closure=_whole.__closure__,
+)
 
 
 def matrix_of(weight: Tensor, kind: Kind) -> NDArray[np.float32]:
@@ -156,6 +181,9 @@ class _Recorder(TorchFunctionMode):
         self.stack.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if opened(func) is not func:
+            with self:
+                return opened(func)(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         call = call_of(func, args, kwargs or {})
         if call is not None and self.stack:
@@ -175,7 +203,8 @@ def _shapes(call: Call, arguments: Sequence[Any], keywords: Mapping[str, Any]) -
     if call.kind == "attention":
         key, value = operands[1], operands[2]
         return [(key.shape[-1], key.shape[-2]), (value.shape[-2], value.shape[-1])]
-    return [(operands[1].shape[-2], operands[1].shape[-1])]
+    matrix = operands[2 if call.kind == "added" else 1]
+    return [(matrix.shape[-2], matrix.shape[-1])]
 
 
 def match(products: Sequence[Product], exported: EmulatedModel) -> dict[int, Product]:

@@ -38,7 +38,8 @@ def onnx_logits(rewritten: Any, inputs: dict[str, Any], **controls: int) -> Any:
 
 def torch_logits(model: Any, inputs: dict[str, Any]) -> Any:
     with torch.no_grad():
-        return model(**inputs).logits.numpy()
+        outputs = model(**inputs)
+    return getattr(outputs, "logits", outputs).numpy()
 
 
 def assert_same_chip(model: Any, inputs: dict[str, Any], device: str, **settings: Any) -> None:
@@ -76,6 +77,13 @@ def test_the_chip_of_a_seed_is_the_one_in_onnx(device: str) -> None:
 def test_the_chip_is_the_same_in_every_architecture(make: Any, device: str) -> None:
     model = make()
     assert_same_chip(model, tiny.images() if hasattr(model.config, "image_size") else tiny.texts(), device)
+
+
+@pytest.mark.parametrize("device", ["rram", "pcm_aihwkit", "clipformer"])
+@pytest.mark.parametrize("make", [tiny.PlainEncoder, lambda: tiny.PlainEncoder(False), tiny.PlainAttention])
+def test_the_chip_is_the_same_in_the_attention_of_pytorch(make: Any, device: str) -> None:
+    inputs = {"x": torch.randn((6, 7, 32), generator=torch.Generator().manual_seed(2))}
+    assert_same_chip(make().eval(), inputs, device)
 
 
 def test_settings_maps_and_selections_mean_the_same_as_in_rewrite() -> None:

@@ -55,3 +55,38 @@ def texts(count: int = 8, seed: int = 1) -> dict[str, torch.Tensor]:
     mask = torch.ones((count, 9), dtype=torch.int64)
     mask[0, 6:] = 0
     return {"input_ids": torch.randint(1, 50, (count, 9), generator=generator), "attention_mask": mask}
+
+
+class PlainEncoder(torch.nn.Module):
+    """PyTorch's own transformer: attention is one function there, and tokens may come before samples."""
+
+    def __init__(self, batch_first: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=batch_first, dropout=0.0, norm_first=True)
+        self.encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = torch.nn.Linear(32, 5)
+        self.batch_first = batch_first
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x if self.batch_first else x.transpose(0, 1)
+        y = self.encoder(x)
+        return self.head(y.mean(1 if self.batch_first else 0))
+
+
+class PlainAttention(torch.nn.Module):
+    """Attention that also gives its weights, which PyTorch computes by other functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+        self.head = torch.nn.Linear(32, 5)
+        torch.nn.init.normal_(self.attention.in_proj_weight, std=0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, weights = self.attention(x, x, x)
+        return self.head(y.mean(1)) + weights.mean()
