@@ -61,6 +61,7 @@ def load(
     task: Task | None = None,
     samples: int | None = None,
     folder: Path | None = None,
+    on_demand: bool = False,
 ) -> tuple[DataSet, Task]:
     """Loads data for a model, whatever form they have.
 
@@ -71,6 +72,8 @@ def load(
         task: what is measured; None to guess it from the model's outputs and the data.
         samples: use only the first so many samples.
         folder: folder of the model, which may hold its processor.
+        on_demand: leave images that do not fit into memory where they are (`ImagesOnDemand`), for training; otherwise
+            they are prepared once and kept in a temporary file.
 
     Returns:
         The data and the task.
@@ -86,7 +89,7 @@ def load(
             )
         return refit(data, inputs), task
     source = None if isinstance(data, Mapping) else data if isinstance(data, DataSource) else DataSource(data)
-    dataset, task = _load(source, data, session, inputs, task, samples, folder)
+    dataset, task = _load(source, data, session, inputs, task, samples, folder, on_demand)
     return replace(dataset, source=source), task
 
 
@@ -98,6 +101,7 @@ def _load(
     task: Task | None,
     samples: int | None,
     folder: Path | None,
+    on_demand: bool,
 ) -> tuple[DataSet, Task]:
     if source is None or source.is_arrays:
         options = [] if source is None else [each for each in source.options if each not in OF_PIXELS]
@@ -115,7 +119,32 @@ def _load(
         raise InputError(
             f"{samples} samples were asked for: {table.where} has {table.rows}, so ask for 1 to {table.rows}."
         )
-    return _Preparation(source, table, inputs, samples or table.rows, folder).run(task, session)
+    return _Preparation(source, table, inputs, samples or table.rows, folder, on_demand).run(task, session)
+
+
+class ImagesOnDemand:
+    """Images that are opened and prepared each time they are read, in the form of an array.
+
+    Args:
+        prepare: the images of some indices, `[indices, channels, height, width]`.
+        indices: of all images.
+        like: one prepared image, `[1, channels, height, width]`.
+    """
+
+    ndim = 4
+
+    def __init__(self, prepare: Callable[[Sequence[int]], Array], indices: Sequence[int], like: Array) -> None:
+        self.prepare, self.indices, self.like = prepare, indices, like
+        self.shape, self.dtype = (len(indices), *like.shape[1:]), like.dtype
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, chosen: "slice | Sequence[int]") -> Any:
+        """Fewer images, still on demand, for a slice; an array of them for a list of indices."""
+        if isinstance(chosen, slice):
+            return ImagesOnDemand(self.prepare, self.indices[chosen], self.like)
+        return self.prepare([self.indices[index] for index in chosen])
 
 
 @dataclass
@@ -127,6 +156,7 @@ class _Preparation:
     inputs: list[ModelInput]
     samples: int
     folder: Path | None
+    on_demand: bool = False
 
     def __post_init__(self) -> None:
         self.notes: list[str] = []
@@ -283,20 +313,25 @@ class _Preparation:
         processor = self._processor("image processor", ["preprocessor_config.json"], open_from)
         four = [each.shape for each in self.inputs if len(each.shape) == 4]
         gray = bool(four) and four[0][1] == 1
-        pixels: Array | None = None
-        for start in range(0, self.samples, _IMAGES_AT_ONCE):
-            batch = [self._open(images, i, gray) for i in range(start, min(start + _IMAGES_AT_ONCE, self.samples))]
+
+        def prepare(indices: Sequence[int]) -> Array:
+            batch = [self._open(images, index, gray) for index in indices]
             try:
                 options = {"input_data_format": "channels_first"} if gray else {}
-                prepared = np.asarray(processor(images=batch, return_tensors="np", **options)["pixel_values"])
+                return np.asarray(processor(images=batch, return_tensors="np", **options)["pixel_values"])
             except (ValueError, TypeError, KeyError) as error:
                 raise InputError(
                     f"The image processor cannot prepare the images of {self.table.where}: {_first_line(error)}."
                 ) from None
-            if pixels is None:
-                pixels = _space_for((self.samples, *prepared.shape[1:]), prepared.dtype)
-            pixels[start : start + len(prepared)] = prepared
-        assert pixels is not None  # a table has rows
+
+        first = prepare([0])  # a table has rows
+        if self.on_demand and not _fits((self.samples, *first.shape[1:]), first.dtype):
+            kept: Any = ImagesOnDemand(prepare, range(self.samples), first)
+            return {"pixel_values": kept}
+        pixels = _space_for((self.samples, *first.shape[1:]), first.dtype)
+        for start in range(0, self.samples, _IMAGES_AT_ONCE):
+            indices = range(start, min(start + _IMAGES_AT_ONCE, self.samples))
+            pixels[start : indices.stop] = prepare(indices)
         return {"pixel_values": pixels}
 
     def _open(self, images: Sequence[Any], index: int, gray: bool) -> Any:
@@ -531,9 +566,13 @@ class _Preparation:
         return arrays
 
 
+def _fits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    return math.prod(shape) * dtype.itemsize <= _IN_MEMORY
+
+
 def _space_for(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An array in memory, or in a temporary file if it is large."""
-    if math.prod(shape) * dtype.itemsize <= _IN_MEMORY:
+    if _fits(shape, dtype):
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, dtype, "w+", shape=shape)

@@ -22,8 +22,8 @@ from emu.evaluation import (
     Similarity,
     evaluate,
 )
-from emu.evaluation.data import ModelInput
-from emu.evaluation.preparing import _Preparation, _space_for
+from emu.evaluation.data import ModelInput, model_inputs
+from emu.evaluation.preparing import ImagesOnDemand, _Preparation, _space_for, load
 from emu.evaluation.sources import Table
 
 from .tiny import ID, WORDS, image_model, save_image_processor, save_tokenizer, token_model
@@ -472,6 +472,20 @@ class TestImages:
         on_disk = Bench(model, colors)
         assert isinstance(_space_for((2, 3), np.dtype("float32")), np.memmap)
         assert on_disk.clean == in_memory.clean and on_disk.fingerprint() == in_memory.fingerprint()
+
+    def test_large_sets_may_stay_where_they_are_and_are_prepared_when_they_are_read(
+        self, tmp_path: Path, colors: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_image_processor(tmp_path / "model", 4)
+        bench = Bench(saved(image_model(3, 4, 3), tmp_path / "model"), colors)
+        kept = bench.dataset.arrays["pixel_values"]
+        monkeypatch.setattr("emu.evaluation.preparing._IN_MEMORY", 0)
+        inputs = model_inputs(bench.session)
+        dataset, _ = load(colors, bench.session, inputs, folder=tmp_path / "model", on_demand=True)
+        images = dataset.arrays["pixel_values"]
+        assert isinstance(images, ImagesOnDemand) and images.shape == kept.shape
+        np.testing.assert_array_equal(images[[2, 0]], kept[[2, 0]])
+        np.testing.assert_array_equal(images[1:][[0]], kept[1:2])
 
 
 def test_options_for_texts_are_not_for_arrays(tmp_path: Path) -> None:
