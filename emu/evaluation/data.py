@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,31 @@ class ModelInput:
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...]
+
+
+class ImagesOnDemand:
+    """Images that are opened and prepared each time they are read, in the form of an array.
+
+    Args:
+        prepare: the images of some indices, `[indices, channels, height, width]`.
+        indices: of all images.
+        like: one prepared image, `[1, channels, height, width]`.
+    """
+
+    ndim = 4
+
+    def __init__(self, prepare: Callable[[Sequence[int]], Array], indices: Sequence[int], like: Array) -> None:
+        self.prepare, self.indices, self.like = prepare, indices, like
+        self.shape, self.dtype = (len(indices), *like.shape[1:]), like.dtype
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, chosen: "slice | Sequence[int]") -> Any:
+        """Fewer images, still on demand, for a slice; an array of them for a list of indices."""
+        if isinstance(chosen, slice):
+            return ImagesOnDemand(self.prepare, self.indices[chosen], self.like)
+        return self.prepare([self.indices[index] for index in chosen])
 
 
 @dataclass(frozen=True)
@@ -138,7 +163,8 @@ def read_arrays(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Array
         InputError: the file is missing, is no .npz, or holds objects instead of numbers.
     """
     if isinstance(source, Mapping):
-        return {str(name): np.asarray(value) for name, value in source.items()}, "The data"
+        kept = {name: isinstance(value, ImagesOnDemand) for name, value in source.items()}
+        return {str(name): each if kept[name] else np.asarray(each) for name, each in source.items()}, "The data"
     path = Path(source)
     if not path.is_file():
         raise InputError(f"There is no data file {path}: give an .npz file with one array per model input.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from emu.errors import InputError
 from emu.evaluation.corruptions import Corruption
-from emu.evaluation.data import Array, DataSet, ModelInput, load_data, read_arrays, refit
+from emu.evaluation.data import Array, DataSet, ImagesOnDemand, ModelInput, load_data, read_arrays, refit
 from emu.evaluation.pixels import OF_PIXELS, corrupt_samples
 from emu.evaluation.sources import DataSource, Table, open_picture, read_classes, read_table
 from emu.evaluation.tasks import (
@@ -120,31 +120,6 @@ def _load(
             f"{samples} samples were asked for: {table.where} has {table.rows}, so ask for 1 to {table.rows}."
         )
     return _Preparation(source, table, inputs, samples or table.rows, folder, on_demand).run(task, session)
-
-
-class ImagesOnDemand:
-    """Images that are opened and prepared each time they are read, in the form of an array.
-
-    Args:
-        prepare: the images of some indices, `[indices, channels, height, width]`.
-        indices: of all images.
-        like: one prepared image, `[1, channels, height, width]`.
-    """
-
-    ndim = 4
-
-    def __init__(self, prepare: Callable[[Sequence[int]], Array], indices: Sequence[int], like: Array) -> None:
-        self.prepare, self.indices, self.like = prepare, indices, like
-        self.shape, self.dtype = (len(indices), *like.shape[1:]), like.dtype
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, chosen: "slice | Sequence[int]") -> Any:
-        """Fewer images, still on demand, for a slice; an array of them for a list of indices."""
-        if isinstance(chosen, slice):
-            return ImagesOnDemand(self.prepare, self.indices[chosen], self.like)
-        return self.prepare([self.indices[index] for index in chosen])
 
 
 @dataclass

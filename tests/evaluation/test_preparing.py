@@ -22,8 +22,8 @@ from emu.evaluation import (
     Similarity,
     evaluate,
 )
-from emu.evaluation.data import ModelInput, model_inputs
-from emu.evaluation.preparing import ImagesOnDemand, _Preparation, _space_for, load
+from emu.evaluation.data import ImagesOnDemand, ModelInput, model_inputs
+from emu.evaluation.preparing import _Preparation, _space_for, load
 from emu.evaluation.sources import Table
 
 from .tiny import ID, WORDS, image_model, save_image_processor, save_tokenizer, token_model
