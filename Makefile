@@ -22,12 +22,12 @@ test-slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror custom_ops/src/*
+	$(BIN)/clang-format --dry-run --Werror custom_ops/src/* benchmarks/instructions/*.cpp
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i custom_ops/src/*
+	$(BIN)/clang-format -i custom_ops/src/* benchmarks/instructions/*.cpp
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import emu
-from benchmarks.__main__ import clean_session, seconds
+from benchmarks.ratios import clean_session, seconds
 
 DEPTH, COLUMNS, TOKENS = 384, 1536, 197
 _DEVICE: dict[str, object] = {"program.model": "none"}  # rram_adc without its programming variation

@@ -26,6 +26,7 @@ constexpr size_t kMostFreeBuffers = 16;
 // What one task works on shall stay in a second-level cache while tile after tile passes by.
 constexpr int64_t kFloatsPerTask = 80 * 1024;
 constexpr int64_t kMostRowsPerTask = 48;
+constexpr int64_t kMostRowsOfProduct = 256;  // where nothing is read between
 constexpr int64_t kLeastTasks = 8;
 constexpr int64_t kRowsAtOnce = 12;  // as the fastest product takes them
 
@@ -567,11 +568,19 @@ void read_product(const CrossbarProduct& product, const Context& context) { Read
 
 void multiply_rows(const Context& context, const float* a, int64_t rows, const float* packed, int64_t depth,
                    int64_t columns, float* y) {
-  const int64_t step = rows_per_block(rows, 1, depth);
-  context.parallel_for((rows + step - 1) / step, [&](int64_t task) {
-    const int64_t first = task * step;
-    kernels().multiply_packed(a + first * depth, depth, std::min(step, rows - first), packed, depth, columns,
-                              y + first * columns, columns, nullptr);
+  // Many rows at once, because all weights pass by for each block of them; columns are what keeps threads busy.
+  const int64_t row_blocks = (rows + kMostRowsOfProduct - 1) / kMostRowsOfProduct;
+  const int64_t row_step = (rows + row_blocks - 1) / row_blocks;
+  const int64_t panel = kernels().packed_size(1, 1);
+  const int64_t panels = (columns + panel - 1) / panel;
+  const int64_t column_blocks = std::min(panels, (kLeastTasks + row_blocks - 1) / row_blocks);
+  const int64_t column_step = (panels + column_blocks - 1) / column_blocks * panel;
+  const int64_t across = (columns + column_step - 1) / column_step;
+  context.parallel_for(row_blocks * across, [&](int64_t task) {
+    const int64_t row = task / across * row_step;
+    const int64_t column = task % across * column_step;
+    kernels().multiply_packed(a + row * depth, depth, std::min(row_step, rows - row), packed + column * depth, depth,
+                              std::min(column_step, columns - column), y + row * columns + column, columns, nullptr);
   });
 }
 

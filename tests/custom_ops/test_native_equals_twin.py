@@ -237,6 +237,24 @@ def test_programmed_weights_agree(model: str, instruction_set: str) -> None:
     np.testing.assert_allclose(native, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("middle", [0.0, 1000.0])
+@pytest.mark.parametrize("scale", ["tensor", "column"])
+@pytest.mark.parametrize("code_range", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_weights_of_integer_codes_are_equal_to_the_bit(
+    bits: int, code_range: str, scale: str, middle: float, instruction_set: str
+) -> None:
+    w = np.random.default_rng(2).standard_normal((130, 37), np.float32) + np.float32(middle)
+    w[::7, 3] = 0
+    faults = {"fault_source": "random", "fault_storage": "int", "fault_bits": bits, "fault_mask": 2**bits - 1}
+    ranges = {"fault_range": code_range, "fault_scale": scale, "entries": "faults.ber"}
+    attributes: dict[str, Any] = {**PLAIN_STORED, **faults, **ranges}
+    device = np.asarray([1e-3], np.float32)
+    native = library.programmed_weight(w, attributes, device, seed=5)
+    expected = twin_stored_weight(w, device, np.ones(1, np.float32), np.zeros(0, np.int64), 5, 0, **attributes)
+    np.testing.assert_array_equal(native, expected)
+
+
 @st.composite
 def quantized_cases(draw: st.DrawFn) -> dict[str, Any]:
     """A stored case whose weight is held as codes."""
