@@ -85,13 +85,13 @@ class Size:
         initializer_range: standard deviation of the first weights.
     """
 
-    train: int = 8000
+    train: int = 20_000
     versions: int = 1
     test: int = 1000
-    epochs: int = 12
+    epochs: int = 5
     batch_size: int = 64
     learning_rate: float = 1e-3
-    patch: int = 4
+    patch: int = 8
     width: int = 64
     head: int = 16
     layers: int = 4
@@ -106,6 +106,7 @@ PAPER = Size(
     epochs=STUDY.epochs,
     batch_size=STUDY.batch_size,
     learning_rate=STUDY.learning_rate(),
+    patch=4,
     width=192,
     head=64,
     layers=12,

@@ -341,7 +341,8 @@ def draw_protection(axes: Any, found: Protection, target: float, cost: str = "co
     axes.set_xlabel(f"protected share of {cost} (%)")
     axes.set_ylabel(f"{metric} lost (points)")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.set_xlim(right=1.2 * axes.get_xlim()[1])  # for the name at the last point
+    end = max(1.2 * axes.get_xlim()[1], 1.0)  # for the name at the last point, and for a set of no part
+    axes.set_xlim(-0.04 * end, end)
     axes.set_title(f"{metric.capitalize()} lost against what is protected")
     grid(axes)
     axes.legend(frameon=False, fontsize=8)

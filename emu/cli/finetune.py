@@ -1,5 +1,6 @@
 """emu finetune."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -84,9 +85,12 @@ class Regularization:
     mixup: Annotated[float, typer.Option(help="Alpha of mixup.")] = 0.0
     erasing: Annotated[float, typer.Option(help="Probability of random erasing.")] = 0.0
     randaugment: Annotated[
-        str | None, typer.Option(metavar="OPERATIONS,MAGNITUDE", help="RandAugment, such as 2,9 (needs --mean, --std).")
+        str | None,
+        typer.Option(
+            metavar="OPERATIONS,MAGNITUDE", help="RandAugment, such as 2,9; of arrays it needs --mean and --std."
+        ),
     ] = None
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror every other image.")] = False
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror images with probability 1/2.")] = False
     crop_padding: Annotated[int, typer.Option(min=0, help="Pixels by which images move at most.")] = 0
     drop_path_rate: Annotated[float, typer.Option(help="Stochastic depth.")] = 0.0
 
@@ -94,6 +98,7 @@ class Regularization:
 @app.command()
 @grouped
 def finetune(
+    context: typer.Context,
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="A model of Hugging Face: config.json and model.safetensors.")
     ],
@@ -117,7 +122,8 @@ def finetune(
     ] = None,
     teacher_epochs: Annotated[float, typer.Option(help="First train the teacher's classifier for so long.")] = 0,
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Settings of a study: corrupted_image_distillation.")
+        str | None,
+        typer.Option(metavar="NAME", help="Settings of a study, for options not given: corrupted_image_distillation."),
     ] = None,
     loss: Loss = Loss(),  # frozen
     noise: Noise = Noise(),
@@ -139,7 +145,9 @@ def finetune(
     save_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps between checkpoints.", show_default="those of an epoch")
     ] = None,
-    keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep the last two.")] = False,
+    keep_checkpoints: Annotated[
+        bool, typer.Option("--keep-checkpoints", help="Keep the last two checkpoints.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs to OUTPUT/logs.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -150,9 +158,11 @@ def finetune(
 
     if then_evaluate and evaluation is None:
         raise InputError("--then-evaluate needs held-out samples: give --eval-data.")
+    if then_evaluate and device == "none":
+        raise InputError("--then-evaluate measures on a chip: give its --device.")
     settings = _settings(device, set, map, only, exclude, teacher_epochs, loss, noise, loop, regularization, options)
     if preset is not None:
-        settings = _with_preset(settings, preset)
+        settings = _with_preset(settings, preset, context)
     source, held_out = options.source(data), None
     if evaluation is not None:
         held_out = replace(options.source(evaluation), split=None)
@@ -253,25 +263,34 @@ def _settings(
     )
 
 
-def _with_preset(settings: "Finetuning", name: str) -> "Finetuning":
+def _with_preset(settings: "Finetuning", name: str, context: typer.Context) -> "Finetuning":
+    """The settings of a study, but for those that were given on the command line."""
     from emu.train.presets import PRESETS
+
+    def was_given(option: str) -> bool:
+        source = context.get_parameter_source(option)
+        return source is not None and source.name == "COMMANDLINE"
 
     if name not in PRESETS:
         raise InputError(f"There is no preset '{name}': choose {', '.join(PRESETS)}.")
     study = PRESETS[name]
-    return replace(
-        settings,
-        epochs=study.epochs,
-        accumulate=max(1, study.batch_size // settings.batch_size),
-        learning_rate=study.learning_rate(),
-        warmup=study.warmup_epochs / study.epochs,
-        weight_decay=study.weight_decay,
-        label_smoothing=study.label_smoothing,
-        drop_path_rate=study.drop_path_rate,
-        temperature=study.temperature,
-        distillation_weight=study.distillation_weight,
-        augmentation={**settings.augmentation, "mixup": study.mixup, "erasing": study.erasing},
-    )
+    at_once = settings.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    accumulate = settings.accumulate if was_given("accumulate") else max(1, study.batch_size // at_once)
+    of_study: dict[str, Any] = {
+        "epochs": study.epochs,
+        "learning_rate": study.learning_rate(at_once * accumulate),
+        "decay": study.schedule,
+        "weight_decay": study.weight_decay,
+        "label_smoothing": study.label_smoothing,
+        "drop_path_rate": study.drop_path_rate,
+        "temperature": study.temperature,
+        "distillation_weight": study.distillation_weight,
+    }
+    changes = {option: value for option, value in of_study.items() if not was_given(option)}
+    if not was_given("warmup"):
+        changes["warmup"] = min(1.0, study.warmup_epochs / changes.get("epochs", settings.epochs))
+    augmentation = {each: getattr(study, each) for each in ("mixup", "erasing") if not was_given(each)}
+    return replace(settings, **changes, accumulate=accumulate, augmentation={**settings.augmentation, **augmentation})
 
 
 def _clip(text: str | None) -> Any:
@@ -298,15 +317,13 @@ def _measure(
     """Both models exported, rewritten, and measured on the same chips."""
     from emu.train.remeasuring import remeasure
 
-    device = settings.device
-    if device is None:
-        raise InputError("--then-evaluate measures on a chip: give its --device.")
+    assert settings.device is not None, "checked before the training"
     with Progress("measuring") as progress:
         result = remeasure(
             None if fresh else before,
             after,
             data,
-            device=device,
+            device=settings.device,
             set=settings.set,
             map=settings.map,
             only=settings.only,

@@ -1,12 +1,14 @@
 """Trains a model for its chip: from a folder and data to a folder."""
 
+import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,24 +19,32 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import SaveStrategy
 
 from emu.errors import InputError
 from emu.evaluation import DataSource
 from emu.evaluation.data import DataSet, Targets, class_targets, model_inputs
 from emu.evaluation.preparing import load
+from emu.evaluation.sources import TABLE_FILES
 from emu.evaluation.tasks import Classification
+from emu.rewriter.devices import load_devices
+from emu.rewriter.replace import is_calibrated
 from emu.train.augmentation import Augmentation
 from emu.train.cdeit import add_stochastic_depth
 from emu.train.exporting import example_inputs, onnx_of
-from emu.train.folders import BESIDE_THE_MODEL, load_model
+from emu.train.folders import BESIDE_THE_MODEL, load_model, reason
 from emu.train.noise import Chip
 from emu.train.settings import Finetuning
-from emu.train.trainer import CHECKPOINT_MARK, ChipTrainer, Samples
+from emu.train.trainer import CHECKPOINT_MARK, ChipTrainer, Samples, write_whole
 
 CHECKPOINTS = "checkpoints"
+LOGS = "logs"
+UNFINISHED = ".model-"  # starts the name of the folder in which a model is put together
+OF_AN_EXPORT = ("model.onnx", "model.onnx.data", "evaluation.json")  # what measuring writes beside a model
 RECORD = "training.json"
 
 Echo = Callable[[str], object]
@@ -49,7 +59,9 @@ class Finetuned:
         path: the folder of the model.
         samples: training samples.
         sites: emulated sites, 0 without a chip.
-        history: what was logged, one entry for each epoch: `epoch`, `loss` and its parts, or `eval_accuracy`.
+        history: one entry for the training of each epoch (`epoch`, `step`, `loss` and its parts, `learning_rate`,
+            `grad_norm`), and one for its evaluation (`eval_accuracy`, `eval_loss`). A loss is a mean over the epoch, in
+            a resumed training over what came after the checkpoint.
         seconds: time of training, without what an earlier run had done.
         is_main_process: whether this process wrote the model; the others of several do not.
     """
@@ -108,22 +120,43 @@ def finetune(
     """
     settings = settings or Finetuning()
     folder, output = Path(folder), Path(output)
-    checkpoint = _prepare_output(output, folder, settings, resume, overwrite)
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    if resume:
+        _check_resumed(output, settings)
+    elif is_first:
+        _check_output(output, [folder, *([] if teacher is None else [Path(teacher)])], overwrite)
+    if teacher is not None and not settings.has_teacher:
+        raise InputError(f"'{settings.method}' has no teacher: leave it out, or take another method.")
+    augmentation = Augmentation(**settings.augmentation) if settings.augmentation else None
+    devices = _devices(settings)
     with _quiet():
         set_seed(settings.seed)
         student = load_model(folder, fresh=fresh)
-        dataset, corruptions = _data(student, data, settings, samples, folder)
-        held_out = None if evaluation is None else _data(student, evaluation, None, None, folder)[0]
-        taught_by = (
-            _teacher(folder, teacher, student, dataset, settings, output, fresh) if settings.has_teacher else None
-        )
-        if settings.drop_path_rate:
-            add_stochastic_depth(student, settings.drop_path_rate)
         if settings.has_corruptions and not hasattr(student, "corruption_classifier"):
             raise InputError(
                 f"'{settings.method}' trains a corruption token, which {type(student).__name__} does not have: make a "
                 "CDeiT first (emu.train.cdeit.CDeiTForImageClassification.from_deit)."
             )
+        graph = _Graph(onnx_of(student, example_inputs(student)))
+        dataset, corruptions = _data(student, graph, data, settings, samples, folder)
+        held_out = None if evaluation is None else _data(student, graph, evaluation, None, None, folder)[0]
+        if augmentation is not None:
+            augmentation = _fitting(augmentation, dataset, folder)
+        taught_by = _teacher(folder, teacher, student, settings, fresh) if settings.has_teacher else None
+        begun = {
+            "settings": settings.as_dict(),
+            "devices": devices,
+            "model": _digest(student),
+            "teacher": None if taught_by is None else _digest(taught_by),
+            "data": _digest_of_data(dataset),
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        }
+        if resume:
+            _check_resumed(output, settings, begun)
+        if taught_by is not None and settings.teacher_epochs:
+            _train_head(taught_by, dataset, settings)
+        if settings.drop_path_rate:
+            add_stochastic_depth(student, settings.drop_path_rate)
         chip = None
         if settings.device is not None:
             chip = Chip(
@@ -137,87 +170,214 @@ def finetune(
                 drop_connect=settings.drop_connect,
                 strength=settings.strength,
             )
+        if is_first and not resume:
+            _begin(output, begun)
+        checkpoint = _last_checkpoint(output) if resume else None
         set_seed(settings.seed)
-        trainer = ChipTrainer(
-            student,
-            _arguments(output, settings, held_out is not None, save_steps, tensorboard),
-            settings,
-            chip,
-            taught_by,
-            Samples(dataset, corruptions),
-            None if held_out is None else Samples(held_out),
-            Augmentation(**settings.augmentation) if settings.augmentation else None,
-        )
-        for unwanted in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(unwanted)
-        trainer.add_callback(_Reporter(echo, progress))
         try:
+            trainer = ChipTrainer(
+                student,
+                _arguments(output / CHECKPOINTS, settings, held_out is not None, save_steps, tensorboard),
+                settings,
+                chip,
+                taught_by,
+                Samples(dataset, corruptions),
+                None if held_out is None else Samples(held_out),
+                augmentation,
+            )
+            _silence(trainer)
+            trainer.add_callback(_Reporter(echo, progress))
             done = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except KeyboardInterrupt:
-            if echo is not None:
-                echo(f"Stopped. The same command with --resume goes on from the last checkpoint in {output}.")
+            _check_finite(student)
+            history = _history(trainer.state.log_history)
+            if is_first:
+                _write(output, folder, student, {**begun, "history": list(history)})
+        except BaseException as error:
+            if is_first:
+                _stopped(output, error, echo)
             raise
         finally:
             if chip is not None:
                 chip.remove()
-        history = tuple(trainer.state.log_history)
-        if trainer.is_world_process_zero():
-            _write(output, folder, student, settings, history)
-            if not keep_checkpoints:
-                shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        if is_first and not keep_checkpoints:
+            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     return Finetuned(
         path=output,
         samples=len(dataset.labels),
         sites=0 if chip is None else len(chip.sites),
         history=history,
         seconds=float(done.metrics["train_runtime"]),
-        is_main_process=trainer.is_world_process_zero(),
+        is_main_process=is_first,
     )
 
 
-def _prepare_output(output: Path, folder: Path, settings: Finetuning, resume: bool, overwrite: bool) -> Path | None:
-    """Makes the output folder; the checkpoint to go on from, None to begin."""
+def _check_output(output: Path, taken: Sequence[Path], overwrite: bool) -> None:
+    """Refuses a folder that would lose something, before any work is done."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file: give a folder to write the model to.")
     if not output.absolute().parent.is_dir():
         raise InputError(f"There is no folder {output.absolute().parent} to make {output.name} in.")
-    if output.is_dir() and folder.is_dir() and output.samefile(folder):
-        raise InputError(f"{output} is the model itself: give another folder with -o.")
-    checkpoints = output / CHECKPOINTS
-    saved = checkpoints / RECORD
-    if resume:
-        if not saved.is_file():
-            raise InputError(f"{output} has no interrupted training: leave --resume out.")
-        changed = settings.differences(json.loads(saved.read_text(encoding="utf-8")))
-        if changed:
-            raise InputError(f"The training in {output} was begun with other settings ({'; '.join(changed)}).")
-        whole = [each for each in checkpoints.glob("checkpoint-*") if (each / CHECKPOINT_MARK).is_file()]
-        return max(whole, key=lambda each: int(each.name.rpartition("-")[2]), default=None)
-    is_first = int(os.environ.get("RANK", "0")) == 0
-    if is_first:
-        if saved.exists() and not overwrite:
-            raise InputError(f"{output} has an interrupted training: go on with --resume, or begin with --overwrite.")
-        if (output / "config.json").exists() and not overwrite:
-            raise InputError(f"{output} has a model already: give another folder with -o, or --overwrite.")
-        try:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-            checkpoints.mkdir(parents=True)
-            _replace(saved, json.dumps(settings.as_dict(), indent=2))
-        except OSError as error:
-            raise InputError(f"{output} cannot be written: {error.strerror or error}.") from None
-    return None
+    if any(output.is_dir() and each.is_dir() and output.samefile(each) for each in taken):
+        raise InputError(f"{output} is a model that is read here: give another folder with -o.")
+    if overwrite:
+        return
+    if (output / CHECKPOINTS / RECORD).exists():
+        raise InputError(
+            f"{output} has checkpoints of a training: go on with --resume, or begin anew with --overwrite."
+        )
+    if (output / "config.json").exists():
+        raise InputError(f"{output} has a model already: give another folder with -o, or --overwrite.")
+
+
+def _check_resumed(output: Path, settings: Finetuning, begun: Mapping[str, Any] | None = None) -> None:
+    """Refuses to go on with other settings or, once all is read, with anything else than what was begun."""
+    try:
+        saved = json.loads((output / CHECKPOINTS / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{output} has no interrupted training: leave --resume out.") from None
+    changed = settings.differences(saved["settings"])
+    if changed:
+        raise InputError(
+            f"The training in {output} was begun with other settings: {'; '.join(changed)}. Give the same ones, or "
+            "begin anew with --overwrite."
+        )
+    if begun is None:
+        return
+    for name, what in (
+        ("devices", "another content of the device's file"),
+        ("model", "another model"),
+        ("teacher", "another teacher"),
+        ("data", "other training samples"),
+    ):
+        if saved[name] != begun[name]:
+            raise InputError(
+                f"The training in {output} was begun with {what}: give the same, or begin with --overwrite."
+            )
+    if saved["processes"] != begun["processes"]:
+        raise InputError(
+            f"The training in {output} was begun by {saved['processes']} processes, and these are "
+            f"{begun['processes']}: start as many (torchrun --nproc-per-node)."
+        )
+
+
+def _begin(output: Path, begun: Mapping[str, Any]) -> None:
+    try:
+        for name in (CHECKPOINTS, LOGS):
+            shutil.rmtree(output / name, ignore_errors=True)
+        (output / CHECKPOINTS).mkdir(parents=True)
+        write_whole(output / CHECKPOINTS / RECORD, json.dumps(begun, indent=2))
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror or error}.") from None
+
+
+def _last_checkpoint(output: Path) -> Path | None:
+    """The last one that is whole."""
+    whole = [each.parent for each in (output / CHECKPOINTS).glob(f"checkpoint-*/{CHECKPOINT_MARK}")]
+    return max(whole, key=lambda each: int(each.name.rpartition("-")[2]), default=None)
+
+
+def _stopped(output: Path, error: BaseException, echo: Echo | None) -> None:
+    """Says how to go on; leaves nothing behind if there is nothing to go on from."""
+    is_interrupted = isinstance(error, KeyboardInterrupt)
+    if _last_checkpoint(output) is not None:
+        if is_interrupted and echo is not None:
+            echo(f"Stopped. The same command with --resume goes on from the last checkpoint in {output}.")
+        return
+    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+    if not any(output.iterdir()):
+        output.rmdir()
+    if is_interrupted and echo is not None:
+        echo("Stopped before the first checkpoint: the same command begins anew.")
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise InputError(f"The last step made {name} infinite: lower the learning rate (--learning-rate).")
+
+
+def _history(logged: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], ...]:
+    """What was learned, without times, which differ from run to run."""
+    kept = [each for each in logged if "loss" in each or "eval_loss" in each]
+    timing = ("_runtime", "_per_second")
+    return tuple(
+        {name: value for name, value in each.items() if not name.endswith(timing) and math.isfinite(value)}
+        for each in kept
+    )
+
+
+def _digest(model: nn.Module) -> str:
+    """SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    return digest.hexdigest()
+
+
+def _digest_of_data(dataset: DataSet) -> str:
+    """SHA-256 of all samples, of images that are read on demand of their labels alone."""
+    in_memory = {name: array for name, array in dataset.arrays.items() if isinstance(array, np.ndarray)}
+    return replace(dataset, arrays=in_memory).digest()
+
+
+def _fitting(augmentation: Augmentation, dataset: DataSet, folder: Path) -> Augmentation:
+    """The augmentation, as it fits these images; tried on two of them, so that what is wrong is said at once."""
+    if "pixel_values" not in dataset.arrays:
+        raise InputError(f"{dataset.where} holds no images, and augmentation is for images: leave it out.")
+    if augmentation.randaugment is not None and augmentation.mean is None:
+        augmentation = replace(augmentation, **_normalization(dataset, folder))
+    rows = list(range(min(2, dataset.rows)))
+    sample = torch.from_numpy(np.asarray(dataset.arrays["pixel_values"][rows], np.float32))
+    augmentation.batch(sample, torch.zeros(len(sample), dtype=torch.int64), 1, torch.Generator())
+    return augmentation
+
+
+def _normalization(dataset: DataSet, folder: Path) -> dict[str, Any]:
+    """Mean and std of the image processor, if it made these pixels."""
+    if dataset.source is None or dataset.source.is_arrays:
+        raise InputError(
+            "RandAugment works on pictures of 0 to 255, and arrays do not say how they were made of such: give --mean "
+            "and --std, pixels being (picture / 255 - mean) / std."
+        )
+    given = json.loads((Path(dataset.source.processor or folder) / "preprocessor_config.json").read_text("utf-8"))
+    unit = 255 * float(given.get("rescale_factor", 1 / 255) if given.get("do_rescale", True) else 1)
+    normalizes = given.get("do_normalize", True)
+    return {
+        name: tuple(float(each) / unit for each in (given[f"image_{name}"] if normalizes else [otherwise]))
+        for name, otherwise in (("mean", 0.0), ("std", 1.0))
+    }
+
+
+def _devices(settings: Finetuning) -> list[dict[str, Any]]:
+    """The devices, all their numbers as plain data."""
+    if settings.device is None:
+        return []
+    default, rules = load_devices(settings.device, settings.map, settings.set)
+    profiles = [default, *(profile for _selection, profile in rules)]
+    for profile in profiles:
+        if any(is_calibrated(profile)):
+            raise InputError(
+                f"'{profile.name}' has converters whose ranges are calibrated in a rewritten model, which training "
+                "does not have: give them another range (such as --set adc.range=absmax)."
+            )
+    return [profile.model_dump(mode="json") for profile in profiles]
 
 
 def _data(
-    model: Any, data: str | Path | DataSource, settings: Finetuning | None, samples: int | None, folder: Path
+    model: Any,
+    graph: "_Graph",
+    data: str | Path | DataSource,
+    settings: Finetuning | None,
+    samples: int | None,
+    folder: Path,
 ) -> tuple[DataSet, NDArray[np.int64] | None]:
-    """Samples for the model, and how each image is corrupted if the loss asks for it."""
+    """Samples for the model, and how each image is corrupted if the loss asks for it; settings are for training."""
     source = data if isinstance(data, DataSource) else DataSource(data)
-    if settings is not None and source.split is None and not Path(source.path).suffix:
+    if settings is not None and source.split is None:
         source = _training_part(source)
-    session: Any = _Graph(onnx_of(model, example_inputs(model)))
     task = _WithCorruptions() if settings is not None and settings.has_corruptions else Classification()
-    dataset, _ = load(source, session, model_inputs(session), task, samples, folder)
+    dataset, _ = load(source, graph, model_inputs(graph), task, samples, folder, on_demand=settings is not None)
     labels, classes = dataset.labels, int(model.config.num_labels)
     if dataset.classes is not None and len(dataset.classes) != classes:
         raise InputError(
@@ -239,7 +399,8 @@ def _data(
 def _training_part(source: DataSource) -> DataSource:
     """The split `train` of a data set that has one."""
     path = Path(source.path)
-    if path.is_dir() and not (path / "dataset_dict.json").is_file():
+    has_none = path.is_dir() and not (path / "dataset_dict.json").is_file()
+    if has_none or path.is_file() or path.suffix.lower() in (*TABLE_FILES, ".npz", ".npy"):
         return source
     return replace(source, split="train")
 
@@ -283,12 +444,10 @@ def _teacher(
     folder: Path,
     teacher: str | Path | None,
     student: Any,
-    dataset: DataSet,
     settings: Finetuning,
-    output: Path,
     fresh: bool,
 ) -> Any:
-    """The clean model, its head trained first if that is wanted."""
+    """The clean model, with a new head if its own is of other classes and will be trained."""
     if teacher is None and fresh:
         raise InputError("A student with random weights has nothing to learn from itself: give a --teacher.")
     where = folder if teacher is None else Path(teacher)
@@ -313,8 +472,6 @@ def _teacher(
                     f"The teacher in {where} has {name} {its}, but the student has {mine}: their block outputs cannot "
                     "be compared, so give --gamma 0 or another teacher."
                 )
-    if settings.teacher_epochs:
-        _train_head(model, dataset, settings, output)
     return model
 
 
@@ -338,26 +495,38 @@ def _replace_head(model: Any, classes: int, where: Path) -> None:
     model.config.num_labels = classes
 
 
-def _train_head(model: Any, dataset: DataSet, settings: Finetuning, output: Path) -> None:
+def _train_head(model: Any, dataset: DataSet, settings: Finetuning) -> None:
+    """Trains the layers that give the logits alone."""
     model.requires_grad_(False)
     for layer in _heads(model).values():
         layer.requires_grad_(True)
     alone = replace(
         settings, method="noise", device=None, set={}, only=None, exclude=None, map=(), epochs=settings.teacher_epochs,
-        clip_weights=None, augmentation={}, drop_path_rate=0.0, learning_rate=10 * settings.learning_rate,
+        clip_weights=None, drop_connect=0.0, augmentation={}, drop_path_rate=0.0, teacher_epochs=0,
+        learning_rate=min(100, 10 * settings.learning_rate),
     )  # fmt: skip
-    with tempfile.TemporaryDirectory(dir=output) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         arguments = _arguments(Path(scratch), alone, False, None, False)
-        arguments.save_strategy = "no"
-        ChipTrainer(model, arguments, alone, None, None, Samples(dataset)).train()
+        arguments.save_strategy = SaveStrategy.NO
+        trainer = ChipTrainer(model, arguments, alone, None, None, Samples(dataset))
+        _silence(trainer)
+        trainer.train()
+    _check_finite(model)
+
+
+def _silence(trainer: ChipTrainer) -> None:
+    for unwanted in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(unwanted)
 
 
 def _arguments(
-    output: Path, settings: Finetuning, evaluates: bool, save_steps: int | None, tensorboard: bool
+    checkpoints: Path, settings: Finetuning, evaluates: bool, save_steps: int | None, tensorboard: bool
 ) -> TrainingArguments:
     on_cpu = not torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(output / CHECKPOINTS),
+    # Transformers leaves the precision of one training here for the next one in the same process.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulate,
@@ -374,7 +543,7 @@ def _arguments(
         save_steps=save_steps or 500,
         save_total_limit=2,
         logging_strategy="epoch",
-        logging_dir=str(output / "logs"),
+        logging_dir=str(checkpoints.parent / LOGS),
         eval_strategy="epoch" if evaluates else "no",
         report_to=["tensorboard"] if tensorboard else [],
         disable_tqdm=True,
@@ -384,6 +553,8 @@ def _arguments(
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and "WORLD_SIZE" in os.environ else None,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one GPU for each process: copies of a model would have no chip
+    return arguments
 
 
 class _Reporter(TrainerCallback):  # type: ignore[misc]
@@ -408,28 +579,29 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             self.echo(f"{epoch}: accuracy {logs['eval_accuracy']:.2%} on the chip of seed 0")
 
 
-def _write(output: Path, folder: Path, model: Any, settings: Finetuning, history: Any) -> None:
-    """The model's folder, each file whole or not at all; config.json last."""
+def _write(output: Path, folder: Path, model: Any, record: Mapping[str, Any]) -> None:
+    """The model's folder, each file whole or not at all; a folder with config.json has all of them."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".model-", dir=output) as scratch:
+        for left in output.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output) as scratch:
             work = Path(scratch)
             model.save_pretrained(work, safe_serialization=True)
             for name in BESIDE_THE_MODEL:
                 if name != "config.json" and (folder / name).is_file():
                     shutil.copyfile(folder / name, work / name)
-            record = {"settings": settings.as_dict(), "history": list(history)}
             (work / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+            for name in ("config.json", *BESIDE_THE_MODEL, *OF_AN_EXPORT):
+                (output / name).unlink(missing_ok=True)  # of an earlier model
+            for part in output.glob("model*.safetensors*"):
+                part.unlink()
             for file in sorted(work.iterdir(), key=lambda each: each.name == "config.json"):
                 file.chmod(0o644)  # safetensors makes files private
                 os.replace(file, output / file.name)
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror or error}.") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{output} cannot be written: {reason(error)}. Make room, then --resume takes the last checkpoint."
+        ) from None
 
 
 @contextmanager

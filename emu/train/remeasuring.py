@@ -12,6 +12,7 @@ from emu.evaluation import Bench, DataSource, Trial
 from emu.evaluation.statistics import chip_spread
 from emu.rewriter import Device, Rule
 from emu.train.exporting import export
+from emu.train.trainer import write_whole
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ def remeasure(
         }
         if before is None:
             bench = benches["after"]
-            values = [bench.run(Trial(seed)).accuracy for seed in range(chips)]
+            values = []
+            for seed in range(chips):
+                values.append(bench.run(Trial(seed)).accuracy)
+                if progress is not None:
+                    progress(seed + 1, chips)
             spread = chip_spread(values)
             low, high = spread.ci95 or (spread.mean, spread.mean)
             rows = [{"model": "after", "clean": bench.clean.accuracy, "mean": spread.mean, "low": low, "high": high}]
@@ -89,7 +94,7 @@ def remeasure(
             ]
             gain = _interval(means.loc["difference"])
     result = Remeasured(target, tuple(rows), gain)
-    (after / "evaluation.json").write_text(json.dumps(result.as_dict(), indent=2), encoding="utf-8")
+    write_whole(after / "evaluation.json", json.dumps(result.as_dict(), indent=2))
     return result
 
 

@@ -11,6 +11,9 @@ Method = Literal["distillation", "noise", "deit_soft", "deit_hard", "cdeit_soft"
 Schedule = Literal["constant", "linear", "random"]
 Decay = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Gradient = Literal["straight_through", "reparametrized"]
+Direction = Literal["teacher_student", "student_teacher"]
+Reduction = Literal["batchmean", "batch_classes"]
 Clip = tuple[Literal["fixed", "gaussian"], float]
 
 
@@ -66,7 +69,7 @@ class Finetuning:
     only: str | None = None
     exclude: str | None = None
     map: Sequence[str] = ()
-    gradient: Literal["straight_through", "reparametrized"] = "straight_through"
+    gradient: Gradient = "straight_through"
     drop_connect: float = 0.0
     strength: float = 1.0
     strength_schedule: Schedule = "constant"
@@ -74,8 +77,8 @@ class Finetuning:
     beta: float = 1.0
     gamma: float = 1.0
     temperature: float = 1.0
-    direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
-    reduction: Literal["batchmean", "batch_classes"] = "batchmean"
+    direction: Direction = "teacher_student"
+    reduction: Reduction = "batchmean"
     distillation_weight: float = 0.5
     label_smoothing: float = 0.0
     epochs: float = 5
@@ -98,10 +101,14 @@ class Finetuning:
             ("strength_schedule", get_args(Schedule)),
             ("decay", get_args(Decay)),
             ("precision", get_args(Precision)),
+            ("gradient", get_args(Gradient)),
+            ("direction", get_args(Direction)),
+            ("reduction", get_args(Reduction)),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} is '{getattr(self, name)}' and must be one of {', '.join(choices)}.")
         for name, low, high in (
+            ("drop_connect", 0, 0.999),
             ("strength", 0, 1e6),
             ("beta", 0, 1e6),
             ("gamma", 0, 1e6),
@@ -125,10 +132,18 @@ class Finetuning:
             self.clip_weights[0] in ("fixed", "gaussian") and self.clip_weights[1] > 0
         ):
             raise InputError(
-                f"clip_weights is {self.clip_weights} and must be 'fixed' or 'gaussian' with a limit above 0."
+                f"clip_weights is {self.clip_weights} and must be 'fixed' or 'gaussian' and a limit above 0."
             )
-        if self.device is None and (self.set or self.only or self.exclude or self.map):
-            raise InputError("set, only, exclude and map are for a chip: name its device, or leave them out.")
+        if self.device is None:
+            given = [name for name in ("set", "only", "exclude", "map", "drop_connect") if getattr(self, name)]
+            if given:
+                raise InputError(
+                    f"Without a device there is no chip for {', '.join(given)}: name one, or leave them out."
+                )
+        if self.teacher_epochs and not self.has_teacher:
+            raise InputError(
+                f"teacher_epochs is for a loss with a teacher, and '{self.method}' has none: leave it out."
+            )
 
     @property
     def has_teacher(self) -> bool:

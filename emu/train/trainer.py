@@ -3,18 +3,22 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.pytorch_utils import Conv1D
 
 from emu.errors import InputError
 from emu.evaluation.data import DataSet
 from emu.train.augmentation import Augmentation
+from emu.train.folders import reason
 from emu.train.losses import (
     cdeit_hard_loss,
     cdeit_soft_loss,
@@ -31,7 +35,14 @@ CHECKPOINT_MARK = "complete.json"  # written last: a checkpoint without it was i
 Batch = dict[str, Tensor]
 
 
-class Samples(torch.utils.data.Dataset[int]):
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+class Samples(torch.utils.data.Dataset[Batch]):
     """The samples of a data set as batches of tensors, by the names that a model of transformers takes.
 
     Args:
@@ -45,11 +56,11 @@ class Samples(torch.utils.data.Dataset[int]):
     def __len__(self) -> int:
         return self.dataset.rows
 
-    def __getitem__(self, index: int) -> int:
-        return index
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
 
-    def batch(self, rows: list[int]) -> Batch:
-        """The samples with these indices."""
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """The samples with these indices, as PyTorch's loader asks for them."""
         chosen = {
             name: torch.from_numpy(np.asarray(array[rows], self.dataset.dtypes[name]))
             for name, array in self.dataset.arrays.items()
@@ -90,7 +101,7 @@ class ChipTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
             args=arguments,
             train_dataset=train,
             eval_dataset=evaluation,
-            data_collator=train.batch,
+            data_collator=_as_it_is,
             compute_metrics=_accuracy,
             callbacks=[_Chip(settings, chip, model)],
         )
@@ -98,7 +109,8 @@ class ChipTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.model_accepts_loss_kwargs = False  # every loss here is the mean of its batch
         self.classes = int(model.config.num_labels)
         self.kinds = int(getattr(model.config, "corruptions", 0)) + 1
-        self._sums: dict[str, list[float]] = {}
+        self._parts: dict[str, list[float]] = {}
+        self._evaluated = 0  # batches of this process, in the evaluation that runs
         if teacher is not None:
             nn.Module.to(teacher, arguments.device).eval().requires_grad_(False)
 
@@ -113,6 +125,10 @@ class ChipTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         inputs = dict(inputs)
         labels, corruptions = inputs.pop("labels"), inputs.pop("corruptions", None)
         if not model.training:
+            if self.chip is not None:  # processes take batches in turn
+                batch = self._evaluated * self.args.world_size + self.args.process_index
+                self.chip.sample = batch * self.args.per_device_eval_batch_size
+                self._evaluated += 1
             outputs = model(**inputs)
             loss = cross_entropy(outputs.logits.float(), labels)
             return (loss, {"logits": outputs.logits}) if return_outputs else loss
@@ -132,7 +148,7 @@ class ChipTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
                 f"{self.state.epoch or 0:.2f}): lower the learning rate (--learning-rate) or the noise of the device."
             )
         for name, value in parts.items():
-            self._sums.setdefault(name, []).append(float(value.detach()))
+            self._parts.setdefault(name, []).append(float(value.detach()))
         return (loss, outputs) if return_outputs else loss
 
     def _augmented(
@@ -175,17 +191,18 @@ class ChipTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
                 logits,
                 target,
                 labels,
-                [each.float() for each in outputs.hidden_states[1:]] if blocks else [],
-                [each.float() for each in taught.hidden_states[1:]] if blocks else [],
+                [each.float() for each in outputs.hidden_states[1:]] if blocks else [target],  # no difference
+                [each.float() for each in taught.hidden_states[1:]] if blocks else [target],
                 beta=settings.beta,
                 gamma=settings.gamma,
                 temperature=settings.temperature,
                 reduction=settings.reduction,
                 direction=settings.direction,
-                attention_mask=mask,
+                attention_mask=mask if blocks else None,
                 **options,
             )
-            return parts.total, {name: value for name, value in parts._asdict().items() if name != "total"}
+            hidden = ("total",) if blocks else ("total", "mse")
+            return parts.total, {name: value for name, value in parts._asdict().items() if name not in hidden}
         loss_of: Any
         of_class = _token_logits(outputs, "cls_logits", logits)
         of_teacher_token = _token_logits(outputs, "distillation_logits", logits)
@@ -206,26 +223,38 @@ class ChipTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         return distilled.total, {name: value for name, value in distilled._asdict().items() if name != "total"}
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
-        """Accuracy and loss on the chip of seed 0, at full strength."""
+        """Accuracy and loss on the chip of seed 0, at full strength; does not change how training goes on."""
         if self.chip is not None:
             self.chip.strength = self.settings.strength
-        measured: dict[str, float] = super().evaluate(*arguments, **keywords)
+        self._evaluated = 0
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # loading batches draws too
+            measured: dict[str, float] = super().evaluate(*arguments, **keywords)
         return measured
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
-        """Adds the parts of the loss, means since the last time."""
-        if "loss" in logs:
-            logs = {**logs, **{name: float(np.mean(values)) for name, values in self._sums.items() if values}}
-            self._sums.clear()
+        """Adds the parts of the loss, means since the last time over all processes."""
+        if "loss" in logs and self._parts:
+            means = torch.tensor([[float(np.mean(each)) for each in self._parts.values()]], device=self.args.device)
+            of_all = self.accelerator.gather(means).mean(dim=0).tolist()
+            logs = {**logs, **dict(zip(self._parts, of_all, strict=True))}
+            self._parts.clear()
         super().log(logs, *arguments, **keywords)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            written = folder / f".{CHECKPOINT_MARK}"
-            written.write_text(json.dumps({"step": self.state.global_step, "epoch": self.state.epoch}))
-            os.replace(written, folder / CHECKPOINT_MARK)
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # every process writes the state of its generators
+            if self.args.should_save:
+                (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+                done = {"step": self.state.global_step, "epoch": self.state.epoch}
+                write_whole(folder / CHECKPOINT_MARK, json.dumps(done))
+        except (OSError, RuntimeError, SafetensorError) as error:  # of Python, PyTorch's writer and safetensors'
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(
+                f"The checkpoint {folder} cannot be written: {reason(error)}. Make room, then go on with --resume."
+            ) from None
 
 
 class _Chip(TrainerCallback):
@@ -250,12 +279,21 @@ class _Chip(TrainerCallback):
         if self.settings.clip_weights is None:
             return
         kind, limit = self.settings.clip_weights
-        named = self.chip.parameters() if self.chip is not None else self.model.named_parameters()
         with torch.no_grad():
-            for _name, weight in named:
-                if weight.ndim > 1:
-                    most = limit if kind == "fixed" else limit * float(weight.detach().std())
-                    weight.clamp_(-most, most)
+            for weight in self._stored():
+                most = limit if kind == "fixed" else limit * float(weight.std())
+                weight.clamp_(-most, most)
+
+    def _stored(self) -> list[Tensor]:
+        """The weights that lie in arrays, or would: without a chip those of every product."""
+        if self.chip is not None:
+            return [weight for _name, weight in self.chip.parameters()]
+        products = (nn.Linear, nn.Conv2d, Conv1D)
+        return [each.weight for each in self.model.modules() if isinstance(each, products)]
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 def _token_logits(outputs: Any, name: str, otherwise: Tensor) -> Tensor:

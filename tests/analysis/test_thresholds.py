@@ -98,3 +98,15 @@ def test_the_figure_has_a_curve_for_each_part_and_the_limits() -> None:
     assert axes.get_xlabel() == "faults.ber"
     assert [line.get_label() for line in axes.get_lines()][:2] == ["model", "layer 0"]
     assert [text.get_text() for text in axes.texts] == ["1", "5", "10"]
+
+
+def test_the_line_crosses_a_limit_where_the_table_says() -> None:
+    axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
+    losses = np.array(POINTS) / 100
+    curves = pd.DataFrame({"part": "model", "value": RATES, "seed": 0, "loss": losses})
+    draw_thresholds(axes, curves, "faults.ber")
+    line = axes.get_lines()[0]
+    drawn = 10 ** np.interp(5, line.get_ydata(), np.log10(line.get_xdata()))
+    assert drawn == pytest.approx(crossing(RATES, losses, 0.05), rel=1e-6)
+    marked = np.asarray(line.get_xdata())[:: line.get_markevery()]
+    assert marked == pytest.approx(RATES)
