@@ -75,6 +75,7 @@ class Loop:
     precision: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of products and activations in training.")
     ] = "float32"
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")] = 0
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0
 
 
@@ -259,6 +260,7 @@ def _settings(
         teacher_epochs=teacher_epochs,
         drop_path_rate=regularization.drop_path_rate,
         augmentation=augmentation,
+        workers=loop.workers,
         seed=loop.seed,
     )
 

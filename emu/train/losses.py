@@ -68,8 +68,8 @@ def noise_aware_loss(
         teacher_logits: the same shapes.
         labels: classes, an integer for each row of logits (-100: not scored), or soft labels of the logits' shape;
             a tuple if the logits are one.
-        student_blocks: the output of every transformer block, each `[batch, tokens, width]` (any number of dimensions
-            between the first and the last).
+        student_blocks: the output of every transformer block, none if they are not compared; each
+            `[batch, tokens, width]` (any number of dimensions between the first and the last).
         teacher_blocks: the same shapes.
         beta: weight of the divergence.
         gamma: weight of the difference of block outputs.
@@ -97,7 +97,9 @@ def noise_aware_loss(
         keep = _kept_rows(student, attention_mask)
         divergences.append(kl_divergence(student, teacher, temperature, reduction, direction, keep))
     labelled, divergence = torch.stack(cross_entropies).mean(), torch.stack(divergences).mean()
-    difference = blocks_mse(student_blocks, teacher_blocks, attention_mask)
+    difference = torch.zeros_like(labelled)
+    if student_blocks or teacher_blocks:
+        difference = blocks_mse(student_blocks, teacher_blocks, attention_mask)
     total = labelled + beta * temperature**2 * divergence + gamma * difference
     return LossParts(total, labelled, divergence, difference)
 

@@ -1,12 +1,15 @@
 """A PyTorch model on an emulated chip: a device's disturbances on its products, gradients to the clean weights."""
 
+import inspect
 import os
+import threading
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -122,12 +125,15 @@ class Chip:
             raise InputError(f"gradient is '{gradient}' and must be {' or '.join(get_args(Gradient))}.")
         if not 0 <= drop_connect < 1:
             raise InputError(f"drop_connect is {drop_connect} and must be 0 or greater and less than 1.")
+        if isinstance(vars(model).get("forward"), _Forward):
+            raise InputError(f"This {type(model).__name__} is on a chip already: take it off first (chip.remove()).")
         self.model, self.gradient, self.drop_connect = model, gradient, drop_connect
         self.seed, self.read_seed, self.sample, self.strength = seed, read_seed, 0, strength
         example = dict(example) if example is not None else example_inputs(model)
         where = next((each.device for each in model.parameters()), torch.device("cpu"))
         example = {name: value.to(where) for name, value in example.items()}
         plain = onnx_of(model, example)
+        self._first_input = plain.graph.input[0].name
         whole = rewrite(plain, "ideal", share="never")
         products = find_products(model, example)
         behind = match(products, whole)
@@ -174,6 +180,8 @@ class Chip:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if isinstance(vars(self.model).get("forward"), _Forward):
+            del self.model.forward
         self._active = False
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -229,18 +237,17 @@ class Chip:
         for name, visits in times.items():
             scope = _Scope(self, name, visits)
             module = self._modules[name]
-            self._handles.append(module.register_forward_pre_hook(scope.enter))
-            self._handles.append(module.register_forward_hook(scope.leave, always_call=True))
+            self._handles.append(module.register_forward_pre_hook(_Hook(scope.enter)))
+            self._handles.append(module.register_forward_hook(_Hook(scope.leave), always_call=True))
             self._scopes.append(scope)
-        self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True))
+        self.model.forward = _Forward(self)
 
-    def _begin(self, module: nn.Module, arguments: Any, keywords: Any) -> None:
+    def begin(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> None:
         """Before a forward of the model: which noise it has, and the weights of all its arrays at once."""
-        tensors = (each for each in (*arguments, *keywords.values()) if isinstance(each, Tensor) and each.ndim)
-        self._batch = next((len(each) for each in tensors), 1)
+        self._batch = self._samples_of(arguments, keywords)
         for scope in self._scopes:
             scope.visits = 0
-        if module.training:
+        if self.model.training:
             seed, read_seed = (int(each) for each in torch.randint(LARGEST_SEED + 1, (2,)))
             self._drawn = Draw(seed, read_seed, 0)
         else:
@@ -249,6 +256,15 @@ class Chip:
             stored = [each for each in self._emulators.values() if isinstance(each, _Stored)]
             with ThreadPoolExecutor(min(len(stored), os.cpu_count() or 1) or 1) as pool:
                 list(pool.map(_Stored.prepare, stored))
+
+    def _samples_of(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> int:
+        """Samples of a forward: the length of what is the first input of the exported model, as there."""
+        given = dict(
+            zip(inspect.signature(type(self.model).forward).parameters, (self.model, *arguments), strict=False)
+        )
+        first = {**given, **keywords}.get(self._first_input)
+        tensors = [first, *arguments, *keywords.values()]
+        return next((len(each) for each in tensors if isinstance(each, Tensor) and each.ndim), 1)
 
     def controls(self, structure: Structure, site: Mapping[str, Any], faults: NDArray[np.int64] | None) -> Controls:
         """The control inputs of one node for the noise of this forward."""
@@ -286,10 +302,71 @@ class Chip:
         return self._emulators.get(place) if self.is_on else None
 
 
+def _do_nothing(*_: Any) -> None:
+    """What a hook of a chip is in a copy of the model, which is on no chip."""
+
+
+def _idle_hook() -> Callable[..., None]:
+    return _do_nothing
+
+
+def _plain_forward(model: nn.Module) -> Callable[..., Any]:
+    return types.MethodType(type(model).forward, model)
+
+
+class _Hook:
+    """A hook that copies of the model leave behind."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self.call = call
+
+    def __call__(self, *arguments: Any) -> None:
+        self.call(*arguments)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return _do_nothing
+
+    def __reduce__(self) -> Any:
+        return _idle_hook, ()
+
+
+class _Forward:
+    """The model's forward on a chip; in a copy of the model its plain forward."""
+
+    def __init__(self, chip: Chip) -> None:
+        self.chip, self.plain = chip, _plain_forward(chip.model)
+        self.__signature__ = inspect.signature(self.plain)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        depth = len(_open_scopes())
+        self.chip.begin(arguments, keywords)
+        try:
+            return self.plain(*arguments, **keywords)
+        finally:
+            # Hooks are not called where a forward is interrupted (KeyboardInterrupt).
+            for scope in reversed(_open_scopes()[depth:]):
+                scope.leave()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return _plain_forward(memo[id(self.chip.model)])
+
+    def __reduce__(self) -> Any:
+        return _plain_forward, (self.chip.model,)
+
+
+_open = threading.local()
+
+
+def _open_scopes() -> list["_Scope"]:
+    """The modules whose forward runs in this thread, outermost first."""
+    if not hasattr(_open, "scopes"):
+        _open.scopes = []
+    scopes: list[_Scope] = _open.scopes
+    return scopes
+
+
 class _Scope(TorchFunctionMode):
     """Replaces the products that one module's own forward calls; others it passes on."""
-
-    _open: ClassVar[list["_Scope"]] = []
 
     def __init__(self, chip: Chip, name: str, times: int) -> None:
         super().__init__()
@@ -302,13 +379,13 @@ class _Scope(TorchFunctionMode):
         visit = self.visits % (2 * self.times)
         self.calls.append([visit if visit < self.times else 2 * self.times - 1 - visit, 0])
         self.visits += 1
-        _Scope._open.append(self)
+        _open_scopes().append(self)
         self.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self, *_: Any) -> None:
         if self.calls:
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            _Scope._open.pop()
+            _open_scopes().pop()
             self.calls.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -316,7 +393,7 @@ class _Scope(TorchFunctionMode):
         if opened(func) is not func:
             with self:
                 return opened(func)(*args, **kwargs)
-        call = call_of(func, args, kwargs) if _Scope._open and _Scope._open[-1] is self else None
+        call = call_of(func, args, kwargs) if _open_scopes()[-1:] == [self] else None
         if call is None:
             return func(*args, **kwargs)
         visit, index = self.calls[-1]

@@ -57,6 +57,7 @@ class Finetuning:
         teacher_epochs: epochs in which the classifier of the teacher is trained first, everything else frozen.
         drop_path_rate: of stochastic depth.
         augmentation: arguments of `emu.train.augmentation.Augmentation`.
+        workers: processes that prepare batches beside training, for large sets of images.
         seed: of everything that is drawn.
 
     Raises:
@@ -93,6 +94,7 @@ class Finetuning:
     teacher_epochs: float = 0
     drop_path_rate: float = 0.0
     augmentation: Mapping[str, Any] = field(default_factory=dict)
+    workers: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -124,6 +126,7 @@ class Finetuning:
             ("largest_gradient", 1e-9, 1e9),
             ("teacher_epochs", 0, 1e6),
             ("drop_path_rate", 0, 0.999),
+            ("workers", 0, 1024),
             ("seed", 0, 2**32 - 1),
         ):
             if not low <= getattr(self, name) <= high:

@@ -191,8 +191,8 @@ class ChipTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
                 logits,
                 target,
                 labels,
-                [each.float() for each in outputs.hidden_states[1:]] if blocks else [target],  # no difference
-                [each.float() for each in taught.hidden_states[1:]] if blocks else [target],
+                [each.float() for each in outputs.hidden_states[1:]] if blocks else [],
+                [each.float() for each in taught.hidden_states[1:]] if blocks else [],
                 beta=settings.beta,
                 gamma=settings.gamma,
                 temperature=settings.temperature,

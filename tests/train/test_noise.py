@@ -1,5 +1,8 @@
 """A PyTorch model on an emulated chip: the same chip as in ONNX, and gradients that reach the clean weights."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -259,6 +262,67 @@ def test_drop_connect_sets_that_share_of_the_weights_to_zero() -> None:
     dropped = emulator._differentiable(layer.weight.detach().clone())
     seen.append((dropped == 0).float().mean().item())
     assert seen[0] == pytest.approx(0.25, abs=0.03)
+    chip.remove()
+
+
+def test_an_interrupted_forward_leaves_nothing_behind() -> None:
+    model, inputs = tiny.vit(), tiny.images(2)
+    chip = Chip(model, "rram_adc")
+    before = torch_logits(model, inputs)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    inner = model.vit.encoder.layer[1].intermediate.dense.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model(**inputs)
+    inner.remove()
+    other, ones = torch.nn.Linear(32, 64), torch.ones(1, 32)
+    torch.testing.assert_close(other(ones), ones @ other.weight.T + other.bias)
+    np.testing.assert_array_equal(torch_logits(model, inputs), before)
+    chip.remove()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_model_on_a_chip_is_clean(copied: Any) -> None:
+    model, inputs = tiny.vit(), tiny.images(2)
+    clean = torch_logits(model, inputs)
+    chip = Chip(model, "rram")
+    twin = copied(model)
+    np.testing.assert_array_equal(torch_logits(twin, inputs), clean)
+    disturbed = torch_logits(model, inputs)
+    with torch.no_grad():
+        twin.classifier.weight *= 3
+    np.testing.assert_array_equal(torch_logits(model, inputs), disturbed)
+    chip.remove()
+
+
+def test_a_model_is_on_one_chip() -> None:
+    model = tiny.vit()
+    chip = Chip(model, "rram")
+    with pytest.raises(InputError, match="on a chip already: take it off first"):
+        Chip(model, "pcm")
+    chip.remove()
+    Chip(model, "pcm").remove()
+
+
+def test_models_in_two_threads_do_not_meet() -> None:
+    inputs = tiny.images(4)
+    models = [tiny.vit(), tiny.vit()]
+    chips = [Chip(model, "rram_adc") for model in models]
+    expected = torch_logits(models[0], inputs)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda model: [torch_logits(model, inputs) for _ in range(12)], models))
+    assert all(np.array_equal(result, expected) for of_model in results for result in of_model)
+    for chip in chips:
+        chip.remove()
+
+
+def test_the_number_of_samples_is_that_of_the_first_input() -> None:
+    model, inputs = tiny.bert(), tiny.texts()
+    chip = Chip(model, "pcm_aihwkit", example=tiny.texts(2))
+    places = {"position_ids": torch.arange(9)[None]}
+    np.testing.assert_array_equal(torch_logits(model, {**places, **inputs}), torch_logits(model, {**inputs, **places}))
     chip.remove()
 
 
