@@ -31,6 +31,11 @@ def _mapping(profile: "Profile") -> Iterator[str]:
             "mapping.offset_correction unit_column has no effect where products are exact: it is read by a DAC, an ADC "
             "or with noise (read.output_noise = 0 is enough)"
         )
+    if mapping.encoding == "weight" and mapping.scaling != "tensor" and not _uses_scales(profile):
+        yield (
+            f"mapping.scaling {mapping.scaling} has no effect: nothing here depends on the scale of a weight (bit "
+            "flips have faults.scale)"
+        )
     if mapping.encoding == "weight":
         users = "lognormal_g", "clipformer"
         for name in ("g_min_us", "g_max_us"):
@@ -136,6 +141,14 @@ def _read(profile: "Profile") -> Iterator[str]:
         )
     if profile.read.input_noise is not None and _get(profile.dac, "slice_bits", 0):
         yield "read.input_noise is not for sliced inputs: remove it, or set dac.slice_bits to 0"
+
+
+def _uses_scales(profile: "Profile") -> bool:
+    """Whether plain numbers in arrays are disturbed, rounded or read in units of their scale."""
+    in_units = profile.program.model in ("gauss_range", "function") or profile.program.modifier is not None
+    rounded = bool(profile.mapping.weight_bits) or _get(profile.mapping, "percentile") is not None
+    written = profile.write.model != "none" or profile.write.scaling == "sample"
+    return in_units or rounded or written or _has_periphery(profile)
 
 
 def _has_periphery(profile: "Profile") -> bool:

@@ -253,10 +253,27 @@ def load_data(
         dtypes={each.name: each.dtype for each in inputs},
         ignored=tuple(name for name in arrays if name not in beside and name not in used),
         where=where,
+        notes=missing_classes(wanted.labels, samples),
         targets={
             **{name: array[:rows] for name, array in wanted.per_row.items()},
             **{name: array[:samples] for name, array in wanted.per_sample.items()},
         },
+    )
+
+
+def missing_classes(labels: Any, samples: int | None) -> tuple[str, ...]:
+    """A sentence if the first samples lack many classes of all of them, as in data that are sorted by class."""
+    if (
+        samples is None
+        or getattr(labels, "ndim", 0) != 1
+        or getattr(labels, "dtype", np.dtype(object)).kind not in "iu"
+    ):
+        return ()
+    held, all_classes = len(np.unique(labels[:samples])), len(np.unique(labels))
+    if samples < 2 * all_classes or held > 0.8 * all_classes:
+        return ()
+    return (
+        f"The first {samples} samples hold {held} of {all_classes} classes: shuffle data that are sorted by class.",
     )
 
 

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from emu.errors import InputError
 from emu.evaluation.corruptions import Corruption
-from emu.evaluation.data import Array, DataSet, ImagesOnDemand, ModelInput, load_data, read_arrays, refit
+from emu.evaluation.data import (
+    Array,
+    DataSet,
+    ImagesOnDemand,
+    ModelInput,
+    load_data,
+    missing_classes,
+    read_arrays,
+    refit,
+)
 from emu.evaluation.pixels import OF_PIXELS, corrupt_samples
 from emu.evaluation.sources import DataSource, Table, open_picture, read_classes, read_table
 from emu.evaluation.tasks import (
@@ -225,7 +234,7 @@ class _Preparation:
         values = [str(value) for value in values]
         given, models = self._given_classes(), self._models_classes()
         if given is None and numbered is None and all(map(_is_whole, values)):
-            return np.array([int(value) for value in values[: self.samples]], np.int64)
+            return self._first(np.array([int(value) for value in values], np.int64))
         names = set(values)
         if given is not None and not names <= set(given):
             raise InputError(
@@ -233,7 +242,12 @@ class _Preparation:
             )
         self.classes = given or (models if models and names <= set(models) else numbered or tuple(sorted(names)))
         index = {name: i for i, name in enumerate(self.classes)}
-        return np.array([index[value] for value in values[: self.samples]], np.int64)
+        return self._first(np.array([index[value] for value in values], np.int64))
+
+    def _first(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the samples that are used."""
+        self.notes += missing_classes(labels, self.samples if self.samples < len(labels) else None)
+        return labels[: self.samples]
 
     def _given_classes(self) -> tuple[str, ...] | None:
         """The classes from the file asked for, or from `labels.json` in a folder of images."""

@@ -40,6 +40,7 @@ def refusal(device: Any, overrides: Any) -> str:
     [
         # mapping
         ([*PAIR, "mapping.slice_bits=2"], "mapping.slice_bits needs mapping.weight_bits"),
+        (["mapping.scaling=column"], "mapping.scaling column has no effect: nothing here depends on the scale"),
         ([*SLICES, "mapping.cell_bits=4"], "mapping.cell_bits has no effect beside mapping.slice_bits"),
         ([*OFFSET, "mapping.cell_bits=1"], "mapping.cell_bits is 1 and must be 0 or at least 2"),
         (

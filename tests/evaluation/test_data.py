@@ -146,3 +146,14 @@ def test_a_file_gives_what_was_saved(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **images())
     arrays, where = read_arrays(tmp_path / "set.npz")
     assert sorted(arrays) == ["labels", "pixels"] and where.endswith("set.npz")
+
+
+def test_data_sorted_by_class_are_noted() -> None:
+    labels = np.repeat(np.arange(10), 20)
+    arrays = {"x": np.zeros((200, 4), np.float32), "labels": labels}
+    inputs = [ModelInput("x", np.dtype("float32"), (None, 4))]
+    sentence = "The first 40 samples hold 2 of 10 classes: shuffle data that are sorted by class."
+    assert load_data(arrays, inputs, 40).notes == (sentence,)
+    assert load_data(arrays, inputs).notes == ()
+    shuffled = {**arrays, "labels": np.random.default_rng(0).permutation(labels)}
+    assert load_data(shuffled, inputs, 40).notes == ()
