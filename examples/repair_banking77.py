@@ -1,4 +1,4 @@
-"""Repair a BERT that tells 77 intents of bank customers, for phase-change memory one day after it was programmed.
+"""Repair a BERT that tells 77 intents of bank customers, for memory whose cells vary by half.
 
 python examples/repair_banking77.py --data banking77 --output banking
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="PolyAI/banking77", help="folder of CSV files, or a data set")
     parser.add_argument("--output", type=Path, default=Path("banking"), help="folder to write")
-    parser.add_argument("--device", default="pcm_aihwkit_literal")
+    parser.add_argument("--sigma", type=float, default=0.5, help="standard deviation of the logarithm of a weight")
     parser.add_argument("--epochs", type=float, default=12, help="without noise; a third of it on chips")
     parser.add_argument("--chips", type=int, default=10)
     parser.add_argument("--samples", type=int, help="use only the first so many texts, of each part")
@@ -79,9 +79,15 @@ def main() -> None:
     make_folder(plain, train)
     alone = Finetuning(method="noise", device=None, epochs=arguments.epochs, learning_rate=2e-3, batch_size=64)
     finetune(plain, train, clean, alone, samples=arguments.samples, fresh=True, overwrite=True, echo=print)
-    settings = Finetuning(device=arguments.device, epochs=arguments.epochs / 3, learning_rate=5e-4, batch_size=64)
+    settings = Finetuning(
+        device="rram",
+        set={"program.sigma": arguments.sigma},
+        epochs=arguments.epochs / 3,
+        learning_rate=5e-4,
+        batch_size=64,
+    )
     finetune(clean, train, repaired, settings, samples=arguments.samples, overwrite=True, echo=print)
-    result = remeasure(clean, repaired, test, device=arguments.device, chips=arguments.chips)
+    result = remeasure(clean, repaired, test, device="rram", set=settings.set, chips=arguments.chips)
     for row in result.rows:
         print(
             f"{row['model']:<6} clean {100 * row['clean']:.2f} %, on {arguments.chips} chips {100 * row['mean']:.2f} %"

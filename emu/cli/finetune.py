@@ -225,7 +225,6 @@ def _settings(
     augmentation = {name: value for name, value in augmentation.items() if value}
     if augmentation and options.mean is not None:
         augmentation |= {"mean": options.mean, "std": options.std}
-    usual: float = 1.0 if method in ("distillation", "noise") else 3.0
     direction: Any = loss.direction.replace("-", "_")
     reduction: Any = loss.reduction.replace("-", "_")
     gradient: Any = noise.gradient.replace("-", "_")
@@ -243,7 +242,7 @@ def _settings(
         clip_weights=_clip(noise.clip_weights),
         beta=loss.beta,
         gamma=loss.gamma,
-        temperature=usual if loss.temperature is None else loss.temperature,
+        temperature=loss.temperature,
         direction=direction,
         reduction=reduction,
         distillation_weight=loss.distillation_weight,

@@ -104,7 +104,7 @@ def finetune(
         output: the folder to write.
         settings: how to train.
         teacher: folder of the clean model; None for the same model before training.
-        evaluation: samples on which accuracy is measured after each epoch, on the chip of seed 0.
+        evaluation: samples on which accuracy is measured after each epoch, on the chip of seed 0 if there is one.
         samples: use only the first so many training samples.
         fresh: begin with random weights instead of those in the folder.
         resume: go on where an interrupted training with the same settings stopped.
@@ -186,7 +186,7 @@ def finetune(
                 augmentation,
             )
             _silence(trainer)
-            trainer.add_callback(_Reporter(echo, progress))
+            trainer.add_callback(_Reporter(echo, progress, chip is not None))
             done = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             _check_finite(student)
             history = _history(trainer.state.log_history)
@@ -561,8 +561,8 @@ def _arguments(
 class _Reporter(TrainerCallback):  # type: ignore[misc]
     """One line for each epoch, and the steps done."""
 
-    def __init__(self, echo: Echo | None, progress: Step | None) -> None:
-        self.echo, self.progress = echo, progress
+    def __init__(self, echo: Echo | None, progress: Step | None, on_chip: bool) -> None:
+        self.echo, self.progress, self.on_chip = echo, progress, on_chip
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress is not None and state.is_world_process_zero:
@@ -577,7 +577,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             parts = ", ".join(f"{name} {value:.4g}" for name, value in logs.items() if name not in hidden)
             self.echo(f"{epoch}: loss {logs['loss']:.4g}" + (f" ({parts})" if parts else ""))
         elif "eval_accuracy" in logs:
-            self.echo(f"{epoch}: accuracy {logs['eval_accuracy']:.2%} on the chip of seed 0")
+            on = " on the chip of seed 0" if self.on_chip else ""
+            self.echo(f"{epoch}: accuracy {logs['eval_accuracy']:.2%}{on}")
 
 
 def _write(output: Path, folder: Path, model: Any, record: Mapping[str, Any]) -> None:

@@ -99,9 +99,16 @@ def _drawn(kind: Any, folder: Path) -> Any:
         config_class = library("transformers", "train").AutoConfig
     try:
         config = config_class.from_pretrained(str(folder), local_files_only=True)
-        return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+        model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     except Exception as error:  # transformers fails in every way that a file can be wrong
         raise InputError(f"{folder / 'config.json'} describes no model: {reason(error)}.") from None
+    torch = library("torch", "train")
+    spread = getattr(config, "initializer_range", 0.02)
+    for name, parameter in model.named_parameters():
+        # DeiT of transformers leaves tokens and positions at zero, where ViT draws them.
+        if name.endswith(("_token", "position_embeddings")) and not bool(parameter.detach().any()):
+            torch.nn.init.trunc_normal_(parameter, std=spread)
+    return model
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Finetuning:
             deviations of each matrix), as aihwkit does.
         beta: weight of the divergence.
         gamma: weight of the difference of block outputs.
-        temperature: of the divergence.
+        temperature: of the divergence; None for 1, or 3 for the losses of DeiT and CDeiT.
         direction: of the divergence.
         reduction: of the divergence.
         distillation_weight: lambda of DeiT's and CDeiT's soft losses.
@@ -77,7 +77,7 @@ class Finetuning:
     clip_weights: Clip | None = None
     beta: float = 1.0
     gamma: float = 1.0
-    temperature: float = 1.0
+    temperature: float | None = None
     direction: Direction = "teacher_student"
     reduction: Reduction = "batchmean"
     distillation_weight: float = 0.5
@@ -98,6 +98,9 @@ class Finetuning:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.temperature is None:
+            usual = 1.0 if self.method in ("distillation", "noise") else 3.0
+            object.__setattr__(self, "temperature", usual)
         for name, choices in (
             ("method", get_args(Method)),
             ("strength_schedule", get_args(Schedule)),

@@ -195,7 +195,7 @@ class ChipTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
                 [each.float() for each in taught.hidden_states[1:]] if blocks else [],
                 beta=settings.beta,
                 gamma=settings.gamma,
-                temperature=settings.temperature,
+                temperature=settings.temperature or 1.0,
                 reduction=settings.reduction,
                 direction=settings.direction,
                 attention_mask=mask if blocks else None,

@@ -20,7 +20,7 @@ from emu.errors import InputError
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 transformers = pytest.importorskip("transformers", reason="needs the extra 'train'")
 
-from emu.train import export as exporting
+from emu.train import exporting
 from emu.train.exporting import example_inputs, export, onnx_of
 
 IMAGES = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 12, "num_labels": 3}

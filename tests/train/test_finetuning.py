@@ -341,13 +341,13 @@ def test_the_strength_follows_its_schedule(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:
     seen: list[tuple[bool, float]] = []
-    begin = Chip._begin
+    begin = Chip.begin
 
-    def noted(self: Chip, module: Any, arguments: Any, keywords: Any) -> None:
-        seen.append((module.training, self.strength))
-        begin(self, module, arguments, keywords)
+    def noted(self: Chip, arguments: Any, keywords: Any) -> None:
+        seen.append((self.model.training, self.strength))
+        begin(self, arguments, keywords)
 
-    monkeypatch.setattr(Chip, "_begin", noted)
+    monkeypatch.setattr(Chip, "begin", noted)
     settings = {**SHORT, "strength": 2.0, "strength_schedule": schedule}
     train(given, tmp_path / "out", settings, evaluation=given / "test.npz")
     assert {strength for training, strength in seen if not training} == {2.0}  # measured at full strength
@@ -784,12 +784,12 @@ def test_images_of_a_folder_are_randaugmented_by_the_processor_of_the_model(give
 NOTES_NOISE = """
 import os, sys
 from emu.train.noise import Chip
-notes, begin = sys.argv.pop(), Chip._begin
-def noted(self, module, arguments, keywords):
-    begin(self, module, arguments, keywords)
+notes, begin = sys.argv.pop(), Chip.begin
+def noted(self, arguments, keywords):
+    begin(self, arguments, keywords)
     with open(notes + os.environ["RANK"], "a") as file:
         file.write(f"{self.drawn.seed} {self.drawn.sample}\\n")
-Chip._begin = noted
+Chip.begin = noted
 from emu.cli import main
 main()
 """
