@@ -7,7 +7,6 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,23 +22,16 @@ from emu.device.loading import Overrides
 from emu.errors import InputError
 from emu.evaluation.bench import check_calibrated
 from emu.evaluation.controls import LARGEST_SEED
-from emu.reference.mapping import mapping_of
-from emu.reference.random import Stream, stored_normals
 from emu.reference.structure import (
-    DYNAMIC,
-    NUMBER_PROGRAMS,
     STORED,
     Controls,
     Structure,
     check_controls,
-    parse_structure,
 )
 from emu.rewriter import Device, EmulatedModel, Rule, device_settings, rewrite
-from emu.runtime.library import programmed_array, programmed_weight, sample_normals
-from emu.train.crossbar import Held, crossbar_product, written
+from emu.train.emulated import Draw, StoredProduct, WrittenProduct
 from emu.train.exporting import example_inputs, onnx_of
 from emu.train.products import (
-    Call,
     Place,
     Product,
     call_of,
@@ -47,21 +39,10 @@ from emu.train.products import (
     find_products,
     labelled,
     match,
-    matrix_of,
     opened,
-    parameter_of,
 )
 
 Gradient = Literal["straight_through", "reparametrized"]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Which noise: a chip, a repetition on it, and the index of a batch's first sample."""
-
-    seed: int
-    read_seed: int
-    sample: int
 
 
 class Chip:
@@ -186,19 +167,21 @@ class Chip:
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The weights that lie in arrays, by their names in the model, each once."""
-        stored = {id(each.weight) for each in self._emulators.values() if isinstance(each, _Stored)}
+        stored = {id(each.weight) for each in self._emulators.values() if isinstance(each, StoredProduct)}
         for name, parameter in self.model.named_parameters():
             if id(parameter) in stored:
                 yield name, parameter
 
-    def _build(self, whole: EmulatedModel, behind: Mapping[int, Product]) -> dict[Place, "_Stored | _Dynamic"]:
+    def _build(
+        self, whole: EmulatedModel, behind: Mapping[int, Product]
+    ) -> dict[Place, "StoredProduct | WrittenProduct"]:
         """The emulators of the selected sites, by where their product is computed."""
         by_label: dict[tuple[Any, ...], list[int]] = {}
         for site in whole.manifest["sites"]:
             by_label.setdefault(labelled(site), []).append(site["index"])
         by_node = {site["node"]: site["index"] for site in whole.manifest["sites"]}
         nodes = self._emulated.nodes()
-        emulators: dict[Place, _Stored | _Dynamic] = {}
+        emulators: dict[Place, StoredProduct | WrittenProduct] = {}
         for site in self.sites:
             if site["op"] not in ("CrossbarMatMul", "CrossbarMatMulDynamic"):
                 raise InputError(
@@ -223,9 +206,9 @@ class Chip:
             if product.weight is not None:
                 check_same_weights(site, product, self._emulated.stored(node)[0], self._emulated.name)
                 faults = self._emulated.value(node.inputs[5].name or "") if node.inputs[5] is not None else None
-                emulators[product.place] = _Stored(self, site, attributes, product.weight, product, faults)
+                emulators[product.place] = StoredProduct(self, site, attributes, product.weight, product, faults)
             else:
-                emulators[product.place] = _Dynamic(self, site, attributes)
+                emulators[product.place] = WrittenProduct(self, site, attributes)
         return emulators
 
     def _attach(self, products: Sequence[Product]) -> None:
@@ -253,9 +236,9 @@ class Chip:
         else:
             self._drawn = Draw(self.seed, self.read_seed, self.sample)
         if self._active and self.strength > 0:
-            stored = [each for each in self._emulators.values() if isinstance(each, _Stored)]
+            stored = [each for each in self._emulators.values() if isinstance(each, StoredProduct)]
             with ThreadPoolExecutor(min(len(stored), os.cpu_count() or 1) or 1) as pool:
-                list(pool.map(_Stored.prepare, stored))
+                list(pool.map(StoredProduct.prepare, stored))
 
     def _samples_of(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> int:
         """Samples of a forward: the length of what is the first input of the exported model, as there."""
@@ -297,7 +280,7 @@ class Chip:
         """Whether products are emulated now."""
         return self._active and self.strength > 0
 
-    def emulator(self, place: Place) -> "_Stored | _Dynamic | None":
+    def emulator(self, place: Place) -> "StoredProduct | WrittenProduct | None":
         """What emulates the product that is computed there, None for a digital one."""
         return self._emulators.get(place) if self.is_on else None
 
@@ -405,7 +388,7 @@ class _Scope(TorchFunctionMode):
             return _attention(emulators, *args, **kwargs)
         with torch._C.DisableTorchFunction():
             emulator = emulators[0]
-            if isinstance(emulator, _Dynamic):
+            if isinstance(emulator, WrittenProduct):
                 operands = [*args, *kwargs.values()]
                 if call.kind == "added":
                     return operands[0] + emulator.product(*operands[1:3])
@@ -444,285 +427,5 @@ def _attention(
         return _of(emulators[1], shares.to(value.dtype), value)
 
 
-def _of(emulator: "_Dynamic | None", a: Tensor, b: Tensor) -> Tensor:
+def _of(emulator: "WrittenProduct | None", a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b) if emulator is None else emulator.product(a, b)
-
-
-class _Emulator:
-    """One site."""
-
-    def __init__(
-        self,
-        chip: Chip,
-        operator: str,
-        site: Mapping[str, Any],
-        attributes: dict[str, Any],
-        faults: NDArray[np.int64] | None = None,
-    ) -> None:
-        self.chip, self.site, self.attributes = chip, site, attributes
-        self.structure = parse_structure(operator, attributes)
-        self.faults = faults if faults is not None else np.zeros(0, np.int64)
-
-    def normals(self, draw: Draw, samples: int, matrices: int, rows: int, like: Tensor) -> Callable[..., Tensor]:
-        """Source of the run-time noise of Y or X, `[samples, matrices, rows, columns]`."""
-
-        def of(stream: Stream, columns: int, tile: int, reading: int) -> Tensor:
-            c3 = (int(stream) + (tile << 8) + (reading << 24)) & 0xFFFFFFFF
-            shape = (samples, matrices * rows, columns)
-            if like.device.type != "cpu" and self.chip.model.training:
-                generator = torch.Generator(like.device)
-                generator.manual_seed(hash((draw.seed, draw.read_seed, self.structure.site, c3)) & LARGEST_SEED)
-                normals = torch.randn(shape, device=like.device, generator=generator)
-            else:
-                width = -(-columns // 4) * 4
-                sample = draw.sample if self.structure.sample_axis >= 0 else 0
-                counter = (0, sample, self.structure.site, c3)
-                values = sample_normals((draw.seed, draw.read_seed), counter, samples, matrices * rows * width)
-                normals = torch.from_numpy(values).view(samples, matrices * rows, width)[..., :columns].to(like.device)
-            return normals.reshape(samples, matrices, rows, columns)
-
-        return of
-
-    def to_samples(self, x: Tensor, axis: int, trailing: int) -> Tensor:
-        """`x [..., *trailing]` as `[samples, what each sample has, *trailing]`."""
-        leading, kept = x.shape[: x.ndim - trailing], x.shape[x.ndim - trailing :]
-        if axis == 1 and len(leading) == 1:  # tokens first, samples second
-            return self.to_samples(x.reshape(-1, self.chip.batch, *kept), axis, trailing)
-        if axis < 0 or axis >= len(leading):
-            return x.reshape(1, -1, *kept)
-        samples = self.samples_of(leading[axis])
-        split = x.reshape(*leading[:axis], samples, -1, *leading[axis + 1 :], *kept)
-        return split.movedim(axis, 0).reshape(samples, -1, *kept)
-
-    def from_samples(self, y: Tensor, leading: Sequence[int], axis: int) -> Tensor:
-        """What `to_samples` was made of, with other trailing dimensions."""
-        kept = y.shape[2:]
-        if axis == 1 and len(leading) == 1:
-            return self.from_samples(y, (leading[0] // self.chip.batch, self.chip.batch), axis).reshape(*leading, *kept)
-        if 0 <= axis < len(leading):
-            samples = y.shape[0]
-            inner = leading[axis] // samples
-            split = y.reshape(samples, *leading[:axis], inner, *leading[axis + 1 :], *kept)
-            return split.movedim(0, axis).reshape(*leading, *kept)
-        return y.reshape(*leading, *kept)
-
-    def samples_of(self, length: int) -> int:
-        batch = self.chip.batch
-        return batch if batch > 0 and length % batch == 0 else length
-
-
-class _Stored(_Emulator):
-    """A product with a parameter of the model."""
-
-    def __init__(
-        self,
-        chip: Chip,
-        site: Mapping[str, Any],
-        attributes: dict[str, Any],
-        weight: nn.Parameter,
-        product: Product,
-        faults: NDArray[np.int64] | None,
-    ) -> None:
-        super().__init__(chip, STORED, site, attributes, faults)
-        self.weight, self.kind = weight, product.kind
-        if chip.gradient == "reparametrized" and not (
-            self.structure.encoding == "weight" and self.structure.program in ("none", *NUMBER_PROGRAMS)
-        ):
-            raise InputError(
-                f"gradient 'reparametrized' is for devices that disturb numbers, and '{site['device']}' disturbs "
-                "conductances: use 'straight_through'."
-            )
-        self._made: tuple[Any, Any] | None = None
-
-    def prepare(self) -> None:
-        """Programs the array for the noise of this forward, unless it holds that already."""
-        drawn = self.chip.drawn
-        key = (drawn.seed, drawn.read_seed, self.chip.strength, self._numbers.tobytes(), self._version)
-        if self._made is not None and self._made[0] == key:
-            return
-        self._made = (key, self._program())
-
-    @property
-    def _numbers(self) -> NDArray[np.float32]:
-        return self.chip._numbers[self.site["device"]]
-
-    @property
-    def _version(self) -> tuple[int, int]:
-        return self.weight.data_ptr(), self.weight._version
-
-    def _program(self) -> Any:
-        """W' in the shape of the parameter, or what a reading finds."""
-        structure, drawn = self.structure, self.chip.drawn
-        matrix = matrix_of(self.weight, self.kind)
-        chip: dict[str, Any] = {
-            "strength": self.chip.strength,
-            "seed": drawn.seed,
-            "read_seed": drawn.read_seed,
-            "faults": self.faults,
-        }
-        if not structure.has_periphery:
-            return parameter_of(
-                programmed_weight(matrix, self.attributes, self._numbers, **chip), self.weight, self.kind
-            )
-        controls = self.chip.controls(structure, self.site, self.faults)
-        unit = structure.encoding == "offset" and structure.offset_correction == "unit_column"
-        tiles = len(structure.row_tiles(matrix.shape[0]))
-        v, scales, column = programmed_array(
-            matrix, self.attributes, self._numbers, structure.weight_slices, tiles, unit, **chip
-        )
-
-        def tensor(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.weight.device)
-
-        errors = None
-        if structure.adc != "none" and "adc.gain_sigma" in controls.numbers:
-            errors = _adc_errors(structure, controls, structure.array, len(v), tiles, matrix.shape[1], tensor)
-        columns = None if column is None else [tensor(each[:, None]) for each in column]
-        return Held([tensor(each) for each in v], tensor(scales), mapping_of(structure, controls), columns, errors)
-
-    def product(self, func: Any, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """The product that `func(*args, **kwargs)` computes, by the array."""
-        self.prepare()
-        assert self._made is not None, "just made"
-        held = self._made[1]
-        if isinstance(held, Tensor):
-            return _with_weight(func, call, args, kwargs, self._differentiable(held))
-        structure = self.structure
-        controls = self.chip.controls(structure, self.site, self.faults)
-        x, finish = _input_of(call, args, kwargs)
-        axis = 0 if call.kind == "convolution" else structure.sample_axis
-        rows = self.to_samples(x.float(), axis, 1)[:, None]  # one matrix for each sample
-        normals = self.normals(self.chip.drawn, rows.shape[0], 1, rows.shape[2], rows)
-        matrix = held.weights(structure)
-        disturbed = parameter_of_tensor(matrix, self.weight, self.kind)
-        weights = matrix_of_tensor(self._differentiable(disturbed), self.kind)
-        y = crossbar_product(rows, weights.float(), held, structure, controls, normals)[:, 0]
-        return finish(self.from_samples(y, x.shape[:-1], axis).to(_result_type(x)))
-
-    def _differentiable(self, disturbed: Tensor) -> Tensor:
-        """The disturbed weight, through which gradients reach the clean one."""
-        chip, clean = self.chip, self.weight
-        if chip.drop_connect > 0 and chip.model.training:
-            disturbed = disturbed * (torch.rand(disturbed.shape, device=disturbed.device) >= chip.drop_connect)
-        if chip.gradient == "straight_through" or self.structure.program in ("none", "gauss_range"):
-            return clean + (disturbed - clean).detach()
-        # A weight of 0 stays 0 and passes its gradient as it is.
-        ones = torch.ones_like(clean)
-        gain = torch.where(clean == 0, ones, disturbed / torch.where(clean == 0, ones, clean)).detach()
-        return clean * gain
-
-
-class _Dynamic(_Emulator):
-    """A product of two activations, the second of which is written into an array for each sample."""
-
-    def __init__(self, chip: Chip, site: Mapping[str, Any], attributes: dict[str, Any]) -> None:
-        super().__init__(chip, DYNAMIC, site, attributes)
-        if self.structure.sample_axis > 0:
-            raise InputError(
-                f"Site {site['index']} ({site['component']} of layer {site['layer']}) multiplies all samples with one "
-                "operand, which noise in PyTorch does not do: leave it digital with 'exclude'."
-            )
-
-    def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """A `[..., M, K]` times B `[..., K, N]`, by the array."""
-        structure = self.structure
-        leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        axis = structure.sample_axis
-        first = self.to_samples(a.expand(*leading, *a.shape[-2:]).float(), axis, 2)
-        second = self.to_samples(b.expand(*leading, *b.shape[-2:]).float(), axis, 2)
-        controls = self.chip.controls(structure, self.site, None)
-        samples, matrices = second.shape[:2]
-        drawn = self.chip.drawn
-        with torch.no_grad():
-            held = written(second, structure, controls, self.normals(drawn, samples, matrices, second.shape[2], second))
-            if structure.adc != "none" and "adc.gain_sigma" in controls.numbers:
-                tiles = len(structure.row_tiles(second.shape[2]))
-                tensor = lambda values: torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(b.device)  # noqa: E731
-                errors = _adc_errors(structure, controls, structure.site, 1, tiles, second.shape[3], tensor)
-                held = Held(held.v, held.scales, held.mapping, None, errors)
-            weights = held.weights(structure)
-        disturbed = second + (weights - second).detach()
-        if structure.has_periphery:
-            normals = self.normals(drawn, samples, matrices, first.shape[2], first)
-            y = crossbar_product(first, disturbed, held, structure, controls, normals)
-        else:
-            y = first @ disturbed
-        return self.from_samples(y, leading, axis).to(_result_type(a))
-
-
-def _adc_errors(
-    structure: Structure,
-    controls: Controls,
-    array: int,
-    slices: int,
-    tiles: int,
-    columns: int,
-    tensor: Callable[[NDArray[Any]], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Gain and offset of the ADC of every column, `[slices, row tiles, N]`."""
-    adcs = -(-columns // structure.adc_columns)
-
-    def normals(stream: Stream) -> NDArray[np.float64]:
-        each = [stored_normals(controls.seed, 0, array, stream, tiles, adcs, weight_slice=i) for i in range(slices)]
-        return np.array(each)[:, :, np.arange(columns) // structure.adc_columns]
-
-    numbers, strength = controls.numbers, controls.strength
-    gain = 1 + strength * numbers["adc.gain_sigma"] * normals(Stream.ADC_GAIN)
-    return tensor(gain), tensor(strength * numbers["adc.offset_sigma"] * normals(Stream.ADC_OFFSET))
-
-
-def _result_type(x: Tensor) -> torch.dtype:
-    """The type that PyTorch's own product would give."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def _with_weight(func: Any, call: Call, args: Sequence[Any], kwargs: dict[str, Any], weight: Tensor) -> Any:
-    """`func(*args, **kwargs)` with another weight."""
-    replaced = [weight if each is call.weight else each for each in args]
-    return func(*replaced, **{name: weight if each is call.weight else each for name, each in kwargs.items()})
-
-
-def _input_of(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The rows x `[..., K]` of a product, and what makes the result of the function of their products `[..., N]`."""
-    if call.kind == "linear":
-        x, _, bias = _bound(("input", "weight", "bias"), args, kwargs)
-        return x, lambda y: y if bias is None else y + bias
-    if call.kind == "transposed":
-        if args and len(args) + len(kwargs) >= 3:  # addmm(bias, x, weight)
-            bias, x, _ = _bound(("input", "mat1", "mat2"), args, kwargs)
-            return x, lambda y: y + bias
-        x = [*args, *kwargs.values()][0]
-        return x, lambda y: y
-    x, weight, bias, stride, padding, dilation, _ = _bound(
-        ("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, kwargs
-    )
-    size = weight.shape[2:]
-    stride, padding, dilation = stride or 1, padding or 0, dilation or 1
-    patches = functional.unfold(x.float(), size, dilation, padding, stride).transpose(1, 2)
-
-    def image(y: Tensor) -> Tensor:
-        steps, pads, gaps = (_pair(each) for each in (stride, padding, dilation))
-        height, width = ((x.shape[2 + i] + 2 * pads[i] - gaps[i] * (size[i] - 1) - 1) // steps[i] + 1 for i in range(2))
-        y = y.transpose(1, 2).reshape(x.shape[0], -1, height, width)
-        return y if bias is None else y + bias[:, None, None]
-
-    return patches, image
-
-
-def _bound(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    return [args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(names)]
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def matrix_of_tensor(weight: Tensor, kind: str) -> Tensor:
-    """A parameter as the matrix `[K, N]`, with its gradient."""
-    return weight if kind == "transposed" else weight.reshape(weight.shape[0], -1).T
-
-
-def parameter_of_tensor(matrix: Tensor, like: Tensor, kind: str) -> Tensor:
-    """A matrix `[K, N]` in the shape and type of its parameter."""
-    return (matrix if kind == "transposed" else matrix.T.reshape(like.shape)).to(like.dtype)

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic
 from emu.reference.structure import check_controls
-from emu.train.noise import Draw, _Dynamic, _Stored
+from emu.train.emulated import Draw, StoredProduct, WrittenProduct
 from emu.train.products import Call, Place, Product
 from tests.custom_ops.test_native_equals_twin import assert_agree, cases
 
@@ -55,12 +55,12 @@ def test_products_agree_with_the_twin_on_random_nodes(case: dict[str, Any]) -> N
     if case["stored"]:
         weight = torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(right.T)))
         product = Product(Place("", 0, 0), "linear", weight, right.shape)
-        stored = _Stored(chip, site, case["attributes"], weight, product, None)
+        stored = StoredProduct(chip, site, case["attributes"], weight, product, None)
         with torch.no_grad():
             call = Call("linear", weight)
             y = stored.product(torch.nn.functional.linear, call, (torch.from_numpy(left), weight), {})
     else:
         with torch.no_grad():
-            y = _Dynamic(chip, site, case["attributes"]).product(torch.from_numpy(left), torch.from_numpy(right))
+            y = WrittenProduct(chip, site, case["attributes"]).product(torch.from_numpy(left), torch.from_numpy(right))
     assert tuple(y.shape) == expected.shape
     assert_agree(y.numpy(), expected, trace, case, right)
