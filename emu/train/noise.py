@@ -1,6 +1,7 @@
 """A PyTorch model on an emulated chip: a device's disturbances on its products, gradients to the clean weights."""
 
 import inspect
+import math
 import os
 import threading
 import types
@@ -81,8 +82,9 @@ class Chip:
         sites: the emulated sites, as in the manifest of `emu rewrite`.
 
     Raises:
-        InputError: the model cannot be exported, a wrong device or setting, a selection that matches nothing, or a
-            selected site that no product of the PyTorch model computes.
+        InputError: the model cannot be exported or is on a chip already, a wrong device or setting, a selection that
+            matches nothing, or a selected site that no product of the PyTorch model computes; in a forward: a seed,
+            sample or strength out of its range.
     """
 
     def __init__(
@@ -227,6 +229,11 @@ class Chip:
 
     def begin(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> None:
         """Before a forward of the model: which noise it has, and the weights of all its arrays at once."""
+        for name in ("seed", "read_seed", "sample"):
+            if not 0 <= getattr(self, name) <= LARGEST_SEED:
+                raise InputError(f"The chip's {name} is {getattr(self, name)} and must be 0 to {LARGEST_SEED}.")
+        if not 0 <= self.strength < math.inf:
+            raise InputError(f"The chip's strength is {self.strength} and must be 0 or greater.")
         self._batch = self._samples_of(arguments, keywords)
         for scope in self._scopes:
             scope.visits = 0

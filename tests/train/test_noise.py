@@ -297,6 +297,19 @@ def test_a_copy_of_a_model_on_a_chip_is_clean(copied: Any) -> None:
     chip.remove()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", -1), ("read_seed", 2**32), ("sample", -3), ("strength", -0.5), ("strength", float("nan"))],
+)
+def test_controls_out_of_range_are_refused(name: str, value: float) -> None:
+    model = tiny.vit()
+    chip = Chip(model, "rram", **({name: value} if name != "sample" else {}))
+    setattr(chip, name, value)
+    with pytest.raises(InputError, match=f"The chip's {name} is {value} and must be 0"):
+        model(**tiny.images(2))
+    chip.remove()
+
+
 def test_a_model_is_on_one_chip() -> None:
     model = tiny.vit()
     chip = Chip(model, "rram")
