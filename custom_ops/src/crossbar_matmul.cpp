@@ -135,10 +135,12 @@ void StoredProduct::exact_product(const Tensor& x, const Weights& w, const Conte
 std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& controls, const Weights& w,
                                                          const Context& context) {
   const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
+  const bool for_reading = structure_.has_periphery();
+  const Packing& packing = packing_for(structure_, controls.device, for_reading);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& snapshot : snapshots_) {
-      if (snapshot->key == key && snapshot->packed_for == &kernels()) return snapshot;
+      if (snapshot->key == key && snapshot->packing == &packing) return snapshot;
     }
     // Make room before the new copy is made, so that no more copies than the limit are ever alive here.
     while (snapshots_.size() >= static_cast<size_t>(g_snapshot_limit.load())) snapshots_.erase(snapshots_.begin());
@@ -148,10 +150,9 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
   };
   const Matrix matrix{
       w.values, rows_, columns_, quantized_ ? &w.codes : nullptr, controls.faults.ints(), controls.faults.size()};
-  const bool for_reading = structure_.has_periphery();
   const auto fresh =
       std::make_shared<StoredArray>(store_array(structure_, controls.device, key, matrix, for_reading, for_each));
-  pack_array(structure_, rows_, columns_, for_reading, for_each, *fresh);
+  pack_array(structure_, packing, rows_, columns_, for_reading, for_each, *fresh);
   const std::lock_guard<std::mutex> lock(mutex_);
   while (snapshots_.size() >= static_cast<size_t>(g_snapshot_limit.load())) snapshots_.erase(snapshots_.begin());
   snapshots_.push_back(fresh);
@@ -185,7 +186,8 @@ void StoredProduct::crossbar_product(const Controls& controls, const Tensor& x, 
   read.columns = columns_;
   read.row_tiles = structure_.row_tiles(rows_);
   read.column_groups = structure_.column_groups(columns_);
-  const BlockLayout layout(read.row_tiles, read.column_groups);
+  const BlockLayout layout(*weights->packing, read.row_tiles, read.column_groups);
+  read.packing = weights->packing;
   read.tile = [&](size_t i, size_t t, size_t g) { return weights->slices[i].data() + layout.offset(t, g); };
   read.noise_tile = [&](size_t i, size_t t, size_t g) {
     return weights->noise_weights[i].data() + layout.offset(t, g);

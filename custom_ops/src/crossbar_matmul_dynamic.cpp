@@ -137,7 +137,8 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
     return;
   }
   // Every matrix is written by itself, then packed.
-  const BlockLayout layout(tiles, groups, matrices);
+  const Packing& packing = packing_for(structure_, controls.device, periphery);
+  const BlockLayout layout(packing, tiles, groups, matrices);
   Scratch packed(layout.size());
   Scratch magnitudes(structure_.ir_drop == IrDrop::kFormula ? layout.size() : 0);
   Scratch variances(needs_noise_weights(structure_) ? layout.size() : 0);
@@ -146,10 +147,10 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
     write(m, written.data());
     for (size_t t = 0; t < tiles.size(); ++t) {
       for (size_t g = 0; g < groups.size(); ++g) {
-        const int64_t block_size = kernels().packed_size(tiles[t].size(), groups[g].size());
+        const int64_t block_size = packing.size(tiles[t].size(), groups[g].size());
         const int64_t place = layout.offset(t, g) + m * block_size;
-        kernels().pack(written.data() + tiles[t].begin * batch.columns + groups[g].begin, batch.columns,
-                       tiles[t].size(), groups[g].size(), packed.data() + place);
+        packing.pack(written.data() + tiles[t].begin * batch.columns + groups[g].begin, batch.columns, tiles[t].size(),
+                     groups[g].size(), packed.data() + place);
         if (structure_.ir_drop == IrDrop::kFormula) {
           kernels().absolute(packed.data() + place, block_size, magnitudes.data() + place);
         }
@@ -187,6 +188,7 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
   read.b_of = batch.b_of;
   read.row_tiles = tiles;
   read.column_groups = groups;
+  read.packing = &packing;
   read.tile = [&](size_t, size_t t, size_t g) { return packed.data() + layout.offset(t, g); };
   read.noise_tile = [&](size_t, size_t t, size_t g) { return variances.data() + layout.offset(t, g); };
   read.scales = scales.data();

@@ -11,6 +11,7 @@ const Kernels& baseline_kernels();
 #if defined(EMU_X86)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512_vnni_kernels();
 #endif
 
 namespace {
@@ -20,6 +21,7 @@ using Table = const Kernels& (*)();
 bool runs_here(const char* name) {
 #if defined(EMU_X86)
   __builtin_cpu_init();
+  if (std::strcmp(name, "avx512_vnni") == 0) return runs_here("avx512") && __builtin_cpu_supports("avx512vnni");
   if (std::strcmp(name, "avx512") == 0) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
@@ -31,6 +33,7 @@ bool runs_here(const char* name) {
 
 Table find(const char* name) {
 #if defined(EMU_X86)
+  if (std::strcmp(name, "avx512_vnni") == 0) return avx512_vnni_kernels;
   if (std::strcmp(name, "avx512") == 0) return avx512_kernels;
   if (std::strcmp(name, "avx2") == 0) return avx2_kernels;
 #endif
@@ -38,7 +41,7 @@ Table find(const char* name) {
 }
 
 Table best() {
-  for (const char* name : {"avx512", "avx2"}) {
+  for (const char* name : {"avx512_vnni", "avx512", "avx2"}) {
     const Table table = find(name);
     if (table != nullptr && runs_here(name)) return table;
   }

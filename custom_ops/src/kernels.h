@@ -139,7 +139,21 @@ struct InputRow {
   bool clip = false;
 };
 
+// Inputs as codes of a DAC; see Kernels::encode_input.
+struct EncodedRow {
+  float sign = 1;         // of the codes
+  float squares = 0;      // sum of the squares of the codes
+  bool has_rest = false;  // 128 and -128 both occur: what codes lack is in a row of its own
+};
+
 constexpr int64_t kPeakLanes = 16;  // as many as the widest vectors have
+
+// How B [depth, columns] of a product is packed: panels of so many columns, one after another.
+struct Packing {
+  int64_t panel_columns;
+  int64_t (*size)(int64_t depth, int64_t columns);                                           // in floats
+  void (*pack)(const float* b, int64_t stride, int64_t depth, int64_t columns, float* out);  // stride: of rows of b
+};
 
 struct Kernels {
   const char* name;
@@ -174,13 +188,18 @@ struct Kernels {
   void (*noise_std)(const float* v, float c2, float base, float strength, int64_t count, float* out);
   // y[i] += std * normal of column i
   void (*add_noise)(const Counter& counter, float std, int64_t first_column, int64_t count, float* y);
-  // Floats of a packed B [depth, columns], and B in that layout; stride: from one row of b to the next.
-  int64_t (*packed_size)(int64_t depth, int64_t columns);
-  void (*pack)(const float* b, int64_t stride, int64_t depth, int64_t columns, float* out);
-  // C [rows, columns] = A [rows, depth] B. peaks may be null; else kPeakLanes floats for each row, of which the first
-  // becomes the largest magnitude of the row of C.
+  // C [rows, columns] = A [rows, depth] B, B in float_packing. peaks may be null; else kPeakLanes floats for each row,
+  // of which the first becomes the largest magnitude of the row of C.
+  const Packing* float_packing;
   void (*multiply_packed)(const float* a, int64_t a_stride, int64_t rows, const float* packed, int64_t depth,
                           int64_t columns, float* c, int64_t c_stride, float* peaks);
+  // The same product where A holds codes plus 128 of even steps up to 256, each row a multiple of 4 bytes long, and
+  // steps what one code of each row is worth. Null where the instruction set has no fast product of bytes.
+  const Packing* fixed_packing;
+  void (*multiply_codes)(const uint8_t* a, int64_t a_stride, int64_t rows, const float* packed, int64_t depth,
+                         int64_t columns, const float* steps, float* c, int64_t c_stride, float* peaks);
+  // What quantize_input makes, as codes; rest is as long as codes and written only where the result says so.
+  EncodedRow (*encode_input)(const InputRow& row, const float* x, int64_t count, uint8_t* codes, uint8_t* rest);
   // Disturbs p (in place), converts it and adds it to, or writes it into, y. Returns whether the row saturated.
   bool (*read_row)(const ReadRow& row, float* p, int64_t count, float* y);
 };

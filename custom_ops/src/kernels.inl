@@ -901,39 +901,32 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   }
   return false;
 }
+#include "fixed_point_product.inl"
 #include "matrix_product.inl"
+
+constexpr Packing kFloatPacking = {kPanel, packed_size, pack};
+#if defined(EMU_BYTE_PRODUCTS)
+constexpr Packing kFixedPacking = {kWidth, packed_fixed_size, pack_fixed};
+constexpr const Packing* kFixedPackingIfAny = &kFixedPacking;
+#else
+constexpr const Packing* kFixedPackingIfAny = nullptr;
+constexpr decltype(Kernels::multiply_codes) multiply_codes = nullptr;
+constexpr decltype(Kernels::encode_input) encode_input = nullptr;
+#endif
 // NOLINTEND(google-build-using-namespace)
 
 }  // namespace
 
 // Defines the function that hands out this translation unit's table.
-#define EMU_DEFINE_KERNELS(function, label)          \
-  const Kernels& function() {                        \
-    static const Kernels table = {label,             \
-                                  words,             \
-                                  normals,           \
-                                  map_row,           \
-                                  store_row,         \
-                                  program_row,       \
-                                  theta_row,         \
-                                  drift_row,         \
-                                  stick_row,         \
-                                  largest_magnitude, \
-                                  update_magnitudes, \
-                                  sum_of_squares,    \
-                                  absolute_row,      \
-                                  square_row,        \
-                                  widen_ranges,      \
-                                  make_codes,        \
-                                  read_codes,        \
-                                  quantize_input,    \
-                                  noise_std,         \
-                                  add_noise,         \
-                                  packed_size,       \
-                                  pack,              \
-                                  multiply_packed,   \
-                                  read_row};         \
-    return table;                                    \
+#define EMU_DEFINE_KERNELS(function, label)                                                              \
+  const Kernels& function() {                                                                            \
+    static const Kernels table = {                                                                       \
+        label,        words,      normals,        map_row,           store_row,          program_row,    \
+        theta_row,    drift_row,  stick_row,      largest_magnitude, update_magnitudes,  sum_of_squares, \
+        absolute_row, square_row, widen_ranges,   make_codes,        read_codes,         quantize_input, \
+        noise_std,    add_noise,  &kFloatPacking, multiply_packed,   kFixedPackingIfAny, multiply_codes, \
+        encode_input, read_row};                                                                         \
+    return table;                                                                                        \
   }
 
 }  // namespace emu

@@ -87,6 +87,23 @@ inline F where_less(F a, F b, F yes, F no) {
 inline float sum(F v) { return _mm512_reduce_add_ps(v); }
 inline float largest(F v) { return _mm512_reduce_max_ps(v); }
 
+#if defined(__AVX512VNNI__)
+#define EMU_BYTE_PRODUCTS
+inline I load_ints(const float* p) { return _mm512_loadu_si512(p); }
+inline void store_ints(float* p, I v) { _mm512_storeu_si512(p, v); }
+inline I or_int(I a, I b) { return _mm512_or_si512(a, b); }
+inline I xor_int(I a, I b) { return _mm512_xor_si512(a, b); }
+inline I to_int(F v) { return _mm512_cvtps_epi32(v); }
+// sum + the four products of unsigned bytes of a and signed bytes of b, in each lane.
+// Not the intrinsic, because GCC 12 copies every sum before it, which halves the speed of a product.
+inline I add_byte_products(I sum, I a, I b) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+// The first count lanes as bytes, larger ones as 255.
+inline void store_some_bytes(uint8_t* p, int64_t count, I v) { _mm512_mask_cvtusepi32_storeu_epi8(p, first(count), v); }
+#endif
+
 #elif defined(__AVX2__) && defined(__FMA__)
 
 constexpr int kWidth = 8;

@@ -32,7 +32,9 @@ template <int kRows, int kUsed>
 void multiply_panel(const float* a, int64_t a_stride, const float* b, int64_t depth, int64_t columns, bool add_to,
                     float* c, int64_t c_stride, float* peaks) {
   F total[kRows][kUsed];
-  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {  // in full, here and below, or the totals go through memory
+#pragma GCC unroll 4
     for (int v = 0; v < kUsed; ++v) total[r][v] = set(0.0f);
   }
   for (int64_t k = 0; k < depth; ++k) {
@@ -44,7 +46,7 @@ void multiply_panel(const float* a, int64_t a_stride, const float* b, int64_t de
     }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {  // in full, or the totals go through memory
+  for (int r = 0; r < kRows; ++r) {
     float* out = c + r * c_stride;
     if (columns == kUsed * kWidth) {
       for (int v = 0; v < kUsed; ++v) {

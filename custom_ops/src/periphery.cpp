@@ -114,6 +114,7 @@ class Reader {
     // Noise finds the largest sums by itself, and what else happens to products changes them.
     needs_peaks_ = !noisy_ && !ir_drop_ && !structure_.adc_errors() &&
                    (structure_.iterative || pattern_.range == ReadRow::Range::kAbsMax);
+    codes_ = product.packing == kernels().fixed_packing;
     measure_adc_errors();
   }
 
@@ -129,10 +130,22 @@ class Reader {
   }
 
  private:
+  // Codes of inputs, one row after another, each as long as the product wants it.
+  struct Codes {
+    explicit Codes(int64_t bytes) : memory(bytes / 4) {}
+    static int64_t row_bytes(int64_t depth) { return (depth + 3) / 4 * 4; }
+    uint8_t* row(int64_t r, int64_t depth) { return reinterpret_cast<uint8_t*>(memory.data()) + r * row_bytes(depth); }
+    Scratch memory;
+  };
+
   // Of the rows of one block, or of those that are read again.
   struct Work {
     Work(const Reader& reader, int64_t rows)
-        : inputs(rows * reader.deepest_),
+        : inputs(reader.codes_ ? 0 : rows * reader.deepest_),
+          codes(reader.codes_ ? rows * Codes::row_bytes(reader.deepest_) : 0),
+          rests(reader.codes_ && reader.input_.steps > 254 ? rows * Codes::row_bytes(reader.deepest_) : 0),
+          encoded(reader.codes_ ? static_cast<size_t>(rows) : 0),
+          code_steps(encoded.size()),
           sliced(reader.input_slices_ > 1 ? rows * reader.deepest_ : 0),
           derived(reader.needs_variances_ || reader.ir_drop_ ? rows * reader.deepest_ : 0),
           products(rows * reader.widest_),
@@ -144,6 +157,10 @@ class Reader {
           places(static_cast<size_t>(rows)) {}
 
     Scratch inputs;
+    Codes codes;  // instead of inputs
+    Codes rests;
+    std::vector<EncodedRow> encoded;
+    std::vector<float> code_steps;  // of each row
     Scratch sliced;
     Scratch derived;
     Scratch products;
@@ -271,7 +288,20 @@ class Reader {
     }
   }
 
+  // What one code is worth.
+  float code_step() const { return static_cast<float>(2.0 * input_.bound / input_.steps); }
+
   void convert_inputs(const Rows& rows, const Span& tile, Work& work) const {
+    for (int64_t r = 0; codes_ && r < rows.count; ++r) {
+      InputRow row = input_;
+      row.inverse = rows.factors[r] > 0 ? 1.0f / rows.factors[r] : 0.0f;
+      const auto i = static_cast<size_t>(r);
+      work.encoded[i] =
+          kernels().encode_input(row, product_.a + a_row(rows.y[r]) * product_.depth + tile.begin, tile.size(),
+                                 work.codes.row(r, tile.size()), work.rests.row(r, tile.size()));
+      work.code_steps[i] = work.encoded[i].sign * code_step();
+    }
+    if (codes_) return;
     for (int64_t r = 0; r < rows.count; ++r) {
       convert_input(a_row(rows.y[r]), tile, rows.factors[r], work.inputs.data() + r * tile.size());
     }
@@ -279,7 +309,10 @@ class Reader {
 
   void measure_norms(const float* x, int64_t rows, int64_t depth, Work& work) const {
     if (structure_.weight_noise != WeightNoise::kAdditiveConstant) return;
-    for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t r = 0; codes_ && r < rows; ++r) {
+      work.norms[static_cast<size_t>(r)] = work.encoded[static_cast<size_t>(r)].squares * code_step() * code_step();
+    }
+    for (int64_t r = 0; !codes_ && r < rows; ++r) {
       work.norms[static_cast<size_t>(r)] = kernels().sum_of_squares(x + r * depth, depth);
     }
   }
@@ -289,8 +322,13 @@ class Reader {
     const int64_t depth = product_.row_tiles[t].size();
     const int64_t width = product_.column_groups[g].size();
     const int64_t matrix = b_matrix(rows.y[0]);
+    if (codes_) {
+      multiply_codes(product_.tile(i, t, g) + matrix * product_.packing->size(depth, width), rows.count, depth, width,
+                     work);
+      return;
+    }
     const auto times = [&](const float* inputs, const float* packed, Scratch& y) {
-      const float* own = packed + matrix * kernels().packed_size(depth, width);
+      const float* own = packed + matrix * product_.packing->size(depth, width);
       kernels().multiply_packed(inputs, depth, rows.count, own, depth, width, y.data(), width,
                                 &y == &work.products && needs_peaks_ ? work.peaks.data() : nullptr);
     };
@@ -305,6 +343,22 @@ class Reader {
     if (needs_variances_) {
       kernels().square(x, rows.count * depth, work.derived.data());
       times(work.derived.data(), product_.noise_tile(i, t, g), work.variances);
+    }
+  }
+
+  void multiply_codes(const float* packed, int64_t rows, int64_t depth, int64_t width, Work& work) const {
+    float* products = work.products.data();
+    float* peaks = needs_peaks_ ? work.peaks.data() : nullptr;
+    kernels().multiply_codes(work.codes.row(0, depth), Codes::row_bytes(depth), rows, packed, depth, width,
+                             work.code_steps.data(), products, width, peaks);
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto i = static_cast<size_t>(r);
+      if (!work.encoded[i].has_rest) continue;
+      Scratch rest(width);
+      kernels().multiply_codes(work.rests.row(r, depth), Codes::row_bytes(depth), 1, packed, depth, width,
+                               &work.code_steps[i], rest.data(), width, nullptr);
+      for (int64_t n = 0; n < width; ++n) products[r * width + n] += rest.data()[n];
+      if (peaks != nullptr) peaks[r * kPeakLanes] = kernels().largest_magnitude(products + r * width, width);
     }
   }
 
@@ -560,6 +614,7 @@ class Reader {
   bool needs_variances_ = false;
   bool ir_drop_ = false;
   bool needs_peaks_ = false;
+  bool codes_ = false;  // inputs are kept as codes, which makes their products faster
 };
 
 }  // namespace
@@ -571,7 +626,7 @@ void multiply_rows(const Context& context, const float* a, int64_t rows, const f
   // Many rows at once, because all weights pass by for each block of them; columns are what keeps threads busy.
   const int64_t row_blocks = (rows + kMostRowsOfProduct - 1) / kMostRowsOfProduct;
   const int64_t row_step = (rows + row_blocks - 1) / row_blocks;
-  const int64_t panel = kernels().packed_size(1, 1);
+  const int64_t panel = kernels().float_packing->panel_columns;
   const int64_t panels = (columns + panel - 1) / panel;
   const int64_t column_blocks = std::min(panels, (kLeastTasks + row_blocks - 1) / row_blocks);
   const int64_t column_step = (panels + column_blocks - 1) / column_blocks * panel;

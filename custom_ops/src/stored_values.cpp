@@ -771,22 +771,32 @@ bool stores_exactly(const Structure& structure, const Device& device, float stre
          structure.drift == Drift::kNone && structure.ir_drop != IrDrop::kNetwork && device.modifier == 0;
 }
 
-BlockLayout::BlockLayout(const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups, int64_t matrices)
+const Packing& packing_for(const Structure& structure, const Device& device, bool for_reading) {
+  const double steps = structure.dac_steps(device);
+  const bool codes = for_reading && kernels().fixed_packing != nullptr && steps > 0 && steps <= 256 &&
+                     std::fmod(steps, 2.0) == 0 && structure.input_slices(device) == 1;
+  const bool more_than_codes = (structure.input_noise() && device.input_noise > 0) || needs_noise_weights(structure) ||
+                               structure.ir_drop == IrDrop::kFormula || decoding(structure, device).offset != 0;
+  return codes && !more_than_codes ? *kernels().fixed_packing : *kernels().float_packing;
+}
+
+BlockLayout::BlockLayout(const Packing& packing, const std::vector<Span>& row_tiles,
+                         const std::vector<Span>& column_groups, int64_t matrices)
     : groups_(column_groups.size()) {
   for (const Span& tile : row_tiles) {
     for (const Span& group : column_groups) {
       offsets_.push_back(size_);
-      size_ += matrices * kernels().packed_size(tile.size(), group.size());
+      size_ += matrices * packing.size(tile.size(), group.size());
     }
   }
 }
 
 namespace {
 
-Floats packed(const Floats& values, const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups,
-              int64_t columns, const ForEach& for_each) {
-  const BlockLayout layout(row_tiles, column_groups);
-  const int64_t panel = kernels().packed_size(1, 1);
+Floats packed(const Packing& packing, const Floats& values, const std::vector<Span>& row_tiles,
+              const std::vector<Span>& column_groups, int64_t columns, const ForEach& for_each) {
+  const BlockLayout layout(packing, row_tiles, column_groups);
+  const int64_t panel = packing.panel_columns;
   struct Part {
     const float* from;
     int64_t rows;
@@ -802,28 +812,29 @@ Floats packed(const Floats& values, const std::vector<Span>& row_tiles, const st
       const Span group = column_groups[g];
       for (int64_t first = 0; first < group.size(); first += width) {
         parts.push_back({values.data() + row_tiles[t].begin * columns + group.begin + first, rows,
-                         std::min(width, group.size() - first), result.data() + layout.offset(t, g) + rows * first});
+                         std::min(width, group.size() - first),
+                         result.data() + layout.offset(t, g) + packing.size(rows, first)});
       }
     }
   }
   for_each(static_cast<int64_t>(parts.size()), [&](int64_t i) {
     const Part& part = parts[static_cast<size_t>(i)];
-    kernels().pack(part.from, columns, part.rows, part.columns, part.to);
+    packing.pack(part.from, columns, part.rows, part.columns, part.to);
   });
   return result;
 }
 
 }  // namespace
 
-void pack_array(const Structure& structure, int64_t rows, int64_t columns, bool for_reading, const ForEach& for_each,
-                StoredArray& array) {
+void pack_array(const Structure& structure, const Packing& packing, int64_t rows, int64_t columns, bool for_reading,
+                const ForEach& for_each, StoredArray& array) {
   const std::vector<Span> whole_rows = {{0, rows}};
   const std::vector<Span> whole_columns = {{0, columns}};
   const std::vector<Span> row_tiles = for_reading ? structure.row_tiles(rows) : whole_rows;
   const std::vector<Span> groups = for_reading ? structure.column_groups(columns) : whole_columns;
-  array.packed_for = &kernels();
+  array.packing = &packing;
   for (Floats& slice : array.slices) {
-    slice = packed(slice, row_tiles, groups, columns, for_each);
+    slice = packed(packing, slice, row_tiles, groups, columns, for_each);
     if (!for_reading) continue;
     const auto size = static_cast<int64_t>(slice.size());
     if (needs_noise_weights(structure)) {

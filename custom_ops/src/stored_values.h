@@ -36,7 +36,8 @@ bool stores_exactly(const Structure& structure, const Device& device, float stre
 // each packed, one after another.
 class BlockLayout {
  public:
-  BlockLayout(const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups, int64_t matrices = 1);
+  BlockLayout(const Packing& packing, const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups,
+              int64_t matrices = 1);
   int64_t offset(size_t t, size_t g) const { return offsets_[t * groups_ + g]; }
   int64_t size() const { return size_; }
 
@@ -45,6 +46,10 @@ class BlockLayout {
   std::vector<int64_t> offsets_;
   int64_t size_ = 0;
 };
+
+// How values are packed: as fixed-point numbers where all that reading needs of the inputs are codes of at most 8 bits,
+// else as floats.
+const Packing& packing_for(const Structure& structure, const Device& device, bool for_reading);
 
 // How what is read becomes a weight in units of its scale: the sum of factor * reading over the slices, less the
 // offset.
@@ -57,7 +62,7 @@ Decoding decoding(const Structure& structure, const Device& device);
 // What the arrays of one chip hold for a matrix; immutable once made.
 struct StoredArray {
   StoreKey key;
-  const Kernels* packed_for = nullptr;  // null: not packed
+  const Packing* packing = nullptr;  // null: not packed
   // For reading: v of docs/operators.md, slice by slice, in units of g_max. Else W'. [rows, columns], or packed:
   // then for reading in the layout of its tiles.
   std::vector<Floats> slices;
@@ -82,9 +87,9 @@ void check_faults(const Structure& structure, const Matrix& w);
 StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrix& w,
                         bool for_reading, const ForEach& for_each);
 
-// Packs what store_array made for the kernels in use, and adds what reading needs beside it.
-void pack_array(const Structure& structure, int64_t rows, int64_t columns, bool for_reading, const ForEach& for_each,
-                StoredArray& array);
+// Packs what store_array made, and adds what reading needs beside it.
+void pack_array(const Structure& structure, const Packing& packing, int64_t rows, int64_t columns, bool for_reading,
+                const ForEach& for_each, StoredArray& array);
 
 // Writes a matrix B [rows, columns] of one sample into out; for reading, in units of the scales (conductances: of
 // g_max).

@@ -140,7 +140,8 @@ def near_tie(
     distance = np.abs(code - np.floor(code) - 0.5)
     # Beyond one step outside the range, clipping gives the bound whatever the code.
     inside = (y > limits.low - 1 / per_step) & (y < limits.high + 1 / per_step)
-    near: NDArray[np.bool_] = (distance <= margin * per_step) & inside
+    rounding = np.abs(code) * 2.0**-22  # of the code itself, before it becomes whole
+    near: NDArray[np.bool_] = (distance <= margin * per_step + rounding) & inside
     return near
 
 

@@ -105,7 +105,7 @@ def library_version() -> str:
 
 
 def instruction_set() -> str:
-    """Instruction set whose loops are in use: `avx512`, `avx2` or `baseline`."""
+    """Instruction set whose loops are in use: `avx512_vnni`, `avx512`, `avx2` or `baseline`."""
     return str(_library().emu_instruction_set().decode())
 
 
@@ -116,7 +116,8 @@ def use_instruction_set(name: str) -> None:
         InputError: the name is unknown or this processor cannot run it.
     """
     if _library().emu_use_instruction_set(name.encode()) != 0:
-        raise InputError(f"instruction set '{name}' cannot be used here; expected best, baseline, avx2 or avx512")
+        expected = "best, baseline, avx2, avx512 or avx512_vnni"
+        raise InputError(f"instruction set '{name}' cannot be used here; expected {expected}")
 
 
 def keep_programmed(copies: int) -> None:

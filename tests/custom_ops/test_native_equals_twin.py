@@ -22,7 +22,7 @@ from tests.custom_ops.devices import dynamic_devices, stored_devices
 from tests.custom_ops.one_node import controls, run_one_node
 from tests.reference.nodes import PLAIN_DYNAMIC, PLAIN_STORED
 
-INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
+INSTRUCTION_SETS = ("avx512_vnni", "avx512", "avx2", "baseline")
 DISTURBANCES = ("none", "lognormal_w", "lognormal_w_meancorr", "lognormal_g", "gauss_prop", "gauss_range")
 
 
@@ -138,11 +138,14 @@ def assert_agree(native: Any, expected: Any, trace: Trace, case: dict[str, Any],
     """Both agree to 1e-5 of the largest result, but for rounding ties, and a drift compensation to 1e-3.
 
     A compensation divides by a sum of disturbed weights, whose terms may cancel. Where a weight cancels against
-    noise, or an offset against its correction, what is left is as wrong as what cancelled.
+    noise, or an offset against its correction, or the offsets of converters against each other, what is left is as
+    wrong as what cancelled.
     """
+    numbers = dict(zip(case["attributes"]["entries"].split(","), case["feeds"]["device"], strict=False))
     decided = ~trace.undecided
-    cancelled = 0.1 * np.abs(case["left"]).max(initial=0) * np.abs(right).max(initial=0)
-    scale = max(np.abs(expected).max(initial=0), cancelled, 1e-3 * np.abs(right).max(initial=0), 1e-30)
+    largest = np.abs(right).max(initial=0) or 1  # zeros have the scale 1
+    cancelled = 0.1 * largest * max(np.abs(case["left"]).max(initial=0), numbers.get("adc.offset_sigma", 0))
+    scale = max(np.abs(expected).max(initial=0), cancelled, 1e-3 * largest)
     difference = np.abs(native - expected)[decided].max(initial=0)
     tolerance = 1e-5 if case["attributes"].get("compensation", "none") == "none" else 1e-3
     assert difference <= tolerance * scale, (difference / scale, np.mean(decided))
