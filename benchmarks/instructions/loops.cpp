@@ -76,8 +76,10 @@ int main(int count, char** words) {
     });
   } else if (loop == "ADC" || loop == "noise and ADC") {
     emu::ReadRow read;
-    read.noisy = loop == "noise and ADC";
-    read.noise_std = 0.04f;
+    const bool noisy = loop == "noise and ADC";
+    emu::NoiseRow noise;
+    noise.std = 0.04f;
+    std::vector<float> peaks(emu::kPeakLanes);
     read.range = emu::ReadRow::Range::kGiven;
     read.steps = 254;
     read.low = -12;
@@ -85,12 +87,16 @@ int main(int count, char** words) {
     read.scales = ones.data();
     read.accumulate = true;
     elements = rows([&](int64_t row) {
-      read.noise.c1 = static_cast<uint32_t>(row);
+      noise.sample = static_cast<uint32_t>(row);
+      if (noisy) {
+        kernels.disturb_rows(counter, 0, &noise, 1, kColumns, w.data() + row * kColumns, peaks.data());
+        read.peak = peaks[0];
+      }
       kernels.read_row(read, w.data() + row * kColumns, kColumns, out.data() + row * kColumns);
     });
   } else if (loop == "pack" || loop == "product") {
-    std::vector<float> packed(static_cast<size_t>(kernels.packed_size(kDepth, kColumns)));
-    const auto pack = [&] { kernels.pack(w.data(), kColumns, kDepth, kColumns, packed.data()); };
+    std::vector<float> packed(static_cast<size_t>(kernels.float_packing->size(kDepth, kColumns)));
+    const auto pack = [&] { kernels.float_packing->pack(w.data(), kColumns, kDepth, kColumns, packed.data()); };
     elements = kDepth * kColumns;
     if (loop == "pack") {
       counted(pack);

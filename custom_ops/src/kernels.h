@@ -110,14 +110,17 @@ struct StuckRow {
   Counter stuck;
 };
 
-// How outputs of a tile are read, docs/operators.md "What is read".
+// Noise on one row: what its counter has of its own, and the standard deviation.
+struct NoiseRow {
+  uint64_t block = 0;   // first of the row
+  uint32_t sample = 0;  // c1, but of stored arrays
+  float std = 0;
+  const float* std_each = nullptr;  // of each column, instead
+};
+
+// How outputs of a tile are converted, docs/operators.md "What is read".
 struct ReadRow {
-  bool noisy = false;
-  float noise_std = 0;                    // standard deviation of the whole row, or
-  const float* noise_std_each = nullptr;  // of each column
-  Counter noise;
   float peak = -1;              // largest magnitude of the row, or -1
-  int64_t first_column = 0;     // column of the array at which the row segment begins
   const float* gain = nullptr;  // of the ADC of each column
   const float* offset = nullptr;
   enum class Range { kNone, kGiven, kAbsMax } range = Range::kNone;
@@ -186,8 +189,10 @@ struct Kernels {
   void (*quantize_input)(const InputRow& row, const float* x, int64_t count, float* out);
   // out[i] = sqrt(base + c2 * v[i]) * strength
   void (*noise_std)(const float* v, float c2, float base, float strength, int64_t count, float* out);
-  // y[i] += std * normal of column i
-  void (*add_noise)(const Counter& counter, float std, int64_t first_column, int64_t count, float* y);
+  // y [count, columns]: each row += its standard deviation times the normals of columns from first_column on. peaks may
+  // be null; else kPeakLanes floats for each row, of which the first becomes its largest magnitude.
+  void (*disturb_rows)(const Counter& counter, int64_t first_column, const NoiseRow* rows, int64_t count,
+                       int64_t columns, float* y, float* peaks);
   // C [rows, columns] = A [rows, depth] B, B in float_packing. peaks may be null; else kPeakLanes floats for each row,
   // of which the first becomes the largest magnitude of the row of C.
   const Packing* float_packing;
@@ -200,7 +205,8 @@ struct Kernels {
                          int64_t columns, const float* steps, float* c, int64_t c_stride, float* peaks);
   // What quantize_input makes, as codes; rest is as long as codes and written only where the result says so.
   EncodedRow (*encode_input)(const InputRow& row, const float* x, int64_t count, uint8_t* codes, uint8_t* rest);
-  // Disturbs p (in place), converts it and adds it to, or writes it into, y. Returns whether the row saturated.
+  // Converts p (with gain and offset, in place) and adds it to, or writes it into, y. Returns whether the row
+  // saturated.
   bool (*read_row)(const ReadRow& row, float* p, int64_t count, float* y);
 };
 

@@ -15,57 +15,6 @@ namespace {
 // NOLINTBEGIN(google-build-using-namespace): this file is the body of one instruction set's translation unit.
 using namespace lanes;
 
-constexpr int kBlocksAtOnce = kWidth / 2;           // philox blocks in one W
-constexpr int kNormalsAtOnce = 2 * kWidth;          // normals that they give
-constexpr int kGroupsAtOnce = kWidth == 4 ? 1 : 4;  // of such blocks, as the registers allow
-constexpr int64_t kChunk = 256;                     // normals kept on the stack between generation and use
-static_assert(kChunk % (kGroupsAtOnce * kNormalsAtOnce) == 0, "a chunk is a whole number of vector steps");
-
-struct RoundKeys {
-  W k0[kPhiloxRounds];
-  W k1[kPhiloxRounds];
-  explicit RoundKeys(const Counter& counter) {
-    for (int round = 0; round < kPhiloxRounds; ++round) {
-      k0[round] = set_wide(counter.key0 + kPhiloxWeyl0 * static_cast<uint32_t>(round));
-      k1[round] = set_wide(counter.key1 + kPhiloxWeyl1 * static_cast<uint32_t>(round));
-    }
-  }
-};
-
-// Words (x0, x2) and (x1, x3) of kGroups times kBlocksAtOnce blocks from block on. Each 64-bit lane carries one block;
-// only the low halves of the state mean anything, the high halves are left-overs of the products. Groups go through the
-// rounds side by side, because one alone waits for its own products most of the time.
-template <int kGroups>
-inline void philox_lanes(const Counter& counter, const RoundKeys& keys, uint64_t block, I* words02, I* words13) {
-  W c0[kGroups];
-  W c1[kGroups];
-  W c2[kGroups];
-  W c3[kGroups];
-  for (int g = 0; g < kGroups; ++g) {
-    const W index = add_wide(set_wide(block + static_cast<uint64_t>(g * kBlocksAtOnce)), block_offsets());
-    c0[g] = index;
-    c1[g] = counter.wide_block ? high_half(index) : set_wide(counter.c1);
-    c2[g] = set_wide(counter.c2);
-    c3[g] = set_wide(counter.c3);
-  }
-  const W multiplier0 = set_wide(kPhiloxMultiplier0);
-  const W multiplier1 = set_wide(kPhiloxMultiplier1);
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    for (int g = 0; g < kGroups; ++g) {
-      const W p0 = multiply_low_halves(c0[g], multiplier0);
-      const W p1 = multiply_low_halves(c2[g], multiplier1);
-      c0[g] = xor3(high_half(p1), c1[g], keys.k0[round]);
-      c1[g] = p1;
-      c2[g] = xor3(high_half(p0), c3[g], keys.k1[round]);
-      c3[g] = p0;
-    }
-  }
-  for (int g = 0; g < kGroups; ++g) {
-    words02[g] = pair(c0[g], c2[g]);
-    words13[g] = pair(c1[g], c3[g]);
-  }
-}
-
 // ln(k 2^-shift) for positive normal k.
 template <int kShift>
 inline F logarithm_scaled(F k) {
@@ -94,35 +43,6 @@ inline F logarithm_scaled(F k) {
 
 inline F logarithm(F x) { return logarithm_scaled<0>(x); }
 
-// sqrt(-2 ln u), u = ((x >> 8) + 1) 2^-24. The integer is exact as a float, so the logarithm is accurate near u = 1
-// too.
-inline F box_muller_radius(I words) {
-  const F k = to_float(add_int(shift_right<8>(words), set_int(1)));
-  return square_root(multiply(logarithm_scaled<24>(k), set(-2.0f)));
-}
-
-// cos and sin of 2 pi u. The quadrant is split off in integers, so the reduction is exact.
-inline void box_muller_angle(I words, F& cosine, F& sine) {
-  const I k = add_int(shift_right<8>(words), set_int(1));
-  const I quadrant = shift_right<22>(add_int(k, set_int(1 << 21)));
-  const I rest = subtract_int(k, shift_left<22>(quadrant));
-  const F angle = multiply(to_float(rest), set(3.7450703e-7f));  // 2 pi 2^-24
-  const F z = multiply(angle, angle);
-  F s = set(-1.9515295891e-4f);
-  s = multiply_add(s, z, set(8.3321608736e-3f));
-  s = multiply_add(s, z, set(-1.6666654611e-1f));
-  s = multiply_add(multiply(s, z), angle, angle);
-  F c = set(2.443315711809948e-5f);
-  c = multiply_add(c, z, set(-1.388731625493765e-3f));
-  c = multiply_add(c, z, set(4.166664568298827e-2f));
-  c = multiply(multiply(c, z), z);
-  c = add(multiply_add(z, set(-0.5f), c), set(1.0f));
-  const I sine_sign = shift_left<30>(and_int(quadrant, set_int(2)));
-  const I cosine_sign = shift_left<30>(and_int(add_int(quadrant, set_int(1)), set_int(2)));
-  cosine = flip_sign(choose(quadrant, c, s), cosine_sign);
-  sine = flip_sign(choose(quadrant, s, c), sine_sign);
-}
-
 inline F exponential(F x) {
   x = minimum(maximum(x, set(-87.0f)), set(88.0f));
   const F n = round_even(multiply(x, set(1.44269504f)));
@@ -140,29 +60,18 @@ inline F exponential(F x) {
   return from_bits(add_int(bits(value), power));
 }
 
-template <int kGroups>
-inline void lanes_of_normals(const Counter& counter, const RoundKeys& keys, uint64_t block, F* out) {
-  I words02[kGroups];
-  I words13[kGroups];
-  philox_lanes<kGroups>(counter, keys, block, words02, words13);
-  for (int g = 0; g < kGroups; ++g) {
-    const F radius = box_muller_radius(words02[g]);
-    F cosine;
-    F sine;
-    box_muller_angle(words13[g], cosine, sine);
-    cosine = multiply(cosine, radius);
-    sine = multiply(sine, radius);
-    out[2 * g] = unpack_low(cosine, sine);
-    out[2 * g + 1] = unpack_high(cosine, sine);
-  }
-}
+#include "normals.inl"
+
+constexpr int64_t kChunk = 256;  // normals kept on the stack between generation and use
+static_assert(kChunk % (kGroupsAtOnce * kNormalsAtOnce) == 0, "a chunk is a whole number of vector steps");
 
 void words(const Counter& counter, int64_t count, uint32_t* out) {
   const RoundKeys keys(counter);
   for (int64_t done = 0; done < count; done += kBlocksAtOnce) {
     I words02;
     I words13;
-    philox_lanes<1>(counter, keys, counter.block + static_cast<uint64_t>(done), &words02, &words13);
+    philox_lanes<1>(counter, keys, Blocks<1>::of_row(counter, counter.block + static_cast<uint64_t>(done)), &words02,
+                    &words13);
     uint32_t buffer[4 * kBlocksAtOnce];
     store_ints(buffer, unpack_low(words02, words13));
     store_ints(buffer + 2 * kBlocksAtOnce, unpack_high(words02, words13));
@@ -240,7 +149,7 @@ inline void fill_row(const Counter& counter, int64_t first_column, int64_t count
 template <int kGroups>
 struct MakeNormals {
   static void run(const Counter& counter, const RoundKeys& keys, uint64_t block, F* lanes) {
-    lanes_of_normals<kGroups>(counter, keys, block, lanes);
+    lanes_of_normals<kGroups>(counter, keys, Blocks<kGroups>::of_row(counter, block), lanes);
   }
 };
 
@@ -250,7 +159,7 @@ struct MakeUniforms {
   static void run(const Counter& counter, const RoundKeys& keys, uint64_t block, F* lanes) {
     I words02[kGroups];
     I words13[kGroups];
-    philox_lanes<kGroups>(counter, keys, block, words02, words13);
+    philox_lanes<kGroups>(counter, keys, Blocks<kGroups>::of_row(counter, block), words02, words13);
     const auto uniform = [](I words) {
       return multiply(to_float(add_int(shift_right<8>(words), set_int(1))), set(5.9604644775390625e-8f));
     };
@@ -826,33 +735,95 @@ void noise_std(const float* v, float c2, float base, float strength, int64_t cou
       [&](F x) { return multiply(amplitude, square_root(multiply_add(factor, maximum(x, zero), constant))); }, v);
 }
 
-// y[i] += std * normal of column i. Returns the largest magnitude of the sums.
-template <typename StdOf>
-inline float disturb_row(const Counter& counter, int64_t first_column, int64_t count, StdOf&& std_of, float* y) {
-  F peak = set(0.0f);
-  for_each_random<MakeNormals>(counter, first_column, count, [&](int64_t i, auto some, F normal) {
-    F v = multiply_add(std_of(i, some), normal, load_some(y + i, some));
-    store_some(y + i, some, v);
-    if (!std::is_same<decltype(some), All>::value) v = load_some(y + i, some);
-    peak = maximum(peak, absolute(v));
-  });
-  return largest(peak);
+// Adds noise to a lane of y of which some exist; returns what it becomes there, 0 elsewhere.
+template <typename Some>
+inline F disturb_lane(const NoiseRow& row, int64_t column, Some some, F normal, float* y) {
+  const F std = row.std_each != nullptr ? load_some(row.std_each + column, some) : set(row.std);
+  const F v = multiply_add(std, normal, load_some(y + column, some));
+  store_some(y + column, some, v);
+  return std::is_same<Some, All>::value ? v : load_some(y + column, some);
 }
 
-void add_noise(const Counter& counter, float std, int64_t first_column, int64_t count, float* y) {
-  const F one = set(std);
-  disturb_row(counter, first_column, count, [&](int64_t, auto) { return one; }, y);
+inline void raise_peak(float* peaks, int64_t row, F v) {
+  if (peaks == nullptr) return;
+  float* peak = peaks + row * kPeakLanes;
+  store(peak, maximum(load(peak), absolute(v)));
+}
+
+// The next kGroups groups of normals of all rows, whichever rows they belong to, or narrow rows would leave most groups
+// empty.
+template <int kGroups>
+inline void disturb_groups(const Counter& counter, const RoundKeys& keys, uint64_t first_block, const NoiseRow* rows,
+                           int64_t columns, int64_t& row, int64_t& column, float* y, float* peaks) {
+  int64_t row_of[kGroups];
+  int64_t column_of[kGroups];
+  Blocks<kGroups> blocks;
+  for (int g = 0; g < kGroups; ++g) {
+    row_of[g] = row;
+    column_of[g] = column;
+    blocks.set_group(g, counter, rows[row].block + first_block + static_cast<uint64_t>(column / 4), rows[row].sample);
+    column += kNormalsAtOnce;
+    if (column >= columns) {
+      column = 0;
+      ++row;
+    }
+  }
+  F normals[2 * kGroups];
+  lanes_of_normals<kGroups>(counter, keys, blocks, normals);
+  // Two lanes of one row, of which some exist.
+  const auto disturb_two = [&](int g, auto low, auto high) {
+    const NoiseRow& own = rows[row_of[g]];
+    float* values = y + row_of[g] * columns;
+    const F first = absolute(disturb_lane(own, column_of[g], low, normals[2 * g], values));
+    if (high == 0) return first;
+    return maximum(first, absolute(disturb_lane(own, column_of[g] + kWidth, high, normals[2 * g + 1], values)));
+  };
+  if (row_of[0] == row_of[kGroups - 1] && columns - column_of[0] >= kGroups * kNormalsAtOnce) {
+    F peak = set(0.0f);
+    for (int g = 0; g < kGroups; ++g) peak = maximum(peak, disturb_two(g, All(), All()));
+    raise_peak(peaks, row_of[0], peak);
+    return;
+  }
+  for (int g = 0; g < kGroups; ++g) {
+    const int64_t left = columns - column_of[g];
+    const int64_t low = std::min<int64_t>(kWidth, left);
+    raise_peak(peaks, row_of[g],
+               left >= kNormalsAtOnce ? disturb_two(g, All(), All())
+                                      : disturb_two(g, low, std::min<int64_t>(kWidth, left - low)));
+  }
+}
+
+void disturb_rows(const Counter& counter, int64_t first_column, const NoiseRow* rows, int64_t count, int64_t columns,
+                  float* y, float* peaks) {
+  if (peaks != nullptr) std::fill(peaks, peaks + count * kPeakLanes, 0.0f);
+  if (first_column % 4 != 0) {  // begins inside a block
+    for (int64_t row = 0; row < count; ++row) {
+      Counter own = counter;
+      own.block = rows[row].block;
+      own.c1 = rows[row].sample;
+      for_each_random<MakeNormals>(own, first_column, columns, [&](int64_t i, auto some, F normal) {
+        raise_peak(peaks, row, disturb_lane(rows[row], i, some, normal, y + row * columns));
+      });
+    }
+  } else {
+    const RoundKeys keys(counter);
+    const auto first_block = static_cast<uint64_t>(first_column / 4);
+    int64_t groups = count * ((columns + kNormalsAtOnce - 1) / kNormalsAtOnce);
+    int64_t row = 0;
+    int64_t column = 0;
+    for (; groups >= kGroupsAtOnce; groups -= kGroupsAtOnce) {
+      disturb_groups<kGroupsAtOnce>(counter, keys, first_block, rows, columns, row, column, y, peaks);
+    }
+    for (; groups > 0; --groups) disturb_groups<1>(counter, keys, first_block, rows, columns, row, column, y, peaks);
+  }
+  for (int64_t row = 0; peaks != nullptr && row < count; ++row) {
+    float* peak = peaks + row * kPeakLanes;
+    *peak = largest(load(peak));
+  }
 }
 
 bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   float peak = row.peak;
-  if (row.noisy && row.noise_std_each == nullptr) {
-    const F std = set(row.noise_std);
-    peak = disturb_row(row.noise, row.first_column, count, [&](int64_t, auto) { return std; }, p);
-  } else if (row.noisy) {
-    const auto std = [&](int64_t i, auto some) { return load_some(row.noise_std_each + i, some); };
-    peak = disturb_row(row.noise, row.first_column, count, std, p);
-  }
   if (row.gain != nullptr) {
     map_lanes(count, p, [](F v, F gain, F offset) { return add(multiply(v, gain), offset); }, p, row.gain, row.offset);
     peak = -1;
@@ -918,15 +889,15 @@ constexpr decltype(Kernels::encode_input) encode_input = nullptr;
 }  // namespace
 
 // Defines the function that hands out this translation unit's table.
-#define EMU_DEFINE_KERNELS(function, label)                                                              \
-  const Kernels& function() {                                                                            \
-    static const Kernels table = {                                                                       \
-        label,        words,      normals,        map_row,           store_row,          program_row,    \
-        theta_row,    drift_row,  stick_row,      largest_magnitude, update_magnitudes,  sum_of_squares, \
-        absolute_row, square_row, widen_ranges,   make_codes,        read_codes,         quantize_input, \
-        noise_std,    add_noise,  &kFloatPacking, multiply_packed,   kFixedPackingIfAny, multiply_codes, \
-        encode_input, read_row};                                                                         \
-    return table;                                                                                        \
+#define EMU_DEFINE_KERNELS(function, label)                                                                \
+  const Kernels& function() {                                                                              \
+    static const Kernels table = {                                                                         \
+        label,        words,        normals,        map_row,           store_row,          program_row,    \
+        theta_row,    drift_row,    stick_row,      largest_magnitude, update_magnitudes,  sum_of_squares, \
+        absolute_row, square_row,   widen_ranges,   make_codes,        read_codes,         quantize_input, \
+        noise_std,    disturb_rows, &kFloatPacking, multiply_packed,   kFixedPackingIfAny, multiply_codes, \
+        encode_input, read_row};                                                                           \
+    return table;                                                                                          \
   }
 
 }  // namespace emu

@@ -41,7 +41,7 @@ inline W multiply_low_halves(W a, W b) { return _mm512_mul_epu32(a, b); }
 inline W high_half(W a) { return _mm512_srli_epi64(a, 32); }
 inline W xor3(W a, W b, W c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
 // Lane pairs (low half of a, low half of b).
-inline I pair(W a, W b) { return _mm512_mask_blend_epi32(0xAAAA, a, _mm512_slli_epi64(b, 32)); }
+inline I pair(W a, W b) { return _mm512_mask_shuffle_epi32(a, 0xAAAA, b, _MM_PERM_CCAA); }
 inline void store_ints(uint32_t* p, I v) { _mm512_storeu_si512(p, v); }
 inline I unpack_low(I a, I b) { return _mm512_unpacklo_epi32(a, b); }
 inline I unpack_high(I a, I b) { return _mm512_unpackhi_epi32(a, b); }
@@ -86,6 +86,12 @@ inline F where_less(F a, F b, F yes, F no) {
 }
 inline float sum(F v) { return _mm512_reduce_add_ps(v); }
 inline float largest(F v) { return _mm512_reduce_max_ps(v); }
+
+#define EMU_LOOK_UP
+inline F exponent_of(F v) { return _mm512_getexp_ps(v); }  // of v = m 2^e with m in [1, 2), for v > 0
+inline F mantissa_of(F v) { return _mm512_getmant_ps(v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero); }
+inline F look_up(F table, I place) { return _mm512_permutexvar_ps(place, table); }  // place: its low 4 bits count
+inline F subtract_product(F a, F b, F c) { return _mm512_fnmadd_ps(b, c, a); }
 
 #if defined(__AVX512VNNI__)
 #define EMU_BYTE_PRODUCTS

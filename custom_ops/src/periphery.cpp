@@ -25,6 +25,7 @@ Pool& pool() {
 constexpr size_t kMostFreeBuffers = 16;
 // What one task works on shall stay in a second-level cache while tile after tile passes by.
 constexpr int64_t kFloatsPerTask = 80 * 1024;
+constexpr int64_t kFloatsNear = 4096;  // half of a first-level cache
 constexpr int64_t kMostRowsPerTask = 48;
 constexpr int64_t kMostRowsOfProduct = 256;  // where nothing is read between
 constexpr int64_t kLeastTasks = 8;
@@ -104,10 +105,9 @@ class Reader {
                                                         : ReadRow::Range::kGiven;
     pattern_.code = structure_.adc_code;
     pattern_.steps = structure_.adc_steps(device_);
-    pattern_.noisy = noisy_;
-    pattern_.noise.key0 = product.controls->seed;
-    pattern_.noise.key1 = product.controls->read_seed;
-    pattern_.noise.c2 = static_cast<uint32_t>(structure_.site);
+    noise_.key0 = product.controls->seed;
+    noise_.key1 = product.controls->read_seed;
+    noise_.c2 = static_cast<uint32_t>(structure_.site);
     if (structure_.adc == Range::kGranular) granular_step_ = granular_step();
     for (const Span& tile : product.row_tiles) deepest_ = std::max(deepest_, tile.size());
     for (const Span& group : product.column_groups) widest_ = std::max(widest_, group.size());
@@ -152,7 +152,8 @@ class Reader {
           variances(reader.needs_variances_ ? rows * reader.widest_ : 0),
           currents(reader.ir_drop_ ? rows * reader.widest_ : 0),
           ramped(reader.ir_drop_ ? rows * reader.widest_ : 0),
-          peaks(reader.needs_peaks_ ? rows * kPeakLanes : 0),
+          peaks(reader.needs_peaks_ || reader.noisy_ ? rows * kPeakLanes : 0),
+          noise(reader.noisy_ ? static_cast<size_t>(rows) : 0),
           norms(static_cast<size_t>(rows), 0.0f),
           places(static_cast<size_t>(rows)) {}
 
@@ -167,7 +168,8 @@ class Reader {
     Scratch variances;
     Scratch currents;
     Scratch ramped;
-    Scratch peaks;             // of the products
+    Scratch peaks;  // of the products
+    std::vector<NoiseRow> noise;
     std::vector<float> norms;  // squared; only for additive constant weight noise
     std::vector<SampleRow> places;
   };
@@ -245,11 +247,10 @@ class Reader {
     kernels().quantize_input(row, product_.a + row_of_a * product_.depth + tile.begin, tile.size(), out);
     if (input_noise_ > 0) {
       const SampleRow place = product_.a_samples->locate(row_of_a);
-      Counter counter = pattern_.noise;
-      counter.c1 = place.sample;
+      Counter counter = noise_;
       counter.c3 = kInputNoise;
-      counter.block = place.row * blocks(product_.depth);
-      kernels().add_noise(counter, input_noise_, tile.begin, tile.size(), out);
+      const NoiseRow noise{place.row * blocks(product_.depth), place.sample, input_noise_, nullptr};
+      kernels().disturb_rows(counter, tile.begin, &noise, 1, tile.size(), out, nullptr);
     }
   }
 
@@ -383,11 +384,9 @@ class Reader {
   }
 
   // What readings of all rows of one group have in common, steps 5, 6 and 8.
-  ReadRow pattern_of(size_t i, size_t t, size_t g, uint32_t pass, bool may_repeat) const {
+  ReadRow pattern_of(size_t i, size_t t, size_t g, bool may_repeat) const {
     const Span group = product_.column_groups[g];
     ReadRow row = pattern_;
-    row.noise.c3 = kRead + (static_cast<uint32_t>(t) << 8) + (pass << 24);
-    row.first_column = group.begin;
     if (!gains_.empty()) {
       row.gain = gains_.data() + converter_row(i, t) + group.begin;
       row.offset = offsets_.data() + converter_row(i, t) + group.begin;
@@ -402,39 +401,55 @@ class Reader {
                                  uint32_t pass, bool may_repeat, Work& work) const {
     const Span group = product_.column_groups[g];
     multiply(i, t, g, rows, x, work);
-    ReadRow row = pattern_of(i, t, g, pass, may_repeat);
+    ReadRow row = pattern_of(i, t, g, may_repeat);
     const float decoding = product_.decoding.factors[i];
     const auto of_slice = static_cast<float>(input_weight(j));
     const bool first = t == 0 && i == 0 && j == 0;
-    const float* s = scales(rows.y[0], t) + group.begin;
-    row.scales = s;
+    row.scales = scales(rows.y[0], t) + group.begin;
     row.accumulate = !first;
     std::vector<int64_t> saturated;
-    for (int64_t r = 0; r < rows.count; ++r) {
-      float* y = product_.y + rows.y[r] * product_.columns + group.begin;
-      if (rows.factors[r] == 0) {  // nothing is applied, so nothing is read
-        if (first) std::fill(y, y + group.size(), 0.0f);
-        continue;
+    // What is disturbed shall still be near when it is converted.
+    const int64_t at_once = std::max<int64_t>(1, kFloatsNear / std::max<int64_t>(1, group.size()));
+    for (int64_t begin = 0; begin < rows.count; begin += at_once) {
+      const int64_t end = std::min(begin + at_once, rows.count);
+      if (noisy_) disturb(t, group, pass, begin, end, work);
+      for (int64_t r = begin; r < end; ++r) {
+        float* y = product_.y + rows.y[r] * product_.columns + group.begin;
+        if (rows.factors[r] == 0) {  // nothing is applied, so nothing is read
+          if (first) std::fill(y, y + group.size(), 0.0f);
+          continue;
+        }
+        if (needs_peaks_ || noisy_) row.peak = work.peaks.data()[r * kPeakLanes];
+        row.factor = rows.factors[r] * decoding * of_slice;
+        if (kernels().read_row(row, work.products.data() + r * group.size(), group.size(), y)) {
+          saturated.push_back(rows.y[r]);
+        }
       }
+    }
+    return saturated;
+  }
+
+  // Step 5 for rows [begin, end) of what a group carries.
+  void disturb(size_t t, const Span& group, uint32_t pass, int64_t begin, int64_t end, Work& work) const {
+    for (int64_t r = begin; r < end; ++r) {
       const SampleRow& place = work.places[static_cast<size_t>(r)];
-      row.noise.c1 = place.sample;
-      row.noise.block = place.row * blocks_per_row_;
+      NoiseRow& row = work.noise[static_cast<size_t>(r)];
+      row.block = place.row * blocks_per_row_;
+      row.sample = place.sample;
       if (needs_variances_) {
         float* variances = work.variances.data() + r * group.size();
         kernels().noise_std(variances, weight_noise_ * weight_noise_, output_noise_squared_, strength_, group.size(),
                             variances);
-        row.noise_std_each = variances;
-      } else if (noisy_) {
+        row.std_each = variances;
+      } else {
         const float norm = work.norms[static_cast<size_t>(r)];
-        row.noise_std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * norm + output_noise_squared_);
-      }
-      if (needs_peaks_) row.peak = work.peaks.data()[r * kPeakLanes];
-      row.factor = rows.factors[r] * decoding * of_slice;
-      if (kernels().read_row(row, work.products.data() + r * group.size(), group.size(), y)) {
-        saturated.push_back(rows.y[r]);
+        row.std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * norm + output_noise_squared_);
       }
     }
-    return saturated;
+    Counter counter = noise_;
+    counter.c3 = kRead + (static_cast<uint32_t>(t) << 8) + (pass << 24);
+    kernels().disturb_rows(counter, group.begin, work.noise.data() + begin, end - begin, group.size(),
+                           work.products.data() + begin * group.size(), work.peaks.data() + begin * kPeakLanes);
   }
 
   // Digit j of the magnitudes, with their signs.
@@ -564,13 +579,16 @@ class Reader {
       const auto a = static_cast<float>(current);
       const auto along = static_cast<float>(ramped);
       if (ir_drop_) drop(depth, 1, &a, &along, &y);
+      if (noisy_) {
+        Counter counter = noise_;
+        counter.c3 = kUnitColumnRead + (static_cast<uint32_t>(t) << 8) + (pass_of(i, j) << 24);
+        const auto of_weights =
+            static_cast<float>(structure_.weight_noise == WeightNoise::kAdditiveConstant ? squares : variance);
+        const float std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * of_weights + output_noise_squared_);
+        const NoiseRow noise{place.row, place.sample, std, nullptr};
+        kernels().disturb_rows(counter, 0, &noise, 1, 1, &y, nullptr);
+      }
       ReadRow row = pattern_;
-      row.noise.c1 = place.sample;
-      row.noise.block = place.row;
-      row.noise.c3 = kUnitColumnRead + (static_cast<uint32_t>(t) << 8) + (pass_of(i, j) << 24);
-      const double of_weights = structure_.weight_noise == WeightNoise::kAdditiveConstant ? squares : variance;
-      row.noise_std =
-          strength_ * std::sqrt(weight_noise_ * weight_noise_ * static_cast<float>(of_weights) + output_noise_squared_);
       set_range(t, row);
       const float one = 1;
       row.scales = &one;
@@ -606,6 +624,7 @@ class Reader {
   std::vector<float> offsets_;
   InputRow input_;
   ReadRow pattern_;
+  Counter noise_;
   float input_noise_ = 0;
   float weight_noise_ = 0;
   float output_noise_squared_ = 0;

@@ -634,8 +634,7 @@ class Storing {
     }
     const float output = structure_.output_noise() ? device_.output_noise : 0.0f;
     const float weight = structure_.weight_noise != WeightNoise::kNone ? device_.weight_noise : 0.0f;
-    pattern.noisy = noisy && strength_ * (output + weight) > 0;
-    pattern.noise_std = strength_ * std::sqrt(output * output + weight * weight);
+    const bool disturbed = noisy && strength_ * (output + weight) > 0;
     pattern.scales = ones.data();
     for_each_(static_cast<int64_t>(row_tiles_.size()), [&](int64_t t) {
       std::vector<float> reading(static_cast<size_t>(columns_));
@@ -645,14 +644,18 @@ class Storing {
       for (int64_t k = row_tiles_[static_cast<size_t>(t)].begin; k < row_tiles_[static_cast<size_t>(t)].end; ++k) {
         const float* row = values.data() + k * columns_;
         std::copy(row, row + columns_, reading.begin());
-        ReadRow read = pattern;
-        read.noise = counter(stream, 0, k);
-        if (read.noisy && !std_each.empty()) {
-          noise_weights(structure_, row, columns_, std_each.data());
-          kernels().noise_std(std_each.data(), weight * weight, output * output, strength_, columns_, std_each.data());
-          read.noise_std_each = std_each.data();
+        if (disturbed) {
+          const Counter own = counter(stream, 0, k);
+          NoiseRow noise{own.block, own.c1, strength_ * std::sqrt(output * output + weight * weight), nullptr};
+          if (!std_each.empty()) {
+            noise_weights(structure_, row, columns_, std_each.data());
+            kernels().noise_std(std_each.data(), weight * weight, output * output, strength_, columns_,
+                                std_each.data());
+            noise.std_each = std_each.data();
+          }
+          kernels().disturb_rows(own, 0, &noise, 1, columns_, reading.data(), nullptr);
         }
-        kernels().read_row(read, reading.data(), columns_, result.data());
+        kernels().read_row(pattern, reading.data(), columns_, result.data());
         for (int64_t n = 0; n < columns_; ++n) sum[n] += std::fabs(static_cast<double>(result[static_cast<size_t>(n)]));
       }
     });

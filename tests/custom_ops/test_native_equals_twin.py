@@ -144,7 +144,7 @@ def assert_agree(native: Any, expected: Any, trace: Trace, case: dict[str, Any],
     numbers = dict(zip(case["attributes"]["entries"].split(","), case["feeds"]["device"], strict=False))
     decided = ~trace.undecided
     largest = np.abs(right).max(initial=0) or 1  # zeros have the scale 1
-    cancelled = 0.1 * largest * max(np.abs(case["left"]).max(initial=0), numbers.get("adc.offset_sigma", 0))
+    cancelled = largest * max(0.1 * np.abs(case["left"]).max(initial=0), numbers.get("adc.offset_sigma", 0))
     scale = max(np.abs(expected).max(initial=0), cancelled, 1e-3 * largest)
     difference = np.abs(native - expected)[decided].max(initial=0)
     tolerance = 1e-5 if case["attributes"].get("compensation", "none") == "none" else 1e-3
