@@ -27,7 +27,7 @@ Shape leading(const Shape& shape, size_t trailing) {
 void set_snapshot_limit(int limit) { g_snapshot_limit.store(std::max(1, limit)); }
 
 StoredProduct::StoredProduct(const NodeInfo& info, Operator kind)
-    : quantized_(kind == Operator::kQuantized), structure_(structure_of(info, kind)), matmul_(info) {
+    : quantized_(kind == Operator::kQuantized), structure_(structure_of(info, kind)) {
   const std::vector<const char*> constants =
       quantized_ ? std::vector<const char*>{"codes", "scale", "zero_point"} : std::vector<const char*>{"W"};
   const size_t faults = 1 + constants.size() + static_cast<size_t>(faults_place(kind));
@@ -55,7 +55,7 @@ StoredProduct::Weights StoredProduct::weights(const Context& context) {
   if (w.shape.size() != 2) {
     throw Error("node '" + structure_.node + "': the weight has shape " + to_string(w.shape) + "; expected [K, N]");
   }
-  if (!quantized_) return {w.floats(), w.shape, w.value, {}};
+  if (!quantized_) return {w.floats(), w.shape, {}};
   const Tensor scale = context.input(2);
   const Tensor zero_point = context.input(3);
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -96,7 +96,7 @@ StoredProduct::Weights StoredProduct::weights(const Context& context) {
                  w.shape[1],
                  !scale.shape.empty(),
                  structure_.block_rows};
-  return {dequantized_.data(), w.shape, nullptr, own};
+  return {dequantized_.data(), w.shape, own};
 }
 
 // Checks the weights, once.
@@ -122,14 +122,41 @@ void StoredProduct::prepare(const Weights& w) {
   prepared_ = true;
 }
 
-void StoredProduct::exact_product(const Tensor& x, const Weights& w, const Context& context, const Tensor& y) const {
-  if (w.value != nullptr) {
-    Tensor weights;
-    weights.value = w.value;
-    matmul_.run(context, x, weights, y);
-  } else {
-    matmul_.run(context, x.floats(), x.shape, w.values, w.shape, y.mutable_floats(), y.shape);
+void StoredProduct::exact_product(const float* x, int64_t rows, const Weights& w, const Context& context, float* y) {
+  const Packing* packing = kernels().float_packing;
+  const int64_t size = packing->size(rows_, columns_);
+  const auto pack = [&](float* out) {
+    pack_matrix(
+        w.values, rows_, columns_,
+        [&](int64_t count, const std::function<void(int64_t)>& body) { context.parallel_for(count, body); }, out);
+  };
+  std::shared_ptr<const Floats> kept;
+  bool room = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (exact_packing_ == packing) kept = exact_;
+    room = snapshots_.size() < static_cast<size_t>(g_snapshot_limit.load());
   }
+  if (kept == nullptr && room) {
+    const auto fresh = std::make_shared<Floats>(static_cast<size_t>(size));
+    pack(fresh->data());
+    kept = fresh;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (snapshots_.size() < static_cast<size_t>(g_snapshot_limit.load())) {
+      exact_ = kept;
+      exact_packing_ = packing;
+    }
+  }
+  Scratch passing(kept == nullptr ? size : 0);
+  if (kept == nullptr) pack(passing.data());
+  multiply_rows(context, x, rows, kept == nullptr ? passing.data() : kept->data(), rows_, columns_, y);
+}
+
+// For one more chip; the lock is held.
+void StoredProduct::make_room() {
+  const auto limit = static_cast<size_t>(g_snapshot_limit.load());
+  while (snapshots_.size() >= limit) snapshots_.erase(snapshots_.begin());
+  if (snapshots_.size() + 1 >= limit) exact_ = nullptr;
 }
 
 std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& controls, const Weights& w,
@@ -143,7 +170,7 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
       if (snapshot->key == key && snapshot->packing == &packing) return snapshot;
     }
     // Make room before the new copy is made, so that no more copies than the limit are ever alive here.
-    while (snapshots_.size() >= static_cast<size_t>(g_snapshot_limit.load())) snapshots_.erase(snapshots_.begin());
+    make_room();
   }
   const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
     context.parallel_for(count, body);
@@ -154,20 +181,18 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
       std::make_shared<StoredArray>(store_array(structure_, controls.device, key, matrix, for_reading, for_each));
   pack_array(structure_, packing, rows_, columns_, for_reading, for_each, *fresh);
   const std::lock_guard<std::mutex> lock(mutex_);
-  while (snapshots_.size() >= static_cast<size_t>(g_snapshot_limit.load())) snapshots_.erase(snapshots_.begin());
+  make_room();
   snapshots_.push_back(fresh);
   return fresh;
 }
 
 void StoredProduct::crossbar_product(const Controls& controls, const Tensor& x, const float* x_values, const Weights& w,
                                      const Context& context, float* y) {
-  Shape y_shape = leading(x.shape, 1);
-  y_shape.push_back(columns_);
   const int64_t rows = product(x.shape, 0, x.shape.size() - 1);
   if (!structure_.has_periphery()) {
     const bool as_it_is = stores_exactly(structure_, controls.device, controls.strength);
     if (as_it_is) {
-      matmul_.run(context, x_values, x.shape, w.values, w.shape, y, y_shape);
+      exact_product(x_values, rows, w, context, y);
     } else {
       const auto weights = stored(controls, w, context);
       multiply_rows(context, x_values, rows, weights->slices[0].data(), rows_, columns_, y);
@@ -211,7 +236,7 @@ void StoredProduct::one_head(const Controls& controls, const Tensor& x, const We
   if (structure_.head_axis == HeadAxis::kOutput) {
     const int64_t group = columns_ / structure_.head_groups;
     const int64_t width = group / structure_.heads;
-    exact_product(x, w, context, y);
+    exact_product(x.floats(), rows, w, context, y.mutable_floats());
     crossbar_product(controls, x, x.floats(), w, context, disturbed.data());
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t g = 0; g < structure_.head_groups; ++g) {
@@ -230,7 +255,7 @@ void StoredProduct::one_head(const Controls& controls, const Tensor& x, const We
     inside.data()[i] = of_head ? x.floats()[i] : 0.0f;
     outside.data()[i] = of_head ? 0.0f : x.floats()[i];
   }
-  matmul_.run(context, outside.data(), x.shape, w.values, w.shape, y.mutable_floats(), y.shape);
+  exact_product(outside.data(), rows, w, context, y.mutable_floats());
   crossbar_product(controls, x, inside.data(), w, context, disturbed.data());
   for (int64_t i = 0; i < rows * columns_; ++i) y.mutable_floats()[i] += disturbed.data()[i];
 }
@@ -254,7 +279,7 @@ void StoredProduct::compute(const Context& context) {
   if (product(y_shape) == 0) return;
   const bool exact = stores_exactly(structure_, controls.device, controls.strength);
   if (controls.exact || (!structure_.has_periphery() && exact)) {
-    exact_product(x, w, context, y);
+    exact_product(x.floats(), product(x.shape, 0, x.shape.size() - 1), w, context, y.mutable_floats());
   } else if (controls.head >= 0) {
     one_head(controls, x, w, context, y);
   } else {

@@ -21,18 +21,19 @@ class StoredProduct {
   StoredProduct(const NodeInfo& info, Operator kind);
 
  private:
-  // W [rows, columns]; value is null where onnxruntime holds no float tensor of it.
+  // W [rows, columns]
   struct Weights {
     const float* values = nullptr;
     Shape shape;
-    OrtValue* value = nullptr;
     ModelCodes codes;  // quantized only
   };
 
   Weights weights(const Context& context);
   void prepare(const Weights& w);
-  void exact_product(const Tensor& x, const Weights& w, const Context& context, const Tensor& y) const;
+  // The clean product, to the bit as onnxruntime makes it from weights that it packed.
+  void exact_product(const float* x, int64_t rows, const Weights& w, const Context& context, float* y);
   // The arrays of one chip: made once, shared by all runs that use the same chip.
+  void make_room();
   std::shared_ptr<const StoredArray> stored(const Controls& controls, const Weights& w, const Context& context);
   void crossbar_product(const Controls& controls, const Tensor& x, const float* x_values, const Weights& w,
                         const Context& context, float* y);
@@ -40,13 +41,14 @@ class StoredProduct {
 
   bool quantized_;
   Structure structure_;
-  MatMul matmul_;
   std::mutex mutex_;
   bool prepared_ = false;
   std::vector<float> dequantized_;
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   std::vector<std::shared_ptr<const StoredArray>> snapshots_;  // newest last
+  std::shared_ptr<const Floats> exact_;                        // W, packed, as long as no chip needs its place
+  const Packing* exact_packing_ = nullptr;
 };
 
 class CrossbarMatMul : public StoredProduct {

@@ -12,6 +12,8 @@
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 // Everything here has internal linkage: each instruction set's object file must keep its own copy.
@@ -241,7 +243,11 @@ inline F add(F a, F b) { return a + b; }
 inline F subtract(F a, F b) { return a - b; }
 inline F multiply(F a, F b) { return a * b; }
 inline F divide(F a, F b) { return a / b; }
+#if defined(__aarch64__)
+inline F multiply_add(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+#else
 inline F multiply_add(F a, F b, F c) { return a * b + c; }
+#endif
 inline F square_root(F v) { return F{std::sqrt(v[0]), std::sqrt(v[1]), std::sqrt(v[2]), std::sqrt(v[3])}; }
 inline F minimum(F a, F b) { return a < b ? a : b; }
 inline F maximum(F a, F b) { return a > b ? a : b; }

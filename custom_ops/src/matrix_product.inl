@@ -5,8 +5,9 @@ constexpr int kVectors = 2;  // of a panel
 constexpr int64_t kPanel = kVectors * kWidth;
 // As many rows as leave registers for one row of a panel and one broadcast value.
 constexpr int kRowsAtOnce = kWidth == 16 ? 12 : kWidth == 8 ? 6 : 4;
-// Rows of a panel that stay near while all rows of A pass by.
-constexpr int64_t kDepthAtOnce = 384;
+// Rows of a panel that stay near while all rows of A pass by. As many as onnxruntime adds up before it goes on (for
+// weights that it has packed), so that exact products equal its own to the bit.
+constexpr int64_t kDepthAtOnce = 256;
 
 int64_t packed_size(int64_t depth, int64_t columns) { return depth * ((columns + kPanel - 1) / kPanel) * kPanel; }
 

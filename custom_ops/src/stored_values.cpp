@@ -796,8 +796,9 @@ BlockLayout::BlockLayout(const Packing& packing, const std::vector<Span>& row_ti
 
 namespace {
 
-Floats packed(const Packing& packing, const Floats& values, const std::vector<Span>& row_tiles,
-              const std::vector<Span>& column_groups, int64_t columns, const ForEach& for_each) {
+// Values [.., columns] in the layout of their tiles.
+void pack_tiles(const Packing& packing, const float* values, const std::vector<Span>& row_tiles,
+                const std::vector<Span>& column_groups, int64_t columns, const ForEach& for_each, float* out) {
   const BlockLayout layout(packing, row_tiles, column_groups);
   const int64_t panel = packing.panel_columns;
   struct Part {
@@ -806,7 +807,6 @@ Floats packed(const Packing& packing, const Floats& values, const std::vector<Sp
     int64_t columns;
     float* to;
   };
-  Floats result(static_cast<size_t>(layout.size()));
   std::vector<Part> parts;
   for (size_t t = 0; t < row_tiles.size(); ++t) {
     const int64_t rows = row_tiles[t].size();
@@ -814,9 +814,8 @@ Floats packed(const Packing& packing, const Floats& values, const std::vector<Sp
     for (size_t g = 0; g < column_groups.size(); ++g) {
       const Span group = column_groups[g];
       for (int64_t first = 0; first < group.size(); first += width) {
-        parts.push_back({values.data() + row_tiles[t].begin * columns + group.begin + first, rows,
-                         std::min(width, group.size() - first),
-                         result.data() + layout.offset(t, g) + packing.size(rows, first)});
+        parts.push_back({values + row_tiles[t].begin * columns + group.begin + first, rows,
+                         std::min(width, group.size() - first), out + layout.offset(t, g) + packing.size(rows, first)});
       }
     }
   }
@@ -824,10 +823,13 @@ Floats packed(const Packing& packing, const Floats& values, const std::vector<Sp
     const Part& part = parts[static_cast<size_t>(i)];
     packing.pack(part.from, columns, part.rows, part.columns, part.to);
   });
-  return result;
 }
 
 }  // namespace
+
+void pack_matrix(const float* values, int64_t rows, int64_t columns, const ForEach& for_each, float* out) {
+  pack_tiles(*kernels().float_packing, values, {{0, rows}}, {{0, columns}}, columns, for_each, out);
+}
 
 void pack_array(const Structure& structure, const Packing& packing, int64_t rows, int64_t columns, bool for_reading,
                 const ForEach& for_each, StoredArray& array) {
@@ -837,7 +839,9 @@ void pack_array(const Structure& structure, const Packing& packing, int64_t rows
   const std::vector<Span> groups = for_reading ? structure.column_groups(columns) : whole_columns;
   array.packing = &packing;
   for (Floats& slice : array.slices) {
-    slice = packed(packing, slice, row_tiles, groups, columns, for_each);
+    Floats packed(static_cast<size_t>(BlockLayout(packing, row_tiles, groups).size()));
+    pack_tiles(packing, slice.data(), row_tiles, groups, columns, for_each, packed.data());
+    slice = std::move(packed);
     if (!for_reading) continue;
     const auto size = static_cast<int64_t>(slice.size());
     if (needs_noise_weights(structure)) {

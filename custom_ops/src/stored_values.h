@@ -87,6 +87,9 @@ void check_faults(const Structure& structure, const Matrix& w);
 StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrix& w,
                         bool for_reading, const ForEach& for_each);
 
+// Packs a matrix as floats, as a whole; out: as many floats as kernels().float_packing says.
+void pack_matrix(const float* values, int64_t rows, int64_t columns, const ForEach& for_each, float* out);
+
 // Packs what store_array made, and adds what reading needs beside it.
 void pack_array(const Structure& structure, const Packing& packing, int64_t rows, int64_t columns, bool for_reading,
                 const ForEach& for_each, StoredArray& array);

@@ -156,25 +156,45 @@ def test_four_threads_with_four_seeds_share_one_session(copies: int) -> None:
         library.keep_programmed(1)
 
 
-@BOTH
-def test_strength_zero_is_bit_identical_to_the_clean_product(stored: bool) -> None:
-    case = wide_case(stored)
-    case["feeds"] = {**case["feeds"], "strength": np.zeros(1, np.float32)}
+def clean_product(left: Any, right: Any, constant: bool) -> Any:
+    """MatMul as onnxruntime runs it by default, constant weights packed once."""
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["left", "right"], ["Y"])],
         "clean",
         [helper.make_tensor_value_info("left", TensorProto.FLOAT, None)]
-        + ([] if stored else [helper.make_tensor_value_info("right", TensorProto.FLOAT, None)]),
+        + ([] if constant else [helper.make_tensor_value_info("right", TensorProto.FLOAT, None)]),
         [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(case["right"], "right")] if stored else [],
+        [numpy_helper.from_array(right, "right")] if constant else [],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    clean = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feeds = {"left": case["left"]} | ({} if stored else {"right": case["right"]})
-    np.testing.assert_array_equal(run(case), clean.run(None, feeds)[0])
+    clean = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return clean.run(None, {"left": left} | ({} if constant else {"right": right}))[0]
+
+
+@BOTH
+@pytest.mark.parametrize("after_a_chip", [False, True])
+def test_strength_zero_is_bit_identical_to_the_clean_product(stored: bool, after_a_chip: bool) -> None:
+    case = wide_case(stored)
+    opened = session(one_node_model(op_of(stored), case["attributes"], *([case["right"]] if stored else [])))
+    feeds = {**case["feeds"], **({"X": case["left"]} if stored else {"A": case["left"], "B": case["right"]})}
+    feeds.pop("faults", None)
+    exact = {**feeds, "strength": np.zeros(1, np.float32)}
+    expected = clean_product(case["left"], case["right"], constant=stored)
+    for some in [feeds, exact, exact] if after_a_chip else [exact, exact]:
+        result = opened.run(None, some)[0]
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 70])
+@pytest.mark.parametrize("depth", [30, 256, 257, 900])
+@pytest.mark.parametrize("columns", [1, 33, 200])
+def test_exact_products_of_any_shape_are_onnxruntimes_to_the_bit(rows: int, depth: int, columns: int) -> None:
+    rng = np.random.default_rng(0)
+    case = wide_case(True)
+    case["left"] = rng.standard_normal((rows, depth), np.float32)
+    case["right"] = rng.standard_normal((depth, columns), np.float32)
+    case["feeds"] = {**case["feeds"], "strength": np.zeros(1, np.float32), "sample": np.asarray(0)}
+    np.testing.assert_array_equal(run(case), clean_product(case["left"], case["right"], constant=True))
 
 
 @BOTH
