@@ -242,7 +242,7 @@ class Bench:
         return self._clean[0] if self._clean else self.run_clean()
 
     def run_clean(self, progress: Callable[[], None] | None = None) -> Score:
-        """Runs the model without any disturbance: at strength 0, which is onnxruntime's own product.
+        """Runs the model without any disturbance: at strength 0, the clean products.
 
         What the task keeps of the outputs stays in memory, for the trials to be compared with.
         """
