@@ -124,32 +124,29 @@ void StoredProduct::prepare(const Weights& w) {
 
 void StoredProduct::exact_product(const float* x, int64_t rows, const Weights& w, const Context& context, float* y) {
   const Packing* packing = kernels().float_packing;
-  const int64_t size = packing->size(rows_, columns_);
-  const auto pack = [&](float* out) {
-    pack_matrix(
-        w.values, rows_, columns_,
-        [&](int64_t count, const std::function<void(int64_t)>& body) { context.parallel_for(count, body); }, out);
-  };
-  std::shared_ptr<const Floats> kept;
+  std::shared_ptr<const Floats> packed;
   bool room = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (exact_packing_ == packing) kept = exact_;
+    if (exact_packing_ == packing) packed = exact_;
     room = snapshots_.size() < static_cast<size_t>(g_snapshot_limit.load());
   }
-  if (kept == nullptr && room) {
-    const auto fresh = std::make_shared<Floats>(static_cast<size_t>(size));
-    pack(fresh->data());
-    kept = fresh;
+  if (packed == nullptr) {
+    const auto fresh = std::make_shared<Floats>(static_cast<size_t>(packing->size(rows_, columns_)));
+    const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
+      context.parallel_for(count, body);
+    };
+    pack_matrix(w.values, rows_, columns_, for_each, fresh->data());
+    packed = fresh;
+  }
+  if (room) {  // else a chip needs the memory, and this copy goes when the product is done
     const std::lock_guard<std::mutex> lock(mutex_);
     if (snapshots_.size() < static_cast<size_t>(g_snapshot_limit.load())) {
-      exact_ = kept;
+      exact_ = packed;
       exact_packing_ = packing;
     }
   }
-  Scratch passing(kept == nullptr ? size : 0);
-  if (kept == nullptr) pack(passing.data());
-  multiply_rows(context, x, rows, kept == nullptr ? passing.data() : kept->data(), rows_, columns_, y);
+  multiply_rows(context, x, rows, packed->data(), rows_, columns_, y);
 }
 
 // For one more chip; the lock is held.
@@ -163,7 +160,7 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
                                                          const Context& context) {
   const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   const bool for_reading = structure_.has_periphery();
-  const Packing& packing = packing_for(structure_, controls.device, for_reading);
+  const Packing& packing = packing_for(structure_, controls.device, rows_, for_reading);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& snapshot : snapshots_) {

@@ -32,8 +32,8 @@ class StoredProduct {
   void prepare(const Weights& w);
   // The clean product, to the bit as onnxruntime makes it from weights that it packed.
   void exact_product(const float* x, int64_t rows, const Weights& w, const Context& context, float* y);
-  // The arrays of one chip: made once, shared by all runs that use the same chip.
   void make_room();
+  // The arrays of one chip: made once, shared by all runs that use the same chip.
   std::shared_ptr<const StoredArray> stored(const Controls& controls, const Weights& w, const Context& context);
   void crossbar_product(const Controls& controls, const Tensor& x, const float* x_values, const Weights& w,
                         const Context& context, float* y);

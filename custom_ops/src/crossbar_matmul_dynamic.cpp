@@ -137,7 +137,7 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
     return;
   }
   // Every matrix is written by itself, then packed.
-  const Packing& packing = packing_for(structure_, controls.device, periphery);
+  const Packing& packing = packing_for(structure_, controls.device, batch.depth, periphery);
   const BlockLayout layout(packing, tiles, groups, matrices);
   Scratch packed(layout.size());
   Scratch magnitudes(structure_.ir_drop == IrDrop::kFormula ? layout.size() : 0);

@@ -1,14 +1,15 @@
 // C = A B for inputs that are codes of a DAC, included by kernels.inl. B is packed as fixed-point numbers of 24 bits,
-// relative to the largest magnitude of each column, which is as fine as the floats it comes from; a number is three
-// signed digits of 8 bits, and sums of codes times digits are exact. Panels of kWidth columns: what sums start with
-// (because codes are stored plus 128) for each digit, the scale of each column, then four rows at a time: digit by
+// relative to the largest magnitude of each column, whose own rounding is as large; a number is three signed digits of
+// 8 bits, and sums of codes times digits are exact up to kDeepestFixed rows. Panels of kWidth columns: what sums start
+// with (because codes are stored plus 128) for each digit, the scale of each column, then four rows at a time: digit by
 // digit, column by column, four bytes.
 
 #if defined(EMU_BYTE_PRODUCTS)
 
 constexpr int kDigits = 3;
+constexpr int64_t kDeepestFixed = (int64_t{1} << 31) / (128 * 128) - 1;
 constexpr float kLargestFixed = 8355711.0f;  // 127 (1 + 2^8 + 2^16)
-constexpr float kSmallestScaled = 1e-30f;    // columns whose values are all below are zero
+constexpr float kSmallestScaled = 1e-30f;    // columns whose values are all below have fewer bits
 constexpr int64_t kRowsPerStep = 4;          // of B, in one instruction
 constexpr int kCodeRowsAtOnce = 8;           // of A
 constexpr int64_t kFixedHead = kDigits + 1;  // vectors before the digits of a panel

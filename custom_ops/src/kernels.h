@@ -113,7 +113,7 @@ struct StuckRow {
 // Noise on one row: what its counter has of its own, and the standard deviation.
 struct NoiseRow {
   uint64_t block = 0;   // first of the row
-  uint32_t sample = 0;  // c1, but of stored arrays
+  uint32_t sample = 0;  // c1; not read where blocks are wide
   float std = 0;
   const float* std_each = nullptr;  // of each column, instead
 };
@@ -201,6 +201,7 @@ struct Kernels {
   // The same product where A holds codes plus 128 of even steps up to 256, each row a multiple of 4 bytes long, and
   // steps what one code of each row is worth. Null where the instruction set has no fast product of bytes.
   const Packing* fixed_packing;
+  int64_t deepest_fixed;  // rows of B whose sums do not overflow
   void (*multiply_codes)(const uint8_t* a, int64_t a_stride, int64_t rows, const float* packed, int64_t depth,
                          int64_t columns, const float* steps, float* c, int64_t c_stride, float* peaks);
   // What quantize_input makes, as codes; rest is as long as codes and written only where the result says so.
@@ -212,7 +213,8 @@ struct Kernels {
 
 // The table in use.
 const Kernels& kernels();
-// Forces a table by name ("baseline", "avx2", "avx512"); false if it is unknown or this processor cannot run it.
+// Forces a table by name ("baseline", "avx2", "avx512", "avx512_vnni", or "best" of them); false if it is unknown or
+// this processor cannot run it.
 bool use_kernels(const char* name);
 
 }  // namespace emu

@@ -1,5 +1,6 @@
 // The loops of kernels.h on the lanes of lanes.h. Included once by each kernels_<instruction set>.cpp.
-// Polynomials: Cephes' single-precision logf, sinf, cosf and expf (Moshier), on the reduced ranges used here.
+// Polynomials: Cephes' single-precision logf, sinf, cosf and expf (Moshier), on the reduced ranges used here, but for
+// the normals of AVX-512.
 
 #include <algorithm>
 #include <array>
@@ -881,6 +882,7 @@ constexpr Packing kFixedPacking = {kWidth, packed_fixed_size, pack_fixed};
 constexpr const Packing* kFixedPackingIfAny = &kFixedPacking;
 #else
 constexpr const Packing* kFixedPackingIfAny = nullptr;
+constexpr int64_t kDeepestFixed = 0;
 constexpr decltype(Kernels::multiply_codes) multiply_codes = nullptr;
 constexpr decltype(Kernels::encode_input) encode_input = nullptr;
 #endif
@@ -889,15 +891,15 @@ constexpr decltype(Kernels::encode_input) encode_input = nullptr;
 }  // namespace
 
 // Defines the function that hands out this translation unit's table.
-#define EMU_DEFINE_KERNELS(function, label)                                                                \
-  const Kernels& function() {                                                                              \
-    static const Kernels table = {                                                                         \
-        label,        words,        normals,        map_row,           store_row,          program_row,    \
-        theta_row,    drift_row,    stick_row,      largest_magnitude, update_magnitudes,  sum_of_squares, \
-        absolute_row, square_row,   widen_ranges,   make_codes,        read_codes,         quantize_input, \
-        noise_std,    disturb_rows, &kFloatPacking, multiply_packed,   kFixedPackingIfAny, multiply_codes, \
-        encode_input, read_row};                                                                           \
-    return table;                                                                                          \
+#define EMU_DEFINE_KERNELS(function, label)                                                                  \
+  const Kernels& function() {                                                                                \
+    static const Kernels table = {                                                                           \
+        label,          words,        normals,        map_row,           store_row,          program_row,    \
+        theta_row,      drift_row,    stick_row,      largest_magnitude, update_magnitudes,  sum_of_squares, \
+        absolute_row,   square_row,   widen_ranges,   make_codes,        read_codes,         quantize_input, \
+        noise_std,      disturb_rows, &kFloatPacking, multiply_packed,   kFixedPackingIfAny, kDeepestFixed,  \
+        multiply_codes, encode_input, read_row};                                                             \
+    return table;                                                                                            \
   }
 
 }  // namespace emu

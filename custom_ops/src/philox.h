@@ -1,5 +1,5 @@
 // Philox4x32-10 (Salmon et al., SC 2011) as plain scalar code, and the names of the noise streams.
-// The vector version in lanes.h gives the same words; docs/operators.md defines counters and keys.
+// The vector version in normals.inl gives the same words; docs/operators.md defines counters and keys.
 #pragma once
 
 #include <cstdint>

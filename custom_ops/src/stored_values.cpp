@@ -774,13 +774,21 @@ bool stores_exactly(const Structure& structure, const Device& device, float stre
          structure.drift == Drift::kNone && structure.ir_drop != IrDrop::kNetwork && device.modifier == 0;
 }
 
-const Packing& packing_for(const Structure& structure, const Device& device, bool for_reading) {
+const Packing& packing_for(const Structure& structure, const Device& device, int64_t rows, bool for_reading) {
+  const Kernels& table = kernels();
+  if (!for_reading || table.fixed_packing == nullptr || structure.dac_slice_bits > 0) return *table.float_packing;
+  // 256 steps have one code more than bytes hold, which costs a product of its own where a row has both ends: rare,
+  // unless inputs are clipped to them.
   const double steps = structure.dac_steps(device);
-  const bool codes = for_reading && kernels().fixed_packing != nullptr && steps > 0 && steps <= 256 &&
-                     std::fmod(steps, 2.0) == 0 && structure.input_slices(device) == 1;
+  const bool clipped = structure.dac != Range::kAbsMax || device.dac_limit > 0;
+  const bool codes = steps > 0 && steps <= (clipped ? 254 : 256) && std::fmod(steps, 2.0) == 0;
   const bool more_than_codes = (structure.input_noise() && device.input_noise > 0) || needs_noise_weights(structure) ||
                                structure.ir_drop == IrDrop::kFormula || decoding(structure, device).offset != 0;
-  return codes && !more_than_codes ? *kernels().fixed_packing : *kernels().float_packing;
+  // A value that is out of all proportion would leave no digits to its column.
+  const bool unbounded =
+      structure.fault_storage == FaultStorage::kFloat32 || structure.disturbance == Disturbance::kFunction;
+  const bool too_deep = structure.row_tiles(rows)[0].size() > table.deepest_fixed;
+  return codes && !more_than_codes && !unbounded && !too_deep ? *table.fixed_packing : *table.float_packing;
 }
 
 BlockLayout::BlockLayout(const Packing& packing, const std::vector<Span>& row_tiles,

@@ -48,8 +48,8 @@ class BlockLayout {
 };
 
 // How values are packed: as fixed-point numbers where all that reading needs of the inputs are codes of at most 8 bits,
-// else as floats.
-const Packing& packing_for(const Structure& structure, const Device& device, bool for_reading);
+// else as floats. rows: of the matrix.
+const Packing& packing_for(const Structure& structure, const Device& device, int64_t rows, bool for_reading);
 
 // How what is read becomes a weight in units of its scale: the sum of factor * reading over the slices, less the
 // offset.

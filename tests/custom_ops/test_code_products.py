@@ -105,3 +105,36 @@ def test_a_written_operand_that_is_no_number_stays_visible(bad: float) -> None:
     assert not np.isfinite(native[..., 2]).any()
     others = np.arange(20) != 2
     np.testing.assert_allclose(native[..., others], expected[..., others], rtol=0, atol=1e-5)
+
+
+def test_a_flipped_exponent_leaves_the_rest_of_its_column() -> None:
+    """A stored float of 1e38 that meets a zero input must not take the digits of the other weights."""
+    rng = np.random.default_rng(5)
+    left = rng.standard_normal((8, 64), np.float32)
+    left[:4] = 0  # then only inputs of a few rows count
+    left[:4, ::7] = rng.standard_normal((4, 10), np.float32)
+    right = rng.standard_normal((64, 40), np.float32)
+    attributes = converted(PLAIN_STORED, fault_source="random", fault_storage="float32")
+    attributes |= {"fault_mask": 1 << 30, "entries": f"{attributes['entries']},faults.ber"}
+    inputs = controls([*NUMBERS.values(), 0.002], seed=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = crossbar_matmul(left, right, **inputs, **attributes)
+    native = run_one_node("CrossbarMatMul", attributes, (left, right), inputs)
+    usual = np.abs(expected) < 100
+    assert usual[:4].any(axis=0).sum() > usual[4:].any(axis=0).sum()  # columns with a huge weight are told apart
+    np.testing.assert_allclose(native[usual], expected[usual], rtol=0, atol=1e-5 * np.abs(right).max())
+
+
+def test_a_tile_too_deep_for_whole_numbers_goes_through_floats() -> None:
+    left = np.ones((1, 140_000), np.float32)
+    right = np.ones((140_000, 1), np.float32)
+    native = run_one_node("CrossbarMatMul", converted(PLAIN_STORED), (left, right), feeds(**{"dac.steps": 254.0}))
+    np.testing.assert_allclose(native, 140_000, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("bits", "slice_bits"), [(8.0, 8), (2.0, 2), (4.0, 4), (5.0, 4)])
+def test_a_slice_wider_than_the_codes_holds_them_whole(bits: float, slice_bits: int) -> None:
+    rng = np.random.default_rng(6)
+    left = rng.standard_normal((6, 30), np.float32)
+    right = rng.standard_normal((30, 12), np.float32)
+    compare(left, right, converted(PLAIN_STORED, dac_slice_bits=slice_bits), controls([bits, 0.0, 1.0]))
