@@ -14,6 +14,8 @@ from benchmarks.transformers import Shape, transformer
 from emu.runtime.library import instruction_set
 
 _LEAST_SECONDS = 0.2  # of clean runs
+# Before each run of several threads: the workers of the session that ran before spin for a while, in its way.
+_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def measure(shape: Shape, batch: int, threads: int, pairs: int, cases: Sequence[
     ratios.
     """
     clock = clock_for(threads)
+    pause = _PAUSE if threads > 1 else 0
     model = transformer(shape)
     inputs = shape.inputs(batch)
     clean = clean_session(model.SerializeToString(), threads)
@@ -88,7 +91,9 @@ def measure(shape: Shape, batch: int, threads: int, pairs: int, cases: Sequence[
         run_emulated()
         ratios, clean_times = [], []
         while len(ratios) < max(2, pairs) or sum(clean_times) < _LEAST_SECONDS:
+            time.sleep(pause)
             clean_times.append(seconds(run_clean, clock))
+            time.sleep(pause)
             ratios.append(seconds(run_emulated, clock) / clean_times[-1])
         low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
         rows.append({
