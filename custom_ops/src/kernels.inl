@@ -745,17 +745,39 @@ inline F disturb_lane(const NoiseRow& row, int64_t column, Some some, F normal, 
   return std::is_same<Some, All>::value ? v : load_some(y + column, some);
 }
 
+// v: magnitudes.
 inline void raise_peak(float* peaks, int64_t row, F v) {
   if (peaks == nullptr) return;
   float* peak = peaks + row * kPeakLanes;
-  store(peak, maximum(load(peak), absolute(v)));
+  store(peak, maximum(load(peak), v));
 }
 
-// The next kGroups groups of normals of all rows, whichever rows they belong to, or narrow rows would leave most groups
-// empty.
+// Adds normals to two lanes of one row, of which some exist; returns the larger magnitudes of both.
+template <typename Some>
+inline F disturb_two(const NoiseRow& row, int64_t column, Some low, Some high, const F* normals, float* y) {
+  const F first = absolute(disturb_lane(row, column, low, normals[0], y));
+  if (high == 0) return first;
+  return maximum(first, absolute(disturb_lane(row, column + kWidth, high, normals[1], y)));
+}
+
+// Columns [0, count) of one row, a whole number of steps of the generator.
+inline void disturb_steps(const Counter& counter, const RoundKeys& keys, uint64_t block, const NoiseRow& row,
+                          int64_t count, float* y, F& peak) {
+  for (int64_t column = 0; column < count; column += kGroupsAtOnce * kNormalsAtOnce) {
+    F normals[2 * kGroupsAtOnce];
+    const auto blocks = Blocks<kGroupsAtOnce>::of_row(counter, block + static_cast<uint64_t>(column / 4));
+    lanes_of_normals<kGroupsAtOnce>(counter, keys, blocks, normals);
+    for (int g = 0; g < kGroupsAtOnce; ++g) {
+      peak = maximum(peak, disturb_two(row, column + g * kNormalsAtOnce, All(), All(), normals + 2 * g, y));
+    }
+  }
+}
+
+// What is left at the ends of all rows: groups of normals of several rows at once, or narrow rows would leave most
+// groups empty.
 template <int kGroups>
-inline void disturb_groups(const Counter& counter, const RoundKeys& keys, uint64_t first_block, const NoiseRow* rows,
-                           int64_t columns, int64_t& row, int64_t& column, float* y, float* peaks) {
+inline void disturb_ends(const Counter& counter, const RoundKeys& keys, uint64_t first_block, const NoiseRow* rows,
+                         int64_t begin, int64_t columns, int64_t& row, int64_t& column, float* y, float* peaks) {
   int64_t row_of[kGroups];
   int64_t column_of[kGroups];
   Blocks<kGroups> blocks;
@@ -765,57 +787,55 @@ inline void disturb_groups(const Counter& counter, const RoundKeys& keys, uint64
     blocks.set_group(g, counter, rows[row].block + first_block + static_cast<uint64_t>(column / 4), rows[row].sample);
     column += kNormalsAtOnce;
     if (column >= columns) {
-      column = 0;
+      column = begin;
       ++row;
     }
   }
   F normals[2 * kGroups];
   lanes_of_normals<kGroups>(counter, keys, blocks, normals);
-  // Two lanes of one row, of which some exist.
-  const auto disturb_two = [&](int g, auto low, auto high) {
+  for (int g = 0; g < kGroups; ++g) {
     const NoiseRow& own = rows[row_of[g]];
     float* values = y + row_of[g] * columns;
-    const F first = absolute(disturb_lane(own, column_of[g], low, normals[2 * g], values));
-    if (high == 0) return first;
-    return maximum(first, absolute(disturb_lane(own, column_of[g] + kWidth, high, normals[2 * g + 1], values)));
-  };
-  if (row_of[0] == row_of[kGroups - 1] && columns - column_of[0] >= kGroups * kNormalsAtOnce) {
-    F peak = set(0.0f);
-    for (int g = 0; g < kGroups; ++g) peak = maximum(peak, disturb_two(g, All(), All()));
-    raise_peak(peaks, row_of[0], peak);
-    return;
-  }
-  for (int g = 0; g < kGroups; ++g) {
     const int64_t left = columns - column_of[g];
     const int64_t low = std::min<int64_t>(kWidth, left);
+    const int64_t high = std::min<int64_t>(kWidth, left - low);
     raise_peak(peaks, row_of[g],
-               left >= kNormalsAtOnce ? disturb_two(g, All(), All())
-                                      : disturb_two(g, low, std::min<int64_t>(kWidth, left - low)));
+               high == kWidth ? disturb_two(own, column_of[g], All(), All(), normals + 2 * g, values)
+                              : disturb_two(own, column_of[g], low, high, normals + 2 * g, values));
   }
 }
 
 void disturb_rows(const Counter& counter, int64_t first_column, const NoiseRow* rows, int64_t count, int64_t columns,
                   float* y, float* peaks) {
   if (peaks != nullptr) std::fill(peaks, peaks + count * kPeakLanes, 0.0f);
+  Counter own = counter;
   if (first_column % 4 != 0) {  // begins inside a block
     for (int64_t row = 0; row < count; ++row) {
-      Counter own = counter;
       own.block = rows[row].block;
       own.c1 = rows[row].sample;
       for_each_random<MakeNormals>(own, first_column, columns, [&](int64_t i, auto some, F normal) {
-        raise_peak(peaks, row, disturb_lane(rows[row], i, some, normal, y + row * columns));
+        raise_peak(peaks, row, absolute(disturb_lane(rows[row], i, some, normal, y + row * columns)));
       });
     }
   } else {
     const RoundKeys keys(counter);
     const auto first_block = static_cast<uint64_t>(first_column / 4);
-    int64_t groups = count * ((columns + kNormalsAtOnce - 1) / kNormalsAtOnce);
-    int64_t row = 0;
-    int64_t column = 0;
-    for (; groups >= kGroupsAtOnce; groups -= kGroupsAtOnce) {
-      disturb_groups<kGroupsAtOnce>(counter, keys, first_block, rows, columns, row, column, y, peaks);
+    const int64_t whole = columns - columns % (kGroupsAtOnce * kNormalsAtOnce);
+    for (int64_t row = 0; row < count && whole > 0; ++row) {
+      own.c1 = rows[row].sample;
+      F peak = set(0.0f);
+      disturb_steps(own, keys, rows[row].block + first_block, rows[row], whole, y + row * columns, peak);
+      raise_peak(peaks, row, peak);
     }
-    for (; groups > 0; --groups) disturb_groups<1>(counter, keys, first_block, rows, columns, row, column, y, peaks);
+    int64_t groups = count * ((columns - whole + kNormalsAtOnce - 1) / kNormalsAtOnce);
+    int64_t row = 0;
+    int64_t column = whole;
+    for (; groups >= kGroupsAtOnce; groups -= kGroupsAtOnce) {
+      disturb_ends<kGroupsAtOnce>(counter, keys, first_block, rows, whole, columns, row, column, y, peaks);
+    }
+    for (; groups > 0; --groups) {
+      disturb_ends<1>(counter, keys, first_block, rows, whole, columns, row, column, y, peaks);
+    }
   }
   for (int64_t row = 0; peaks != nullptr && row < count; ++row) {
     float* peak = peaks + row * kPeakLanes;
