@@ -258,3 +258,18 @@ def test_session_options_of_the_user_work_with_register(tmp_path: Path) -> None:
     with np.load(data_path("digits_vit")) as data:
         logits = session.run(None, {"pixel_values": data["pixel_values"][:4]})[0]
     assert logits.shape == (4, 10)
+
+
+@pytest.mark.parametrize("name", ["digits_vit", "digits_deit", "listops_bert"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_strength_zero_is_the_clean_demo_model_to_the_bit(name: str, threads: int) -> None:
+    """With all optimizations of onnxruntime in both, which is the default."""
+    data = np.load(data_path("listops_test" if name == "listops_bert" else "digits_test"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    clean = onnxruntime.InferenceSession(model_path(name), options, providers=["CPUExecutionProvider"])
+    inputs = {entry.name: data[entry.name][:40] for entry in clean.get_inputs()}
+    rewritten = emu.rewrite(model_path(name), "rram_adc")
+    off = {"emu.strength": np.zeros(len(rewritten.manifest["sites"]), np.float32)}
+    result = emu.session(rewritten, threads=threads).run(None, {**inputs, **off})[0]
+    np.testing.assert_array_equal(result, clean.run(None, inputs)[0])
