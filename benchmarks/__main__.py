@@ -84,7 +84,8 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
     try:
         rows = [row for row in json.loads(path.read_text(encoding="utf-8")) if "instruction_set" in row]
     except (OSError, ValueError) as error:
-        sys.exit(f"{path} cannot be compared with: {error}; write such a file with --save")
+        print(f"{path} cannot be compared with: {error}; write such a file with --save", file=sys.stderr)
+        sys.exit(2)
     here = [row for row in rows if "case" in row and row["instruction_set"] == instruction_set()]
     if not here:
         others = ", ".join(sorted({row["instruction_set"] for row in rows})) or "none"

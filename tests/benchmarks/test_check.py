@@ -85,3 +85,16 @@ def test_the_baseline_of_this_checkout_can_be_compared_with() -> None:
     rows = json.loads((Path(benchmarks.__file__).parent / "baseline.json").read_text(encoding="utf-8"))
     assert {each["case"] for each in rows} == {case.name for case in CASES}
     assert {(each["shape"], each["batch"]) for each in rows} == {("deit-tiny", 8)}
+
+
+@pytest.mark.parametrize("text", [None, "no JSON"])
+def test_a_file_that_cannot_be_read_is_bad_input(
+    text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        benchmarks.load_rows(path)
+    assert stopped.value.code == 2
+    assert f"{path} cannot be compared with" in capsys.readouterr().err
