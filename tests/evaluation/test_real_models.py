@@ -94,7 +94,7 @@ def _idx(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def assets() -> Iterator[Path]:
-    if "EMU_ASSETS" not in os.environ:
+    if not os.environ.get("EMU_ASSETS"):
         pytest.skip("EMU_ASSETS does not name a folder of models and data")
     yield Path(os.environ["EMU_ASSETS"])
 
