@@ -14,6 +14,7 @@ import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 
+from emu.rewriter.batch import Batch, free_name
 from emu.rewriter.dataflow import sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator
 
@@ -71,26 +72,24 @@ class Probes:
         return tuple(a if a == b else None for a, b in zip(base, longer, strict=True))
 
 
-def probe(model: ir.Model) -> Probes:
+def probe(model: ir.Model, batch: Batch) -> Probes:
     """Infers a model's shapes at two batch sizes and at two lengths."""
     inference = _Inference(model)
-    batch_symbols = _batch_symbols(model.graph)
-    fixed_batch = _fixed_batch(model.graph)
     images = list(_image_sizes(model))
     base, image = min(
-        ((inference.run(_Sizes(batch_symbols, BATCHES[0], LENGTHS[0], size)), size) for size in images),
+        ((inference.run(_Sizes(batch, BATCHES[0], LENGTHS[0], size)), size) for size in images),
         key=lambda pair: pair[0].conflicts,
     )
-    more = inference.run(_Sizes(batch_symbols, BATCHES[1], LENGTHS[0], image)) if fixed_batch is None else base
-    longer = inference.run(_Sizes(batch_symbols, BATCHES[0], LENGTHS[1], image))
-    return Probes(base, more, longer if longer.conflicts <= base.conflicts else base, fixed_batch or BATCHES[0])
+    more = inference.run(_Sizes(batch, BATCHES[1], LENGTHS[0], image)) if batch.size is None else base
+    longer = inference.run(_Sizes(batch, BATCHES[0], LENGTHS[1], image))
+    return Probes(base, more, longer if longer.conflicts <= base.conflicts else base, batch.size or BATCHES[0])
 
 
 @dataclass(frozen=True)
 class _Sizes:
     """Numbers for symbolic dimensions."""
 
-    batch_symbols: frozenset[str]
+    where: Batch
     batch: int
     length: int
     image: tuple[int, int] | None  # channels and side of a four-dimensional input whose sizes are symbolic
@@ -102,34 +101,14 @@ class _Sizes:
         return tuple(self._size(dim, axis, rank) for axis, dim in enumerate(value.shape))
 
     def _size(self, dim: int | ir.SymbolicDim, axis: int, rank: int) -> int:
-        if isinstance(dim, int):
-            return dim
-        symbol = dim.value or ""
-        if symbol in self.batch_symbols or (not symbol and axis == 0):
+        symbol = free_name(dim)
+        if symbol is None:  # exporters that write a number as a symbol mean that number
+            return dim if isinstance(dim, int) else int(dim.value or 0)
+        if self.where.counts_samples(symbol, axis):
             return self.batch
-        if symbol.isdigit():  # exporters that write a number as a symbol mean that number
-            return int(symbol)
         if rank == 4 and self.image is not None and axis > 0:
             return self.image[min(axis - 1, 1)]
         return self.length * max(1, len(symbol.split("+")))  # 'past + new' is the sum of two lengths
-
-
-def _batch_symbols(graph: ir.Graph) -> frozenset[str]:
-    """Names of symbolic leading dimensions of inputs that stand nowhere else: the batch, under any of its names."""
-    leading: set[str] = set()
-    inner: set[str] = set()
-    for value in graph.inputs:
-        for axis, dim in enumerate(value.shape or ()):
-            if isinstance(dim, ir.SymbolicDim) and dim.value:
-                (leading if axis == 0 else inner).add(dim.value)
-    first = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else None
-    own = {first.value} if isinstance(first, ir.SymbolicDim) and first.value else set()
-    return frozenset((leading - inner) | own)
-
-
-def _fixed_batch(graph: ir.Graph) -> int | None:
-    first = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else None
-    return first if isinstance(first, int) else None
 
 
 def _image_sizes(model: ir.Model) -> Iterator[tuple[int, int] | None]:
