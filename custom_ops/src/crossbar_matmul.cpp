@@ -115,8 +115,7 @@ void StoredProduct::prepare(const Weights& w) {
   if (structure_.row_tiles(rows_).size() > 65536) {
     throw Error("node '" + structure_.node + "', attribute 'tile_rows': more than 65536 row tiles; use larger tiles");
   }
-  // A maximum can lose a NaN, a sum cannot.
-  if (std::isinf(kernels().largest_magnitude(w.values, size)) || std::isnan(kernels().sum_of_squares(w.values, size))) {
+  if (!all_finite(w.values, size)) {
     throw Error("node '" + structure_.node + "', input 'W': it holds an infinite value or a NaN");
   }
   prepared_ = true;
@@ -220,7 +219,6 @@ void StoredProduct::crossbar_product(const Controls& controls, const Tensor& x, 
   read.decoding = decoding(structure_, controls.device);
   read.unit_columns = &weights->unit_columns;
   read.scales = weights->scales.data();
-  read.a_samples = &samples;
   read.samples = &samples;
   read.y = y;
   read_product(read, context);
@@ -279,6 +277,9 @@ void StoredProduct::compute(const Context& context) {
     exact_product(x.floats(), product(x.shape, 0, x.shape.size() - 1), w, context, y.mutable_floats());
   } else if (controls.head >= 0) {
     one_head(controls, x, w, context, y);
+    if (structure_.has_periphery()) {
+      mark_lost_rows(context, x.floats(), product(leading(x.shape, 1)), rows_, columns_, y.mutable_floats());
+    }
   } else {
     crossbar_product(controls, x, x.floats(), w, context, y.mutable_floats());
   }

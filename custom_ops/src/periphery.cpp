@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <mutex>
 #include <numeric>
 
@@ -22,6 +23,7 @@ Pool& pool() {
   return instance;
 }
 
+constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
 constexpr size_t kMostFreeBuffers = 16;
 // What one task works on shall stay in a second-level cache while tile after tile passes by.
 constexpr int64_t kFloatsPerTask = 80 * 1024;
@@ -188,17 +190,32 @@ class Reader {
     return product_.a_of[static_cast<size_t>(y_row / product_.rows)] * product_.rows + y_row % product_.rows;
   }
 
+  // What a tile meets of the inputs of a row of Y.
+  const float* input(int64_t y_row, const Span& tile) const {
+    return product_.a + a_row(y_row) * product_.depth + tile.begin;
+  }
+
   int64_t b_matrix(int64_t y_row) const {
     const int64_t matrix = y_row / product_.rows;
     return product_.b_of.empty() ? matrix : product_.b_of[static_cast<size_t>(matrix)];
   }
 
-  float input_scale(const float* x, int64_t count) const {
+  // Step 1: alpha, 0 where the tile contributes nothing, because its inputs are 0 or are not all finite. Inputs of
+  // which one is not make the row a `lost` one.
+  float input_scale(const float* x, int64_t count, char& lost) const {
+    const float largest = kernels().largest_magnitude(x, count);
+    if (!std::isfinite(largest)) {
+      lost = 1;
+      return 0.0f;
+    }
+    const float alpha = range_of_input(largest);
+    return std::isfinite(1.0f / alpha) ? alpha : 0.0f;
+  }
+
+  float range_of_input(float largest) const {
     switch (structure_.dac) {
-      case Range::kAbsMax: {
-        const float largest = kernels().largest_magnitude(x, count);
+      case Range::kAbsMax:
         return device_.dac_limit > 0 ? std::min(largest, device_.dac_limit) : largest;
-      }
       case Range::kFixed:
         return device_.dac_max;
       case Range::kCalibrated:
@@ -240,13 +257,16 @@ class Reader {
     return (conductances ? 1.0 - device_.floor() : 1.0) / (cell_steps * input_steps);
   }
 
-  // Steps 1 and 2 for one row; factor is alpha * b.
-  void convert_input(int64_t row_of_a, const Span& tile, float factor, float* out) const {
+  // Step 2 for one row of A, which meets the inputs of a row of Y; factor is alpha * b.
+  void convert_input(const float* x, const SampleRow& place, const Span& tile, float factor, float* out) const {
+    if (factor == 0) {  // nothing is applied, whatever x holds
+      std::fill(out, out + tile.size(), 0.0f);
+      return;
+    }
     InputRow row = input_;
-    row.inverse = factor > 0 ? 1.0f / factor : 0.0f;
-    kernels().quantize_input(row, product_.a + row_of_a * product_.depth + tile.begin, tile.size(), out);
+    row.inverse = 1.0f / factor;
+    kernels().quantize_input(row, x, tile.size(), out);
     if (input_noise_ > 0) {
-      const SampleRow place = product_.a_samples->locate(row_of_a);
       Counter counter = noise_;
       counter.c3 = kInputNoise;
       const NoiseRow noise{place.row * blocks(product_.depth), place.sample, input_noise_, nullptr};
@@ -261,11 +281,12 @@ class Reader {
     const Rows rows{y_rows.data(), factors.data(), block.rows};
     Work work(*this, block.rows);
     find_places(rows, work);
+    std::vector<char> lost(y_rows.size(), 0);
     for (size_t t = 0; t < product_.row_tiles.size(); ++t) {
       const Span tile = product_.row_tiles[t];
       for (int64_t r = 0; r < block.rows; ++r) {
-        const float* x = product_.a + a_row(block.first + r) * product_.depth + tile.begin;
-        factors[static_cast<size_t>(r)] = input_scale(x, tile.size());
+        const auto i = static_cast<size_t>(r);
+        factors[i] = input_scale(input(block.first + r, tile), tile.size(), lost[i]);
       }
       convert_inputs(rows, tile, work);
       for (size_t j = 0; j < input_slices_; ++j) {
@@ -281,6 +302,10 @@ class Reader {
         if (product_.decoding.offset != 0) take_offset(j, t, rows, x, tile.size());
       }
     }
+    for (int64_t r = 0; r < block.rows; ++r) {
+      float* y = product_.y + (block.first + r) * product_.columns;
+      if (lost[static_cast<size_t>(r)] != 0) std::fill(y, y + product_.columns, kNotANumber);
+    }
   }
 
   void find_places(const Rows& rows, Work& work) const {
@@ -295,11 +320,17 @@ class Reader {
   void encode_inputs(const Rows& rows, const Span& tile, Work& work) const {
     const bool may_have_rest = input_.steps > 254;
     for (int64_t r = 0; r < rows.count; ++r) {
-      InputRow row = input_;
-      row.inverse = rows.factors[r] > 0 ? 1.0f / rows.factors[r] : 0.0f;
-      const float* x = product_.a + a_row(rows.y[r]) * product_.depth + tile.begin;
       EncodedRow& encoded = work.encoded[static_cast<size_t>(r)];
-      encoded = kernels().encode_input(row, x, tile.size(), work.codes.row(r, tile.size()),
+      uint8_t* codes = work.codes.row(r, tile.size());
+      if (rows.factors[r] == 0) {  // nothing is applied, whatever the row holds
+        std::fill(codes, codes + Codes::row_bytes(tile.size()), uint8_t{0});
+        encoded = {};
+        work.code_steps[static_cast<size_t>(r)] = 0;
+        continue;
+      }
+      InputRow row = input_;
+      row.inverse = 1.0f / rows.factors[r];
+      encoded = kernels().encode_input(row, input(rows.y[r], tile), tile.size(), codes,
                                        may_have_rest ? work.rests.row(r, tile.size()) : nullptr);
       work.code_steps[static_cast<size_t>(r)] = encoded.sign * code_step();
     }
@@ -311,7 +342,8 @@ class Reader {
       return;
     }
     for (int64_t r = 0; r < rows.count; ++r) {
-      convert_input(a_row(rows.y[r]), tile, rows.factors[r], work.inputs.data() + r * tile.size());
+      convert_input(input(rows.y[r], tile), work.places[static_cast<size_t>(r)], tile, rows.factors[r],
+                    work.inputs.data() + r * tile.size());
     }
   }
 
@@ -645,6 +677,15 @@ class Reader {
 }  // namespace
 
 void read_product(const CrossbarProduct& product, const Context& context) { Reader(product).run(context); }
+
+void mark_lost_rows(const Context& context, const float* a, int64_t rows, int64_t depth, int64_t columns, float* y) {
+  context.parallel_for((rows + kMostRowsPerTask - 1) / kMostRowsPerTask, [&](int64_t task) {
+    for (int64_t r = task * kMostRowsPerTask; r < std::min(rows, (task + 1) * kMostRowsPerTask); ++r) {
+      if (all_finite(a + r * depth, depth)) continue;
+      std::fill(y + r * columns, y + (r + 1) * columns, kNotANumber);
+    }
+  });
+}
 
 void multiply_rows(const Context& context, const float* a, int64_t rows, const float* packed, int64_t depth,
                    int64_t columns, float* y) {

@@ -51,11 +51,14 @@ struct CrossbarProduct {
   const std::vector<Floats>* unit_columns = nullptr;  // of each slice, [depth]
   const float* scales = nullptr;                      // [b matrices, row tiles, columns]
   const SampleMap* samples = nullptr;                 // of the rows of Y
-  const SampleMap* a_samples = nullptr;               // of the rows of A
   float* y = nullptr;
 };
 
+// Rows of A with an infinite value or a NaN give NaN in the whole row of Y.
 void read_product(const CrossbarProduct& product, const Context& context);
+
+// The same for rows of Y [rows, columns] of which only a part is read: NaN where A [rows, depth] is not finite.
+void mark_lost_rows(const Context& context, const float* a, int64_t rows, int64_t depth, int64_t columns, float* y);
 
 // Y [rows, columns] = A [rows, depth] B, B packed: the plain product with what is stored.
 void multiply_rows(const Context& context, const float* a, int64_t rows, const float* packed, int64_t depth,

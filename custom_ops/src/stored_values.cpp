@@ -759,8 +759,8 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
 bool stores_exactly(const Structure& structure, const Device& device, float strength) {
   if (structure.dynamic()) {
     // Clipping acts without noise too.
-    return structure.disturbance == Disturbance::kNone ||
-           (structure.disturbance != Disturbance::kClipFormer && strength * device.sigma == 0);
+    if (structure.disturbance == Disturbance::kClipFormer || device.percentile > 0) return false;
+    return structure.disturbance == Disturbance::kNone || strength * device.sigma == 0;
   }
   // A pair without variation holds p - m = W/s again, up to rounding: exact by definition.
   const bool quiet =
@@ -948,11 +948,19 @@ void write_operand(const Structure& structure, const Device& device, float stren
   row.device.c1 = place.sample;
   row.device.c2 = static_cast<uint32_t>(structure.site);
   row.device.c3 = kWrite;
+  const MapRow clipping;  // of numbers to their scale
   for (size_t t = 0; t < row_tiles.size(); ++t) {
+    const float* s = scales + static_cast<int64_t>(t) * columns;
     for (int64_t k = row_tiles[t].begin; k < row_tiles[t].end; ++k) {
+      const float* source = b + k * columns;
+      float* target = out + k * columns;
+      if (device.percentile > 0) {
+        kernels().map_row(clipping, source, s, columns, target);
+        for (int64_t n = 0; n < columns; ++n) target[n] *= s[n];
+        source = target;
+      }
       row.device.block = (place.first_row + static_cast<uint64_t>(k)) * blocks_per_row;
-      kernels().store_row(row, b + k * columns, scales + static_cast<int64_t>(t) * columns, 0, columns,
-                          out + k * columns);
+      kernels().store_row(row, source, s, 0, columns, target);
     }
   }
 }

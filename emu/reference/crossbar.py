@@ -280,7 +280,7 @@ def _crossbar(
         of_head = np.arange(w.shape[-2]) // (w.shape[-2] // structure.heads) == head
         zero = np.float32(0)
         disturbed = _disturbed(np.where(of_head, x, zero), w, held, structure, controls, trace)
-        return _exact(np.where(of_head, zero, x), w) + disturbed
+        return _without_lost_rows(_exact(np.where(of_head, zero, x), w) + disturbed, x, structure)
     if structure.head_axis == "output":
         group = w.shape[-1] // structure.head_groups
         of_head = np.arange(w.shape[-1]) % group // (group // structure.heads) == head
@@ -290,12 +290,21 @@ def _crossbar(
     disturbed = _disturbed(x, w, held, structure, controls, trace)
     if trace is not None:
         trace.undecided &= of_head
-    return np.where(of_head, disturbed, _exact(x, w))
+    y = np.where(of_head, disturbed, _exact(x, w))
+    return y if structure.head_axis == "matrix" else _without_lost_rows(y, x, structure)
+
+
+def _without_lost_rows(y: NDArray[np.float32], x: NDArray[np.float32], structure: Structure) -> NDArray[np.float32]:
+    """Return Y with NaN in the rows of which a part was read and whose X is not finite."""
+    if not structure.has_periphery:
+        return y
+    return np.where(np.isfinite(x).all(axis=-1, keepdims=True), y, np.float32(np.nan))
 
 
 def _exact(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the product without any crossbar, summed in float64, rounded once."""
-    product: NDArray[np.float32] = np.matmul(x.astype(np.float64), w.astype(np.float64)).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities and NaN pass through
+        product: NDArray[np.float32] = np.matmul(x.astype(np.float64), w.astype(np.float64)).astype(np.float32)
     return product
 
 
@@ -308,33 +317,62 @@ def _disturbed(
     trace: Trace | None,
 ) -> NDArray[np.float32]:
     """Return the crossbar's product of x [..., M, K] and w [..., K, N], all of it."""
-    shape = (*np.broadcast_shapes(x.shape[:-2], w.shape[:-2]), x.shape[-2], w.shape[-1])
-    sample, row = _places(shape[:-1], structure.sample_axis, controls)
-    arrays: dict[tuple[int, ...], Stored]
-    # One matrix serves every row of a stored site, so all rows go through it together.
     if held is not None:
-        arrays = {(): held()}
+        return _through_arrays(x, {(): held()}, w.shape, structure, controls, trace)
+    if not structure.has_periphery and _writes_exactly(structure, controls):
+        return _exact(x, w)
+    lost = _lost_matrices(w, structure, controls)
+    arrays = _written(np.where(lost, np.float32(0), w), structure, controls)
+    return np.where(lost, np.float32(np.nan), _through_arrays(x, arrays, w.shape, structure, controls, trace))
+
+
+def _through_arrays(
+    x: NDArray[np.float32],
+    arrays: dict[tuple[int, ...], Stored],
+    w_shape: tuple[int, ...],
+    structure: Structure,
+    controls: Controls,
+    trace: Trace | None,
+) -> NDArray[np.float32]:
+    """Return the product of x [..., M, K] with what the array of each matrix of W [..., K, N] holds."""
+    shape = (*np.broadcast_shapes(x.shape[:-2], w_shape[:-2]), x.shape[-2], w_shape[-1])
+    sample, row = _places(shape[:-1], structure.sample_axis, controls)
+    if len(w_shape) == 2:  # one matrix serves every row, so all rows go through it together
         x, sample, row = x.reshape(-1, x.shape[-1]), sample.reshape(-1), row.reshape(-1)
-    else:
-        arrays = _written(w, structure, controls)
     if not structure.has_periphery:
-        weights = np.empty_like(w)
+        weights = np.empty(w_shape, dtype=np.float32)
         for index, array in arrays.items():
             weights[index] = array.weights
         return _exact(x, weights).reshape(shape)
 
     batch = sample.shape[:-1]
     x = np.broadcast_to(x, batch + x.shape[-2:])
-    y = np.empty(sample.shape + w.shape[-1:], dtype=np.float32)
+    y = np.empty(sample.shape + w_shape[-1:], dtype=np.float32)
     undecided = np.empty(y.shape, dtype=np.bool_)
     tolerance = trace.tolerance if trace is not None else None
     for index in np.ndindex(batch):
-        own = index[len(index) - (w.ndim - 2) :]
-        array = arrays[tuple(place if size > 1 else 0 for place, size in zip(own, w.shape[:-2], strict=True))]
+        own = index[len(index) - (len(w_shape) - 2) :]
+        array = arrays[tuple(place if size > 1 else 0 for place, size in zip(own, w_shape[:-2], strict=True))]
         y[index], undecided[index] = read(x[index], array, structure, controls, sample[index], row[index], tolerance)
     if trace is not None:
         trace.undecided = undecided.reshape(shape)
     return y.reshape(shape)
+
+
+def _writes_exactly(structure: Structure, controls: Controls) -> bool:
+    """Whether writing changes nothing."""
+    if structure.write == "clipformer" or "mapping.percentile" in structure.entries:
+        return False
+    return structure.write == "none" or controls.strength * controls.numbers["write.sigma"] == 0
+
+
+def _lost_matrices(b: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.bool_]:
+    """Return which matrices of B [..., K, N] have no scale, because they are not finite, bool [..., 1, 1]."""
+    lost = ~np.isfinite(b).all(axis=(-2, -1))
+    if structure.write_scaling == "sample":
+        sample, _ = _places(b.shape[:-2], min(structure.sample_axis, 0), controls)
+        lost = np.isin(sample, sample[lost])
+    return lost[..., None, None]
 
 
 def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -> dict[tuple[int, ...], Stored]:
