@@ -268,6 +268,7 @@ void StoredProduct::compute(const Context& context) {
                 "; expected rank 3 or more because attribute 'sample_axis' is 1");
   }
   prepare(w);
+  check_samples(structure_, SampleMap(leading(x.shape, 1), structure_.sample_axis, controls));
   Shape y_shape = leading(x.shape, 1);
   y_shape.push_back(columns_);
   const Tensor y = context.output(0, y_shape);

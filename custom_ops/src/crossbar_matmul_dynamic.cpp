@@ -245,6 +245,8 @@ void CrossbarMatMulDynamic::compute(const Context& context) {
 
   Shape y_shape = batch.y_leading;
   y_shape.push_back(batch.rows);
+  check_samples(structure_, SampleMap(y_shape, structure_.sample_axis, controls));
+  check_samples(structure_, SampleMap(batch.b_leading, std::min<int64_t>(structure_.sample_axis, 0), controls));
   y_shape.push_back(batch.columns);
   const Tensor y = context.output(0, y_shape);
   if (product(y_shape) == 0) return;

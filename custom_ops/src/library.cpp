@@ -105,6 +105,7 @@ StoredArray stored_for(const char* attributes, const float* device, int64_t entr
   const Structure structure = structure_from_text(attributes);
   const Device numbers = structure.device(device, entries);
   const StoreKey key = store_key(structure, numbers, strength, seed, read_seed);
+  if (!all_finite(w.values, w.rows * w.columns)) throw Error("the weight holds an infinite value or a NaN");
   const ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
     for (int64_t i = 0; i < count; ++i) body(i);
   };

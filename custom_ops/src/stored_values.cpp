@@ -77,8 +77,6 @@ std::vector<float> weight_scales(const Structure& structure, const Device& devic
 
 namespace {
 
-bool starts_with(const std::string& text, const char* start) { return text.rfind(start, 0) == 0; }
-
 bool noisy_compensation(const Structure& structure) {
   return structure.compensation == Compensation::kGlobal || structure.compensation == Compensation::kColumn;
 }
@@ -742,13 +740,8 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
   StoreKey key;
   const bool reads = noisy_compensation(structure);
   for (size_t i = 0; i < structure.entries.size(); ++i) {
-    const std::string& name = structure.entries[i];
-    const bool storing = starts_with(name, "program.") || starts_with(name, "mapping.") ||
-                         starts_with(name, "drift.") || starts_with(name, "faults.") || name == "read.row_ohm" ||
-                         name == "read.column_ohm";
-    if (storing || (reads && (starts_with(name, "read.") || starts_with(name, "adc.")))) {
-      key.numbers.push_back(device.values[i]);
-    }
+    const Place& place = structure.places()[i];
+    if (place.stored || (reads && place.of_readings)) key.numbers.push_back(device.values[i]);
   }
   key.strength = strength;
   key.seed = seed;

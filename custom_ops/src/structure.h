@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels.h"
@@ -99,6 +100,16 @@ enum class Operator { kStored, kQuantized, kDynamic, kFaultyWeight };
 
 struct Entry;
 
+// Where the number of an entry of the `device` input goes.
+struct Place {
+  const Entry* known = nullptr;  // else one of a family of names:
+  enum Family { kCoefficient, kTarget, kTableTime, kMean, kStd, kParameter } family = kParameter;
+  int64_t first = -1;  // index in the name, -1: none
+  int64_t second = -1;
+  bool stored = false;       // what is stored depends on it
+  bool of_readings = false;  // what is stored depends on it where compensation reads
+};
+
 struct Structure {
   std::string node;
   Operator kind = Operator::kStored;
@@ -168,6 +179,8 @@ struct Structure {
   // Column segments that must be read one by one; a single one unless a decision is taken per tile.
   std::vector<Span> column_groups(int64_t columns) const;
 
+  const std::vector<Place>& places() const { return places_; }  // of the entries
+
   // Checks and names the values of the `device` input. Throws Error.
   Device device(const float* values, int64_t count) const;
 
@@ -175,7 +188,10 @@ struct Structure {
   friend Structure parse_structure(const std::string&, Operator, const std::function<int64_t(const char*)>&,
                                    const std::function<std::string(const char*)>&);
   std::vector<Span> split(int64_t size, int64_t largest) const;
-  void check_entries(std::vector<std::string> needed) const;
+  void check_entries(const std::vector<std::string>& needed) const;
+  void check_table() const;
+  void require(const std::string& entry) const;
+  void put(const Place& place, const std::string& name, float value, Device& device, std::string& parameters) const;
   void check_device(const Device& device) const;
 
   bool has_output_noise_ = false;
@@ -185,7 +201,8 @@ struct Structure {
   int timed_ = 0;  // a model whose coefficients depend on the time
   int64_t table_times_ = 0;
   int64_t table_points_ = 0;
-  std::vector<const Entry*> known_;  // of each entry; null for points of a table and parameters of a function
+  std::vector<Place> places_;  // of each entry
+  std::unordered_map<std::string, size_t> index_of_;
 };
 
 // Reads attributes through the given functions, so that nodes and the ctypes helpers share one parser. Throws Error.

@@ -268,6 +268,9 @@ def _crossbar(
     """
     batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
     shape = (*batch, x.shape[-2], w.shape[-1])
+    _check_samples(shape[:-1], structure.sample_axis, structure, controls)
+    if held is None:
+        _check_samples(w.shape[:-2], min(structure.sample_axis, 0), structure, controls)
     head = controls.head
     if trace is not None:
         trace.undecided = np.zeros(shape, dtype=np.bool_)
@@ -393,6 +396,21 @@ def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -
     return arrays
 
 
+def _samples_along(length: int, controls: Controls) -> int:
+    """Return how many samples lie along an axis: its length where that is no multiple of the number of samples."""
+    samples = length if controls.samples is None else controls.samples
+    return samples if samples > 0 and length > 0 and length % samples == 0 else length
+
+
+def _check_samples(leading: tuple[int, ...], axis: int, structure: Structure, controls: Controls) -> None:
+    """Check that the index of every sample of the batch fits a word of the counter."""
+    if axis < 0 or axis >= len(leading):
+        return
+    last = controls.first_sample + _samples_along(leading[axis], controls) - 1
+    if last >= 2**32:
+        raise structure.error(f"input 'sample' is such that the last sample is {last}, expected at most 2^32 - 1.")
+
+
 def _places(leading: tuple[int, ...], axis: int, controls: Controls) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return for every index of the leading dimensions its sample and its place within that sample, both int64.
 
@@ -403,9 +421,7 @@ def _places(leading: tuple[int, ...], axis: int, controls: Controls) -> tuple[ND
         sample = 0 if axis < 0 else controls.first_sample
         return np.full(leading, sample, dtype=np.int64), np.arange(size, dtype=np.int64).reshape(leading)
     length = leading[axis]
-    samples = length if controls.samples is None else controls.samples
-    # An axis that is not a multiple of the number of samples holds one sample per index.
-    f = length // samples if samples > 0 and length > 0 and length % samples == 0 else 1
+    f = length // _samples_along(length, controls) if length > 0 else 1
     before, after = leading[:axis], leading[axis + 1 :]
     split = (*before, length // f, f, *after)
     position = np.arange(length // f, dtype=np.int64).reshape(-1, 1, *(1,) * len(after))
