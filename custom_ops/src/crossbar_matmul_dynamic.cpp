@@ -201,6 +201,7 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
   read.columns = batch.columns;
   read.a_of = batch.a_of;
   read.b_of = batch.b_of;
+  read.b_matrices = matrices;
   read.row_tiles = tiles;
   read.column_groups = groups;
   read.packing = &packing;

@@ -39,7 +39,7 @@ std::shared_ptr<const StoredArray> FaultyWeight::stored(const Controls& controls
   const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
     context.parallel_for(count, body);
   };
-  const Matrix matrix{w.floats(), rows, columns, nullptr, controls.faults.ints(), controls.faults.size()};
+  const Matrices matrix{w.floats(), 1, rows, columns, nullptr, controls.faults.ints(), controls.faults.size()};
   const auto fresh =
       std::make_shared<const StoredArray>(store_array(structure_, controls.device, key, matrix, false, for_each));
   const std::lock_guard<std::mutex> lock(mutex_);

@@ -415,6 +415,46 @@ void Structure::check_device(const Device& device) const {
   }
 }
 
+namespace {
+
+// Five whole numbers for each axis, as "3,2,1,1,1;3,2,1,1,1".
+std::vector<WindowAxis> parse_window(const std::string& node, const std::string& text) {
+  const auto fail = [&] {
+    throw Error("node '" + node + "', attribute 'window' is '" + text +
+                "'; expected size,stride,dilation,padding before,padding after for each of 1 to 3 axes, separated by " +
+                "';', the first three from 1, none above " + std::to_string(kMost));
+  };
+  std::vector<WindowAxis> window;
+  int64_t numbers[5] = {};
+  int count = 0;
+  int64_t places = 1;
+  size_t begin = 0;
+  while (!text.empty() && begin <= text.size()) {
+    const size_t end = std::min(text.find_first_of(",;", begin), text.size());
+    if (end == begin || end - begin > 10 || count == 5) fail();
+    int64_t value = 0;
+    for (size_t i = begin; i < end; ++i) {
+      if (text[i] < '0' || text[i] > '9') fail();
+      value = 10 * value + (text[i] - '0');
+    }
+    if (value > kMost || (count < 3 && value < 1)) fail();
+    numbers[count++] = value;
+    if (end == text.size() || text[end] == ';') {
+      if (count != 5 || window.size() == 3) fail();
+      places *= numbers[0];
+      if (places > kMost) fail();
+      window.push_back({numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]});
+      count = 0;
+    }
+    begin = end + 1;
+  }
+  return window;
+}
+
+}  // namespace
+
+bool may_be_absent(const char* attribute) { return std::string(attribute) == "window"; }
+
 Structure parse_structure(const std::string& node, Operator kind,
                           const std::function<int64_t(const char*)>& int_attribute,
                           const std::function<std::string(const char*)>& string_attribute) {
@@ -465,11 +505,9 @@ Structure parse_structure(const std::string& node, Operator kind,
     fail("head_groups",
          "is " + std::to_string(structure.head_groups) + "; expected 1 because 'head_axis' is not 'output'");
   }
-  const bool axis_fits =
-      structure.head_axis == HeadAxis::kNone || dynamic == (structure.head_axis == HeadAxis::kMatrix);
-  if (!axis_fits) {
-    fail("head_axis", "is '" + string_attribute("head_axis") + "', which does not fit this operator; expected " +
-                          (dynamic ? "none or matrix" : "none, output or input"));
+  if (dynamic && structure.head_axis != HeadAxis::kNone && structure.head_axis != HeadAxis::kMatrix) {
+    fail("head_axis",
+         "is '" + string_attribute("head_axis") + "', which does not fit this operator; expected none or matrix");
   }
   structure.balanced = chosen("tile_split", std::map<std::string, bool>{{"fill", false}, {"balanced", true}});
   structure.scaling = chosen("scaling", std::map<std::string, Scaling>{{"tensor", Scaling::kTensor},
@@ -572,6 +610,14 @@ Structure parse_structure(const std::string& node, Operator kind,
     structure.block_rows = count("block_rows", 0);
     if (structure.code_bits != 4 && structure.code_bits != 8) {
       fail("code_bits", "is " + std::to_string(structure.code_bits) + "; expected 4 or 8");
+    }
+  }
+
+  if (kind == Operator::kStored || kind == Operator::kQuantized) {
+    structure.window = parse_window(node, string_attribute("window"));
+    if (!structure.window.empty() && (structure.sample_axis == 1 || structure.head_axis != HeadAxis::kNone)) {
+      throw Error("node '" + node + "', attribute 'window' is '" + string_attribute("window") +
+                  "'; this needs attributes 'sample_axis' 0 or -1 and 'head_axis' none");
     }
   }
 

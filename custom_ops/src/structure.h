@@ -32,6 +32,15 @@ struct Span {
   int64_t size() const { return end - begin; }
 };
 
+// How a window moves along one axis of an image.
+struct WindowAxis {
+  int64_t size = 1;
+  int64_t stride = 1;
+  int64_t dilation = 1;
+  int64_t before = 0;  // zeros beside the image
+  int64_t after = 0;
+};
+
 // Points of measured data: at one time, mean and standard deviation of the conductance for each target.
 struct Table {
   std::vector<float> target_us;
@@ -153,8 +162,9 @@ struct Structure {
   bool iterative = false;
   WeightNoise weight_noise = WeightNoise::kNone;
   IrDrop ir_drop = IrDrop::kNone;
-  int64_t code_bits = 8;   // quantized only
-  int64_t block_rows = 0;  // quantized only
+  int64_t code_bits = 8;           // quantized only
+  int64_t block_rows = 0;          // quantized only
+  std::vector<WindowAxis> window;  // products only; empty: X holds rows
   std::vector<std::string> entries;
 
   bool dynamic() const { return kind == Operator::kDynamic; }
@@ -204,6 +214,9 @@ struct Structure {
   std::vector<Place> places_;  // of each entry
   std::unordered_map<std::string, size_t> index_of_;
 };
+
+// Whether files written by earlier versions lack a string attribute, which is then empty.
+bool may_be_absent(const char* attribute);
 
 // Reads attributes through the given functions, so that nodes and the ctypes helpers share one parser. Throws Error.
 Structure parse_structure(const std::string& node, Operator kind,

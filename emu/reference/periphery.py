@@ -49,7 +49,7 @@ def read(
     y = np.zeros((x.shape[0], columns))
     undecided = np.zeros(y.shape, dtype=np.bool_)
     errors = _adc_errors(stored, structure, controls)
-    lost = ~np.isfinite(x).all(axis=1)
+    lost: NDArray[np.bool_] = ~np.all(np.isfinite(x), axis=1)
     x = np.where(lost[:, None], np.float32(0), x)
     for start in range(0, x.shape[0], _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -243,7 +243,10 @@ def _adc_errors(stored: Stored, structure: Structure, controls: Controls) -> _Ad
 
     def normals(stream: Stream) -> NDArray[np.float64]:
         of_adcs = [
-            stored_normals(controls.seed, 0, array, stream, tiles, adcs, weight_slice=i) for i in range(len(stored.v))
+            stored_normals(
+                controls.seed, 0, array, stream, tiles, adcs, weight_slice=i, first_row=stored.matrix * tiles
+            )
+            for i in range(len(stored.v))
         ]
         return np.array(of_adcs)[:, :, np.arange(columns) // structure.adc_columns]
 

@@ -49,6 +49,7 @@ _EVERY = (STORED, QUANTIZED, DYNAMIC, FAULTY_WEIGHT)
 _OF_STORED = (STORED, QUANTIZED, FAULTY_WEIGHT)
 _OF_DYNAMIC = (DYNAMIC,)
 _OF_QUANTIZED = (QUANTIZED,)
+_OF_STORED_PRODUCTS = (STORED, QUANTIZED)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,10 @@ _ATTRIBUTES: dict[str, _Integer | _Choice] = {
     "ir_drop": _Choice(_EVERY, ("none", "formula", "network")),
     "code_bits": _Integer(_OF_QUANTIZED, *_one_of(4, 8)),
     "block_rows": _Integer(_OF_QUANTIZED, *_count(0)),
+    "window": _Choice(_OF_STORED_PRODUCTS, ()),
 }
+# What files written by earlier versions lack, and what that means.
+DEFAULTS: dict[str, str] = {"window": ""}
 
 _Check = tuple[Callable[[float], bool], str]
 _ANY: _Check = (lambda value: True, "a finite number")
@@ -213,6 +217,22 @@ _TOGETHER = (("faults.stuck_low", "faults.stuck_high"), ("adc.gain_sigma", "adc.
 
 
 @dataclass(frozen=True)
+class WindowAxis:
+    """How a window moves along one axis of an image."""
+
+    size: int
+    stride: int
+    dilation: int
+    before: int
+    """Zeros before the image."""
+    after: int
+
+    def positions(self, size: int) -> int:
+        """Return at how many places the window fits into an axis of that size, 0 or less where it does not."""
+        return (size + self.before + self.after - self.dilation * (self.size - 1) - 1) // self.stride + 1
+
+
+@dataclass(frozen=True)
 class Structure:
     """The attributes of one node, checked, named as in `docs/operators.md`.
 
@@ -266,6 +286,7 @@ class Structure:
     write_scaling: str = "matrix"
     code_bits: int = 8
     block_rows: int = 0
+    window: tuple[WindowAxis, ...] = ()
 
     def error(self, sentence: str) -> InputError:
         """Return the exception that says `sentence` about this node."""
@@ -397,6 +418,7 @@ def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
         return InputError(f"emu: {op} at site {site}: {sentence}")
 
     known = attribute_types(op)
+    attributes = {**{name: value for name, value in DEFAULTS.items() if name in known}, **attributes}
     for name in known:
         if name not in attributes:
             raise error(f"attribute '{name}' is missing; every attribute must be present.")
@@ -421,6 +443,8 @@ def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
         values[name] = value
     del values["format"]
     values["entries"] = tuple(values["entries"].split(",")) if values["entries"] else ()
+    if "window" in values:
+        values["window"] = _window(values["window"], error)
     if values["site"] >= values["sites"]:
         raise error(f"attribute 'site' is {values['site']}, expected 0 to {values['sites'] - 1} (sites - 1).")
     structure = Structure(op=op, **values)
@@ -506,8 +530,25 @@ def check_controls(
     )
 
 
+def _window(text: str, error: Callable[[str], InputError]) -> tuple[WindowAxis, ...]:
+    axes = []
+    for axis in text.split(";") if text else ():
+        numbers = [int(each) if re.fullmatch("[0-9]{1,10}", each) else -1 for each in axis.split(",")]
+        fits = len(numbers) == 5 and all(
+            low <= number <= _MOST for low, number in zip((1, 1, 1, 0, 0), numbers, strict=True)
+        )
+        if fits:
+            axes.append(WindowAxis(*numbers))
+        if not fits or len(axes) > 3 or math.prod(each.size for each in axes) > _MOST:
+            raise error(
+                f"attribute 'window' is '{text}', expected size,stride,dilation,padding before,padding after for each "
+                f"of 1 to 3 axes, separated by ';', the first three from 1, none above {_MOST}."
+            )
+    return tuple(axes)
+
+
 def _head_axes(op: str) -> tuple[str, ...]:
-    return ("none", "matrix") if op == DYNAMIC else ("none", "output", "input")
+    return ("none", "matrix") if op == DYNAMIC else ("none", "output", "input", "matrix")
 
 
 def _check_combinations(structure: Structure) -> None:
@@ -521,6 +562,8 @@ def _check_combinations(structure: Structure) -> None:
     it = structure
     weights, sliced = it.encoding == "weight", it.slice_bits > 0
     refuse(it.head_axis != "none" and it.heads == 0, "heads", f"1 or greater because 'head_axis' is '{it.head_axis}'")
+    refuse(it.window != () and it.sample_axis == 1, "sample_axis", "0 or -1 because 'window' is given")
+    refuse(it.window != () and it.head_axis != "none", "head_axis", "'none' because 'window' is given")
     refuse(it.head_axis != "output" and it.head_groups != 1, "head_groups", "1 unless 'head_axis' is 'output'")
     refuse(
         it.program in NUMBER_PROGRAMS and not weights,

@@ -265,7 +265,6 @@ def test_a_bad_device_number_is_an_error_that_names_it(stored: bool, entry: str,
         ({"entries": "program.sigma"}, "lacks 'program.sigma_cycle'"),
         ({"entries": "a.b"}, "'a.b' is unknown to this library"),
         ({"adc": "absmax"}, "needs attribute 'adc' to be 'fixed'"),
-        ({"head_axis": "matrix", "heads": 2}, "does not fit this operator"),
         ({"head_axis": "output"}, "'heads' is 0; expected at least 1"),
         ({"tile_rows": -1}, "'tile_rows' is -1"),
     ],
@@ -275,6 +274,18 @@ def test_a_bad_attribute_is_refused_when_the_model_loads(change: dict[str, Any],
     with pytest.raises(InputError) as caught:
         session(one_node_model("CrossbarMatMul", {**case["attributes"], **change}, case["right"]))
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(("axis", "leading"), [("matrix", ()), ("output", (2,)), ("input", (1,))])
+def test_heads_of_a_matrix_and_of_a_stack_are_told_apart(axis: str, leading: tuple[int, ...]) -> None:
+    operands = np.ones((3, 4), np.float32), np.ones((*leading, 4, 6), np.float32)
+    with pytest.raises(Exception, match="attribute 'head_axis': W is .* for one matrix .*, matrix or none for a stack"):
+        run_one_node("CrossbarMatMul", {**PLAIN_STORED, "head_axis": axis, "heads": 2}, operands, controls([]))
+
+
+def test_heads_of_a_dynamic_product_are_matrices() -> None:
+    with pytest.raises(InputError, match="'head_axis' is 'output', which does not fit this operator; expected none"):
+        session(one_node_model("CrossbarMatMulDynamic", {**PLAIN_DYNAMIC, "head_axis": "output", "heads": 2}))
 
 
 def test_heads_that_do_not_divide_the_columns_are_an_error() -> None:

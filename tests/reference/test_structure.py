@@ -61,8 +61,12 @@ ATTRIBUTES = [
     ({"head_share": 0}, "attribute 'head_share' is 0, expected 1 to 2147483647."),
     ({"tile_rows": -1}, "attribute 'tile_rows' is -1, expected 0 to 2147483647."),
     ({"tile_columns": -1}, "attribute 'tile_columns' is -1, expected 0 to 2147483647."),
-    ({"head_axis": "rows"}, "attribute 'head_axis' is 'rows', expected one of none, output, input."),
-    ({"head_axis": "matrix"}, "attribute 'head_axis' is 'matrix', expected one of none, output, input."),
+    ({"head_axis": "rows"}, "attribute 'head_axis' is 'rows', expected one of none, output, input, matrix."),
+    (
+        {"head_axis": "matrix", "heads": 2},
+        "attribute 'head_axis' is 'matrix', expected another one for 'W' [6, 12]: "
+        "'output' and 'input' are of one matrix, 'matrix' is of a stack.",
+    ),
     ({"tile_split": "even"}, "attribute 'tile_split' is 'even', expected one of fill, balanced."),
     ({"scaling": "row"}, "attribute 'scaling' is 'row', expected one of tensor, column, tile, tile_column."),
     ({"dac": "auto"}, "attribute 'dac' is 'auto', expected one of none, absmax, fixed, calibrated."),
@@ -275,7 +279,7 @@ def test_another_sites_strength_is_not_this_sites_business():
         ({"x": np.zeros((2, 6))}, "input 'X' is float64, expected float32."),
         ({"w": np.zeros((6, 12))}, "input 'W' is float64, expected float32."),
         ({"x": np.zeros(6, np.float32)}, "input 'X' has rank 1, expected rank 2 or more."),
-        ({"w": np.zeros((1, 6, 12), np.float32)}, "input 'W' has rank 3, expected rank 2."),
+        ({"w": np.zeros((1, 1, 6, 12), np.float32)}, "input 'W' has rank 4, expected rank 2 or 3."),
         (
             {"x": np.zeros((2, 5), np.float32)},
             "input 'X' has 5 columns, expected 6, the number of rows of 'W'.",
