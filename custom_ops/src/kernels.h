@@ -1,6 +1,7 @@
 // The row-wise loops behind the operators. One table of functions per instruction set, chosen when the library loads.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "philox.h"
@@ -173,6 +174,7 @@ struct Kernels {
   void (*theta_row)(const ProgramRow& row, int64_t first_column, int64_t count, float* out);
   void (*drift_row)(const DriftRow& row, const float* targets, int64_t first_column, int64_t count, float* g);
   void (*stick_row)(const StuckRow& row, int64_t first_column, int64_t count, float* g);
+  // NaN if there is one.
   float (*largest_magnitude)(const float* x, int64_t count);
   // magnitudes[i] = max(magnitudes[i], |x[i]|)
   void (*update_magnitudes)(const float* x, int64_t count, float* magnitudes);
@@ -213,6 +215,7 @@ struct Kernels {
 
 // The table in use.
 const Kernels& kernels();
+inline bool all_finite(const float* x, int64_t count) { return std::isfinite(kernels().largest_magnitude(x, count)); }
 // Forces a table by name ("baseline", "avx2", "avx512", "avx512_vnni", or "best" of them); false if it is unknown or
 // this processor cannot run it.
 bool use_kernels(const char* name);

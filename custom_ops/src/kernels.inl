@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "kernels.h"
@@ -179,7 +180,8 @@ void uniforms(const Counter& counter, int64_t first_column, int64_t count, float
   fill_row<MakeUniforms>(counter, first_column, count, out);
 }
 
-inline F clamp(F v, F low, F high) { return minimum(maximum(v, low), high); }
+// A NaN stays one: where either is none, minimum and maximum give their second argument.
+inline F clamp(F v, F low, F high) { return minimum(high, maximum(low, v)); }
 
 inline F round_down(F v) {
   const F rounded = round_even(v);
@@ -454,8 +456,8 @@ void program_row(const ProgramRow& row, const float* targets, int64_t first_colu
       }
       case Disturbance::kLevelShared:
         for (int64_t i = 0; i < part; ++i) {
-          const auto level = static_cast<int64_t>((g[i] - row.floor) / (1.0f - row.floor) * row.level_steps + 0.5f);
-          noise[i] = row.levels[level];
+          const float level = (g[i] - row.floor) / (1.0f - row.floor) * row.level_steps + 0.5f;
+          noise[i] = row.levels[level > 0 ? static_cast<int64_t>(level) : 0];  // also where it is no number
         }
         map_lanes(part, result, [&](F v, F factor) { return clipped(divide(v, factor)); }, g, noise);
         break;
@@ -640,15 +642,21 @@ void stick_row(const StuckRow& row, int64_t first_column, int64_t count, float* 
 }
 
 float largest_magnitude(const float* x, int64_t count) {
-  F best[4] = {set(0.0f), set(0.0f), set(0.0f), set(0.0f)};  // several, because each waits for its last maximum
+  // As integers, magnitudes have the order of floats, and a NaN is above infinity instead of lost.
+  const I magnitude = set_int(INT32_MAX);
+  I best[4] = {set_int(0), set_int(0), set_int(0), set_int(0)};  // several, because each waits for its last maximum
   int64_t i = 0;
   for (; i + 4 * kWidth <= count; i += 4 * kWidth) {
-    for (int v = 0; v < 4; ++v) best[v] = maximum(best[v], absolute(load(x + i + v * kWidth)));
+    for (int v = 0; v < 4; ++v) best[v] = maximum_int(best[v], and_int(bits(load(x + i + v * kWidth)), magnitude));
   }
   for (; i < count; i += kWidth) {
-    best[0] = maximum(best[0], absolute(load_some(x + i, std::min<int64_t>(kWidth, count - i))));
+    const F v = load_some(x + i, std::min<int64_t>(kWidth, count - i));
+    best[0] = maximum_int(best[0], and_int(bits(v), magnitude));
   }
-  return largest(maximum(maximum(best[0], best[1]), maximum(best[2], best[3])));
+  const int32_t most = largest_int(maximum_int(maximum_int(best[0], best[1]), maximum_int(best[2], best[3])));
+  float result = 0;
+  std::memcpy(&result, &most, sizeof result);
+  return result;
 }
 
 void update_magnitudes(const float* x, int64_t count, float* magnitudes) {
