@@ -1,7 +1,6 @@
 """Tells along which axis of which input the samples of a model lie: run-time noise is keyed by sample."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -60,7 +59,7 @@ def find_batch(graph: ir.Graph, name: str, given: str | None = None) -> Batch:
         given: `INPUT:AXIS`, where the user says it.
 
     Raises:
-        InputError: `given` names no axis of an input, or two different free dimensions could both be the batch.
+        InputError: `given` names no axis of an input.
 
     """
     if given is not None:
@@ -79,7 +78,6 @@ def find_batch(graph: ir.Graph, name: str, given: str | None = None) -> Batch:
     chosen = [each for each in places.values() if each.rank == best]
     if not chosen or not chosen[0].may_be_batch:
         return _fixed(graph)
-    _check_one(graph, name, chosen)
     value, axis = min((place for each in chosen for place in each.at), key=lambda place: place[1] > 0)
     names = " and ".join(f"'{each.name}'" if each.name else "its free leading dimension" for each in chosen)
     return Batch(value.name, axis, None, f"by {names}", frozenset(each.name for each in chosen))
@@ -154,16 +152,3 @@ def _fixed(graph: ir.Graph) -> Batch:
 def _leading(value: ir.Value) -> int | None:
     dim = value.shape[0] if value.shape is not None and len(value.shape) else None
     return dim if isinstance(dim, int) and dim >= 0 else None
-
-
-def _check_one(graph: ir.Graph, name: str, chosen: Sequence[_Symbol]) -> None:
-    """Refuses dimensions of equal right that stand side by side: they count different things."""
-    names = {each.name for each in chosen}
-    for value in (*graph.inputs, *graph.outputs):
-        beside = {free_name(dim) for dim in value.shape or ()} & names
-        if len(beside) > 1:
-            ways = " or ".join(f"{each.at[0][0].name}:{each.at[0][1]}" for each in chosen)
-            raise InputError(
-                f"{name} counts samples by {' and '.join(repr(each.name) for each in chosen)}, and which of them is "
-                f"the batch cannot be told: say it with --batch-axis {ways} (batch_axis in Python)."
-            )

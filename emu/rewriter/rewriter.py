@@ -26,6 +26,7 @@ from emu.rewriter.protobuf_file import in_memory
 from emu.rewriter.replace import replace_products
 from emu.rewriter.save import save
 from emu.rewriter.selection import matching, select
+from emu.rewriter.shapes import check_one_batch
 from emu.rewriter.sharing import Held, Share, arrays_of, check_share, held_by, transposes_of
 from emu.rewriter.site import Site, Skipped
 from emu.rewriter.stored_tensors import StoredTensor, stored_tensors
@@ -213,6 +214,7 @@ def _analyzed(source: ModelSource, batch_axis: str | None = None) -> _Read:
     check_graph(loaded.model, f"{name} is not a valid ONNX model", "export it again")
     common_passes.RemoveInitializersFromInputsPass()(loaded.model)  # weights that old exporters also list as inputs
     batch = find_batch(loaded.model.graph, name, batch_axis)
+    check_one_batch(loaded.model, batch, name)
     model = normalize(loaded.model, name, batch)
     analysis = analyze(model, name, batch)
     if not analysis.sites:

@@ -7,13 +7,14 @@ all of them follow. Two runs that differ in one size show which axes carry it.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 
+from emu.errors import InputError
 from emu.rewriter.batch import Batch, free_name
 from emu.rewriter.dataflow import sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator
@@ -83,6 +84,36 @@ def probe(model: ir.Model, batch: Batch) -> Probes:
     more = inference.run(_Sizes(batch, BATCHES[1], LENGTHS[0], image)) if batch.size is None else base
     longer = inference.run(_Sizes(batch, BATCHES[0], LENGTHS[1], image))
     return Probes(base, more, longer if longer.conflicts <= base.conflicts else base, batch.size or BATCHES[0])
+
+
+def check_one_batch(model: ir.Model, batch: Batch, name: str) -> None:
+    """Refuses free dimensions of equal right that need not be equal: images and texts of a model of both.
+
+    Inputs whose leading dimensions merely have different names must be of one size for the model to run.
+
+    Raises:
+        InputError: which of them is the batch cannot be told.
+
+    """
+    if len(batch.symbols) < 2:
+        return
+    inference = _Inference(model)
+    together = inference.run(_Sizes(batch, BATCHES[0], LENGTHS[0], None)).conflicts
+    for symbol in sorted(batch.symbols):
+        others = replace(batch, symbols=batch.symbols - {symbol})
+        if inference.run(_Sizes(others, BATCHES[0], LENGTHS[0], None)).conflicts > together:
+            continue
+        found = [
+            f"{value.name}:{axis}"
+            for each in sorted(batch.symbols)
+            for value in model.graph.inputs
+            for axis, dim in enumerate(value.shape or ())
+            if free_name(dim) == each and batch.counts_samples(each, axis)
+        ]
+        raise InputError(
+            f"{name} counts samples by {' and '.join(map(repr, sorted(batch.symbols)))}, and which of them is the "
+            f"batch cannot be told: say it with --batch-axis {' or '.join(found)} (batch_axis in Python)."
+        )
 
 
 @dataclass(frozen=True)

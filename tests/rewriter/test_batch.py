@@ -52,9 +52,15 @@ CLIP = "u = MatMul(t, w) v = MatMul(x, w) ut = Transpose <perm = [1, 0]> (u) y =
 
 
 def test_two_batches_of_equal_right_are_refused_and_can_be_chosen_from():
-    with pytest.raises(InputError, match=r"say it with --batch-axis t:0 or x:0 \(batch_axis in Python\)"):
-        batch_of(TWO, "float[image_batch, text_batch] y", CLIP)
+    for outputs in ("float[image_batch, text_batch] y", "float[o, p] y"):
+        with pytest.raises(InputError, match=r"say it with --batch-axis x:0 or t:0 \(batch_axis in Python\)"):
+            batch_of(TWO, outputs, CLIP)
     assert batch_of(TWO, "float[image_batch, text_batch] y", CLIP, batch_axis="x:0") == ("x", 0)
+
+
+def test_two_names_for_one_size_are_one_batch():
+    original = "float[ids_axis_0, 4] x, float[mask_axis_0, 4] m"
+    assert batch_of(original, body="h = Mul(x, m) y = MatMul(h, w)") == ("x", 0)
 
 
 @pytest.mark.parametrize("wrong", ["z:0", "x:5", "x", "x:-1", "x:one"])

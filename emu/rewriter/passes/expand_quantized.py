@@ -81,6 +81,7 @@ def _dequantize(
 ) -> ir.Value:
     """Floats from codes; `axis` is where scales differ, None for a single scale."""
     several = axis is not None and max(_elements(scale) or 0, _elements(zero_point) or 0) > 1
+    scale = _float32(body, scale)
     if not several:
         scale, zero_point = _single(body, scale), _single(body, zero_point)
     inputs = [codes, scale] if zero_point is None else [codes, scale, zero_point]
@@ -97,7 +98,17 @@ def _quantize(
     if zero_point is None:
         kind = like.dtype if like is not None and like.dtype in _CODES else ir.DataType.UINT8
         zero_point = body.constant(np.zeros((), dtype=kind.numpy()), "zero_point")
-    return body.op("QuantizeLinear", result, _single(body, scale), _single(body, zero_point))
+    return body.op("QuantizeLinear", result, _single(body, _float32(body, scale)), _single(body, zero_point))
+
+
+def _float32(body: Body, scale: ir.Value | None) -> ir.Value | None:
+    """A scale of half precision as float32, the precision of the products around it."""
+    if scale is None or scale.dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        return scale
+    tensor = tensor_of(scale)
+    if tensor is not None:
+        return body.constant(tensor.numpy().astype(np.float32), "scale")
+    return body.op("Cast", scale, to=int(ir.DataType.FLOAT))
 
 
 def _single(body: Body, value: ir.Value | None) -> ir.Value | None:
