@@ -255,8 +255,10 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
                                                          const Context& context) {
   const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   const bool for_reading = structure_.has_periphery();
-  const Packing& packing = for_reading ? packing_for(structure_, controls.device, rows_, for_reading)
-                                       : plain_packing(!structure_.window.empty());
+  const Packing& packing = !for_reading ? plain_packing(!structure_.window.empty())
+                           : reads_narrow(structure_, controls.device, rows_, columns_)
+                               ? column_packing()
+                               : packing_for(structure_, controls.device, rows_, for_reading);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& snapshot : snapshots_) {

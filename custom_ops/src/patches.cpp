@@ -96,16 +96,15 @@ Patches::Patches(const std::vector<WindowAxis>& window, const std::vector<int64_
     places_ *= axis.window.size;
     positions_ *= axis.out;
   }
-}
-
-Patches::Place Patches::place(int64_t k) const {
-  Place result{};
-  for (int i = 2; i >= 0; --i) {
-    result.offset[i] = k % axes_[i].window.size * axes_[i].window.dilation - axes_[i].window.before;
-    k /= axes_[i].window.size;
+  for (int64_t k = 0; k < places_; ++k) {
+    Place place{};
+    int64_t rest = k;
+    for (int i = 2; i >= 0; --i) {
+      place.offset[i] = rest % axes_[i].window.size * axes_[i].window.dilation - axes_[i].window.before;
+      rest /= axes_[i].window.size;
+    }
+    window_.push_back(place);
   }
-  result.channel = k;
-  return result;
 }
 
 void Patches::cut(const float* image, int64_t first, int64_t count, const Span& span, float* out) const {
@@ -120,6 +119,21 @@ void Patches::cut(const float* image, int64_t first, int64_t count, const Span& 
     const Span part{k, std::min(span.end, k + kAtOnce)};
     cut_across(image, first, count, part, across.data(), count);
     transpose(across.data(), count, part.size(), count, out + (k - span.begin), span.size());
+  }
+}
+
+void Patches::cut_columns(const float* image, int64_t first, int64_t count, float* out, int64_t stride) const {
+  const Span all{0, depth()};
+  if (axes_[2].window.stride == 1) {
+    cut_across(image, first, count, all, out, stride);
+    return;
+  }
+  constexpr int64_t kAtOnce = 32;
+  Floats rows(static_cast<size_t>(std::min(kAtOnce, count) * all.end));
+  for (int64_t begin = 0; begin < count; begin += kAtOnce) {
+    const int64_t some = std::min(kAtOnce, count - begin);
+    cut_along(image, first + begin, some, all, rows.data());
+    transpose(rows.data(), all.end, some, all.end, out + begin, stride);
   }
 }
 
@@ -147,19 +161,28 @@ void Patches::cut_across(const float* image, int64_t first, int64_t count, const
   const Axis& z = axes_[0];
   const Axis& y = axes_[1];
   const Axis& x = axes_[2];
+  const int64_t first_column = first % x.out;
+  const int64_t first_y = first / x.out % y.out;
+  const int64_t first_z = first / x.out / y.out;
   for (int64_t k = span.begin; k < span.end; ++k, out += stride) {
     const Place at = place(k);
     const float* channel = image + at.channel * z.in * y.in * x.in;
+    int64_t column = first_column;
+    int64_t out_y = first_y;
+    int64_t out_z = first_z;
     // Positions of one line after another: their numbers lie side by side.
     for (int64_t done = 0; done < count;) {
-      const int64_t position = first + done;
-      const int64_t column = position % x.out;
       const int64_t some = std::min(x.out - column, count - done);
-      const int64_t in_y = position / x.out % y.out * y.window.stride + at.offset[1];
-      const int64_t in_z = position / x.out / y.out * z.window.stride + at.offset[0];
+      const int64_t in_y = out_y * y.window.stride + at.offset[1];
+      const int64_t in_z = out_z * z.window.stride + at.offset[0];
       const int64_t in_x = column + at.offset[2];
       float* to = out + done;
       done += some;
+      column = 0;
+      if (++out_y == y.out) {
+        out_y = 0;
+        ++out_z;
+      }
       if (in_y < 0 || in_y >= y.in || in_z < 0 || in_z >= z.in) {
         zero_floats(some, to);
         continue;

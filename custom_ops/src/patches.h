@@ -29,6 +29,8 @@ class Patches {
 
   // Columns `span` of rows [first, first + count), one row after another: [count, span].
   void cut(const float* image, int64_t first, int64_t count, const Span& span, float* out) const;
+  // All columns, each with these rows side by side: [depth, count]; columns `stride` apart.
+  void cut_columns(const float* image, int64_t first, int64_t count, float* out, int64_t stride) const;
   // All columns of these rows as kernels().float_packing has a matrix [depth, count]: in panels of so many rows.
   void cut_panels(const float* image, int64_t first, int64_t count, int64_t panel, float* out) const;
 
@@ -44,7 +46,11 @@ class Patches {
     int64_t offset[3];
   };
 
-  Place place(int64_t k) const;
+  Place place(int64_t k) const {
+    Place result = window_[static_cast<size_t>(k % places_)];
+    result.channel = k / places_;
+    return result;
+  }
   // [span, count] instead of [count, span], rows `stride` apart: for windows that move by one.
   void cut_across(const float* image, int64_t first, int64_t count, const Span& span, float* out, int64_t stride) const;
   void cut_along(const float* image, int64_t first, int64_t count, const Span& span, float* out) const;
@@ -53,6 +59,7 @@ class Patches {
   int64_t channels_;
   int64_t places_ = 1;
   int64_t positions_ = 1;
+  std::vector<Place> window_;  // of one channel
 };
 
 }  // namespace emu

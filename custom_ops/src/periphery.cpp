@@ -123,6 +123,10 @@ class Reader {
   }
 
   void run(const Context& context) const {
+    if (product_.packing == &column_packing()) {
+      run_narrow(context);
+      return;
+    }
     const int64_t matrices = product_.matrices;
     const int64_t step = rows_per_block(product_.rows, matrices, deepest_ + widest_);
     const int64_t of_matrix = (product_.rows + step - 1) / step;
@@ -324,6 +328,53 @@ class Reader {
       transpose(out, product_.columns, block.rows, product_.columns, image + block.first - block.matrix * product_.rows,
                 product_.rows);
     }
+  }
+
+  // A convolution of few columns: its rows side by side, as they lie in the images, so that loops run along them.
+  void run_narrow(const Context& context) const {
+    const int64_t at_most = kFloatsNear / std::max<int64_t>(1, product_.depth) / 32 * 32;
+    const int64_t step = std::min(product_.rows, std::max<int64_t>(64, at_most));
+    const int64_t blocks_of_matrix = (product_.rows + step - 1) / step;
+    const int64_t parts = product_.matrices * blocks_of_matrix;
+    const int64_t at_once = std::max<int64_t>(1, parts / kMostTasks);
+    context.parallel_for((parts + at_once - 1) / at_once, [&](int64_t task) {
+      Scratch inputs(step * product_.depth);
+      Scratch normals(noisy_ ? step * kMostNarrow : 0);
+      for (int64_t part = task * at_once; part < std::min(parts, (task + 1) * at_once); ++part) {
+        const int64_t matrix = part / blocks_of_matrix;
+        const int64_t first = part % blocks_of_matrix * step;
+        read_narrow(matrix, first, std::min(step, product_.rows - first), inputs.data(), normals.data());
+      }
+    });
+  }
+
+  void read_narrow(int64_t matrix, int64_t first, int64_t count, float* inputs, float* normals) const {
+    const int64_t b = product_.b_matrix(matrix);
+    const int64_t row = matrix * product_.rows + first;
+    product_.patches->cut_columns(product_.a + matrix * product_.patches->image_size(), first, count, inputs, count);
+    NarrowRead read;
+    read.input = input_;
+    read.alpha = structure_.dac == Range::kAbsMax ? 0.0f : range_of_input(0.0f);
+    read.limit = structure_.dac == Range::kAbsMax ? device_.dac_limit : 0.0f;
+    read.noisy = noisy_;
+    read.weight_variance = weight_noise_ * weight_noise_;
+    read.output_variance = output_noise_squared_;
+    read.strength = strength_;
+    read.output = pattern_of(0, 0, 0, b, false);
+    read.output.factor = product_.decoding.factors[0];
+    read.output.scales = scales(row, 0);
+    if (noisy_) {  // one block each, of rows that follow each other
+      static_assert(kMostNarrow == 4, "as many as a block has");
+      const SampleRow place = product_.samples->locate(row);
+      Counter counter = noise_;
+      counter.block = place.row;
+      counter.c1 = place.sample;
+      counter.c3 = kRead;
+      kernels().normals(counter, 0, count * kMostNarrow, normals);
+    }
+    kernels().read_narrow(read, inputs, count, product_.depth, count,
+                          product_.tile(0, 0, 0) + b * product_.depth * product_.columns, product_.columns, normals,
+                          product_.y + matrix * product_.columns * product_.rows + first, product_.rows);
   }
 
   void find_places(const Rows& rows, Work& work) const {
