@@ -159,9 +159,11 @@ struct NarrowRead {
   float weight_variance = 0;  // times the sum of squares of a row's inputs
   float output_variance = 0;
   float strength = 1;
-  ReadRow output;  // peak, stop_if_saturated and accumulate are not used; factor: without alpha
+  ReadRow output;          // peak, stop_if_saturated and accumulate are not used; factor: without alpha
+  bool marks_lost = true;  // else what is not finite is plain arithmetic
 };
 constexpr int64_t kMostNarrow = 4;  // columns
+constexpr int64_t kDeepestNarrow = 1024;
 
 constexpr int64_t kPeakLanes = 16;  // as many as the widest vectors have
 
@@ -221,9 +223,9 @@ struct Kernels {
                          int64_t columns, const float* steps, float* c, int64_t c_stride, float* peaks);
   // What quantize_input makes, as codes; rest is as long as codes and written only where the result says so.
   EncodedRow (*encode_input)(const InputRow& row, const float* x, int64_t count, uint8_t* codes, uint8_t* rest);
-  // y [columns, count] (rows y_stride apart) = b [columns, depth] x [depth, count] (rows x_stride apart), as read.
+  // y [columns, count] (rows y_stride apart) = b [columns, depth] x [depth, count], as read. offsets: of the rows of x.
   // normals: [count, kMostNarrow], read if there is noise. What is not finite gives NaN.
-  void (*read_narrow)(const NarrowRead& read, const float* x, int64_t x_stride, int64_t depth, int64_t count,
+  void (*read_narrow)(const NarrowRead& read, const float* x, const int64_t* offsets, int64_t depth, int64_t count,
                       const float* b, int64_t columns, const float* normals, float* y, int64_t y_stride);
   // Converts p (with gain and offset, in place) and adds it to, or writes it into, y. Returns whether the row
   // saturated.

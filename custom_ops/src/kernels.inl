@@ -905,7 +905,7 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
 
 // Of kWidth rows at once: what is fed, times the weights.
 template <int kColumns>
-inline void multiply_narrow(const NarrowRead& read, F inverse, const float* x, int64_t x_stride, int64_t depth,
+inline void multiply_narrow(const NarrowRead& read, F inverse, const float* x, const int64_t* offsets, int64_t depth,
                             int64_t some, const float* b, F* y, F& squares) {
   const InputRow& row = read.input;
   const bool quantize = row.steps > 0;
@@ -914,7 +914,7 @@ inline void multiply_narrow(const NarrowRead& read, F inverse, const float* x, i
   const F high = set(row.bound);
   const F low = set(-row.bound);
   for (int64_t k = 0; k < depth; ++k) {
-    F v = multiply(load_some(x + k * x_stride, some), inverse);
+    F v = multiply(load_some(x + offsets[k], some), inverse);
     if (quantize && row.offset_binary) {
       v = subtract(multiply(round_even(multiply(add(v, high), inverse_step)), step), high);
     } else if (quantize) {
@@ -927,7 +927,7 @@ inline void multiply_narrow(const NarrowRead& read, F inverse, const float* x, i
 }
 
 template <int kColumns>
-void read_narrow_columns(const NarrowRead& read, const float* x, int64_t x_stride, int64_t depth, int64_t count,
+void read_narrow_columns(const NarrowRead& read, const float* x, const int64_t* offsets, int64_t depth, int64_t count,
                          const float* b, const float* normals, float* y, int64_t y_stride) {
   const ReadRow& row = read.output;
   const I magnitude = set_int(INT32_MAX);
@@ -942,7 +942,7 @@ void read_narrow_columns(const NarrowRead& read, const float* x, int64_t x_strid
     const int64_t some = std::min<int64_t>(kWidth, count - i);
     I most = set_int(0);
     for (int64_t k = 0; k < depth; ++k) {
-      most = maximum_int(most, and_int(bits(load_some(x + i + k * x_stride, some)), magnitude));
+      most = maximum_int(most, and_int(bits(load_some(x + i + offsets[k], some)), magnitude));
     }
     const F largest_input = from_bits(most);
     F alpha = read.alpha > 0 ? set(read.alpha) : largest_input;
@@ -951,7 +951,7 @@ void read_narrow_columns(const NarrowRead& read, const float* x, int64_t x_strid
     F v[kColumns];
     for (int n = 0; n < kColumns; ++n) v[n] = zero;
     F squares = zero;
-    multiply_narrow<kColumns>(read, inverse, x + i, x_stride, depth, some, b, v, squares);
+    multiply_narrow<kColumns>(read, inverse, x + i, offsets, depth, some, b, v, squares);
     if (read.noisy) {
       const F variance = multiply_add(set(read.weight_variance), squares, set(read.output_variance));
       const F std = multiply(set(read.strength), square_root(variance));
@@ -994,20 +994,22 @@ void read_narrow_columns(const NarrowRead& read, const float* x, int64_t x_strid
       }
       if (clip) converted = clamp(converted, bottom, highest);
       F result = multiply(converted, multiply(factor, set(row.scales[n])));
-      result = where_less(inverse, infinity, result, zero);
-      store_some(y + n * y_stride + i, some, where_less(largest_input, infinity, result, nan));
+      if (read.marks_lost) {
+        result = where_less(inverse, infinity, result, zero);
+        result = where_less(largest_input, infinity, result, nan);
+      }
+      store_some(y + n * y_stride + i, some, result);
     }
   }
 }
 
-void read_narrow(const NarrowRead& read, const float* x, int64_t x_stride, int64_t depth, int64_t count, const float* b,
-                 int64_t columns, const float* normals, float* y, int64_t y_stride) {
+void read_narrow(const NarrowRead& read, const float* x, const int64_t* offsets, int64_t depth, int64_t count,
+                 const float* b, int64_t columns, const float* normals, float* y, int64_t y_stride) {
   static_assert(kMostNarrow == 4, "a function for each number of columns");
-  using Function =
-      void (*)(const NarrowRead&, const float*, int64_t, int64_t, int64_t, const float*, const float*, float*, int64_t);
+  using Function = decltype(&read_narrow_columns<1>);
   constexpr Function kFunctions[] = {read_narrow_columns<1>, read_narrow_columns<2>, read_narrow_columns<3>,
                                      read_narrow_columns<4>};
-  kFunctions[columns - 1](read, x, x_stride, depth, count, b, normals, y, y_stride);
+  kFunctions[columns - 1](read, x, offsets, depth, count, b, normals, y, y_stride);
 }
 
 #include "fixed_point_product.inl"

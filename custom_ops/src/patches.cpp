@@ -107,6 +107,36 @@ Patches::Patches(const std::vector<WindowAxis>& window, const std::vector<int64_
   }
 }
 
+void Patches::pad(const float* image, float* out) const {
+  const Axis& z = axes_[0];
+  const Axis& y = axes_[1];
+  const Axis& x = axes_[2];
+  for (int64_t channel = 0; channel < channels_; ++channel) {
+    for (int64_t in_z = -z.window.before; in_z < z.in + z.window.after; ++in_z) {
+      for (int64_t in_y = -y.window.before; in_y < y.in + y.window.after; ++in_y, out += x.padded()) {
+        if (in_z < 0 || in_z >= z.in || in_y < 0 || in_y >= y.in) {
+          zero_floats(x.padded(), out);
+          continue;
+        }
+        zero_floats(x.window.before, out);
+        copy_floats(image + ((channel * z.in + in_z) * y.in + in_y) * x.in, x.in, out + x.window.before);
+        zero_floats(x.window.after, out + x.window.before + x.in);
+      }
+    }
+  }
+}
+
+std::vector<int64_t> Patches::column_offsets() const {
+  std::vector<int64_t> offsets;
+  for (int64_t k = 0; k < depth(); ++k) {
+    const Place at = place(k);
+    int64_t offset = at.channel;
+    for (int i = 0; i < 3; ++i) offset = offset * axes_[i].padded() + at.offset[i] + axes_[i].window.before;
+    offsets.push_back(offset);
+  }
+  return offsets;
+}
+
 void Patches::cut(const float* image, int64_t first, int64_t count, const Span& span, float* out) const {
   if (axes_[2].window.stride > 1) {
     cut_along(image, first, count, span, out);

@@ -83,6 +83,58 @@ int64_t rows_per_block(int64_t rows, int64_t matrices, int64_t floats_per_row) {
   return (even + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce;
 }
 
+// Rows of one matrix of a convolution of few columns, side by side as they lie in the images.
+struct NarrowRows {
+  int64_t matrix;
+  int64_t first;
+  int64_t count;
+  const float* x;  // [depth, count], row k from offsets[k] on
+  const int64_t* offsets;
+  float* normals;  // room for [count, kMostNarrow]
+  float* y;        // [columns, count], rows as far apart as the product has rows
+};
+
+void for_narrow(const Context& context, const Product& product, const std::function<void(const NarrowRows&)>& body) {
+  const Patches& patches = *product.patches;
+  const bool lines = patches.has_lines();
+  const int64_t at_most = kFloatsNear / std::max<int64_t>(1, product.depth) / 32 * 32;
+  const int64_t step = lines ? patches.line_length() : std::min(product.rows, std::max<int64_t>(64, at_most));
+  // Lines of one image after each other, which is padded once.
+  const int64_t steps = (product.rows + step - 1) / step;
+  const int64_t steps_of_part = lines ? steps : 1;
+  const int64_t parts = product.matrices * (steps / steps_of_part);
+  const int64_t at_once = std::max<int64_t>(1, parts / kMostTasks);
+  std::vector<int64_t> offsets = lines ? patches.column_offsets() : std::vector<int64_t>();
+  context.parallel_for((parts + at_once - 1) / at_once, [&](int64_t task) {
+    Scratch x(lines ? patches.padded_size() : step * product.depth);
+    Scratch normals(step * kMostNarrow);
+    std::vector<int64_t> own(lines ? 0 : static_cast<size_t>(product.depth));
+    for (int64_t part = task * at_once; part < std::min(parts, (task + 1) * at_once); ++part) {
+      const int64_t begin = part * steps_of_part;
+      const int64_t matrix = begin / steps;
+      const float* image = product.a + matrix * patches.image_size();
+      if (lines) patches.pad(image, x.data());
+      for (int64_t i = begin % steps; i < begin % steps + steps_of_part; ++i) {
+        NarrowRows rows{matrix,
+                        i * step,
+                        std::min(step, product.rows - i * step),
+                        x.data(),
+                        offsets.data(),
+                        normals.data(),
+                        product.y + matrix * product.columns * product.rows + i * step};
+        if (lines) {
+          rows.x += patches.line_start(i);
+        } else {
+          patches.cut_columns(image, rows.first, rows.count, x.data(), rows.count);
+          for (size_t k = 0; k < own.size(); ++k) own[k] = static_cast<int64_t>(k) * rows.count;
+          rows.offsets = own.data();
+        }
+        body(rows);
+      }
+    }
+  });
+}
+
 // How one product is read: what is the same for all its rows.
 class Reader {
  public:
@@ -330,28 +382,13 @@ class Reader {
     }
   }
 
-  // A convolution of few columns: its rows side by side, as they lie in the images, so that loops run along them.
   void run_narrow(const Context& context) const {
-    const int64_t at_most = kFloatsNear / std::max<int64_t>(1, product_.depth) / 32 * 32;
-    const int64_t step = std::min(product_.rows, std::max<int64_t>(64, at_most));
-    const int64_t blocks_of_matrix = (product_.rows + step - 1) / step;
-    const int64_t parts = product_.matrices * blocks_of_matrix;
-    const int64_t at_once = std::max<int64_t>(1, parts / kMostTasks);
-    context.parallel_for((parts + at_once - 1) / at_once, [&](int64_t task) {
-      Scratch inputs(step * product_.depth);
-      Scratch normals(noisy_ ? step * kMostNarrow : 0);
-      for (int64_t part = task * at_once; part < std::min(parts, (task + 1) * at_once); ++part) {
-        const int64_t matrix = part / blocks_of_matrix;
-        const int64_t first = part % blocks_of_matrix * step;
-        read_narrow(matrix, first, std::min(step, product_.rows - first), inputs.data(), normals.data());
-      }
-    });
+    for_narrow(context, product_, [&](const NarrowRows& rows) { read_narrow(rows); });
   }
 
-  void read_narrow(int64_t matrix, int64_t first, int64_t count, float* inputs, float* normals) const {
-    const int64_t b = product_.b_matrix(matrix);
-    const int64_t row = matrix * product_.rows + first;
-    product_.patches->cut_columns(product_.a + matrix * product_.patches->image_size(), first, count, inputs, count);
+  void read_narrow(const NarrowRows& rows) const {
+    const int64_t b = product_.b_matrix(rows.matrix);
+    const int64_t row = rows.matrix * product_.rows + rows.first;
     NarrowRead read;
     read.input = input_;
     read.alpha = structure_.dac == Range::kAbsMax ? 0.0f : range_of_input(0.0f);
@@ -370,11 +407,11 @@ class Reader {
       counter.block = place.row;
       counter.c1 = place.sample;
       counter.c3 = kRead;
-      kernels().normals(counter, 0, count * kMostNarrow, normals);
+      kernels().normals(counter, 0, rows.count * kMostNarrow, rows.normals);
     }
-    kernels().read_narrow(read, inputs, count, product_.depth, count,
-                          product_.tile(0, 0, 0) + b * product_.depth * product_.columns, product_.columns, normals,
-                          product_.y + matrix * product_.columns * product_.rows + first, product_.rows);
+    kernels().read_narrow(read, rows.x, rows.offsets, product_.depth, rows.count,
+                          product_.tile(0, 0, 0) + b * product_.depth * product_.columns, product_.columns,
+                          rows.normals, rows.y, product_.rows);
   }
 
   void find_places(const Rows& rows, Work& work) const {
@@ -823,10 +860,26 @@ void multiply_patches(const Context& context, const Product& product, const floa
   });
 }
 
+// Of few columns, where nothing is converted.
+void multiply_narrow(const Context& context, const Product& product, const float* columns_of_b) {
+  const float ones[kMostNarrow] = {1, 1, 1, 1};
+  NarrowRead read;
+  read.alpha = 1;
+  read.output.scales = ones;
+  read.marks_lost = false;
+  for_narrow(context, product, [&](const NarrowRows& rows) {
+    kernels().read_narrow(read, rows.x, rows.offsets, product.depth, rows.count,
+                          columns_of_b + product.b_matrix(rows.matrix) * product.depth * product.columns,
+                          product.columns, nullptr, rows.y, product.rows);
+  });
+}
+
 }  // namespace
 
 void multiply_plain(const Context& context, const Product& product, const float* packed) {
-  if (product.patches != nullptr) {
+  if (product.patches != nullptr && product.columns <= kMostNarrow && product.depth <= kDeepestNarrow) {
+    multiply_narrow(context, product, packed);
+  } else if (product.patches != nullptr) {
     multiply_patches(context, product, packed);
   } else {
     multiply_rows(context, product, packed);

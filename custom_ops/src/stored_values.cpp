@@ -811,9 +811,8 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
 }
 
 bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns) {
-  constexpr int64_t kDeepest = 1024;
-  const bool few = columns <= kMostNarrow && columns > 0 && rows <= kDeepest && structure.row_tiles(rows).size() == 1 &&
-                   structure.column_groups(columns).size() == 1;
+  const bool few = columns <= kMostNarrow && columns > 0 && rows <= kDeepestNarrow &&
+                   structure.row_tiles(rows).size() == 1 && structure.column_groups(columns).size() == 1;
   const bool one_reading = structure.slices() == 1 && structure.dac_slice_bits == 0 && !structure.iterative;
   const bool plain = !(structure.input_noise() && device.input_noise > 0) && !needs_noise_weights(structure) &&
                      structure.ir_drop != IrDrop::kFormula && decoding(structure, device).offset == 0;
