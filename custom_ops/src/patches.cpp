@@ -169,20 +169,12 @@ void Patches::cut_columns(const float* image, int64_t first, int64_t count, floa
 
 void Patches::cut_panels(const float* image, int64_t first, int64_t count, int64_t panel, float* out) const {
   const Span all{0, depth()};
-  const bool across = axes_[2].window.stride == 1;
-  Floats rows(across ? 0 : static_cast<size_t>(panel * all.end));
-  for (int64_t begin = 0; begin < count; begin += panel) {
+  for (int64_t begin = 0; begin < count; begin += panel, out += panel * all.end) {
     const int64_t some = std::min(panel, count - begin);
-    if (across) {
-      cut_across(image, first + begin, some, all, out, panel);
-    } else {
-      cut_along(image, first + begin, some, all, rows.data());
-      transpose(rows.data(), all.end, some, all.end, out, panel);
+    cut_across(image, first + begin, some, all, out, panel);
+    for (int64_t k = 0; some < panel && k < all.end; ++k) {
+      std::fill(out + k * panel + some, out + (k + 1) * panel, 0.0f);
     }
-    if (some < panel) {
-      for (int64_t k = 0; k < all.end; ++k) std::fill(out + k * panel + some, out + (k + 1) * panel, 0.0f);
-    }
-    out += panel * all.end;
   }
 }
 

@@ -46,7 +46,8 @@ class Patches {
   void cut(const float* image, int64_t first, int64_t count, const Span& span, float* out) const;
   // All columns, each with these rows side by side: [depth, count]; columns `stride` apart.
   void cut_columns(const float* image, int64_t first, int64_t count, float* out, int64_t stride) const;
-  // All columns of these rows as kernels().float_packing has a matrix [depth, count]: in panels of so many rows.
+  // All columns of these rows as kernels().float_packing has a matrix [depth, count]: in panels of so many rows. For
+  // windows that move by one along the last axis.
   void cut_panels(const float* image, int64_t first, int64_t count, int64_t panel, float* out) const;
 
  private:

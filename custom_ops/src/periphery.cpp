@@ -799,7 +799,18 @@ void mark_lost_rows(const Context& context, const float* a, int64_t rows, int64_
   });
 }
 
-const Packing& plain_packing(bool of_patches) { return of_patches ? column_packing() : *kernels().float_packing; }
+namespace {
+
+bool is_narrow(int64_t depth, int64_t columns) { return columns <= kMostNarrow && depth <= kDeepestNarrow; }
+
+}  // namespace
+
+const Packing& plain_packing(const Structure& structure, int64_t rows, int64_t columns) {
+  // Windows that move by one cut lines out of images, others rows of the product.
+  const bool by_columns =
+      !structure.window.empty() && (is_narrow(rows, columns) || structure.window.back().stride == 1);
+  return by_columns ? column_packing() : *kernels().float_packing;
+}
 
 namespace {
 
@@ -830,6 +841,29 @@ void multiply_rows(const Context& context, const Product& product, const float* 
                                 std::min(column_step, columns - column),
                                 product.y + (matrix * product.rows + row) * columns + column, columns, nullptr);
     }
+  });
+}
+
+// Rows are cut out of the images, and what comes out is put into images.
+void multiply_cut_rows(const Context& context, const Product& product, const float* packed) {
+  const int64_t depth = product.depth;
+  const int64_t columns = product.columns;
+  int64_t step = std::min(kMostRowsOfProduct, kFloatsOfPatches / (depth + columns));
+  step = std::min(step, (product.rows * product.matrices + kLeastTasks - 1) / kLeastTasks);
+  step = std::max<int64_t>(1, step / kRowsAtOnce) * kRowsAtOnce;
+  const int64_t blocks = (product.rows + step - 1) / step;
+  const int64_t b_size = kernels().float_packing->size(depth, columns);
+  context.parallel_for(blocks * product.matrices, [&](int64_t task) {
+    const int64_t matrix = task / blocks;
+    const int64_t first = task % blocks * step;
+    const int64_t count = std::min(step, product.rows - first);
+    Scratch rows(count * depth);
+    Scratch results(count * columns);
+    product.patches->cut(product.a + matrix * product.patches->image_size(), first, count, {0, depth}, rows.data());
+    kernels().multiply_packed(rows.data(), depth, count, packed + product.b_matrix(matrix) * b_size, depth, columns,
+                              results.data(), columns, nullptr);
+    transpose(results.data(), columns, count, columns, product.y + matrix * columns * product.rows + first,
+              product.rows);
   });
 }
 
@@ -876,13 +910,15 @@ void multiply_narrow(const Context& context, const Product& product, const float
 
 }  // namespace
 
-void multiply_plain(const Context& context, const Product& product, const float* packed) {
-  if (product.patches != nullptr && product.columns <= kMostNarrow && product.depth <= kDeepestNarrow) {
-    multiply_narrow(context, product, packed);
-  } else if (product.patches != nullptr) {
-    multiply_patches(context, product, packed);
-  } else {
+void multiply_plain(const Context& context, const Product& product, const Packing& packing, const float* packed) {
+  if (product.patches == nullptr) {
     multiply_rows(context, product, packed);
+  } else if (&packing != &column_packing()) {
+    multiply_cut_rows(context, product, packed);
+  } else if (is_narrow(product.depth, product.columns)) {
+    multiply_narrow(context, product, packed);
+  } else {
+    multiply_patches(context, product, packed);
   }
 }
 
