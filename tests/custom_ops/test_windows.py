@@ -168,15 +168,14 @@ def test_convolutions_of_usual_size(shape: Any, kernel: Any, axis: Axis, groups:
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("columns", [1, 4])
 @pytest.mark.parametrize("code", ["sign_magnitude", "offset_binary", "twos_complement"])
 @pytest.mark.parametrize("adc", ["absmax", "fixed", "none"])
-@pytest.mark.parametrize("dac", ["absmax", "fixed", "none"])
+@pytest.mark.parametrize("dac", ["absmax", "fixed"])
 def test_few_columns_agree_with_the_twin(columns: int, code: str, adc: str, dac: str, instruction_set: str) -> None:
     """They are read many positions at once."""
     numbers = {"read.output_noise": 0.05, "read.weight_noise": 0.02}
-    if dac != "none":
-        numbers |= {"dac.bits": 8.0, "dac.steps": 0.0, "dac.bound": 1.0}
+    numbers |= {"dac.bits": 8.0, "dac.steps": 0.0, "dac.bound": 1.0}
     if dac == "fixed":
         numbers["dac.max"] = 2.0
     if adc != "none":
