@@ -217,7 +217,7 @@ StoredProduct::Layout StoredProduct::layout_of_images(const Tensor& x, const Wei
 
 void StoredProduct::exact_product(const Layout& layout, const float* x, const Weights& w, const Context& context,
                                   float* y) {
-  const Packing* packing = &plain_packing(layout.product.patches != nullptr);
+  const Packing* packing = &plain_packing(structure_, rows_, columns_);
   std::shared_ptr<const Floats> packed;
   bool room = false;
   {
@@ -241,7 +241,7 @@ void StoredProduct::exact_product(const Layout& layout, const float* x, const We
   Product product = layout.product;
   product.a = x;
   product.y = y;
-  multiply_plain(context, product, packed->data());
+  multiply_plain(context, product, *packing, packed->data());
 }
 
 // For one more chip; the lock is held.
@@ -255,8 +255,10 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
                                                          const Context& context) {
   const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   const bool for_reading = structure_.has_periphery();
-  const Packing& packing = for_reading ? packing_for(structure_, controls.device, rows_, for_reading)
-                                       : plain_packing(!structure_.window.empty());
+  const Packing& packing = !for_reading ? plain_packing(structure_, rows_, columns_)
+                           : reads_narrow(structure_, controls.device, rows_, columns_)
+                               ? column_packing()
+                               : packing_for(structure_, controls.device, rows_, for_reading);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& snapshot : snapshots_) {
@@ -296,7 +298,7 @@ void StoredProduct::crossbar_product(const Controls& controls, const Layout& lay
   read.a = x;
   read.y = y;
   if (!structure_.has_periphery()) {
-    multiply_plain(context, read, weights->slices[0].data());
+    multiply_plain(context, read, *weights->packing, weights->slices[0].data());
     return;
   }
   const SampleMap samples(layout.y_rows, layout.sample_axis, controls);

@@ -96,16 +96,45 @@ Patches::Patches(const std::vector<WindowAxis>& window, const std::vector<int64_
     places_ *= axis.window.size;
     positions_ *= axis.out;
   }
+  for (int64_t k = 0; k < places_; ++k) {
+    Place place{};
+    int64_t rest = k;
+    for (int i = 2; i >= 0; --i) {
+      place.offset[i] = rest % axes_[i].window.size * axes_[i].window.dilation - axes_[i].window.before;
+      rest /= axes_[i].window.size;
+    }
+    window_.push_back(place);
+  }
 }
 
-Patches::Place Patches::place(int64_t k) const {
-  Place result{};
-  for (int i = 2; i >= 0; --i) {
-    result.offset[i] = k % axes_[i].window.size * axes_[i].window.dilation - axes_[i].window.before;
-    k /= axes_[i].window.size;
+void Patches::pad(const float* image, float* out) const {
+  const Axis& z = axes_[0];
+  const Axis& y = axes_[1];
+  const Axis& x = axes_[2];
+  for (int64_t channel = 0; channel < channels_; ++channel) {
+    for (int64_t in_z = -z.window.before; in_z < z.in + z.window.after; ++in_z) {
+      for (int64_t in_y = -y.window.before; in_y < y.in + y.window.after; ++in_y, out += x.padded()) {
+        if (in_z < 0 || in_z >= z.in || in_y < 0 || in_y >= y.in) {
+          zero_floats(x.padded(), out);
+          continue;
+        }
+        zero_floats(x.window.before, out);
+        copy_floats(image + ((channel * z.in + in_z) * y.in + in_y) * x.in, x.in, out + x.window.before);
+        zero_floats(x.window.after, out + x.window.before + x.in);
+      }
+    }
   }
-  result.channel = k;
-  return result;
+}
+
+std::vector<int64_t> Patches::column_offsets() const {
+  std::vector<int64_t> offsets;
+  for (int64_t k = 0; k < depth(); ++k) {
+    const Place at = place(k);
+    int64_t offset = at.channel;
+    for (int i = 0; i < 3; ++i) offset = offset * axes_[i].padded() + at.offset[i] + axes_[i].window.before;
+    offsets.push_back(offset);
+  }
+  return offsets;
 }
 
 void Patches::cut(const float* image, int64_t first, int64_t count, const Span& span, float* out) const {
@@ -123,22 +152,29 @@ void Patches::cut(const float* image, int64_t first, int64_t count, const Span& 
   }
 }
 
+void Patches::cut_columns(const float* image, int64_t first, int64_t count, float* out, int64_t stride) const {
+  const Span all{0, depth()};
+  if (axes_[2].window.stride == 1) {
+    cut_across(image, first, count, all, out, stride);
+    return;
+  }
+  constexpr int64_t kAtOnce = 32;
+  Floats rows(static_cast<size_t>(std::min(kAtOnce, count) * all.end));
+  for (int64_t begin = 0; begin < count; begin += kAtOnce) {
+    const int64_t some = std::min(kAtOnce, count - begin);
+    cut_along(image, first + begin, some, all, rows.data());
+    transpose(rows.data(), all.end, some, all.end, out + begin, stride);
+  }
+}
+
 void Patches::cut_panels(const float* image, int64_t first, int64_t count, int64_t panel, float* out) const {
   const Span all{0, depth()};
-  const bool across = axes_[2].window.stride == 1;
-  Floats rows(across ? 0 : static_cast<size_t>(panel * all.end));
-  for (int64_t begin = 0; begin < count; begin += panel) {
+  for (int64_t begin = 0; begin < count; begin += panel, out += panel * all.end) {
     const int64_t some = std::min(panel, count - begin);
-    if (across) {
-      cut_across(image, first + begin, some, all, out, panel);
-    } else {
-      cut_along(image, first + begin, some, all, rows.data());
-      transpose(rows.data(), all.end, some, all.end, out, panel);
+    cut_across(image, first + begin, some, all, out, panel);
+    for (int64_t k = 0; some < panel && k < all.end; ++k) {
+      std::fill(out + k * panel + some, out + (k + 1) * panel, 0.0f);
     }
-    if (some < panel) {
-      for (int64_t k = 0; k < all.end; ++k) std::fill(out + k * panel + some, out + (k + 1) * panel, 0.0f);
-    }
-    out += panel * all.end;
   }
 }
 
@@ -147,19 +183,28 @@ void Patches::cut_across(const float* image, int64_t first, int64_t count, const
   const Axis& z = axes_[0];
   const Axis& y = axes_[1];
   const Axis& x = axes_[2];
+  const int64_t first_column = first % x.out;
+  const int64_t first_y = first / x.out % y.out;
+  const int64_t first_z = first / x.out / y.out;
   for (int64_t k = span.begin; k < span.end; ++k, out += stride) {
     const Place at = place(k);
     const float* channel = image + at.channel * z.in * y.in * x.in;
+    int64_t column = first_column;
+    int64_t out_y = first_y;
+    int64_t out_z = first_z;
     // Positions of one line after another: their numbers lie side by side.
     for (int64_t done = 0; done < count;) {
-      const int64_t position = first + done;
-      const int64_t column = position % x.out;
       const int64_t some = std::min(x.out - column, count - done);
-      const int64_t in_y = position / x.out % y.out * y.window.stride + at.offset[1];
-      const int64_t in_z = position / x.out / y.out * z.window.stride + at.offset[0];
+      const int64_t in_y = out_y * y.window.stride + at.offset[1];
+      const int64_t in_z = out_z * z.window.stride + at.offset[0];
       const int64_t in_x = column + at.offset[2];
       float* to = out + done;
       done += some;
+      column = 0;
+      if (++out_y == y.out) {
+        out_y = 0;
+        ++out_z;
+      }
       if (in_y < 0 || in_y >= y.in || in_z < 0 || in_z >= z.in) {
         zero_floats(some, to);
         continue;

@@ -27,9 +27,27 @@ class Patches {
   int64_t depth() const { return channels_ * places_; }
   int64_t image_size() const { return channels_ * axes_[0].in * axes_[1].in * axes_[2].in; }
 
+  // Where windows move by one, a line of positions is a line of the padded image, begun elsewhere for each column.
+  // Whether that is so, and the padded image small.
+  bool has_lines() const { return axes_[2].window.stride == 1 && padded_size() <= kMostPadded; }
+  int64_t padded_size() const { return channels_ * axes_[0].padded() * axes_[1].padded() * axes_[2].padded(); }
+  void pad(const float* image, float* out) const;
+  int64_t lines() const { return axes_[0].out * axes_[1].out; }
+  int64_t line_length() const { return axes_[2].out; }
+  // Of a line in the padded image, and of column k from there.
+  int64_t line_start(int64_t line) const {
+    const int64_t z = line / axes_[1].out * axes_[0].window.stride;
+    const int64_t y = line % axes_[1].out * axes_[1].window.stride;
+    return (z * axes_[1].padded() + y) * axes_[2].padded();
+  }
+  std::vector<int64_t> column_offsets() const;
+
   // Columns `span` of rows [first, first + count), one row after another: [count, span].
   void cut(const float* image, int64_t first, int64_t count, const Span& span, float* out) const;
-  // All columns of these rows as kernels().float_packing has a matrix [depth, count]: in panels of so many rows.
+  // All columns, each with these rows side by side: [depth, count]; columns `stride` apart.
+  void cut_columns(const float* image, int64_t first, int64_t count, float* out, int64_t stride) const;
+  // All columns of these rows as kernels().float_packing has a matrix [depth, count]: in panels of so many rows. For
+  // windows that move by one along the last axis.
   void cut_panels(const float* image, int64_t first, int64_t count, int64_t panel, float* out) const;
 
  private:
@@ -37,14 +55,20 @@ class Patches {
     WindowAxis window;
     int64_t in = 1;   // size of the image
     int64_t out = 1;  // positions
+    int64_t padded() const { return in + window.before + window.after; }
   };
+  static constexpr int64_t kMostPadded = 1 << 20;
   // One place of the window in one channel: how far from the corner of a position.
   struct Place {
     int64_t channel;
     int64_t offset[3];
   };
 
-  Place place(int64_t k) const;
+  Place place(int64_t k) const {
+    Place result = window_[static_cast<size_t>(k % places_)];
+    result.channel = k / places_;
+    return result;
+  }
   // [span, count] instead of [count, span], rows `stride` apart: for windows that move by one.
   void cut_across(const float* image, int64_t first, int64_t count, const Span& span, float* out, int64_t stride) const;
   void cut_along(const float* image, int64_t first, int64_t count, const Span& span, float* out) const;
@@ -53,6 +77,7 @@ class Patches {
   int64_t channels_;
   int64_t places_ = 1;
   int64_t positions_ = 1;
+  std::vector<Place> window_;  // of one channel
 };
 
 }  // namespace emu

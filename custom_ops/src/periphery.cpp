@@ -83,6 +83,58 @@ int64_t rows_per_block(int64_t rows, int64_t matrices, int64_t floats_per_row) {
   return (even + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce;
 }
 
+// Rows of one matrix of a convolution of few columns, side by side as they lie in the images.
+struct NarrowRows {
+  int64_t matrix;
+  int64_t first;
+  int64_t count;
+  const float* x;  // [depth, count], row k from offsets[k] on
+  const int64_t* offsets;
+  float* normals;  // room for [count, kMostNarrow]
+  float* y;        // [columns, count], rows as far apart as the product has rows
+};
+
+void for_narrow(const Context& context, const Product& product, const std::function<void(const NarrowRows&)>& body) {
+  const Patches& patches = *product.patches;
+  const bool lines = patches.has_lines();
+  const int64_t at_most = kFloatsNear / std::max<int64_t>(1, product.depth) / 32 * 32;
+  const int64_t step = lines ? patches.line_length() : std::min(product.rows, std::max<int64_t>(64, at_most));
+  // Lines of one image after each other, which is padded once.
+  const int64_t steps = (product.rows + step - 1) / step;
+  const int64_t steps_of_part = lines ? steps : 1;
+  const int64_t parts = product.matrices * (steps / steps_of_part);
+  const int64_t at_once = std::max<int64_t>(1, parts / kMostTasks);
+  std::vector<int64_t> offsets = lines ? patches.column_offsets() : std::vector<int64_t>();
+  context.parallel_for((parts + at_once - 1) / at_once, [&](int64_t task) {
+    Scratch x(lines ? patches.padded_size() : step * product.depth);
+    Scratch normals(step * kMostNarrow);
+    std::vector<int64_t> own(lines ? 0 : static_cast<size_t>(product.depth));
+    for (int64_t part = task * at_once; part < std::min(parts, (task + 1) * at_once); ++part) {
+      const int64_t begin = part * steps_of_part;
+      const int64_t matrix = begin / steps;
+      const float* image = product.a + matrix * patches.image_size();
+      if (lines) patches.pad(image, x.data());
+      for (int64_t i = begin % steps; i < begin % steps + steps_of_part; ++i) {
+        NarrowRows rows{matrix,
+                        i * step,
+                        std::min(step, product.rows - i * step),
+                        x.data(),
+                        offsets.data(),
+                        normals.data(),
+                        product.y + matrix * product.columns * product.rows + i * step};
+        if (lines) {
+          rows.x += patches.line_start(i);
+        } else {
+          patches.cut_columns(image, rows.first, rows.count, x.data(), rows.count);
+          for (size_t k = 0; k < own.size(); ++k) own[k] = static_cast<int64_t>(k) * rows.count;
+          rows.offsets = own.data();
+        }
+        body(rows);
+      }
+    }
+  });
+}
+
 // How one product is read: what is the same for all its rows.
 class Reader {
  public:
@@ -123,6 +175,10 @@ class Reader {
   }
 
   void run(const Context& context) const {
+    if (product_.packing == &column_packing()) {
+      run_narrow(context);
+      return;
+    }
     const int64_t matrices = product_.matrices;
     const int64_t step = rows_per_block(product_.rows, matrices, deepest_ + widest_);
     const int64_t of_matrix = (product_.rows + step - 1) / step;
@@ -324,6 +380,38 @@ class Reader {
       transpose(out, product_.columns, block.rows, product_.columns, image + block.first - block.matrix * product_.rows,
                 product_.rows);
     }
+  }
+
+  void run_narrow(const Context& context) const {
+    for_narrow(context, product_, [&](const NarrowRows& rows) { read_narrow(rows); });
+  }
+
+  void read_narrow(const NarrowRows& rows) const {
+    const int64_t b = product_.b_matrix(rows.matrix);
+    const int64_t row = rows.matrix * product_.rows + rows.first;
+    NarrowRead read;
+    read.input = input_;
+    read.alpha = structure_.dac == Range::kAbsMax ? 0.0f : range_of_input(0.0f);
+    read.limit = structure_.dac == Range::kAbsMax ? device_.dac_limit : 0.0f;
+    read.noisy = noisy_;
+    read.weight_variance = weight_noise_ * weight_noise_;
+    read.output_variance = output_noise_squared_;
+    read.strength = strength_;
+    read.output = pattern_of(0, 0, 0, b, false);
+    read.output.factor = product_.decoding.factors[0];
+    read.output.scales = scales(row, 0);
+    if (noisy_) {  // one block each, of rows that follow each other
+      static_assert(kMostNarrow == 4, "as many as a block has");
+      const SampleRow place = product_.samples->locate(row);
+      Counter counter = noise_;
+      counter.block = place.row;
+      counter.c1 = place.sample;
+      counter.c3 = kRead;
+      kernels().normals(counter, 0, rows.count * kMostNarrow, rows.normals);
+    }
+    kernels().read_narrow(read, rows.x, rows.offsets, product_.depth, rows.count,
+                          product_.tile(0, 0, 0) + b * product_.depth * product_.columns, product_.columns,
+                          rows.normals, rows.y, product_.rows);
   }
 
   void find_places(const Rows& rows, Work& work) const {
@@ -711,7 +799,18 @@ void mark_lost_rows(const Context& context, const float* a, int64_t rows, int64_
   });
 }
 
-const Packing& plain_packing(bool of_patches) { return of_patches ? column_packing() : *kernels().float_packing; }
+namespace {
+
+bool is_narrow(int64_t depth, int64_t columns) { return columns <= kMostNarrow && depth <= kDeepestNarrow; }
+
+}  // namespace
+
+const Packing& plain_packing(const Structure& structure, int64_t rows, int64_t columns) {
+  // Windows that move by one cut lines out of images, others rows of the product.
+  const bool by_columns =
+      !structure.window.empty() && (is_narrow(rows, columns) || structure.window.back().stride == 1);
+  return by_columns ? column_packing() : *kernels().float_packing;
+}
 
 namespace {
 
@@ -745,6 +844,29 @@ void multiply_rows(const Context& context, const Product& product, const float* 
   });
 }
 
+// Rows are cut out of the images, and what comes out is put into images.
+void multiply_cut_rows(const Context& context, const Product& product, const float* packed) {
+  const int64_t depth = product.depth;
+  const int64_t columns = product.columns;
+  int64_t step = std::min(kMostRowsOfProduct, kFloatsOfPatches / (depth + columns));
+  step = std::min(step, (product.rows * product.matrices + kLeastTasks - 1) / kLeastTasks);
+  step = std::max<int64_t>(1, step / kRowsAtOnce) * kRowsAtOnce;
+  const int64_t blocks = (product.rows + step - 1) / step;
+  const int64_t b_size = kernels().float_packing->size(depth, columns);
+  context.parallel_for(blocks * product.matrices, [&](int64_t task) {
+    const int64_t matrix = task / blocks;
+    const int64_t first = task % blocks * step;
+    const int64_t count = std::min(step, product.rows - first);
+    Scratch rows(count * depth);
+    Scratch results(count * columns);
+    product.patches->cut(product.a + matrix * product.patches->image_size(), first, count, {0, depth}, rows.data());
+    kernels().multiply_packed(rows.data(), depth, count, packed + product.b_matrix(matrix) * b_size, depth, columns,
+                              results.data(), columns, nullptr);
+    transpose(results.data(), columns, count, columns, product.y + matrix * columns * product.rows + first,
+              product.rows);
+  });
+}
+
 // The other way round, Y' = B' A', whose sums are the same: then Y comes out as an image, and what is cut lies in it
 // as in the image it is cut from.
 void multiply_patches(const Context& context, const Product& product, const float* columns_of_b) {
@@ -772,13 +894,31 @@ void multiply_patches(const Context& context, const Product& product, const floa
   });
 }
 
+// Of few columns, where nothing is converted.
+void multiply_narrow(const Context& context, const Product& product, const float* columns_of_b) {
+  const float ones[kMostNarrow] = {1, 1, 1, 1};
+  NarrowRead read;
+  read.alpha = 1;
+  read.output.scales = ones;
+  read.marks_lost = false;
+  for_narrow(context, product, [&](const NarrowRows& rows) {
+    kernels().read_narrow(read, rows.x, rows.offsets, product.depth, rows.count,
+                          columns_of_b + product.b_matrix(rows.matrix) * product.depth * product.columns,
+                          product.columns, nullptr, rows.y, product.rows);
+  });
+}
+
 }  // namespace
 
-void multiply_plain(const Context& context, const Product& product, const float* packed) {
-  if (product.patches != nullptr) {
-    multiply_patches(context, product, packed);
-  } else {
+void multiply_plain(const Context& context, const Product& product, const Packing& packing, const float* packed) {
+  if (product.patches == nullptr) {
     multiply_rows(context, product, packed);
+  } else if (&packing != &column_packing()) {
+    multiply_cut_rows(context, product, packed);
+  } else if (is_narrow(product.depth, product.columns)) {
+    multiply_narrow(context, product, packed);
+  } else {
+    multiply_patches(context, product, packed);
   }
 }
 

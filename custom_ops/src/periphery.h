@@ -70,10 +70,10 @@ void read_product(const CrossbarProduct& product, const Context& context);
 // The same for rows of Y [rows, columns] of which only a part is read: NaN where A [rows, depth] is not finite.
 void mark_lost_rows(const Context& context, const float* a, int64_t rows, int64_t depth, int64_t columns, float* y);
 
-// How B of a plain product is packed.
-const Packing& plain_packing(bool of_patches);
+// How B [rows, columns] of a plain product is packed.
+const Packing& plain_packing(const Structure& structure, int64_t rows, int64_t columns);
 
 // The plain product with B [b matrices, depth, columns] packed so, each matrix as a whole.
-void multiply_plain(const Context& context, const Product& product, const float* packed);
+void multiply_plain(const Context& context, const Product& product, const Packing& packing, const float* packed);
 
 }  // namespace emu

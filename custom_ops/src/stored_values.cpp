@@ -810,6 +810,15 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
   return codes && !more_than_codes && !unbounded && !too_deep ? *table.fixed_packing : *table.float_packing;
 }
 
+bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns) {
+  const bool few = columns <= kMostNarrow && columns > 0 && rows <= kDeepestNarrow &&
+                   structure.row_tiles(rows).size() == 1 && structure.column_groups(columns).size() == 1;
+  const bool one_reading = structure.slices() == 1 && structure.dac_slice_bits == 0 && !structure.iterative;
+  const bool plain = !(structure.input_noise() && device.input_noise > 0) && !needs_noise_weights(structure) &&
+                     structure.ir_drop != IrDrop::kFormula && decoding(structure, device).offset == 0;
+  return !structure.window.empty() && few && one_reading && plain;
+}
+
 BlockLayout::BlockLayout(const Packing& packing, const std::vector<Span>& row_tiles,
                          const std::vector<Span>& column_groups, int64_t matrices)
     : groups_(column_groups.size()) {

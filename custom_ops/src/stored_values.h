@@ -51,6 +51,9 @@ class BlockLayout {
 // else as floats. rows: of the matrix.
 const Packing& packing_for(const Structure& structure, const Device& device, int64_t rows, bool for_reading);
 
+// Whether a convolution's matrices [rows, columns] are read as NarrowRead can, which wants them as columns.
+bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns);
+
 // How what is read becomes a weight in units of its scale: the sum of factor * reading over the slices, less the
 // offset.
 struct Decoding {

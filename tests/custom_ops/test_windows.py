@@ -168,6 +168,33 @@ def test_convolutions_of_usual_size(shape: Any, kernel: Any, axis: Axis, groups:
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize("code", ["sign_magnitude", "offset_binary", "twos_complement"])
+@pytest.mark.parametrize("adc", ["absmax", "fixed", "none"])
+@pytest.mark.parametrize("dac", ["absmax", "fixed"])
+def test_few_columns_agree_with_the_twin(columns: int, code: str, adc: str, dac: str, instruction_set: str) -> None:
+    """They are read many positions at once."""
+    numbers = {"read.output_noise": 0.05, "read.weight_noise": 0.02}
+    numbers |= {"dac.bits": 8.0, "dac.steps": 0.0, "dac.bound": 1.0}
+    if dac == "fixed":
+        numbers["dac.max"] = 2.0
+    if adc != "none":
+        numbers |= {"adc.bits": 8.0, "adc.steps": 0.0, "adc.gain_sigma": 0.01, "adc.offset_sigma": 0.01}
+    if adc == "fixed":
+        numbers["adc.bound"] = 3.0
+    attributes = {**PLAIN_STORED, "window": "3,1,1,1,1;3,2,1,1,1", "entries": ",".join(numbers), "adc_code": code}
+    attributes |= {"dac": dac, "adc": adc, "read_noise": "additive_constant", "program": "none", "scaling": "column"}
+    feeds = controls(list(numbers.values()), seed=3, read_seed=4, sample=[7, 2])
+    rng = np.random.default_rng(5)
+    x, w = rng.standard_normal((2, 6, 9, 11), np.float32), rng.standard_normal((3, 18, columns), np.float32)
+    x[0, :2, :4] = 0  # positions that meet nothing
+    trace = Trace()
+    expected = crossbar_matmul(x, w, **feeds, trace=trace, **attributes)
+    native = run_one_node("CrossbarMatMul", attributes, (x, w), feeds)
+    assert_agree(native, expected, trace, {"attributes": attributes, "feeds": feeds, "left": x}, w)
+    assert np.mean(trace.undecided) < 0.02
+
+
 def test_noise_of_a_convolution_follows_the_sample_and_not_the_batch() -> None:
     case = noisy(window="3,1,1,1,1;3,1,1,1,1")
     rng = np.random.default_rng(2)
@@ -182,8 +209,11 @@ def test_noise_of_a_convolution_follows_the_sample_and_not_the_batch() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("columns", [1, 5])
-def test_a_position_that_meets_no_number_is_nan(bad: float, columns: int, instruction_set: str) -> None:
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_position_that_meets_no_number_is_nan(bad: float, columns: int, repeats: bool, instruction_set: str) -> None:
     case = noisy(window="3,1,1,1,1;3,2,1,1,1")
+    if not repeats:  # then convolutions of few columns are read many positions at once
+        case["attributes"] |= {"bound_management": "none", "read_noise": "additive_constant"}
     rng = np.random.default_rng(3)
     x, w = rng.standard_normal((2, 4, 6, 9), np.float32), rng.standard_normal((2, 18, columns), np.float32)
     x[1, 3, 2, 4] = bad  # of the second group
