@@ -179,7 +179,7 @@ def _gemm(node: ir.Node, flow: DataFlow, probes: Probes) -> Product | str:
 def _conv(node: ir.Node, flow: DataFlow, probes: Probes) -> Product | str:
     image, kernel = node.inputs[0], node.inputs[1]
     assert image is not None and kernel is not None, "the checker has seen to it"
-    found = convolution_of(node, probes.fixed(image))
+    found = convolution_of(node, probes.certain(image))
     if isinstance(found, str):
         return found
     return Product(node, True, image, kernel, found.rows, found.outputs, stack=found.groups, convolution=found)

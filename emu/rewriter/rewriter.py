@@ -18,7 +18,7 @@ from emu.rewriter.analysis import Analysis, analyze
 from emu.rewriter.batch import Batch, find_batch
 from emu.rewriter.devices import Device, Rule, assign, load_devices
 from emu.rewriter.faults import Faults
-from emu.rewriter.load import DOMAIN, MANIFEST_KEY, ModelSource, check_graph, load
+from emu.rewriter.load import DOMAIN, MANIFEST_KEY, Loaded, ModelSource, check_graph, load
 from emu.rewriter.manifest import make_manifest, read_manifest
 from emu.rewriter.normalize import normalize
 from emu.rewriter.passes import NameFusedDomainPass, RestoreCodesPass
@@ -209,6 +209,19 @@ class _Read:
 
 def _analyzed(source: ModelSource, batch_axis: str | None = None) -> _Read:
     loaded = load(source)
+    try:
+        return _read(loaded, batch_axis)
+    except InputError:
+        raise
+    except Exception as error:  # of whichever library: a user gets a sentence, and the cause stays with it
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"{loaded.name} cannot be rewritten ({type(error).__name__}: {reason}): "
+            "export it again, or report this model to the makers of emu."
+        ) from error
+
+
+def _read(loaded: Loaded, batch_axis: str | None) -> _Read:
     name = loaded.name
     NameFusedDomainPass()(loaded.model)
     check_graph(loaded.model, f"{name} is not a valid ONNX model", "export it again")

@@ -48,13 +48,14 @@ class Probes:
     """A model's shapes at two batch sizes, and at another length of its sequences.
 
     `base` and `more_samples` differ in the batch size alone, `base` and `longer` in all other symbolic sizes. Where a
-    model fixes its sizes, they are the same.
+    model fixes its sizes, they are the same. Free sides of an image have one likely size in all of them (`free_image`).
     """
 
     base: Shapes
     more_samples: Shapes
     longer: Shapes
     batch: int
+    free_image: bool = False
 
     def batch_axis(self, value: ir.Value | None) -> int | None:
         """The first axis of `value` that grows with the batch, None where none does or shapes are unknown."""
@@ -64,6 +65,15 @@ class Probes:
         pairs = zip(few, many, strict=True)
         grows = (axis for axis, (a, b) in enumerate(pairs) if a and a * BATCHES[1] == b * BATCHES[0])
         return next(grows, None)
+
+    def certain(self, value: ir.Value | None) -> tuple[int | None, ...] | None:
+        """The shape of `value` as the graph may rely on it: None for every axis whose size a run may change."""
+        shape, more, fixed = self.base.get(value), self.more_samples.get(value), self.fixed(value)
+        if shape is None or more is None or fixed is None or len(shape) != len(more):
+            return None
+        if self.free_image and tensor_of(value) is None:
+            return (None,) * len(shape)
+        return tuple(size if few == many else None for size, few, many in zip(fixed, shape, more, strict=True))
 
     def fixed(self, value: ir.Value | None) -> tuple[int | None, ...] | None:
         """The shape of `value`, None for axes whose size depends on symbolic dimensions other than the batch."""
@@ -83,7 +93,8 @@ def probe(model: ir.Model, batch: Batch) -> Probes:
     )
     more = inference.run(_Sizes(batch, BATCHES[1], LENGTHS[0], image)) if batch.size is None else base
     longer = inference.run(_Sizes(batch, BATCHES[0], LENGTHS[1], image))
-    return Probes(base, more, longer if longer.conflicts <= base.conflicts else base, batch.size or BATCHES[0])
+    longer = longer if longer.conflicts <= base.conflicts else base
+    return Probes(base, more, longer, batch.size or BATCHES[0], images != [None])
 
 
 def check_one_batch(model: ir.Model, batch: Batch, name: str) -> None:

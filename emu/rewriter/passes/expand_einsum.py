@@ -57,13 +57,8 @@ class _Operand:
 
     @staticmethod
     def of(value: ir.Value | None, probes: Probes) -> "_Operand":
-        shape, more = probes.base.get(value), probes.more_samples.get(value)
-        fixed = probes.fixed(value)
-        if shape is None or more is None or fixed is None or len(shape) != len(more):
-            return _Operand(shape, [None] * len(shape or ()))
-        return _Operand(
-            shape, [size if few == many else None for size, few, many in zip(fixed, shape, more, strict=True)]
-        )
+        shape = probes.base.get(value)
+        return _Operand(shape, probes.certain(value) or [None] * len(shape or ()))
 
 
 @dataclass(frozen=True)
