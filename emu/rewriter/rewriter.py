@@ -64,6 +64,16 @@ class EmulatedModel:
         """The whole model as a protobuf, weights included."""
         return ir.to_proto(in_memory(self._model))
 
+    @property
+    def batch(self) -> tuple[str | None, int]:
+        """The input that tells how many samples there are (None where none does), and its axis that counts them."""
+        told = self.manifest.get("batch")
+        if told is not None:
+            return told["input"], told["axis"]
+        # Written before models said so: then it was the first input that has dimensions.
+        inputs = (each for each in self._model.graph.inputs if each.shape is None or len(each.shape))
+        return next((each.name for each in inputs if not (each.name or "").startswith("emu.")), None), 0
+
     def value(self, name: str) -> NDArray[Any]:
         """The content of an initializer, such as the default of a control; not to be changed."""
         tensor = self._model.graph.initializers[name].const_value

@@ -116,7 +116,6 @@ class Chip:
         where = next((each.device for each in model.parameters()), torch.device("cpu"))
         example = {name: value.to(where) for name, value in example.items()}
         plain = onnx_of(model, example)
-        self._first_input = plain.graph.input[0].name
         whole = rewrite(plain, "ideal", share="never")
         products = find_products(model, example)
         behind = match(products, whole)
@@ -248,12 +247,15 @@ class Chip:
                 list(pool.map(StoredProduct.prepare, stored))
 
     def _samples_of(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> int:
-        """Samples of a forward: the length of what is the first input of the exported model, as there."""
+        """Samples of a forward: the length of the axis that counts them in the exported model, as there."""
         given = dict(
             zip(inspect.signature(type(self.model).forward).parameters, (self.model, *arguments), strict=False)
         )
-        first = {**given, **keywords}.get(self._first_input)
-        tensors = [first, *arguments, *keywords.values()]
+        source, axis = self._emulated.batch
+        counting = {**given, **keywords}.get(source or "")
+        if isinstance(counting, Tensor) and counting.ndim > axis:
+            return int(counting.shape[axis])
+        tensors = (*arguments, *keywords.values())
         return next((len(each) for each in tensors if isinstance(each, Tensor) and each.ndim), 1)
 
     def controls(self, structure: Structure, site: Mapping[str, Any], faults: NDArray[np.int64] | None) -> Controls:

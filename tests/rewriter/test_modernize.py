@@ -116,7 +116,7 @@ def cached(tmp_path, external: str = "model.onnx_data"):
 
 
 def test_links_to_a_model_and_its_data_are_followed(tmp_path):
-    store, links = cached(tmp_path)
+    _, links = cached(tmp_path)
     os.symlink("../blobs/bbb", links / "model.onnx_data")
     rewrite(links / "model.onnx", device="ideal").save(tmp_path / "out.onnx")
     expected = onnxruntime.InferenceSession(links / "model.onnx").run(None, X)[0]
