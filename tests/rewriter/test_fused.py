@@ -672,3 +672,14 @@ def test_an_attention_without_its_number_of_heads_is_refused():
     del original.graph.node[0].attribute[:]
     with pytest.raises(InputError, match=r"'y' \(Attention\) needs the attribute num_heads"):
         rewrite(original)
+
+
+def test_older_names_of_operators_are_taken():
+    original = fused(
+        "t = com.microsoft.TransposeMatMul <transB = 1, alpha = 0.5> (x, w)  y = com.microsoft.ExpandDims (t, axis)",
+        outputs="float[batch, one, n] y",
+        w=values(3, 4),
+        axis=np.array(1, np.int32),
+    )
+    expanded = run(with_plain_products(rewrite(original, device="ideal").model), {"x": values(2, 4)})[0]
+    np.testing.assert_allclose(expanded, 0.5 * (values(2, 4) @ values(3, 4).T)[:, None], atol=1e-6)

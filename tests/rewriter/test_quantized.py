@@ -581,3 +581,93 @@ def test_the_helper_of_these_tests_dequantizes_as_the_operator_does():
     emulated = rewrite(original, device="ideal")
     weight = dequantized(emulated.model, crossbars(emulated.model)["y"])
     np.testing.assert_allclose(session(emulated).run(None, X)[0], X["x"] @ weight, atol=1e-5)
+
+
+def same_as_in_onnxruntime(original: onnx.ModelProto, feeds: dict[str, np.ndarray], atol: float = 1e-5):
+    """What the operators compute without disturbance is what onnxruntime does; gives the manifest."""
+    rewritten = rewrite(original, device="ideal")
+    for result, wanted in zip(session(rewritten).run(None, feeds), run_as_written(original, feeds), strict=True):
+        np.testing.assert_allclose(result, wanted, atol=atol)
+    return rewritten.manifest
+
+
+def codes(*shape: int, kind: type = np.uint8, seed: int = 0) -> np.ndarray:
+    limits = np.iinfo(kind)
+    return np.random.default_rng(seed).integers(limits.min, limits.max + 1, shape).astype(kind)
+
+
+def test_the_embeddings_of_a_quantized_bert_are_expanded():
+    parts = {"w": (20, 8), "p": (6, 8), "t": (2, 8), "g": (8,), "b": (8,)}
+    tables = {name: codes(*shape, seed=place) for place, (name, shape) in enumerate(parts.items())}
+    scales = {f"{name}s": np.float32(0.01 + 0.01 * place) for place, name in enumerate(parts)}
+    zeros = {f"{name}z": np.uint8(100 + place) for place, name in enumerate(parts)}
+    original = model(
+        "e, m = com.microsoft.QEmbedLayerNormalization <epsilon = 0.00001> (ids, types, w, p, t, g, b, mask, "
+        "ws, ps, ts, gs, bs, wz, pz, tz, gz, bz)  y = MatMul(e, v)",
+        inputs="int32[batch, tokens] ids, int32[batch, tokens] types, int32[batch, tokens] mask",
+        outputs="float[batch, tokens, 3] y, int32[batch] m",
+        imports=CONTRIB,
+        v=values(8, 3),
+        **tables,
+        **scales,
+        **zeros,
+    )
+    ids = np.array([[3, 5, 19, 0], [7, 7, 1, 2]], np.int32)
+    mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], np.int32)
+    same_as_in_onnxruntime(original, {"ids": ids, "types": ids % 2, "mask": mask}, atol=1e-4)
+
+
+def test_quantized_operators_without_products_stay_as_they_are():
+    body = (
+        """q = com.microsoft.QuantizeLinear(x, s, z)  d = com.microsoft.DequantizeLinear(q, s, z)  y = MatMul(d, w)"""
+    )
+    for kind in (np.int16, np.uint16):
+        weights = {"s": np.float32(1e-4), "z": kind(7), "w": values(4, 3)}
+        original = model(body, imports=CONTRIB, **weights)
+        manifest = same_as_in_onnxruntime(original, X)
+        assert [site["node"] for site in manifest["sites"]] == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("body", "scale", "shares"),
+    [
+        ("f = Cast <to = 1> (c)  w = Mul(f, s)  y = MatMul(x, w)", (), "tensor"),
+        ("f = Cast <to = 1> (c)  w = Mul(s, f)  y = MatMul(x, w)", (6,), "column"),
+        ("f = Cast <to = 1> (c)  w = Div(f, s)  y = MatMul(x, w)", (1, 6), "column"),
+        ("f = Cast <to = 1> (c)  w = Mul(f, s)  y = MatMul(x, w)", (4, 1), "block"),
+        ("f = Cast <to = 1> (c)  g = Sub(f, z)  w = Mul(g, s)  y = MatMul(x, w)", (6,), "column"),
+        ("f = Cast <to = 1> (c)  t = Transpose(f)  u = Transpose(t)  w = Mul(u, s)  y = MatMul(x, w)", (6,), "column"),
+        ("f = Cast <to = 1> (c)  h = MatMul(x, f)  y = Mul(h, s)", (6,), "tensor"),
+    ],
+)
+def test_codes_that_are_cast_and_scaled_are_codes(body, scale, shares):
+    """Weight-only quantization as quanto, torchao or a hand writes it."""
+    scales = np.abs(values(*scale, seed=3)) * np.logspace(-1, 1, max(scale, default=1)).reshape(scale or ()) + 0.01
+    stored = codes(4, 6, kind=np.int8, seed=1)
+    original = model(
+        body, inputs="float[batch, 4] x", c=stored, s=scales.astype(np.float32), z=values(6, seed=4).round() * 3
+    )
+    manifest = same_as_in_onnxruntime(original, X, atol=1e-3)
+    assert [(site["code_bits"], site["code_scale"]) for site in manifest["sites"]] == [(8, shares)]
+    flipped = rewrite(original, device="int8_flips", set={"faults.ber": 0.0})
+    plain = session(original.SerializeToString()).run(None, X)[0]
+    np.testing.assert_allclose(session(flipped).run(None, X)[0], plain, rtol=1e-4, atol=1e-3)
+
+
+def test_scales_of_half_precision_are_widened():
+    original = model(
+        "q = QLinearMatMul(a, as, az, b, bs, bz, ys, yz)",
+        inputs="uint8[batch, 4] a",
+        outputs="uint8[batch, 6] q",
+        opset=21,
+        ir_version=10,
+        b=codes(4, 6),
+        **{"as": np.float16(0.01), "bs": np.float16(0.02), "ys": np.float16(0.5)},
+        az=np.uint8(3),
+        bz=np.uint8(120),
+        yz=np.uint8(128),
+    )
+    rewritten = rewrite(original, device="ideal")
+    result = session(rewritten).run(None, {"a": codes(3, 4, seed=2)})[0]
+    wanted = run(original, {"a": codes(3, 4, seed=2)})[0]
+    assert np.abs(result.astype(int) - wanted.astype(int)).max() <= 1

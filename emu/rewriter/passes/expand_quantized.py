@@ -517,10 +517,21 @@ def _check_softmax(node: ir.Node) -> str | None:
 
 
 def _check_type(node: ir.Node) -> str | None:
-    place = 2 if node.op_type == "QuantizeLinear" else 0
-    value = _input(node, place)
-    kind = value.dtype if value is not None else ir.DataType.UINT8
-    return None if kind in (*_CODES, ir.DataType.INT32, None) else f"codes of type {kind.name.lower()}"
+    kind = _kind_of_codes(node)
+    return None if kind in (*_CODES, ir.DataType.INT32) else f"codes of type {kind.name.lower() if kind else 'unknown'}"
+
+
+def _kind_of_codes(node: ir.Node | None) -> ir.DataType | None:
+    """The type of what a QuantizeLinear gives, or a DequantizeLinear takes."""
+    if node is None or node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        return None
+    zero_point, codes = _input(node, 2), node.inputs[0]
+    if zero_point is not None and zero_point.dtype is not None:
+        return zero_point.dtype
+    if node.op_type == "QuantizeLinear":
+        return ir.DataType.UINT8
+    assert codes is not None, "the checker has seen to it"
+    return codes.dtype or _kind_of_codes(codes.producer())
 
 
 _Expand = Callable[[ir.Node, int, Names], None]
