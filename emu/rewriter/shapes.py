@@ -21,6 +21,7 @@ from emu.rewriter.node_evaluator import NodeEvaluator
 
 Shape = tuple[int, ...]
 _LARGEST_KNOWN = 4096  # elements; tensors that steer shapes are smaller
+_BYTES = onnx.TensorProto.UINT8
 BATCHES = (2, 3)
 LENGTHS = (8, 10)  # sizes for every symbolic dimension that is neither a batch nor part of an image
 
@@ -303,7 +304,7 @@ class _Run:
                 self.conflicts += 1
                 results = {}
             except Exception:  # no schema (an operator of another domain), or a type it cannot take
-                results = {}
+                results = self._other(node)
             for value in node.outputs:
                 if value.name in results:
                     self._types[value] = results[value.name]
@@ -311,6 +312,29 @@ class _Run:
             kind = self._types.get(value)
             if kind is None or _shape_of(kind) is None:
                 self._declared(value)
+
+    def _other(self, node: ir.Node) -> dict[str, onnx.TypeProto]:
+        """The result of an operator of onnxruntime that stays as it is, and that embeddings or activations pass."""
+        inputs = [None if value is None else self._types.get(value) for value in node.inputs]
+        shapes = [None if kind is None else _shape_of(kind) for kind in inputs]
+        shape: Shape | None = None
+        types = [0 if kind is None else kind.tensor_type.elem_type for kind in (*inputs, None, None, None)]
+        kind = types[1]
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            shape = shapes[0]
+            if node.op_type == "QuantizeLinear":
+                kind = types[2]
+        elif node.op_type == "GatherBlockQuantized":
+            kind = types[2]
+            table, places = shapes[0], shapes[1]
+            if table is not None and places is not None:
+                packed = 8 // node.attributes.get_int("bits", 4) if types[0] == _BYTES else 1
+                axis = node.attributes.get_int("gather_axis", 0) % len(table)
+                whole = (*table[:-1], table[-1] * packed)
+                shape = (*whole[:axis], *places, *whole[axis + 1 :])
+        if shape is None or not kind or node.outputs[0].name is None:
+            return {}
+        return {node.outputs[0].name: onnx.helper.make_tensor_type_proto(kind, shape)}
 
     def _declared(self, value: ir.Value) -> None:
         """Falls back on what the exporter wrote about a value, where that is all numbers."""

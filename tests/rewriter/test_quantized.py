@@ -671,3 +671,29 @@ def test_scales_of_half_precision_are_widened():
     result = session(rewritten).run(None, {"a": codes(3, 4, seed=2)})[0]
     wanted = run(original, {"a": codes(3, 4, seed=2)})[0]
     assert np.abs(result.astype(int) - wanted.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [np.uint8, ml_dtypes.uint4])
+def test_an_embedding_of_four_bits_stays_and_what_follows_keeps_its_heads(kind):
+    table = codes(20, 8 if kind is np.uint8 else 16)
+    if kind is not np.uint8:
+        table = (table % 16).astype(kind)
+    original = model(
+        """x = com.microsoft.GatherBlockQuantized <block_size = 16, quantize_axis = 1, gather_axis = 0> (c, ids, s)
+           q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) qs = Reshape(q, split) ks = Reshape(k, split)
+           vs = Reshape(v, split) qh = Transpose <perm = [0, 2, 1, 3]> (qs) kh = Transpose <perm = [0, 2, 3, 1]> (ks)
+           vh = Transpose <perm = [0, 2, 1, 3]> (vs) sc = MatMul(qh, kh) p = Softmax <axis = -1> (sc)
+           y = MatMul(p, vh)""",
+        inputs="int64[batch, tokens] ids",
+        outputs="float[batch, heads, tokens, width] y",
+        opset=21,
+        ir_version=10,
+        imports=CONTRIB,
+        c=table,
+        s=np.abs(values(20, 1)) + np.float32(0.1),
+        split=np.array([0, 0, 2, 8]),
+        **{f"w{name}": values(16, 16, seed=place) for place, name in enumerate("qkv")},
+    )
+    manifest = same_as_in_onnxruntime(original, {"ids": np.array([[3, 5, 19], [7, 7, 1]])}, atol=1e-4)
+    found = {site["component"]: site["heads"] for site in manifest["sites"]}
+    assert found == dict.fromkeys(("query", "key", "value", "attention_scores", "attention_context"), 2)
