@@ -35,7 +35,7 @@ def keep(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
         name, equals, text = condition.partition("=")
         if not equals:
             raise InputError(f"'{condition}' is no condition: write it as name=value, as in program.sigma=0.1.")
-        column = _with_places(frame)
+        column = frame if name in frame else _with_places(frame)
         if name not in column:
             raise InputError(f"The results have no column '{name}'{close_match(name, column)}.")
         values = column[name]
@@ -89,6 +89,8 @@ def summarize(frame: pd.DataFrame, group: Sequence[str] | None = None) -> pd.Dat
                 row |= {f"{metric}.{name}": value for name, value in _spread(over_chips).items()}
         rows.append(row)
     summary = pd.DataFrame(rows)
+    if "layer" in names:  # numbers, also where some points are of no layer
+        summary["layer"] = summary["layer"].astype("Int64")
     return summary.sort_values(names, key=natural, kind="stable", ignore_index=True) if names else summary
 
 
@@ -136,14 +138,14 @@ def _between(frame: pd.DataFrame) -> list[str]:
 
 
 def _with_places(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds `layer` and `component` where each selection `only` names just one of them; `only` then says no more."""
-    texts = frame["only"].dropna().unique()
-    found = {}
-    for text in texts:
-        terms = [_PLACE.fullmatch(term) for term in text.split()]
-        if not all(terms):
-            return frame
-        found[text] = {term[1] or term[3]: term[2] or term[4] for term in terms if term}
+    """Adds `layer` and `component` of the rows whose selection `only` names just one of them.
+
+    Row by row: a selection that says more stays in `only`, and takes nothing from the other rows. Where none is left,
+    the column `only` goes.
+    """
+    found = {text: places for text in frame["only"].dropna().unique() if (places := _places(text))}
+    if not found:
+        return frame
     table = frame.copy()
     for name in ("component", "layer"):
         if any(name in places for places in found.values()):
@@ -151,7 +153,21 @@ def _with_places(frame: pd.DataFrame) -> pd.DataFrame:
             table.insert(table.columns.get_loc("only") + 1, name, pd.Series(values, index=table.index, dtype=object))
     if "layer" in table:
         table["layer"] = pd.to_numeric(table["layer"]).astype("Int64")
-    return table.drop(columns="only") if found else table
+    rest = [None if text in found else text for text in frame["only"]]
+    table["only"] = pd.Series(rest, index=table.index, dtype=object)
+    return table if table["only"].notna().any() else table.drop(columns="only")
+
+
+def _places(text: str) -> dict[str, str]:
+    """One layer, one component or both, where a selection names just that; else nothing."""
+    places: dict[str, str] = {}
+    for term in text.split():
+        place = _PLACE.fullmatch(term)
+        name = (place[1] or place[3]) if place else ""
+        if not place or name in places:
+            return {}
+        places[name] = place[2] or place[4]
+    return places
 
 
 def _numbers(name: str, text: str) -> list[float]:
