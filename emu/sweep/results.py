@@ -1,6 +1,5 @@
 """Tables of stored trials: filtered, summarized over chips, exported."""
 
-import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ import pandas as pd
 
 from emu.device.fields import to_seconds
 from emu.errors import InputError
-from emu.evaluation.statistics import chip_spread
+from emu.evaluation.metrics import metric_spread
 from emu.sweep.axes import close_match
 from emu.sweep.rows import CONTROLS, natural
 
@@ -86,7 +85,7 @@ def summarize(frame: pd.DataFrame, group: Sequence[str] | None = None) -> pd.Dat
         for metric in metrics:
             over_chips = [fmean(values) for _, values in chips[metric] if not values.isna().all()]
             if over_chips:
-                row |= {f"{metric}.{name}": value for name, value in _spread(over_chips).items()}
+                row |= {f"{metric}.{name}": value for name, value in _spread(metric, over_chips).items()}
         rows.append(row)
     summary = pd.DataFrame(rows)
     if "layer" in names:  # numbers, also where some points are of no layer
@@ -177,11 +176,9 @@ def _numbers(name: str, text: str) -> list[float]:
         raise InputError(f"'{name}={text}' cannot be read: {name} is a number.") from None
 
 
-def _spread(values: list[float]) -> dict[str, float | None]:
+def _spread(metric: str, values: list[float]) -> dict[str, float | None]:
     """Mean, std and interval; the mean alone where a value is not finite."""
-    if not all(map(math.isfinite, values)):
-        return {"mean": fmean(values), "std": None, "low": None, "high": None}
-    spread = chip_spread(values)
+    spread = metric_spread(metric, values)
     low, high = spread.ci95 or (None, None)
     return {"mean": spread.mean, "std": spread.std, "low": low, "high": high}
 
