@@ -22,7 +22,7 @@ from emu.evaluation.metrics import show_interval, show_metric, within_bounds
 from emu.libraries import library
 from emu.rewriter.devices import load_devices
 from emu.sweep import Store, summarize
-from emu.sweep.results import metric_names, point_names
+from emu.sweep.results import environments, metric_names, point_names
 from emu.sweep.setup import Setup, rebuild
 
 if TYPE_CHECKING:
@@ -279,7 +279,8 @@ def _facts(study: "StudyInfo", frame: "pd.DataFrame") -> list[tuple[str, str]]:
         ("Trials", f"{len(frame)}, on {chips} chip{'s' * (chips != 1)}"),
         ("Started", study.started[:16].replace("T", " ") + " UTC"),
         ("Computing time", f"{_duration(float(frame['seconds'].sum()))} in all trials"),
-        ("Version", f"emu {setup.emu}, {setup.ops} operators, {setup.batch_size} samples at once"),
+        ("Version", "; ".join(dict.fromkeys(map(str, environments(frame))))),
+        ("Run with", f"{setup.ops} operators, {setup.batch_size} samples at once"),
     ]
     return [(name, text) for name, text in facts if text]
 

@@ -13,6 +13,7 @@ from emu.device.fields import to_seconds
 from emu.errors import InputError
 from emu.evaluation.metrics import metric_spread
 from emu.sweep.axes import close_match
+from emu.sweep.environment import Environment
 from emu.sweep.rows import CONTROLS, natural
 
 _PLACE = re.compile(r"(layer)=(\d+)|(component)=([^\s,*?\[]+)")
@@ -116,6 +117,12 @@ def export(frame: pd.DataFrame, path: str | Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def environments(frame: pd.DataFrame) -> list[Environment]:
+    """The software and processors that the trials of a table of `Store.frame` ran on, each once."""
+    rows = frame[["emu", "onnxruntime", "instruction_set"]].drop_duplicates().astype(object)
+    return [Environment(*row) for row in rows.where(rows.notna(), None).itertuples(index=False)]
 
 
 def metric_names(frame: pd.DataFrame) -> list[str]:
