@@ -383,6 +383,10 @@ def _digest_of_files(path: Path) -> str:
     files = {
         entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
+    for name in sorted(files):  # a model comes from anywhere, and a device such as /dev/zero never ends
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not (path.parent / name).is_file():
+            raise InputError(f"Model {path} keeps tensors in '{name}': that must be a file in the model's folder.")
     for file in [path, *(path.parent / name for name in sorted(files))]:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):

@@ -108,10 +108,16 @@ def session(
             opened = kind(source, sess_options=options, **session_arguments)
         except Exception as error:
             raise InputError(f"{name}: onnxruntime cannot load it: {_one_line(error)}") from error
+    text = opened.get_modelmeta().custom_metadata_map.get(_MANIFEST_KEY)
+    if text is None:
+        return opened
+    from emu.rewriter.manifest import parse_manifest
+
+    manifest = parse_manifest(text, f"Model {source}" if isinstance(source, str) else "The model")
     try:
-        provide_functions(opened.get_modelmeta().custom_metadata_map.get(_MANIFEST_KEY), native=ops == "native")
+        provide_functions(manifest, native=ops == "native")
     except InputError as error:
-        raise InputError(f"{name}: {error}.") from None
+        raise InputError(f"{name}: {str(error).rstrip('.')}.") from None
     return opened
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from emu.device.measured import read_regular
 from emu.errors import InputError
 from emu.evaluation import Bench, DataSource, Task, Trial
 from emu.sweep.axes import axis_name, axis_values, close_match
@@ -259,10 +260,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         InputError: the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"The plan {path} cannot be read: {error.strerror or error}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_regular(Path(path), f"The plan {path}"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"The plan {path} is not valid TOML: {error}.") from None
 
 
