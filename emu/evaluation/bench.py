@@ -65,7 +65,8 @@ class Score:
             compare with the clean model are 1 or infinite for equal outputs.
         correct: samples answered right, for tasks that have right answers; else 0.
         samples: number of samples.
-        undefined: samples whose outputs hold NaN; they count as wrong.
+        undefined: samples whose outputs hold NaN where the task reads them, or have no defined answer for another
+            reason that `docs/evaluation.md` lists by task; they count as wrong, or are left out of means.
     """
 
     metrics: Mapping[str, float]
