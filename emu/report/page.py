@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
 import shlex
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +17,7 @@ from emu.analysis.figures import COLORS, curve
 from emu.device import load_profile, preset_names
 from emu.errors import InputError
 from emu.evaluation.metrics import show_interval, show_metric, within_bounds
+from emu.files import whole_file
 from emu.libraries import library
 from emu.rewriter.devices import load_devices
 from emu.sweep import Store, summarize
@@ -138,18 +137,8 @@ def write_report(
     if path.exists() and Path(store.where).exists() and path.samefile(store.where):
         raise InputError(f"{path} is the store itself: give another output with -o.")
     text = report_page(store, study=study, metrics=metrics, clean=clean, echo=echo)
-    part: str | None = None
-    try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        if part is not None and os.path.exists(part):
-            os.unlink(part)
+    with whole_file(path) as part:
+        part.write_text(text, "utf-8", newline="\n")
     return path
 
 

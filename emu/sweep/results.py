@@ -1,6 +1,5 @@
 """Tables of stored trials: filtered, summarized over chips, exported."""
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from emu.device.fields import to_seconds
 from emu.errors import InputError
 from emu.evaluation.metrics import metric_spread
+from emu.files import whole_file
 from emu.sweep.axes import close_match
 from emu.sweep.environment import Environment
 from emu.sweep.rows import CONTROLS, natural
@@ -103,20 +103,14 @@ def export(frame: pd.DataFrame, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"{path} cannot be written: give a file that ends in .csv or .parquet.")
-    if not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as part:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            frame.to_csv(part, index=False)
         else:
             try:
-                frame.to_parquet(temporary, index=False, engine="pyarrow")
+                frame.to_parquet(part, index=False, engine="pyarrow")
             except ImportError:
                 raise InputError('This needs pyarrow: pip install "emu-onnx[analysis]".') from None
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def environments(frame: pd.DataFrame) -> list[Environment]:
