@@ -28,8 +28,20 @@ DEVICES = (
 )  # fmt: skip
 
 
+_exported: dict[str, Any] = {}
+
+
 def exported(model: Any, example: dict[str, Any]) -> Any:
-    return onnx_of(model, {name: value[:2] for name, value in example.items()})
+    """The graph of a model; of equal models the same one, as an export takes seconds."""
+    weights = [f"{name} {value.shape} {float(value.double().sum())!r}" for name, value in model.state_dict().items()]
+    inputs = [f"{name} {value.shape[1:]} {value.dtype}" for name, value in example.items()]
+    key = "\n".join(
+        [repr(model), str(getattr(model, "config", "")), str(getattr(model, "batch_first", "")), *weights, *inputs]
+    )
+    key = f"{getattr(getattr(model, 'config', None), '_attn_implementation', '')}\n{key}"
+    if key not in _exported:
+        _exported[key] = onnx_of(model, {name: value[:2] for name, value in example.items()})
+    return _exported[key]
 
 
 def onnx_logits(rewritten: Any, inputs: dict[str, Any], **controls: int) -> Any:
