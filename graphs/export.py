@@ -31,7 +31,7 @@ from graphs.weightless import random_tensor, seed_of, strip
 OPSETS = {"torchscript": 17, "dynamo": 20, "dynamo23": 23, "optimum": 18}
 _SEEN_THROUGH = ("Identity", "Transpose", "Reshape", "Cast")
 WITH_HEADS = ("query", "query_key_value", "attention_scores", "attention_context", "attention_output")
-WITH_HEADS += ("position_scores", "position_projection")
+WITH_HEADS += ("position_scores",)
 
 
 def main(wanted: list[str]) -> None:
@@ -151,16 +151,18 @@ def describe(
         else:
             key = path = module
             count = 1 if node.op_type == "Attention" else len(architecture.products)
-            found = architecture.products[uses[key] % count] if node.op_type != "Einsum" else None
+            found = architecture.products[uses[key] % count] if node.op_type != "Einsum" else "position_scores"
             component = "attention" if node.op_type == "Attention" else found
         layer = architecture.layer(path, uses[key] if parameter is not None else uses[key] // count)
         if node.op_type != "Einsum":
             uses[key] += 1
+        if component == "position_projection":
+            continue  # of constants: the rewriter computes it, and stores its result
         if component is None or not _is_mappable(node):
             digital.append(node.name)
             continue
         entry |= {"layer": layer, "component": component, "parameter": parameter}
-        if layer is not None and component in (*WITH_HEADS, "attention"):
+        if layer is not None and component in (*WITH_HEADS, "attention") and node.op_type != "Einsum":
             entry["heads"] = architecture.heads(layer)[0]
         if layer is not None and component in ("key", "value", "key_value"):
             entry["heads"] = architecture.heads(layer)[1]
@@ -169,9 +171,9 @@ def describe(
 
 
 def _is_mappable(node: ir.Node) -> bool:
-    """Convolutions are sites only if their kernel is their stride."""
-    if node.op_type != "Conv":
-        return node.op_type in ("MatMul", "Gemm", "Attention")
+    """Transposed convolutions are sites only if their kernel is their stride."""
+    if node.op_type != "ConvTranspose":
+        return True
     kernel = list(node.attributes.get_ints("kernel_shape", []))
     strides = list(node.attributes.get_ints("strides", [1] * len(kernel)))
     return (

@@ -170,12 +170,10 @@ void flip_floats(const BitFlips& flips, int64_t elements, const ForEach& for_eac
 }
 
 void flip_model_codes(const BitFlips& flips, const ModelCodes& codes, const ForEach& for_each, float* values) {
-  const int64_t elements = codes.rows * codes.columns;
+  const int64_t elements = codes.matrices * codes.rows * codes.columns;
   for_each_chunk(flips, elements, for_each, [&](int64_t, int64_t, const std::vector<Change>& changes) {
     for (const Change& change : changes) {
-      const int64_t block = codes.block_rows > 0 ? change.element / codes.columns / codes.block_rows : 0;
-      const bool per_column = codes.per_column || codes.block_rows > 0;
-      const int64_t i = block * codes.columns + (per_column ? change.element % codes.columns : 0);
+      const int64_t i = codes.scale_of(change.element);
       const auto stored = static_cast<uint32_t>(codes.codes[change.element]);
       const auto code = static_cast<float>(sign_extended(stored ^ change.bits, flips.bits));
       values[change.element] = change.zero ? 0.0f : (code - codes.zero_point[i]) * codes.scale[i];
@@ -183,8 +181,11 @@ void flip_model_codes(const BitFlips& flips, const ModelCodes& codes, const ForE
   });
 }
 
-CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* w, int64_t rows, int64_t columns,
-                       const ForEach& for_each) {
+namespace {
+
+// Of one matrix.
+CodeScales code_scales_of(int bits, bool asymmetric, bool per_column, const float* w, int64_t rows, int64_t columns,
+                          const ForEach& for_each) {
   const auto width = static_cast<size_t>(columns);
   std::vector<float> lowest(width, std::numeric_limits<float>::infinity());
   std::vector<float> highest(width, -std::numeric_limits<float>::infinity());
@@ -207,6 +208,7 @@ CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* 
   }
 
   CodeScales scales;
+  scales.rows = rows;
   scales.low = asymmetric ? 0.0f : -std::ldexp(1.0f, bits - 1);
   scales.high = asymmetric ? std::ldexp(1.0f, bits) - 1 : std::ldexp(1.0f, bits - 1) - 1;
   scales.scale.resize(width);
@@ -220,16 +222,31 @@ CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* 
   return scales;
 }
 
+}  // namespace
+
+CodeScales code_scales(int bits, bool asymmetric, bool per_column, const float* w, int64_t matrices, int64_t rows,
+                       int64_t columns, const ForEach& for_each) {
+  if (!per_column) return code_scales_of(bits, asymmetric, false, w, matrices * rows, columns, for_each);
+  CodeScales all = code_scales_of(bits, asymmetric, true, w, rows, columns, for_each);
+  for (int64_t m = 1; m < matrices; ++m) {
+    const CodeScales own = code_scales_of(bits, asymmetric, true, w + m * rows * columns, rows, columns, for_each);
+    all.scale.insert(all.scale.end(), own.scale.begin(), own.scale.end());
+    all.zero.insert(all.zero.end(), own.zero.begin(), own.zero.end());
+  }
+  return all;
+}
+
 void flip_made_codes(const BitFlips& flips, const CodeScales& scales, const float* w, int64_t rows, int64_t columns,
                      const ForEach& for_each, float* out) {
   const bool is_signed = scales.low < 0;
+  const auto scale_of = [&](int64_t element) { return element / columns / scales.rows * columns + element % columns; };
   for_each_chunk(flips, rows * columns, for_each, [&](int64_t first, int64_t last, const std::vector<Change>& changes) {
     // Calls body for the parts of the chunk that lie in one row.
     const auto for_parts = [&](const auto& body) {
       for (int64_t begin = first; begin < last;) {
         const int64_t column = begin % columns;
         const int64_t count = std::min(columns - column, last - begin);
-        body(begin, scales.scale.data() + column, scales.zero.data() + column, count);
+        body(begin, scales.scale.data() + scale_of(begin), scales.zero.data() + scale_of(begin), count);
         begin += count;
       }
     };
@@ -240,7 +257,7 @@ void flip_made_codes(const BitFlips& flips, const CodeScales& scales, const floa
       float& code = out[change.element];
       const uint32_t stored = static_cast<uint32_t>(static_cast<int32_t>(code)) ^ change.bits;
       const int32_t flipped = is_signed ? sign_extended(stored, flips.bits) : static_cast<int32_t>(stored);
-      const float zero = scales.zero[static_cast<size_t>(change.element % columns)];
+      const float zero = scales.zero[static_cast<size_t>(scale_of(change.element))];
       code = change.zero ? zero : static_cast<float>(flipped);
     }
     for_parts([&](int64_t begin, const float* scale, const float* zero, int64_t count) {

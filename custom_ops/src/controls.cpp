@@ -148,6 +148,14 @@ SampleRow SampleMap::locate(int64_t row) const {
   return {first_sample_ + static_cast<uint32_t>(index / factor_), static_cast<uint64_t>(in_sample)};
 }
 
+void check_samples(const Structure& structure, const SampleMap& map) {
+  if (map.end_sample() - 1 > kLargest) {
+    fail(structure, "sample",
+         "the last sample of the batch is " + std::to_string(map.end_sample() - 1) + "; expected at most " +
+             std::to_string(kLargest));
+  }
+}
+
 void check_counter_range(const Structure& structure, const SampleMap& map, int64_t rows, uint64_t blocks_per_row) {
   if (rows == 0) return;
   if (static_cast<uint64_t>(map.rows_per_sample()) * blocks_per_row > (uint64_t{1} << 32)) {

@@ -41,6 +41,8 @@ class SampleMap {
   SampleMap(const Shape& leading, int64_t sample_axis, const Controls& controls);
   SampleRow locate(int64_t row) const;
   int64_t rows_per_sample() const { return factor_ * outer_ * rest_; }
+  // One past the index of the last sample.
+  int64_t end_sample() const { return constant_ ? 1 : static_cast<int64_t>(first_sample_) + axis_ / factor_; }
 
  private:
   bool constant_ = false;  // no axis carries samples
@@ -51,7 +53,9 @@ class SampleMap {
   uint32_t first_sample_ = 0;
 };
 
-// Throws Error if a row index or sample index would not fit the counter. blocks_per_row: random blocks in each row.
+// Throws Error if a sample index would not fit the counter.
+void check_samples(const Structure& structure, const SampleMap& map);
+// Throws Error if a row index would not fit the counter. blocks_per_row: random blocks in each row.
 void check_counter_range(const Structure& structure, const SampleMap& map, int64_t rows, uint64_t blocks_per_row);
 
 }  // namespace emu

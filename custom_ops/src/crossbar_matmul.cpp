@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-
-#include "periphery.h"
+#include <utility>
 
 namespace emu {
 
@@ -15,7 +14,7 @@ std::atomic<int> g_snapshot_limit{1};
 Structure structure_of(const NodeInfo& info, Operator kind) {
   return parse_structure(
       info.name(), kind, [&](const char* attribute) { return info.int_attribute(attribute); },
-      [&](const char* attribute) { return info.string_attribute(attribute); });
+      [&](const char* attribute) { return info.string_attribute(attribute, may_be_absent(attribute)); });
 }
 
 Shape leading(const Shape& shape, size_t trailing) {
@@ -49,63 +48,70 @@ std::vector<ElementType> CrossbarMatMulQuantized::input_types() {
   return {kFloat, kInt8, kFloat, kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64, kInt64};
 }
 
-// Numbers of a quantized weight: (code - zero_point) * scale.
 StoredProduct::Weights StoredProduct::weights(const Context& context) {
   const Tensor w = context.input(1);
-  if (w.shape.size() != 2) {
-    throw Error("node '" + structure_.node + "': the weight has shape " + to_string(w.shape) + "; expected [K, N]");
+  if (w.shape.size() != 2 && w.shape.size() != 3) {
+    throw Error("node '" + structure_.node + "': the weight has shape " + to_string(w.shape) +
+                "; expected [K, N] or [G, K, N]");
   }
   if (!quantized_) return {w.floats(), w.shape, {}};
   const Tensor scale = context.input(2);
   const Tensor zero_point = context.input(3);
+  ModelCodes codes;
+  codes.codes = static_cast<const int8_t*>(w.data);
+  codes.scale = scale.floats();
+  codes.zero_point = zero_point.floats();
+  codes.matrices = product(w.shape, 0, w.shape.size() - 2);
+  codes.rows = w.shape[w.shape.size() - 2];
+  codes.columns = w.shape.back();
+  codes.per_column = !scale.shape.empty();
+  codes.block_rows = structure_.block_rows;
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (dequantized_.empty() && w.size() > 0) {
-    const int64_t rows = w.shape[0];
-    const int64_t columns = w.shape[1];
-    const int64_t block = structure_.block_rows;
-    const Shape expected = block > 0             ? Shape{(rows + block - 1) / block, columns}
-                           : scale.shape.empty() ? Shape{}
-                                                 : Shape{columns};
-    if (scale.shape != expected || zero_point.shape != expected) {
-      throw Error("node '" + structure_.node + "': 'scale' " + to_string(scale.shape) + " and 'zero_point' " +
-                  to_string(zero_point.shape) + " do not fit codes " + to_string(w.shape) + "; expected " +
-                  to_string(expected));
-    }
-    const auto* codes = static_cast<const int8_t*>(w.data);
-    const int64_t limit = int64_t{1} << (structure_.code_bits - 1);
-    dequantized_.resize(static_cast<size_t>(w.size()));
-    const int64_t column_step = scale.shape.empty() ? 0 : 1;
-    for (int64_t k = 0; k < rows; ++k) {
-      const int64_t first = block > 0 ? k / block * columns : 0;
-      for (int64_t n = 0; n < columns; ++n) {
-        const int64_t code = codes[k * columns + n];
-        if (code < -limit || code >= limit) {
-          throw Error("node '" + structure_.node + "', input 'codes': " + std::to_string(code) + " needs more than " +
-                      std::to_string(structure_.code_bits) + " bits");
-        }
-        const int64_t i = first + n * column_step;
-        dequantized_[static_cast<size_t>(k * columns + n)] =
-            (static_cast<float>(code) - zero_point.floats()[i]) * scale.floats()[i];
-      }
-    }
+  if (dequantized_.empty() && w.size() > 0) dequantize(w, scale, zero_point, codes);
+  return {dequantized_.data(), w.shape, codes};
+}
+
+// Numbers of a quantized weight: (code - zero_point) * scale.
+void StoredProduct::dequantize(const Tensor& w, const Tensor& scale, const Tensor& zero_point,
+                               const ModelCodes& codes) {
+  Shape expected;
+  if (structure_.block_rows > 0 || !scale.shape.empty()) expected = leading(w.shape, 2);
+  if (structure_.block_rows > 0) {
+    expected.push_back((codes.rows + structure_.block_rows - 1) / structure_.block_rows);
   }
-  ModelCodes own{static_cast<const int8_t*>(w.data),
-                 scale.floats(),
-                 zero_point.floats(),
-                 w.shape[0],
-                 w.shape[1],
-                 !scale.shape.empty(),
-                 structure_.block_rows};
-  return {dequantized_.data(), w.shape, own};
+  if (structure_.block_rows > 0 || !scale.shape.empty()) expected.push_back(codes.columns);
+  if (scale.shape != expected || zero_point.shape != expected) {
+    throw Error("node '" + structure_.node + "': 'scale' " + to_string(scale.shape) + " and 'zero_point' " +
+                to_string(zero_point.shape) + " do not fit codes " + to_string(w.shape) + "; expected " +
+                to_string(expected));
+  }
+  const int64_t limit = int64_t{1} << (structure_.code_bits - 1);
+  std::vector<float> values(static_cast<size_t>(w.size()));
+  for (int64_t element = 0; element < w.size(); ++element) {
+    const int64_t code = codes.codes[element];
+    if (code < -limit || code >= limit) {
+      throw Error("node '" + structure_.node + "', input 'codes': " + std::to_string(code) + " needs more than " +
+                  std::to_string(structure_.code_bits) + " bits");
+    }
+    const int64_t i = codes.scale_of(element);
+    values[static_cast<size_t>(element)] = (static_cast<float>(code) - codes.zero_point[i]) * codes.scale[i];
+  }
+  dequantized_ = std::move(values);
 }
 
 // Checks the weights, once.
 void StoredProduct::prepare(const Weights& w) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (prepared_) return;
-  rows_ = w.shape[0];
-  columns_ = w.shape[1];
-  const int64_t size = rows_ * columns_;
+  const bool stack = w.shape.size() == 3;
+  matrices_ = stack ? w.shape[0] : 1;
+  rows_ = w.shape[w.shape.size() - 2];
+  columns_ = w.shape.back();
+  const bool of_matrices = structure_.head_axis == HeadAxis::kMatrix;
+  if (structure_.head_axis != HeadAxis::kNone && of_matrices != stack) {
+    throw Error("node '" + structure_.node + "', attribute 'head_axis': W is " + to_string(w.shape) +
+                "; expected output, input or none for one matrix [K, N], matrix or none for a stack [G, K, N]");
+  }
   const int64_t heads_span = structure_.heads * structure_.head_groups;
   if ((structure_.head_axis == HeadAxis::kOutput && columns_ % heads_span != 0) ||
       (structure_.head_axis == HeadAxis::kInput && rows_ % structure_.heads != 0)) {
@@ -115,15 +121,103 @@ void StoredProduct::prepare(const Weights& w) {
   if (structure_.row_tiles(rows_).size() > 65536) {
     throw Error("node '" + structure_.node + "', attribute 'tile_rows': more than 65536 row tiles; use larger tiles");
   }
-  // A maximum can lose a NaN, a sum cannot.
-  if (std::isinf(kernels().largest_magnitude(w.values, size)) || std::isnan(kernels().sum_of_squares(w.values, size))) {
+  if (!all_finite(w.values, matrices_ * rows_ * columns_)) {
     throw Error("node '" + structure_.node + "', input 'W': it holds an infinite value or a NaN");
   }
   prepared_ = true;
 }
 
-void StoredProduct::exact_product(const float* x, int64_t rows, const Weights& w, const Context& context, float* y) {
-  const Packing* packing = kernels().float_packing;
+StoredProduct::Layout StoredProduct::layout(const Tensor& x, const Weights& w) const {
+  if (!structure_.window.empty()) return layout_of_images(x, w);
+  const std::string where = "node '" + structure_.node + "': X " + to_string(x.shape) + " and W " + to_string(w.shape);
+  const size_t rank = x.shape.size();
+  if (rank < 2 || x.shape.back() != rows_) {
+    throw Error(where + " cannot be multiplied; expected [..., K] of rank 2 or more and [K, N] or [G, K, N]");
+  }
+  if (structure_.sample_axis == 1 && rank < 3) {
+    throw Error("node '" + structure_.node + "': X has shape " + to_string(x.shape) +
+                "; expected rank 3 or more because attribute 'sample_axis' is 1");
+  }
+  Layout result;
+  result.product.depth = rows_;
+  result.product.columns = columns_;
+  result.y_rows = leading(x.shape, 1);
+  result.sample_axis = structure_.sample_axis;
+  if (matrices_ == 1) {
+    result.product.rows = product(result.y_rows);
+    if (rank < w.shape.size()) result.y_shape.push_back(1);
+  } else if (rank == 2) {  // the same rows for every matrix
+    result.product.matrices = matrices_;
+    result.product.rows = x.shape[0];
+    result.product.a_of.assign(static_cast<size_t>(matrices_), 0);
+    result.y_rows = {matrices_, x.shape[0]};
+    result.sample_axis += structure_.sample_axis < 0 ? 0 : 1;
+  } else {
+    int64_t& own = result.y_rows[rank - 3];
+    if (own != 1 && own != matrices_) {
+      throw Error(where + " cannot be multiplied; expected [..., G, M, K] or [..., 1, M, K] and [G, K, N]");
+    }
+    if (structure_.sample_axis == static_cast<int64_t>(rank) - 3) {
+      throw Error("node '" + structure_.node + "', attribute 'sample_axis' is " +
+                  std::to_string(structure_.sample_axis) + ", the axis of the matrices of W in X " +
+                  to_string(x.shape) + "; expected another one");
+    }
+    const bool same = own == 1;
+    own = matrices_;
+    result.product.matrices = product(result.y_rows, 0, rank - 2);
+    result.product.rows = x.shape[rank - 2];
+    for (int64_t m = 0; m < result.product.matrices; ++m) {
+      result.product.b_of.push_back(m % matrices_);
+      if (same) result.product.a_of.push_back(m / matrices_);
+    }
+  }
+  result.y_shape.insert(result.y_shape.end(), result.y_rows.begin(), result.y_rows.end());
+  result.y_shape.push_back(columns_);
+  return result;
+}
+
+StoredProduct::Layout StoredProduct::layout_of_images(const Tensor& x, const Weights& w) const {
+  const std::vector<WindowAxis>& window = structure_.window;
+  const std::string where = "node '" + structure_.node + "', attribute 'window': ";
+  if (x.shape.size() != 2 + window.size()) {
+    throw Error(where + "it has " + std::to_string(window.size()) + " axes; expected X of rank " +
+                std::to_string(2 + window.size()) + ", [B, channels, sizes], and not " + to_string(x.shape));
+  }
+  int64_t places = 1;
+  for (const WindowAxis& axis : window) places *= axis.size;
+  const int64_t channels = rows_ / places;
+  if (rows_ % places != 0 || x.shape[1] != matrices_ * channels) {
+    throw Error(where + "X " + to_string(x.shape) + " has " + std::to_string(x.shape[1]) + " channels and a window " +
+                std::to_string(places) + " places; W " + to_string(w.shape) +
+                " fits as many channels in each of G groups as its K divided by these places");
+  }
+  Layout result;
+  result.y_shape = {x.shape[0], matrices_ * columns_};
+  for (size_t i = 0; i < window.size(); ++i) {
+    const int64_t positions = Patches::positions_along(window[i], x.shape[2 + i]);
+    if (positions < 1) {
+      throw Error(where + "along axis " + std::to_string(2 + i) + " it does not fit into X " + to_string(x.shape) +
+                  " with its padding");
+    }
+    result.y_shape.push_back(positions);
+  }
+  result.patches =
+      std::make_unique<Patches>(window, std::vector<int64_t>(x.shape.begin() + 2, x.shape.end()), channels);
+  result.y_rows = {x.shape[0], matrices_, result.patches->positions()};
+  result.sample_axis = structure_.sample_axis;
+  Product& product = result.product;
+  product.patches = result.patches.get();
+  product.matrices = x.shape[0] * matrices_;
+  product.rows = result.patches->positions();
+  product.depth = rows_;
+  product.columns = columns_;
+  for (int64_t m = 0; m < product.matrices; ++m) product.b_of.push_back(m % matrices_);
+  return result;
+}
+
+void StoredProduct::exact_product(const Layout& layout, const float* x, const Weights& w, const Context& context,
+                                  float* y) {
+  const Packing* packing = &plain_packing(structure_, rows_, columns_);
   std::shared_ptr<const Floats> packed;
   bool room = false;
   {
@@ -132,12 +226,10 @@ void StoredProduct::exact_product(const float* x, int64_t rows, const Weights& w
     room = snapshots_.size() < static_cast<size_t>(g_snapshot_limit.load());
   }
   if (packed == nullptr) {
-    const auto fresh = std::make_shared<Floats>(static_cast<size_t>(packing->size(rows_, columns_)));
     const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
       context.parallel_for(count, body);
     };
-    pack_matrix(w.values, rows_, columns_, for_each, fresh->data());
-    packed = fresh;
+    packed = std::make_shared<Floats>(pack_whole(*packing, w.values, matrices_, rows_, columns_, for_each));
   }
   if (room) {  // else a chip needs the memory, and this copy goes when the product is done
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -146,7 +238,10 @@ void StoredProduct::exact_product(const float* x, int64_t rows, const Weights& w
       exact_packing_ = packing;
     }
   }
-  multiply_rows(context, x, rows, packed->data(), rows_, columns_, y);
+  Product product = layout.product;
+  product.a = x;
+  product.y = y;
+  multiply_plain(context, product, *packing, packed->data());
 }
 
 // For one more chip; the lock is held.
@@ -160,7 +255,10 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
                                                          const Context& context) {
   const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
   const bool for_reading = structure_.has_periphery();
-  const Packing& packing = packing_for(structure_, controls.device, rows_, for_reading);
+  const Packing& packing = !for_reading ? plain_packing(structure_, rows_, columns_)
+                           : reads_narrow(structure_, controls.device, rows_, columns_)
+                               ? column_packing()
+                               : packing_for(structure_, controls.device, rows_, for_reading);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& snapshot : snapshots_) {
@@ -172,115 +270,118 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
   const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
     context.parallel_for(count, body);
   };
-  const Matrix matrix{
-      w.values, rows_, columns_, quantized_ ? &w.codes : nullptr, controls.faults.ints(), controls.faults.size()};
+  const Matrices matrices{w.values,
+                          matrices_,
+                          rows_,
+                          columns_,
+                          quantized_ ? &w.codes : nullptr,
+                          controls.faults.ints(),
+                          controls.faults.size()};
   const auto fresh =
-      std::make_shared<StoredArray>(store_array(structure_, controls.device, key, matrix, for_reading, for_each));
-  pack_array(structure_, packing, rows_, columns_, for_reading, for_each, *fresh);
+      std::make_shared<StoredArray>(store_array(structure_, controls.device, key, matrices, for_reading, for_each));
+  pack_array(structure_, packing, matrices_, rows_, columns_, for_reading, for_each, *fresh);
   const std::lock_guard<std::mutex> lock(mutex_);
   make_room();
   snapshots_.push_back(fresh);
   return fresh;
 }
 
-void StoredProduct::crossbar_product(const Controls& controls, const Tensor& x, const float* x_values, const Weights& w,
+void StoredProduct::crossbar_product(const Controls& controls, const Layout& layout, const float* x, const Weights& w,
                                      const Context& context, float* y) {
-  const int64_t rows = product(x.shape, 0, x.shape.size() - 1);
-  if (!structure_.has_periphery()) {
-    const bool as_it_is = stores_exactly(structure_, controls.device, controls.strength);
-    if (as_it_is) {
-      exact_product(x_values, rows, w, context, y);
-    } else {
-      const auto weights = stored(controls, w, context);
-      multiply_rows(context, x_values, rows, weights->slices[0].data(), rows_, columns_, y);
-    }
+  if (!structure_.has_periphery() && stores_exactly(structure_, controls.device, controls.strength)) {
+    exact_product(layout, x, w, context, y);
     return;
   }
   const auto weights = stored(controls, w, context);
-  const SampleMap samples(leading(x.shape, 1), structure_.sample_axis, controls);
-  check_counter_range(structure_, samples, rows, static_cast<uint64_t>((columns_ + 3) / 4));
   CrossbarProduct read;
+  static_cast<Product&>(read) = layout.product;
+  read.a = x;
+  read.y = y;
+  if (!structure_.has_periphery()) {
+    multiply_plain(context, read, *weights->packing, weights->slices[0].data());
+    return;
+  }
+  const SampleMap samples(layout.y_rows, layout.sample_axis, controls);
+  check_counter_range(structure_, samples, product(layout.y_rows), static_cast<uint64_t>((columns_ + 3) / 4));
   read.structure = &structure_;
   read.controls = &controls;
-  read.a = x_values;
-  read.rows = rows;
-  read.depth = rows_;
-  read.columns = columns_;
+  read.b_matrices = matrices_;
   read.row_tiles = structure_.row_tiles(rows_);
   read.column_groups = structure_.column_groups(columns_);
-  const BlockLayout layout(*weights->packing, read.row_tiles, read.column_groups);
+  const BlockLayout blocks(*weights->packing, read.row_tiles, read.column_groups, matrices_);
   read.packing = weights->packing;
-  read.tile = [&](size_t i, size_t t, size_t g) { return weights->slices[i].data() + layout.offset(t, g); };
+  read.tile = [&](size_t i, size_t t, size_t g) { return weights->slices[i].data() + blocks.offset(t, g); };
   read.noise_tile = [&](size_t i, size_t t, size_t g) {
-    return weights->noise_weights[i].data() + layout.offset(t, g);
+    return weights->noise_weights[i].data() + blocks.offset(t, g);
   };
   read.magnitude_tile = [&](size_t i, size_t t, size_t g) {
-    return weights->magnitudes[i].data() + layout.offset(t, g);
+    return weights->magnitudes[i].data() + blocks.offset(t, g);
   };
   read.decoding = decoding(structure_, controls.device);
   read.unit_columns = &weights->unit_columns;
   read.scales = weights->scales.data();
-  read.a_samples = &samples;
   read.samples = &samples;
-  read.y = y;
   read_product(read, context);
 }
 
-void StoredProduct::one_head(const Controls& controls, const Tensor& x, const Weights& w, const Context& context,
-                             const Tensor& y) {
-  const int64_t rows = product(x.shape, 0, x.shape.size() - 1);
-  Scratch disturbed(rows * columns_);
+void StoredProduct::one_head(const Controls& controls, const Layout& layout, const Tensor& x, const Weights& w,
+                             const Context& context, const Tensor& y) {
+  Scratch disturbed(product(layout.y_shape));
+  if (structure_.head_axis == HeadAxis::kMatrix) {
+    exact_product(layout, x.floats(), w, context, y.mutable_floats());
+    crossbar_product(controls, layout, x.floats(), w, context, disturbed.data());
+    const int64_t size = layout.product.rows * columns_;
+    for (int64_t m = 0; m < layout.product.matrices; ++m) {
+      if (layout.product.b_matrix(m) % structure_.heads != controls.head) continue;
+      std::copy(disturbed.data() + m * size, disturbed.data() + (m + 1) * size, y.mutable_floats() + m * size);
+    }
+    return;
+  }
+  const int64_t rows = layout.product.rows;
   if (structure_.head_axis == HeadAxis::kOutput) {
     const int64_t group = columns_ / structure_.head_groups;
     const int64_t width = group / structure_.heads;
-    exact_product(x.floats(), rows, w, context, y.mutable_floats());
-    crossbar_product(controls, x, x.floats(), w, context, disturbed.data());
+    exact_product(layout, x.floats(), w, context, y.mutable_floats());
+    crossbar_product(controls, layout, x.floats(), w, context, disturbed.data());
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t g = 0; g < structure_.head_groups; ++g) {
         const int64_t begin = row * columns_ + g * group + controls.head * width;
         std::copy(disturbed.data() + begin, disturbed.data() + begin + width, y.mutable_floats() + begin);
       }
     }
-    return;
+  } else {
+    // The head's inputs through the crossbar, all others exactly.
+    const int64_t width = rows_ / structure_.heads;
+    Scratch inside(rows * rows_);
+    Scratch outside(rows * rows_);
+    for (int64_t i = 0; i < rows * rows_; ++i) {
+      const bool of_head = (i % rows_) / width == controls.head;
+      inside.data()[i] = of_head ? x.floats()[i] : 0.0f;
+      outside.data()[i] = of_head ? 0.0f : x.floats()[i];
+    }
+    exact_product(layout, outside.data(), w, context, y.mutable_floats());
+    crossbar_product(controls, layout, inside.data(), w, context, disturbed.data());
+    for (int64_t i = 0; i < rows * columns_; ++i) y.mutable_floats()[i] += disturbed.data()[i];
   }
-  // The head's inputs through the crossbar, all others exactly.
-  const int64_t width = rows_ / structure_.heads;
-  Scratch inside(rows * rows_);
-  Scratch outside(rows * rows_);
-  for (int64_t i = 0; i < rows * rows_; ++i) {
-    const bool of_head = (i % rows_) / width == controls.head;
-    inside.data()[i] = of_head ? x.floats()[i] : 0.0f;
-    outside.data()[i] = of_head ? 0.0f : x.floats()[i];
-  }
-  exact_product(outside.data(), rows, w, context, y.mutable_floats());
-  crossbar_product(controls, x, inside.data(), w, context, disturbed.data());
-  for (int64_t i = 0; i < rows * columns_; ++i) y.mutable_floats()[i] += disturbed.data()[i];
+  if (structure_.has_periphery()) mark_lost_rows(context, x.floats(), rows, rows_, columns_, y.mutable_floats());
 }
 
 void StoredProduct::compute(const Context& context) {
   const Tensor x = context.input(0);
   const Weights w = weights(context);
   const Controls controls = read_controls(structure_, context, quantized_ ? 4 : 2);
-  if (x.shape.size() < 2 || x.shape.back() != w.shape[0]) {
-    throw Error("node '" + structure_.node + "': X " + to_string(x.shape) + " and W " + to_string(w.shape) +
-                " cannot be multiplied; expected [..., K] of rank 2 or more and [K, N]");
-  }
-  if (structure_.sample_axis == 1 && x.shape.size() < 3) {
-    throw Error("node '" + structure_.node + "': X has shape " + to_string(x.shape) +
-                "; expected rank 3 or more because attribute 'sample_axis' is 1");
-  }
   prepare(w);
-  Shape y_shape = leading(x.shape, 1);
-  y_shape.push_back(columns_);
-  const Tensor y = context.output(0, y_shape);
-  if (product(y_shape) == 0) return;
+  const Layout layout = this->layout(x, w);
+  check_samples(structure_, SampleMap(layout.y_rows, layout.sample_axis, controls));
+  const Tensor y = context.output(0, layout.y_shape);
+  if (y.size() == 0) return;
   const bool exact = stores_exactly(structure_, controls.device, controls.strength);
   if (controls.exact || (!structure_.has_periphery() && exact)) {
-    exact_product(x.floats(), product(x.shape, 0, x.shape.size() - 1), w, context, y.mutable_floats());
+    exact_product(layout, x.floats(), w, context, y.mutable_floats());
   } else if (controls.head >= 0) {
-    one_head(controls, x, w, context, y);
+    one_head(controls, layout, x, w, context, y);
   } else {
-    crossbar_product(controls, x, x.floats(), w, context, y.mutable_floats());
+    crossbar_product(controls, layout, x.floats(), w, context, y.mutable_floats());
   }
 }
 

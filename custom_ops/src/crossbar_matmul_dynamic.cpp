@@ -1,6 +1,7 @@
 #include "crossbar_matmul_dynamic.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 
 #include "periphery.h"
@@ -67,13 +68,30 @@ CrossbarMatMulDynamic::CrossbarMatMulDynamic(const NodeInfo& info)
           [&](const char* attribute) { return info.string_attribute(attribute); })),
       matmul_(info) {}
 
-// Of every matrix by itself, or one of all matrices of a sample.
+// Matrices of B that have no scale, because they (or another one that shares their scale) are not finite.
+std::vector<char> CrossbarMatMulDynamic::lost_matrices(const Batch& batch, const SampleMap& samples,
+                                                       const Context& context) const {
+  const int64_t size = batch.depth * batch.columns;
+  std::vector<char> lost(static_cast<size_t>(product(batch.b_leading)));
+  context.parallel_for(static_cast<int64_t>(lost.size()), [&](int64_t m) {
+    lost[static_cast<size_t>(m)] = all_finite(batch.b.floats() + m * size, size) ? 0 : 1;
+  });
+  if (!structure_.write_per_sample) return lost;
+  std::map<uint32_t, char> of_sample;
+  for (size_t m = 0; m < lost.size(); ++m) of_sample[samples.locate(static_cast<int64_t>(m)).sample] |= lost[m];
+  for (size_t m = 0; m < lost.size(); ++m) lost[m] = of_sample[samples.locate(static_cast<int64_t>(m)).sample];
+  return lost;
+}
+
+// Of every matrix by itself, or one of all matrices of a sample. Those of lost ones stay as they are.
 void CrossbarMatMulDynamic::measure_scales(const Controls& controls, const Batch& batch, const SampleMap& samples,
-                                           const Context& context, std::vector<float>& scales) const {
+                                           const std::vector<char>& lost, const Context& context,
+                                           std::vector<float>& scales) const {
   const int64_t matrices = product(batch.b_leading);
   const int64_t size = batch.depth * batch.columns;
   if (!structure_.write_per_sample) {
     context.parallel_for(matrices, [&](int64_t m) {
+      if (lost[static_cast<size_t>(m)] != 0) return;
       const std::vector<float> own =
           weight_scales(structure_, controls.device, batch.b.floats() + m * size, batch.depth, batch.columns);
       std::copy(own.begin(), own.end(), scales.begin() + m * static_cast<int64_t>(own.size()));
@@ -82,6 +100,7 @@ void CrossbarMatMulDynamic::measure_scales(const Controls& controls, const Batch
   }
   std::map<uint32_t, std::vector<float>> values_of;
   for (int64_t m = 0; m < matrices; ++m) {
+    if (lost[static_cast<size_t>(m)] != 0) continue;
     std::vector<float>& values = values_of[samples.locate(m).sample];
     values.insert(values.end(), batch.b.floats() + m * size, batch.b.floats() + (m + 1) * size);
   }
@@ -94,6 +113,7 @@ void CrossbarMatMulDynamic::measure_scales(const Controls& controls, const Batch
         weight_scales(one_tile, controls.device, values.data(), static_cast<int64_t>(values.size()), 1)[0];
   }
   for (int64_t m = 0; m < matrices; ++m) {
+    if (lost[static_cast<size_t>(m)] != 0) continue;
     std::fill(scales.begin() + m * of_matrix, scales.begin() + (m + 1) * of_matrix, scale_of[samples.locate(m).sample]);
   }
 }
@@ -121,9 +141,15 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
   const SampleMap b_samples(batch.b_leading, b_axis, controls);
   check_counter_range(structure_, b_samples, matrices, static_cast<uint64_t>(batch.depth) * blocks_per_row);
 
-  std::vector<float> scales(static_cast<size_t>(matrices) * tiles.size() * static_cast<size_t>(batch.columns));
-  measure_scales(controls, batch, b_samples, context, scales);
+  const std::vector<char> lost = lost_matrices(batch, b_samples, context);
+  std::vector<float> scales(static_cast<size_t>(matrices) * tiles.size() * static_cast<size_t>(batch.columns), 1.0f);
+  measure_scales(controls, batch, b_samples, lost, context, scales);
+  const float not_a_number = std::numeric_limits<float>::quiet_NaN();
   const auto write = [&](int64_t m, float* target) {
+    if (lost[static_cast<size_t>(m)] != 0) {  // for reading: what would be read is replaced afterwards
+      std::fill(target, target + size, periphery ? 0.0f : not_a_number);
+      return;
+    }
     const SampleRow place = b_samples.locate(m);
     const DynamicRow row{place.sample, place.row * static_cast<uint64_t>(batch.depth)};
     write_operand(structure_, controls.device, controls.strength, controls.seed, controls.read_seed,
@@ -165,27 +191,17 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
   y_rows.push_back(batch.rows);
   const SampleMap samples(y_rows, structure_.sample_axis, controls);
   check_counter_range(structure_, samples, product(y_rows), blocks_per_row);
-  // Input noise differs from product to product, so a left operand that serves several is repeated for each.
-  const bool repeated = structure_.input_noise() && !batch.a_of.empty();
-  const int64_t a_size = batch.rows * batch.depth;
-  Scratch left(repeated ? product(batch.y_leading) * a_size : 0);
-  for (size_t m = 0; repeated && m < batch.a_of.size(); ++m) {
-    const float* from = batch.a.floats() + batch.a_of[m] * a_size;
-    std::copy(from, from + a_size, left.data() + static_cast<int64_t>(m) * a_size);
-  }
-  Shape a_rows = repeated ? batch.y_leading : batch.a_leading;
-  a_rows.push_back(batch.rows);
-  const SampleMap a_samples(a_rows, structure_.sample_axis, controls);
   CrossbarProduct read;
   read.structure = &structure_;
   read.controls = &controls;
-  read.a = repeated ? left.data() : batch.a.floats();
+  read.a = batch.a.floats();
   read.matrices = product(batch.y_leading);
   read.rows = batch.rows;
   read.depth = batch.depth;
   read.columns = batch.columns;
-  if (!repeated) read.a_of = batch.a_of;
+  read.a_of = batch.a_of;
   read.b_of = batch.b_of;
+  read.b_matrices = matrices;
   read.row_tiles = tiles;
   read.column_groups = groups;
   read.packing = &packing;
@@ -195,9 +211,13 @@ void CrossbarMatMulDynamic::crossbar_product(const Controls& controls, const Bat
   read.magnitude_tile = [&](size_t, size_t t, size_t g) { return magnitudes.data() + layout.offset(t, g); };
   read.decoding = decoding(structure_, controls.device);
   read.samples = &samples;
-  read.a_samples = &a_samples;
   read.y = y;
   read_product(read, context);
+  for (int64_t m = 0; m < read.matrices; ++m) {
+    const int64_t own = batch.b_of.empty() ? m : batch.b_of[static_cast<size_t>(m)];
+    if (lost[static_cast<size_t>(own)] == 0) continue;
+    std::fill(y + m * batch.rows * batch.columns, y + (m + 1) * batch.rows * batch.columns, not_a_number);
+  }
 }
 
 void CrossbarMatMulDynamic::compute(const Context& context) {
@@ -226,6 +246,8 @@ void CrossbarMatMulDynamic::compute(const Context& context) {
 
   Shape y_shape = batch.y_leading;
   y_shape.push_back(batch.rows);
+  check_samples(structure_, SampleMap(y_shape, structure_.sample_axis, controls));
+  check_samples(structure_, SampleMap(batch.b_leading, std::min<int64_t>(structure_.sample_axis, 0), controls));
   y_shape.push_back(batch.columns);
   const Tensor y = context.output(0, y_shape);
   if (product(y_shape) == 0) return;

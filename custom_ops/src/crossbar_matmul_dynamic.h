@@ -22,8 +22,9 @@ class CrossbarMatMulDynamic {
 
  private:
   struct Batch;
-  void measure_scales(const Controls& controls, const Batch& batch, const SampleMap& samples, const Context& context,
-                      std::vector<float>& scales) const;
+  std::vector<char> lost_matrices(const Batch& batch, const SampleMap& samples, const Context& context) const;
+  void measure_scales(const Controls& controls, const Batch& batch, const SampleMap& samples,
+                      const std::vector<char>& lost, const Context& context, std::vector<float>& scales) const;
   void crossbar_product(const Controls& controls, const Batch& batch, const Context& context, float* y) const;
 
   Structure structure_;

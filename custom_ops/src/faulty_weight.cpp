@@ -1,6 +1,7 @@
 #include "faulty_weight.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace emu {
 
@@ -8,9 +9,22 @@ FaultyWeight::FaultyWeight(const NodeInfo& info)
     : structure_(parse_structure(
           info.name(), Operator::kFaultyWeight, [&](const char* attribute) { return info.int_attribute(attribute); },
           [&](const char* attribute) { return info.string_attribute(attribute); })) {
-  if (!info.input_is_constant(0)) {
-    throw Error("node '" + structure_.node + "', input 'W': it must be a constant of the graph");
+  const auto faults = static_cast<size_t>(1 + faults_place(Operator::kFaultyWeight));
+  for (const auto& [place, name] : {std::pair<size_t, const char*>{0, "W"}, {faults, "faults"}}) {
+    if (!info.input_is_constant(place)) {
+      throw Error("node '" + structure_.node + "', input '" + name + "': it must be a constant of the graph");
+    }
   }
+}
+
+// Once, as W is a constant.
+void FaultyWeight::check(const Tensor& w) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (checked_) return;
+  if (!all_finite(w.floats(), w.size())) {
+    throw Error("node '" + structure_.node + "', input 'W': it holds an infinite value or a NaN");
+  }
+  checked_ = true;
 }
 
 std::shared_ptr<const StoredArray> FaultyWeight::stored(const Controls& controls, const Tensor& w,
@@ -25,7 +39,7 @@ std::shared_ptr<const StoredArray> FaultyWeight::stored(const Controls& controls
   const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
     context.parallel_for(count, body);
   };
-  const Matrix matrix{w.floats(), rows, columns, nullptr, controls.faults.ints(), controls.faults.size()};
+  const Matrices matrix{w.floats(), 1, rows, columns, nullptr, controls.faults.ints(), controls.faults.size()};
   const auto fresh =
       std::make_shared<const StoredArray>(store_array(structure_, controls.device, key, matrix, false, for_each));
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -39,6 +53,7 @@ void FaultyWeight::compute(const Context& context) {
   if (w.shape.empty()) {
     throw Error("node '" + structure_.node + "', input 'W': it is a scalar; expected rank 1 or more");
   }
+  check(w);
   const Tensor y = context.output(0, w.shape);
   if (w.size() == 0) return;
   if (controls.exact || stores_exactly(structure_, controls.device, controls.strength)) {

@@ -21,10 +21,12 @@ class FaultyWeight {
   static std::vector<ElementType> input_types() { return {kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64}; }
 
  private:
+  void check(const Tensor& w);
   std::shared_ptr<const StoredArray> stored(const Controls& controls, const Tensor& w, const Context& context);
 
   Structure structure_;
   std::mutex mutex_;
+  bool checked_ = false;
   std::shared_ptr<const StoredArray> newest_;
 };
 

@@ -1,6 +1,7 @@
 // The row-wise loops behind the operators. One table of functions per instruction set, chosen when the library loads.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "philox.h"
@@ -149,6 +150,21 @@ struct EncodedRow {
   bool has_rest = false;  // 128 and -128 both occur: what codes lack is in a row of its own
 };
 
+// All of "What is read" for a product of few columns, in one slice and one tile, whose rows lie side by side.
+struct NarrowRead {
+  InputRow input;   // but for inverse, which follows from alpha
+  float alpha = 0;  // input range; 0: the largest magnitude of each row
+  float limit = 0;  // of that, 0: none
+  bool noisy = false;
+  float weight_variance = 0;  // times the sum of squares of a row's inputs
+  float output_variance = 0;
+  float strength = 1;
+  ReadRow output;          // peak, stop_if_saturated and accumulate are not used; factor: without alpha
+  bool marks_lost = true;  // else what is not finite is plain arithmetic
+};
+constexpr int64_t kMostNarrow = 4;  // columns
+constexpr int64_t kDeepestNarrow = 1024;
+
 constexpr int64_t kPeakLanes = 16;  // as many as the widest vectors have
 
 // How B [depth, columns] of a product is packed: panels of so many columns, one after another.
@@ -173,6 +189,7 @@ struct Kernels {
   void (*theta_row)(const ProgramRow& row, int64_t first_column, int64_t count, float* out);
   void (*drift_row)(const DriftRow& row, const float* targets, int64_t first_column, int64_t count, float* g);
   void (*stick_row)(const StuckRow& row, int64_t first_column, int64_t count, float* g);
+  // NaN if there is one.
   float (*largest_magnitude)(const float* x, int64_t count);
   // magnitudes[i] = max(magnitudes[i], |x[i]|)
   void (*update_magnitudes)(const float* x, int64_t count, float* magnitudes);
@@ -206,6 +223,10 @@ struct Kernels {
                          int64_t columns, const float* steps, float* c, int64_t c_stride, float* peaks);
   // What quantize_input makes, as codes; rest is as long as codes and written only where the result says so.
   EncodedRow (*encode_input)(const InputRow& row, const float* x, int64_t count, uint8_t* codes, uint8_t* rest);
+  // y [columns, count] (rows y_stride apart) = b [columns, depth] x [depth, count], as read. offsets: of the rows of x.
+  // normals: [count, kMostNarrow], read if there is noise. What is not finite gives NaN.
+  void (*read_narrow)(const NarrowRead& read, const float* x, const int64_t* offsets, int64_t depth, int64_t count,
+                      const float* b, int64_t columns, const float* normals, float* y, int64_t y_stride);
   // Converts p (with gain and offset, in place) and adds it to, or writes it into, y. Returns whether the row
   // saturated.
   bool (*read_row)(const ReadRow& row, float* p, int64_t count, float* y);
@@ -213,6 +234,7 @@ struct Kernels {
 
 // The table in use.
 const Kernels& kernels();
+inline bool all_finite(const float* x, int64_t count) { return std::isfinite(kernels().largest_magnitude(x, count)); }
 // Forces a table by name ("baseline", "avx2", "avx512", "avx512_vnni", or "best" of them); false if it is unknown or
 // this processor cannot run it.
 bool use_kernels(const char* name);

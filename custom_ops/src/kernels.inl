@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <utility>
 
 #include "kernels.h"
@@ -179,7 +181,8 @@ void uniforms(const Counter& counter, int64_t first_column, int64_t count, float
   fill_row<MakeUniforms>(counter, first_column, count, out);
 }
 
-inline F clamp(F v, F low, F high) { return minimum(maximum(v, low), high); }
+// A NaN stays one: where either is none, minimum and maximum give their second argument.
+inline F clamp(F v, F low, F high) { return minimum(high, maximum(low, v)); }
 
 inline F round_down(F v) {
   const F rounded = round_even(v);
@@ -454,8 +457,8 @@ void program_row(const ProgramRow& row, const float* targets, int64_t first_colu
       }
       case Disturbance::kLevelShared:
         for (int64_t i = 0; i < part; ++i) {
-          const auto level = static_cast<int64_t>((g[i] - row.floor) / (1.0f - row.floor) * row.level_steps + 0.5f);
-          noise[i] = row.levels[level];
+          const float level = (g[i] - row.floor) / (1.0f - row.floor) * row.level_steps + 0.5f;
+          noise[i] = row.levels[level > 0 ? static_cast<int64_t>(level) : 0];  // also where it is no number
         }
         map_lanes(part, result, [&](F v, F factor) { return clipped(divide(v, factor)); }, g, noise);
         break;
@@ -640,15 +643,21 @@ void stick_row(const StuckRow& row, int64_t first_column, int64_t count, float* 
 }
 
 float largest_magnitude(const float* x, int64_t count) {
-  F best[4] = {set(0.0f), set(0.0f), set(0.0f), set(0.0f)};  // several, because each waits for its last maximum
+  // As integers, magnitudes have the order of floats, and a NaN is above infinity instead of lost.
+  const I magnitude = set_int(INT32_MAX);
+  I best[4] = {set_int(0), set_int(0), set_int(0), set_int(0)};  // several, because each waits for its last maximum
   int64_t i = 0;
   for (; i + 4 * kWidth <= count; i += 4 * kWidth) {
-    for (int v = 0; v < 4; ++v) best[v] = maximum(best[v], absolute(load(x + i + v * kWidth)));
+    for (int v = 0; v < 4; ++v) best[v] = maximum_int(best[v], and_int(bits(load(x + i + v * kWidth)), magnitude));
   }
   for (; i < count; i += kWidth) {
-    best[0] = maximum(best[0], absolute(load_some(x + i, std::min<int64_t>(kWidth, count - i))));
+    const F v = load_some(x + i, std::min<int64_t>(kWidth, count - i));
+    best[0] = maximum_int(best[0], and_int(bits(v), magnitude));
   }
-  return largest(maximum(maximum(best[0], best[1]), maximum(best[2], best[3])));
+  const int32_t most = largest_int(maximum_int(maximum_int(best[0], best[1]), maximum_int(best[2], best[3])));
+  float result = 0;
+  std::memcpy(&result, &most, sizeof result);
+  return result;
 }
 
 void update_magnitudes(const float* x, int64_t count, float* magnitudes) {
@@ -893,6 +902,116 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   }
   return false;
 }
+
+// Of kWidth rows at once: what is fed, times the weights.
+template <int kColumns>
+inline void multiply_narrow(const NarrowRead& read, F inverse, const float* x, const int64_t* offsets, int64_t depth,
+                            int64_t some, const float* b, F* y, F& squares) {
+  const InputRow& row = read.input;
+  const bool quantize = row.steps > 0;
+  const F inverse_step = set(quantize ? static_cast<float>(row.steps / (2.0 * row.bound)) : 0.0f);
+  const F step = set(quantize ? static_cast<float>(2.0 * row.bound / row.steps) : 0.0f);
+  const F high = set(row.bound);
+  const F low = set(-row.bound);
+  for (int64_t k = 0; k < depth; ++k) {
+    F v = multiply(load_some(x + offsets[k], some), inverse);
+    if (quantize && row.offset_binary) {
+      v = subtract(multiply(round_even(multiply(add(v, high), inverse_step)), step), high);
+    } else if (quantize) {
+      v = multiply(round_even(multiply(v, inverse_step)), step);
+    }
+    if (row.clip) v = clamp(v, low, high);
+    squares = multiply_add(v, v, squares);
+    for (int n = 0; n < kColumns; ++n) y[n] = multiply_add(v, set(b[n * depth + k]), y[n]);
+  }
+}
+
+template <int kColumns>
+void read_narrow_columns(const NarrowRead& read, const float* x, const int64_t* offsets, int64_t depth, int64_t count,
+                         const float* b, const float* normals, float* y, int64_t y_stride) {
+  const ReadRow& row = read.output;
+  const I magnitude = set_int(INT32_MAX);
+  const F zero = set(0.0f);
+  const F one = set(1.0f);
+  const F infinity = set(std::numeric_limits<float>::infinity());
+  const F nan = set(std::numeric_limits<float>::quiet_NaN());
+  const bool absmax = row.range == ReadRow::Range::kAbsMax;
+  const bool from_bottom = row.code == AdcCode::kOffsetBinary;
+  const bool twos = row.code == AdcCode::kTwosComplement && row.steps > 0;
+  for (int64_t i = 0; i < count; i += kWidth) {
+    const int64_t some = std::min<int64_t>(kWidth, count - i);
+    I most = set_int(0);
+    for (int64_t k = 0; k < depth; ++k) {
+      most = maximum_int(most, and_int(bits(load_some(x + i + offsets[k], some)), magnitude));
+    }
+    const F largest_input = from_bits(most);
+    F alpha = read.alpha > 0 ? set(read.alpha) : largest_input;
+    if (read.limit > 0) alpha = minimum(alpha, set(read.limit));
+    const F inverse = divide(one, alpha);
+    F v[kColumns];
+    for (int n = 0; n < kColumns; ++n) v[n] = zero;
+    F squares = zero;
+    multiply_narrow<kColumns>(read, inverse, x + i, offsets, depth, some, b, v, squares);
+    if (read.noisy) {
+      const F variance = multiply_add(set(read.weight_variance), squares, set(read.output_variance));
+      const F std = multiply(set(read.strength), square_root(variance));
+      for (int n = 0; n < kColumns; ++n) {
+        float own[kWidth] = {};
+        for (int64_t r = 0; r < some; ++r) own[r] = normals[(i + r) * kMostNarrow + n];
+        v[n] = multiply_add(std, load(own), v[n]);
+      }
+    }
+    F peak = zero;
+    for (int n = 0; n < kColumns; ++n) {
+      if (row.gain != nullptr) v[n] = add(multiply(v[n], set(row.gain[n])), set(row.offset[n]));
+      peak = maximum(peak, absolute(v[n]));
+    }
+    const F bottom = absmax ? subtract(zero, peak) : set(row.low);
+    const F top = absmax ? peak : set(row.high);
+    const bool converts = row.range != ReadRow::Range::kNone;
+    const bool quantize = converts && row.steps > 0;
+    // In double where it is the same for all, as everywhere; a quotient of two floats is rounded once too.
+    const double span = static_cast<double>(row.high) - row.low;
+    const F steps = set(static_cast<float>(row.steps));
+    const F inverse_step = !quantize ? zero
+                           : absmax  ? divide(steps, subtract(top, bottom))
+                                     : set(static_cast<float>(row.steps / span));
+    const F step = !quantize ? zero
+                   : absmax  ? divide(subtract(top, bottom), steps)
+                             : set(static_cast<float>(span / row.steps));
+    const F start = from_bottom ? bottom : zero;
+    F highest = top;
+    if (twos) highest = absmax ? subtract(top, step) : set(static_cast<float>(row.high - span / row.steps));
+    const bool clip = converts && (!absmax || row.code == AdcCode::kTwosComplement);
+    const F factor = multiply(set(row.factor), alpha);
+    for (int n = 0; n < kColumns; ++n) {
+      F converted = v[n];
+      if (quantize) {
+        converted = from_bottom
+                        ? add(multiply(round_even(multiply(subtract(converted, start), inverse_step)), step), start)
+                        : multiply(round_even(multiply(converted, inverse_step)), step);
+        if (absmax) converted = where_less(zero, peak, converted, v[n]);  // a range of 0 converts nothing
+      }
+      if (clip) converted = clamp(converted, bottom, highest);
+      F result = multiply(converted, multiply(factor, set(row.scales[n])));
+      if (read.marks_lost) {
+        result = where_less(inverse, infinity, result, zero);
+        result = where_less(largest_input, infinity, result, nan);
+      }
+      store_some(y + n * y_stride + i, some, result);
+    }
+  }
+}
+
+void read_narrow(const NarrowRead& read, const float* x, const int64_t* offsets, int64_t depth, int64_t count,
+                 const float* b, int64_t columns, const float* normals, float* y, int64_t y_stride) {
+  static_assert(kMostNarrow == 4, "a function for each number of columns");
+  using Function = decltype(&read_narrow_columns<1>);
+  constexpr Function kFunctions[] = {read_narrow_columns<1>, read_narrow_columns<2>, read_narrow_columns<3>,
+                                     read_narrow_columns<4>};
+  kFunctions[columns - 1](read, x, offsets, depth, count, b, normals, y, y_stride);
+}
+
 #include "fixed_point_product.inl"
 #include "matrix_product.inl"
 
@@ -918,7 +1037,7 @@ constexpr decltype(Kernels::encode_input) encode_input = nullptr;
         theta_row,      drift_row,    stick_row,      largest_magnitude, update_magnitudes,  sum_of_squares, \
         absolute_row,   square_row,   widen_ranges,   make_codes,        read_codes,         quantize_input, \
         noise_std,      disturb_rows, &kFloatPacking, multiply_packed,   kFixedPackingIfAny, kDeepestFixed,  \
-        multiply_codes, encode_input, read_row};                                                             \
+        multiply_codes, encode_input, read_narrow,    read_row};                                             \
     return table;                                                                                            \
   }
 

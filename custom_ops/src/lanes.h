@@ -64,6 +64,7 @@ inline I shift_left(I v) {
 inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I subtract_int(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline I and_int(I a, I b) { return _mm512_and_si512(a, b); }
+inline I maximum_int(I a, I b) { return _mm512_max_epi32(a, b); }
 inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 inline I bits(F v) { return _mm512_castps_si512(v); }
 inline F from_bits(I v) { return _mm512_castsi512_ps(v); }
@@ -88,6 +89,7 @@ inline F where_less(F a, F b, F yes, F no) {
 }
 inline float sum(F v) { return _mm512_reduce_add_ps(v); }
 inline float largest(F v) { return _mm512_reduce_max_ps(v); }
+inline int32_t largest_int(I v) { return _mm512_reduce_max_epi32(v); }
 
 #define EMU_LOOK_UP
 inline F exponent_of(F v) { return _mm512_getexp_ps(v); }  // of v = m 2^e with m in [1, 2), for v > 0
@@ -155,6 +157,7 @@ inline I shift_left(I v) {
 inline I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
 inline I subtract_int(I a, I b) { return _mm256_sub_epi32(a, b); }
 inline I and_int(I a, I b) { return _mm256_and_si256(a, b); }
+inline I maximum_int(I a, I b) { return _mm256_max_epi32(a, b); }
 inline F to_float(I v) { return _mm256_cvtepi32_ps(v); }
 inline I bits(F v) { return _mm256_castps_si256(v); }
 inline F from_bits(I v) { return _mm256_castsi256_ps(v); }
@@ -182,6 +185,13 @@ inline float largest(F v) {
   alignas(32) float parts[kWidth];
   _mm256_store_ps(parts, v);
   float result = parts[0];
+  for (int i = 1; i < kWidth; ++i) result = parts[i] > result ? parts[i] : result;
+  return result;
+}
+inline int32_t largest_int(I v) {
+  alignas(32) int32_t parts[kWidth];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(parts), v);
+  int32_t result = parts[0];
   for (int i = 1; i < kWidth; ++i) result = parts[i] > result ? parts[i] : result;
   return result;
 }
@@ -236,6 +246,7 @@ inline I shift_left(I v) {
 inline I add_int(I a, I b) { return (I)((U)a + (U)b); }
 inline I subtract_int(I a, I b) { return (I)((U)a - (U)b); }
 inline I and_int(I a, I b) { return a & b; }
+inline I maximum_int(I a, I b) { return a > b ? a : b; }
 inline F to_float(I v) { return __builtin_convertvector(v, F); }
 inline I bits(F v) { return (I)v; }
 inline F from_bits(I v) { return (F)v; }
@@ -266,6 +277,11 @@ inline float sum(F v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 inline float largest(F v) {
   const float a = v[0] > v[1] ? v[0] : v[1];
   const float b = v[2] > v[3] ? v[2] : v[3];
+  return a > b ? a : b;
+}
+inline int32_t largest_int(I v) {
+  const int32_t a = v[0] > v[1] ? v[0] : v[1];
+  const int32_t b = v[2] > v[3] ? v[2] : v[3];
   return a > b ? a : b;
 }
 

@@ -66,17 +66,18 @@ const OrtCustomOp* custom_op() {
   return &op;
 }
 
-// Structure from "name=value;name=value", for callers without a node.
+// Structure from lines "name=value", for callers without a node.
 Structure structure_from_text(const char* text) {
   std::map<std::string, std::string> values;
   std::stringstream stream{std::string(text)};
-  for (std::string item; std::getline(stream, item, ';');) {
+  for (std::string item; std::getline(stream, item);) {
     const size_t equals = item.find('=');
     if (equals == std::string::npos) throw Error("attributes: '" + item + "' is not of the form name=value");
     values[item.substr(0, equals)] = item.substr(equals + 1);
   }
   const auto get = [&](const char* name) {
     const auto found = values.find(name);
+    if (found == values.end() && may_be_absent(name)) return std::string();
     if (found == values.end()) throw Error(std::string("attributes: '") + name + "' is missing");
     return found->second;
   };
@@ -101,10 +102,11 @@ int guarded_code(Body&& body) noexcept {
 
 // What the arrays of one chip hold, not packed.
 StoredArray stored_for(const char* attributes, const float* device, int64_t entries, float strength, uint32_t seed,
-                       uint32_t read_seed, const Matrix& w, bool for_reading) {
+                       uint32_t read_seed, const Matrices& w, bool for_reading) {
   const Structure structure = structure_from_text(attributes);
   const Device numbers = structure.device(device, entries);
   const StoreKey key = store_key(structure, numbers, strength, seed, read_seed);
+  if (!all_finite(w.values, w.count * w.rows * w.columns)) throw Error("the weight holds an infinite value or a NaN");
   const ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
     for (int64_t i = 0; i < count; ++i) body(i);
   };
@@ -171,28 +173,28 @@ EMU_EXPORT void emu_normals(const uint32_t key[2], const uint32_t counter[4], in
   emu::kernels().normals(emu::counter_of(key, counter), first_column, count, out);
 }
 
-// The stored values W' of one chip for W [rows, columns]. attributes: the node's, as "name=value;...". Returns 0, or 1
-// with a sentence in emu_last_error.
+// The stored values W' of one chip for W [matrices, rows, columns]. attributes: the node's, as lines "name=value".
+// Returns 0, or 1 with a sentence in emu_last_error.
 EMU_EXPORT int emu_program(const char* attributes, const float* device, int64_t entries, float strength, uint32_t seed,
-                           uint32_t read_seed, const int64_t* faults, int64_t fault_count, const float* w, int64_t rows,
-                           int64_t columns, float* out) {
+                           uint32_t read_seed, const int64_t* faults, int64_t fault_count, const float* w,
+                           int64_t matrices, int64_t rows, int64_t columns, float* out) {
   return emu::guarded_code([&] {
     const emu::StoredArray stored = emu::stored_for(attributes, device, entries, strength, seed, read_seed,
-                                                    {w, rows, columns, nullptr, faults, fault_count}, false);
+                                                    {w, matrices, rows, columns, nullptr, faults, fault_count}, false);
     std::copy(stored.slices[0].begin(), stored.slices[0].end(), out);
   });
 }
 
-// As emu_program, for reading: v [slices, rows, columns], the scales [row tiles, columns] and, where the offset is
-// corrected by reading cells, v of the unit column [slices, rows]. counts holds the slices, the row tiles and the
-// slices of the unit column that the caller made room for.
+// As emu_program, for reading: v [slices, matrices, rows, columns], the scales [matrices, row tiles, columns] and,
+// where the offset is corrected by reading cells, v of the unit column [slices, matrices, rows]. counts holds the
+// slices, the row tiles of a matrix and the slices of the unit column that the caller made room for.
 EMU_EXPORT int emu_program_for_reading(const char* attributes, const float* device, int64_t entries, float strength,
                                        uint32_t seed, uint32_t read_seed, const int64_t* faults, int64_t fault_count,
-                                       const float* w, int64_t rows, int64_t columns, const int64_t counts[3], float* v,
-                                       float* scales, float* unit_column) {
+                                       const float* w, int64_t matrices, int64_t rows, int64_t columns,
+                                       const int64_t counts[3], float* v, float* scales, float* unit_column) {
   return emu::guarded_code([&] {
     const emu::StoredArray stored = emu::stored_for(attributes, device, entries, strength, seed, read_seed,
-                                                    {w, rows, columns, nullptr, faults, fault_count}, true);
+                                                    {w, matrices, rows, columns, nullptr, faults, fault_count}, true);
     const auto copy_all = [](const std::vector<emu::Floats>& parts, int64_t count, int64_t size, float* out) {
       if (static_cast<int64_t>(parts.size()) != count)
         throw emu::Error("attributes: they give another number of slices");
@@ -201,12 +203,12 @@ EMU_EXPORT int emu_program_for_reading(const char* attributes, const float* devi
         out += size;
       }
     };
-    copy_all(stored.slices, counts[0], rows * columns, v);
-    if (static_cast<int64_t>(stored.scales.size()) != counts[1] * columns) {
+    copy_all(stored.slices, counts[0], matrices * rows * columns, v);
+    if (static_cast<int64_t>(stored.scales.size()) != matrices * counts[1] * columns) {
       throw emu::Error("attributes: they give another number of row tiles");
     }
     std::copy(stored.scales.begin(), stored.scales.end(), scales);
-    copy_all(stored.unit_columns, counts[2], rows, unit_column);
+    copy_all(stored.unit_columns, counts[2], matrices * rows, unit_column);
   });
 }
 

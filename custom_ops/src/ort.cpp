@@ -86,12 +86,18 @@ int64_t NodeInfo::int_attribute(const char* attribute) const {
   return value;
 }
 
-std::string NodeInfo::string_attribute(const char* attribute) const {
+std::string NodeInfo::string_attribute(const char* attribute, bool may_be_absent) const {
   size_t size = 0;
   OrtStatus* status =
       call_status(Slot::KernelInfoGetAttribute_string, info_, attribute, static_cast<char*>(nullptr), &size);
   if (status != nullptr) {
     call_void(Slot::ReleaseStatus, status);
+    int64_t number = 0;
+    status = may_be_absent ? call_status(Slot::KernelInfoGetAttribute_int64, info_, attribute, &number) : nullptr;
+    if (may_be_absent && status != nullptr) {  // nor a number of that name
+      call_void(Slot::ReleaseStatus, status);
+      return {};
+    }
     throw Error("node '" + name() + "' has no string attribute '" + attribute +
                 "'; rewrite the model with the emu version that is installed");
   }

@@ -55,7 +55,8 @@ class NodeInfo {
   explicit NodeInfo(const OrtKernelInfo* info) : info_(info) {}
   std::string name() const;
   int64_t int_attribute(const char* attribute) const;
-  std::string string_attribute(const char* attribute) const;
+  // Empty where the attribute may be absent and is.
+  std::string string_attribute(const char* attribute, bool may_be_absent = false) const;
   bool input_is_constant(size_t index) const;
   const OrtKernelInfo* handle() const { return info_; }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <mutex>
 #include <numeric>
 
@@ -22,13 +23,16 @@ Pool& pool() {
   return instance;
 }
 
+constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
 constexpr size_t kMostFreeBuffers = 16;
 // What one task works on shall stay in a second-level cache while tile after tile passes by.
 constexpr int64_t kFloatsPerTask = 80 * 1024;
 constexpr int64_t kFloatsNear = 4096;  // half of a first-level cache
 constexpr int64_t kMostRowsPerTask = 48;
-constexpr int64_t kMostRowsOfProduct = 256;  // where nothing is read between
+constexpr int64_t kMostRowsOfProduct = 256;       // where nothing is read between
+constexpr int64_t kFloatsOfPatches = 512 * 1024;  // of one task of a plain product
 constexpr int64_t kLeastTasks = 8;
+constexpr int64_t kMostTasks = 256;
 constexpr int64_t kRowsAtOnce = 24;  // whole steps of the fastest products, which take 12 and 8
 
 }  // namespace
@@ -79,6 +83,58 @@ int64_t rows_per_block(int64_t rows, int64_t matrices, int64_t floats_per_row) {
   return (even + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce;
 }
 
+// Rows of one matrix of a convolution of few columns, side by side as they lie in the images.
+struct NarrowRows {
+  int64_t matrix;
+  int64_t first;
+  int64_t count;
+  const float* x;  // [depth, count], row k from offsets[k] on
+  const int64_t* offsets;
+  float* normals;  // room for [count, kMostNarrow]
+  float* y;        // [columns, count], rows as far apart as the product has rows
+};
+
+void for_narrow(const Context& context, const Product& product, const std::function<void(const NarrowRows&)>& body) {
+  const Patches& patches = *product.patches;
+  const bool lines = patches.has_lines();
+  const int64_t at_most = kFloatsNear / std::max<int64_t>(1, product.depth) / 32 * 32;
+  const int64_t step = lines ? patches.line_length() : std::min(product.rows, std::max<int64_t>(64, at_most));
+  // Lines of one image after each other, which is padded once.
+  const int64_t steps = (product.rows + step - 1) / step;
+  const int64_t steps_of_part = lines ? steps : 1;
+  const int64_t parts = product.matrices * (steps / steps_of_part);
+  const int64_t at_once = std::max<int64_t>(1, parts / kMostTasks);
+  std::vector<int64_t> offsets = lines ? patches.column_offsets() : std::vector<int64_t>();
+  context.parallel_for((parts + at_once - 1) / at_once, [&](int64_t task) {
+    Scratch x(lines ? patches.padded_size() : step * product.depth);
+    Scratch normals(step * kMostNarrow);
+    std::vector<int64_t> own(lines ? 0 : static_cast<size_t>(product.depth));
+    for (int64_t part = task * at_once; part < std::min(parts, (task + 1) * at_once); ++part) {
+      const int64_t begin = part * steps_of_part;
+      const int64_t matrix = begin / steps;
+      const float* image = product.a + matrix * patches.image_size();
+      if (lines) patches.pad(image, x.data());
+      for (int64_t i = begin % steps; i < begin % steps + steps_of_part; ++i) {
+        NarrowRows rows{matrix,
+                        i * step,
+                        std::min(step, product.rows - i * step),
+                        x.data(),
+                        offsets.data(),
+                        normals.data(),
+                        product.y + matrix * product.columns * product.rows + i * step};
+        if (lines) {
+          rows.x += patches.line_start(i);
+        } else {
+          patches.cut_columns(image, rows.first, rows.count, x.data(), rows.count);
+          for (size_t k = 0; k < own.size(); ++k) own[k] = static_cast<int64_t>(k) * rows.count;
+          rows.offsets = own.data();
+        }
+        body(rows);
+      }
+    }
+  });
+}
+
 // How one product is read: what is the same for all its rows.
 class Reader {
  public:
@@ -119,6 +175,10 @@ class Reader {
   }
 
   void run(const Context& context) const {
+    if (product_.packing == &column_packing()) {
+      run_narrow(context);
+      return;
+    }
     const int64_t matrices = product_.matrices;
     const int64_t step = rows_per_block(product_.rows, matrices, deepest_ + widest_);
     const int64_t of_matrix = (product_.rows + step - 1) / step;
@@ -179,26 +239,42 @@ class Reader {
     const int64_t* y;
     const float* factors;  // alpha * b of each
     int64_t count;
+    // Of the block: its first row of Y, what its rows meet in this tile (where they are cut out of images), and where
+    // their results are added up.
+    int64_t first;
+    const float* patches;
+    float* out;
   };
 
   static uint64_t blocks(int64_t columns) { return static_cast<uint64_t>((columns + 3) / 4); }
 
-  int64_t a_row(int64_t y_row) const {
-    if (product_.a_of.empty()) return y_row;
-    return product_.a_of[static_cast<size_t>(y_row / product_.rows)] * product_.rows + y_row % product_.rows;
+  int64_t b_matrix(int64_t y_row) const { return product_.b_matrix(y_row / product_.rows); }
+
+  // What a tile meets of the inputs of a row of Y.
+  const float* input(const Rows& rows, int64_t y_row, const Span& tile) const {
+    if (rows.patches != nullptr) return rows.patches + (y_row - rows.first) * tile.size();
+    const int64_t matrix = product_.a_matrix(y_row / product_.rows);
+    return product_.a + (matrix * product_.rows + y_row % product_.rows) * product_.depth + tile.begin;
   }
 
-  int64_t b_matrix(int64_t y_row) const {
-    const int64_t matrix = y_row / product_.rows;
-    return product_.b_of.empty() ? matrix : product_.b_of[static_cast<size_t>(matrix)];
+  float* output(const Rows& rows, int64_t y_row) const { return rows.out + (y_row - rows.first) * product_.columns; }
+
+  // Step 1: alpha, 0 where the tile contributes nothing, because its inputs are 0 or are not all finite. Inputs of
+  // which one is not make the row a `lost` one.
+  float input_scale(const float* x, int64_t count, char& lost) const {
+    const float largest = kernels().largest_magnitude(x, count);
+    if (!std::isfinite(largest)) {
+      lost = 1;
+      return 0.0f;
+    }
+    const float alpha = range_of_input(largest);
+    return std::isfinite(1.0f / alpha) ? alpha : 0.0f;
   }
 
-  float input_scale(const float* x, int64_t count) const {
+  float range_of_input(float largest) const {
     switch (structure_.dac) {
-      case Range::kAbsMax: {
-        const float largest = kernels().largest_magnitude(x, count);
+      case Range::kAbsMax:
         return device_.dac_limit > 0 ? std::min(largest, device_.dac_limit) : largest;
-      }
       case Range::kFixed:
         return device_.dac_max;
       case Range::kCalibrated:
@@ -240,13 +316,16 @@ class Reader {
     return (conductances ? 1.0 - device_.floor() : 1.0) / (cell_steps * input_steps);
   }
 
-  // Steps 1 and 2 for one row; factor is alpha * b.
-  void convert_input(int64_t row_of_a, const Span& tile, float factor, float* out) const {
+  // Step 2 for one row of A, which meets the inputs of a row of Y; factor is alpha * b.
+  void convert_input(const float* x, const SampleRow& place, const Span& tile, float factor, float* out) const {
+    if (factor == 0) {  // nothing is applied, whatever x holds
+      std::fill(out, out + tile.size(), 0.0f);
+      return;
+    }
     InputRow row = input_;
-    row.inverse = factor > 0 ? 1.0f / factor : 0.0f;
-    kernels().quantize_input(row, product_.a + row_of_a * product_.depth + tile.begin, tile.size(), out);
+    row.inverse = 1.0f / factor;
+    kernels().quantize_input(row, x, tile.size(), out);
     if (input_noise_ > 0) {
-      const SampleRow place = product_.a_samples->locate(row_of_a);
       Counter counter = noise_;
       counter.c3 = kInputNoise;
       const NoiseRow noise{place.row * blocks(product_.depth), place.sample, input_noise_, nullptr};
@@ -258,14 +337,25 @@ class Reader {
     std::vector<int64_t> y_rows(static_cast<size_t>(block.rows));
     std::iota(y_rows.begin(), y_rows.end(), block.first);
     std::vector<float> factors(y_rows.size());
-    const Rows rows{y_rows.data(), factors.data(), block.rows};
+    const Patches* patches = product_.patches;
+    Scratch cut(patches != nullptr ? block.rows * deepest_ : 0);
+    // A single column lies in an image as its rows do.
+    const bool across = patches != nullptr && product_.columns > 1;
+    Scratch gathered(across ? block.rows * product_.columns : 0);
+    float* out = across ? gathered.data() : product_.y + block.first * product_.columns;
+    const Rows rows{y_rows.data(), factors.data(), block.rows, block.first, patches ? cut.data() : nullptr, out};
     Work work(*this, block.rows);
     find_places(rows, work);
+    std::vector<char> lost(y_rows.size(), 0);
     for (size_t t = 0; t < product_.row_tiles.size(); ++t) {
       const Span tile = product_.row_tiles[t];
+      if (patches != nullptr) {
+        patches->cut(product_.a + block.matrix * patches->image_size(), block.first - block.matrix * product_.rows,
+                     block.rows, tile, cut.data());
+      }
       for (int64_t r = 0; r < block.rows; ++r) {
-        const float* x = product_.a + a_row(block.first + r) * product_.depth + tile.begin;
-        factors[static_cast<size_t>(r)] = input_scale(x, tile.size());
+        const auto i = static_cast<size_t>(r);
+        factors[i] = input_scale(input(rows, y_rows[i], tile), tile.size(), lost[i]);
       }
       convert_inputs(rows, tile, work);
       for (size_t j = 0; j < input_slices_; ++j) {
@@ -281,6 +371,47 @@ class Reader {
         if (product_.decoding.offset != 0) take_offset(j, t, rows, x, tile.size());
       }
     }
+    for (int64_t r = 0; r < block.rows; ++r) {
+      float* y = output(rows, block.first + r);
+      if (lost[static_cast<size_t>(r)] != 0) std::fill(y, y + product_.columns, kNotANumber);
+    }
+    if (across) {
+      float* image = product_.y + block.matrix * product_.columns * product_.rows;
+      transpose(out, product_.columns, block.rows, product_.columns, image + block.first - block.matrix * product_.rows,
+                product_.rows);
+    }
+  }
+
+  void run_narrow(const Context& context) const {
+    for_narrow(context, product_, [&](const NarrowRows& rows) { read_narrow(rows); });
+  }
+
+  void read_narrow(const NarrowRows& rows) const {
+    const int64_t b = product_.b_matrix(rows.matrix);
+    const int64_t row = rows.matrix * product_.rows + rows.first;
+    NarrowRead read;
+    read.input = input_;
+    read.alpha = structure_.dac == Range::kAbsMax ? 0.0f : range_of_input(0.0f);
+    read.limit = structure_.dac == Range::kAbsMax ? device_.dac_limit : 0.0f;
+    read.noisy = noisy_;
+    read.weight_variance = weight_noise_ * weight_noise_;
+    read.output_variance = output_noise_squared_;
+    read.strength = strength_;
+    read.output = pattern_of(0, 0, 0, b, false);
+    read.output.factor = product_.decoding.factors[0];
+    read.output.scales = scales(row, 0);
+    if (noisy_) {  // one block each, of rows that follow each other
+      static_assert(kMostNarrow == 4, "as many as a block has");
+      const SampleRow place = product_.samples->locate(row);
+      Counter counter = noise_;
+      counter.block = place.row;
+      counter.c1 = place.sample;
+      counter.c3 = kRead;
+      kernels().normals(counter, 0, rows.count * kMostNarrow, rows.normals);
+    }
+    kernels().read_narrow(read, rows.x, rows.offsets, product_.depth, rows.count,
+                          product_.tile(0, 0, 0) + b * product_.depth * product_.columns, product_.columns,
+                          rows.normals, rows.y, product_.rows);
   }
 
   void find_places(const Rows& rows, Work& work) const {
@@ -295,11 +426,17 @@ class Reader {
   void encode_inputs(const Rows& rows, const Span& tile, Work& work) const {
     const bool may_have_rest = input_.steps > 254;
     for (int64_t r = 0; r < rows.count; ++r) {
-      InputRow row = input_;
-      row.inverse = rows.factors[r] > 0 ? 1.0f / rows.factors[r] : 0.0f;
-      const float* x = product_.a + a_row(rows.y[r]) * product_.depth + tile.begin;
       EncodedRow& encoded = work.encoded[static_cast<size_t>(r)];
-      encoded = kernels().encode_input(row, x, tile.size(), work.codes.row(r, tile.size()),
+      uint8_t* codes = work.codes.row(r, tile.size());
+      if (rows.factors[r] == 0) {  // nothing is applied, whatever the row holds
+        std::fill(codes, codes + Codes::row_bytes(tile.size()), uint8_t{0});
+        encoded = {};
+        work.code_steps[static_cast<size_t>(r)] = 0;
+        continue;
+      }
+      InputRow row = input_;
+      row.inverse = 1.0f / rows.factors[r];
+      encoded = kernels().encode_input(row, input(rows, rows.y[r], tile), tile.size(), codes,
                                        may_have_rest ? work.rests.row(r, tile.size()) : nullptr);
       work.code_steps[static_cast<size_t>(r)] = encoded.sign * code_step();
     }
@@ -311,7 +448,8 @@ class Reader {
       return;
     }
     for (int64_t r = 0; r < rows.count; ++r) {
-      convert_input(a_row(rows.y[r]), tile, rows.factors[r], work.inputs.data() + r * tile.size());
+      convert_input(input(rows, rows.y[r], tile), work.places[static_cast<size_t>(r)], tile, rows.factors[r],
+                    work.inputs.data() + r * tile.size());
     }
   }
 
@@ -379,7 +517,8 @@ class Reader {
       for (const int64_t y_row : again) {
         factors.push_back(static_cast<float>(rows.factors[y_row - rows.y[0]] * b));
       }
-      const Rows saturated{again.data(), factors.data(), static_cast<int64_t>(again.size())};
+      const Rows saturated{again.data(), factors.data(), static_cast<int64_t>(again.size()),
+                           rows.first,   rows.patches,   rows.out};
       Work repeated(*this, saturated.count);
       find_places(saturated, repeated);
       const Span tile = product_.row_tiles[t];
@@ -390,12 +529,12 @@ class Reader {
   }
 
   // What readings of all rows of one group have in common, steps 5, 6 and 8.
-  ReadRow pattern_of(size_t i, size_t t, size_t g, bool may_repeat) const {
+  ReadRow pattern_of(size_t i, size_t t, size_t g, int64_t matrix, bool may_repeat) const {
     const Span group = product_.column_groups[g];
     ReadRow row = pattern_;
     if (!gains_.empty()) {
-      row.gain = gains_.data() + converter_row(i, t) + group.begin;
-      row.offset = offsets_.data() + converter_row(i, t) + group.begin;
+      row.gain = gains_.data() + converter_row(i, t, matrix) + group.begin;
+      row.offset = offsets_.data() + converter_row(i, t, matrix) + group.begin;
     }
     set_range(t, row);
     row.stop_if_saturated = may_repeat;
@@ -407,7 +546,7 @@ class Reader {
                                  uint32_t pass, bool may_repeat, Work& work) const {
     const Span group = product_.column_groups[g];
     multiply(i, t, g, rows, x, work);
-    ReadRow row = pattern_of(i, t, g, may_repeat);
+    ReadRow row = pattern_of(i, t, g, b_matrix(rows.y[0]), may_repeat);
     const float decoding = product_.decoding.factors[i];
     const auto of_slice = static_cast<float>(input_weight(j));
     const bool first = t == 0 && i == 0 && j == 0;
@@ -420,7 +559,7 @@ class Reader {
       const int64_t end = std::min(begin + at_once, rows.count);
       if (noisy_) disturb(t, group, pass, begin, end, work);
       for (int64_t r = begin; r < end; ++r) {
-        float* y = product_.y + rows.y[r] * product_.columns + group.begin;
+        float* y = output(rows, rows.y[r]) + group.begin;
         if (rows.factors[r] == 0) {  // nothing is applied, so nothing is read
           if (first) std::fill(y, y + group.size(), 0.0f);
           continue;
@@ -492,26 +631,30 @@ class Reader {
     }
   }
 
-  // Gain and offset of the ADC behind each column, for every row tile and weight slice.
+  // Arrays of a stack have converters of their own, all operands that are written the same ones.
+  int64_t converter_matrices() const { return structure_.dynamic() ? 1 : product_.b_matrices; }
+
+  // Gain and offset of the ADC behind each column, for every row tile and weight slice of every matrix.
   void measure_adc_errors() {
     if (!structure_.adc_errors()) return;
+    const auto tiles = static_cast<int64_t>(product_.row_tiles.size());
     const int64_t converters = (product_.columns + structure_.adc_columns - 1) / structure_.adc_columns;
     std::vector<float> normals(static_cast<size_t>(converters));
-    gains_.resize(product_.row_tiles.size() * weight_slices_ * static_cast<size_t>(product_.columns));
+    gains_.resize(static_cast<size_t>(converter_matrices() * tiles * product_.columns) * weight_slices_);
     offsets_.resize(gains_.size());
-    for (size_t t = 0; t < product_.row_tiles.size(); ++t) {
+    for (int64_t row = 0; row < converter_matrices() * tiles; ++row) {
       for (size_t i = 0; i < weight_slices_; ++i) {
         Counter counter;
         counter.key0 = product_.controls->seed;
         counter.wide_block = true;
-        counter.block = static_cast<uint64_t>(t) * blocks(converters);
+        counter.block = static_cast<uint64_t>(row) * blocks(converters);
         counter.c2 = static_cast<uint32_t>(structure_.dynamic() ? structure_.site : structure_.array);
         const auto fill = [&](uint32_t stream, float center, float sigma, std::vector<float>& values) {
           counter.c3 = stream + (static_cast<uint32_t>(i) << 8);
           kernels().normals(counter, 0, converters, normals.data());
-          float* row = values.data() + converter_row(i, t);
+          float* of_columns = values.data() + converter_row(i, static_cast<size_t>(row % tiles), row / tiles);
           for (int64_t n = 0; n < product_.columns; ++n) {
-            row[n] = center + strength_ * sigma * normals[static_cast<size_t>(n / structure_.adc_columns)];
+            of_columns[n] = center + strength_ * sigma * normals[static_cast<size_t>(n / structure_.adc_columns)];
           }
         };
         fill(kAdcGain, 1.0f, device_.gain_sigma, gains_);
@@ -520,8 +663,9 @@ class Reader {
     }
   }
 
-  int64_t converter_row(size_t i, size_t t) const {
-    return static_cast<int64_t>(t * weight_slices_ + i) * product_.columns;
+  int64_t converter_row(size_t i, size_t t, int64_t matrix) const {
+    const size_t own = structure_.dynamic() ? 0 : static_cast<size_t>(matrix) * product_.row_tiles.size();
+    return static_cast<int64_t>((own + t) * weight_slices_ + i) * product_.columns;
   }
 
   void set_range(size_t t, ReadRow& row) const {
@@ -564,7 +708,7 @@ class Reader {
     const SampleRow place = product_.samples->locate(y_row);
     double total = 0;
     for (size_t i = 0; i < weight_slices_; ++i) {
-      const float* cells = (*product_.unit_columns)[i].data() + tile.begin;
+      const float* cells = (*product_.unit_columns)[i].data() + b_matrix(y_row) * product_.depth + tile.begin;
       double sum = 0;
       double squares = 0;
       double variance = 0;
@@ -612,7 +756,7 @@ class Reader {
       if (alpha == 0) continue;
       const float offset = offset_of(j, t, y_row, x + r * depth, depth) * alpha * static_cast<float>(input_weight(j));
       const float* s = scales(y_row, t);
-      float* y = product_.y + y_row * product_.columns;
+      float* y = output(rows, y_row);
       for (int64_t n = 0; n < product_.columns; ++n) y[n] -= offset * s[n];
     }
   }
@@ -646,22 +790,136 @@ class Reader {
 
 void read_product(const CrossbarProduct& product, const Context& context) { Reader(product).run(context); }
 
-void multiply_rows(const Context& context, const float* a, int64_t rows, const float* packed, int64_t depth,
-                   int64_t columns, float* y) {
+void mark_lost_rows(const Context& context, const float* a, int64_t rows, int64_t depth, int64_t columns, float* y) {
+  context.parallel_for((rows + kMostRowsPerTask - 1) / kMostRowsPerTask, [&](int64_t task) {
+    for (int64_t r = task * kMostRowsPerTask; r < std::min(rows, (task + 1) * kMostRowsPerTask); ++r) {
+      if (all_finite(a + r * depth, depth)) continue;
+      std::fill(y + r * columns, y + (r + 1) * columns, kNotANumber);
+    }
+  });
+}
+
+namespace {
+
+bool is_narrow(int64_t depth, int64_t columns) { return columns <= kMostNarrow && depth <= kDeepestNarrow; }
+
+}  // namespace
+
+const Packing& plain_packing(const Structure& structure, int64_t rows, int64_t columns) {
+  // Windows that move by one cut lines out of images, others rows of the product.
+  const bool by_columns =
+      !structure.window.empty() && (is_narrow(rows, columns) || structure.window.back().stride == 1);
+  return by_columns ? column_packing() : *kernels().float_packing;
+}
+
+namespace {
+
+void multiply_rows(const Context& context, const Product& product, const float* packed) {
+  const int64_t depth = product.depth;
+  const int64_t columns = product.columns;
   // Many rows at once, because all weights pass by for each block of them; columns are what keeps threads busy.
-  const int64_t row_blocks = (rows + kMostRowsOfProduct - 1) / kMostRowsOfProduct;
-  const int64_t row_step = (rows + row_blocks - 1) / row_blocks;
+  const int64_t row_blocks = (product.rows + kMostRowsOfProduct - 1) / kMostRowsOfProduct;
+  const int64_t row_step = (product.rows + row_blocks - 1) / row_blocks;
   const int64_t panel = kernels().float_packing->panel_columns;
   const int64_t panels = (columns + panel - 1) / panel;
-  const int64_t column_blocks = std::min(panels, (kLeastTasks + row_blocks - 1) / row_blocks);
+  const int64_t blocks = row_blocks * product.matrices;
+  const int64_t column_blocks = std::min(panels, (kLeastTasks + blocks - 1) / blocks);
   const int64_t column_step = (panels + column_blocks - 1) / column_blocks * panel;
   const int64_t across = (columns + column_step - 1) / column_step;
-  context.parallel_for(row_blocks * across, [&](int64_t task) {
-    const int64_t row = task / across * row_step;
-    const int64_t column = task % across * column_step;
-    kernels().multiply_packed(a + row * depth, depth, std::min(row_step, rows - row), packed + column * depth, depth,
-                              std::min(column_step, columns - column), y + row * columns + column, columns, nullptr);
+  // Small matrices many at a time.
+  const int64_t parts = blocks * across;
+  const int64_t at_once = std::max<int64_t>(1, parts / kMostTasks);
+  const int64_t b_size = kernels().float_packing->size(depth, columns);
+  context.parallel_for((parts + at_once - 1) / at_once, [&](int64_t task) {
+    for (int64_t part = task * at_once; part < std::min(parts, (task + 1) * at_once); ++part) {
+      const int64_t matrix = part / across / row_blocks;
+      const int64_t row = part / across % row_blocks * row_step;
+      const int64_t column = part % across * column_step;
+      kernels().multiply_packed(product.a + (product.a_matrix(matrix) * product.rows + row) * depth, depth,
+                                std::min(row_step, product.rows - row),
+                                packed + product.b_matrix(matrix) * b_size + column * depth, depth,
+                                std::min(column_step, columns - column),
+                                product.y + (matrix * product.rows + row) * columns + column, columns, nullptr);
+    }
   });
+}
+
+// Rows are cut out of the images, and what comes out is put into images.
+void multiply_cut_rows(const Context& context, const Product& product, const float* packed) {
+  const int64_t depth = product.depth;
+  const int64_t columns = product.columns;
+  int64_t step = std::min(kMostRowsOfProduct, kFloatsOfPatches / (depth + columns));
+  step = std::min(step, (product.rows * product.matrices + kLeastTasks - 1) / kLeastTasks);
+  step = std::max<int64_t>(1, step / kRowsAtOnce) * kRowsAtOnce;
+  const int64_t blocks = (product.rows + step - 1) / step;
+  const int64_t b_size = kernels().float_packing->size(depth, columns);
+  context.parallel_for(blocks * product.matrices, [&](int64_t task) {
+    const int64_t matrix = task / blocks;
+    const int64_t first = task % blocks * step;
+    const int64_t count = std::min(step, product.rows - first);
+    Scratch rows(count * depth);
+    Scratch results(count * columns);
+    product.patches->cut(product.a + matrix * product.patches->image_size(), first, count, {0, depth}, rows.data());
+    kernels().multiply_packed(rows.data(), depth, count, packed + product.b_matrix(matrix) * b_size, depth, columns,
+                              results.data(), columns, nullptr);
+    transpose(results.data(), columns, count, columns, product.y + matrix * columns * product.rows + first,
+              product.rows);
+  });
+}
+
+// The other way round, Y' = B' A', whose sums are the same: then Y comes out as an image, and what is cut lies in it
+// as in the image it is cut from.
+void multiply_patches(const Context& context, const Product& product, const float* columns_of_b) {
+  const int64_t panel = kernels().float_packing->panel_columns;
+  const int64_t all = (product.rows + panel - 1) / panel;  // panels
+  int64_t step = std::max<int64_t>(1, kFloatsOfPatches / std::max<int64_t>(1, product.depth * panel));
+  step = std::min(step, std::max<int64_t>(1, all * product.matrices / kLeastTasks));
+  const int64_t blocks = (all + step - 1) / step;
+  step = (all + blocks - 1) / blocks;
+  const int64_t parts = blocks * product.matrices;
+  const int64_t at_once = std::max<int64_t>(1, parts / kMostTasks);
+  context.parallel_for((parts + at_once - 1) / at_once, [&](int64_t task) {
+    Scratch panels(step * panel * product.depth);
+    for (int64_t part = task * at_once; part < std::min(parts, (task + 1) * at_once); ++part) {
+      const int64_t matrix = part / blocks;
+      const int64_t first = part % blocks * step * panel;
+      const int64_t count = std::min(step * panel, product.rows - first);
+      if (count <= 0) continue;
+      product.patches->cut_panels(product.a + product.a_matrix(matrix) * product.patches->image_size(), first, count,
+                                  panel, panels.data());
+      kernels().multiply_packed(columns_of_b + product.b_matrix(matrix) * product.depth * product.columns,
+                                product.depth, product.columns, panels.data(), product.depth, count,
+                                product.y + matrix * product.columns * product.rows + first, product.rows, nullptr);
+    }
+  });
+}
+
+// Of few columns, where nothing is converted.
+void multiply_narrow(const Context& context, const Product& product, const float* columns_of_b) {
+  const float ones[kMostNarrow] = {1, 1, 1, 1};
+  NarrowRead read;
+  read.alpha = 1;
+  read.output.scales = ones;
+  read.marks_lost = false;
+  for_narrow(context, product, [&](const NarrowRows& rows) {
+    kernels().read_narrow(read, rows.x, rows.offsets, product.depth, rows.count,
+                          columns_of_b + product.b_matrix(rows.matrix) * product.depth * product.columns,
+                          product.columns, nullptr, rows.y, product.rows);
+  });
+}
+
+}  // namespace
+
+void multiply_plain(const Context& context, const Product& product, const Packing& packing, const float* packed) {
+  if (product.patches == nullptr) {
+    multiply_rows(context, product, packed);
+  } else if (&packing != &column_packing()) {
+    multiply_cut_rows(context, product, packed);
+  } else if (is_narrow(product.depth, product.columns)) {
+    multiply_narrow(context, product, packed);
+  } else {
+    multiply_patches(context, product, packed);
+  }
 }
 
 }  // namespace emu

@@ -8,6 +8,7 @@
 
 #include "controls.h"
 #include "ort.h"
+#include "patches.h"
 #include "stored_values.h"
 #include "structure.h"
 
@@ -26,11 +27,8 @@ class Scratch {
   std::vector<float> buffer_;
 };
 
-// A product Y [matrices, rows, columns] = A [a matrices, rows, depth] B [b matrices, depth, columns], to be read in
-// tiles.
-struct CrossbarProduct {
-  const Structure* structure = nullptr;
-  const Controls* controls = nullptr;
+// A product Y [matrices, rows, columns] = A [a matrices, rows, depth] B [b matrices, depth, columns].
+struct Product {
   const float* a = nullptr;
   int64_t matrices = 1;  // of Y
   int64_t rows = 0;
@@ -38,6 +36,19 @@ struct CrossbarProduct {
   int64_t columns = 0;
   std::vector<int64_t> a_of;  // matrix of A behind each matrix of Y; empty: the same index
   std::vector<int64_t> b_of;
+  // If given, A is images, one for each matrix, whose rows are cut out by a window, and Y is [matrices, columns, rows].
+  const Patches* patches = nullptr;
+  float* y = nullptr;
+
+  int64_t a_matrix(int64_t matrix) const { return a_of.empty() ? matrix : a_of[static_cast<size_t>(matrix)]; }
+  int64_t b_matrix(int64_t matrix) const { return b_of.empty() ? matrix : b_of[static_cast<size_t>(matrix)]; }
+};
+
+// To be read in tiles.
+struct CrossbarProduct : Product {
+  const Structure* structure = nullptr;
+  const Controls* controls = nullptr;
+  int64_t b_matrices = 1;
   std::vector<Span> row_tiles;
   std::vector<Span> column_groups;
   const Packing* packing = nullptr;
@@ -48,17 +59,21 @@ struct CrossbarProduct {
   std::function<const float*(size_t i, size_t t, size_t g)> noise_tile;
   std::function<const float*(size_t i, size_t t, size_t g)> magnitude_tile;
   Decoding decoding;
-  const std::vector<Floats>* unit_columns = nullptr;  // of each slice, [depth]
+  const std::vector<Floats>* unit_columns = nullptr;  // of each slice, [b matrices, depth]
   const float* scales = nullptr;                      // [b matrices, row tiles, columns]
   const SampleMap* samples = nullptr;                 // of the rows of Y
-  const SampleMap* a_samples = nullptr;               // of the rows of A
-  float* y = nullptr;
 };
 
+// Rows of A with an infinite value or a NaN give NaN in the whole row of Y.
 void read_product(const CrossbarProduct& product, const Context& context);
 
-// Y [rows, columns] = A [rows, depth] B, B packed: the plain product with what is stored.
-void multiply_rows(const Context& context, const float* a, int64_t rows, const float* packed, int64_t depth,
-                   int64_t columns, float* y);
+// The same for rows of Y [rows, columns] of which only a part is read: NaN where A [rows, depth] is not finite.
+void mark_lost_rows(const Context& context, const float* a, int64_t rows, int64_t depth, int64_t columns, float* y);
+
+// How B [rows, columns] of a plain product is packed.
+const Packing& plain_packing(const Structure& structure, int64_t rows, int64_t columns);
+
+// The plain product with B [b matrices, depth, columns] packed so, each matrix as a whole.
+void multiply_plain(const Context& context, const Product& product, const Packing& packing, const float* packed);
 
 }  // namespace emu

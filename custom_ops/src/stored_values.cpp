@@ -6,6 +6,7 @@
 #include "functions.h"
 #include "kernels.h"
 #include "ort.h"
+#include "patches.h"
 #include "wires.h"
 
 namespace emu {
@@ -77,8 +78,6 @@ std::vector<float> weight_scales(const Structure& structure, const Device& devic
 
 namespace {
 
-bool starts_with(const std::string& text, const char* start) { return text.rfind(start, 0) == 0; }
-
 bool noisy_compensation(const Structure& structure) {
   return structure.compensation == Compensation::kGlobal || structure.compensation == Compensation::kColumn;
 }
@@ -98,20 +97,20 @@ constexpr int64_t kFirstStuck = 64;
 // Makes what one chip holds for one matrix.
 class Storing {
  public:
-  Storing(const Structure& structure, const Device& device, const StoreKey& key, const Matrix& w,
+  Storing(const Structure& structure, const Device& device, const StoreKey& key, const Matrices& w,
           const ForEach& for_each)
       : structure_(structure),
         device_(device),
         key_(key),
         strength_(key.strength),
-        rows_(w.rows),
+        rows_(w.count * w.rows),
         columns_(w.columns),
         for_each_(for_each),
-        matrix_(w),
+        matrices_(w),
         w_(w.values),
-        row_tiles_(structure.row_tiles(w.rows)),
+        row_tiles_(all_row_tiles(structure, w)),
         column_tiles_(structure.column_tiles(w.columns)),
-        tile_of_row_(static_cast<size_t>(w.rows)),
+        tile_of_row_(static_cast<size_t>(rows_)),
         floor_(device.floor()),
         range_(1.0f - device.floor()),
         decoding_(decoding(structure, device)) {
@@ -129,7 +128,7 @@ class Storing {
       stored.slices.push_back(std::move(flipped_));
       return stored;
     }
-    scales_ = weight_scales(structure_, device_, matrix_.values, rows_, columns_);
+    scales_ = all_scales();
     if (conductances) {
       stored.slices = stored_conductances();
     } else {
@@ -145,11 +144,32 @@ class Storing {
   }
 
  private:
+  // Tiles begin anew in every matrix.
+  static std::vector<Span> all_row_tiles(const Structure& structure, const Matrices& w) {
+    const std::vector<Span> tiles = structure.row_tiles(w.rows);
+    std::vector<Span> all;
+    for (int64_t m = 0; m < w.count; ++m) {
+      for (const Span& tile : tiles) all.push_back({m * w.rows + tile.begin, m * w.rows + tile.end});
+    }
+    return all;
+  }
+
+  std::vector<float> all_scales() const {
+    const auto of_matrix = structure_.row_tiles(matrices_.rows).size() * static_cast<size_t>(columns_);
+    std::vector<float> scales(static_cast<size_t>(matrices_.count) * of_matrix);
+    for_each_(matrices_.count, [&](int64_t m) {
+      const float* values = matrices_.values + m * matrices_.rows * columns_;
+      const std::vector<float> own = weight_scales(structure_, device_, values, matrices_.rows, columns_);
+      std::copy(own.begin(), own.end(), scales.begin() + m * static_cast<int64_t>(of_matrix));
+    });
+    return scales;
+  }
+
   // Whether bits flip and nothing else happens to the weights.
   bool only_flips(bool for_reading) const {
     const bool as_they_are = structure_.encoding == Encoding::kWeight && structure_.disturbance == Disturbance::kNone &&
                              !mapped(map()) && device_.modifier == 0;
-    return as_they_are && !for_reading && w_ != matrix_.values;
+    return as_they_are && !for_reading && w_ != matrices_.values;
   }
 
   // Whether numbers are clipped or rounded before they are disturbed.
@@ -172,13 +192,13 @@ class Storing {
 
   void flip_bits() {
     const bool listed = structure_.fault_source == FaultSource::kList;
-    if (listed) check_faults(structure_, matrix_);
+    if (listed) check_faults(structure_, matrices_);
     if (structure_.fault_source == FaultSource::kNone || structure_.fault_storage == FaultStorage::kNone) return;
     BitFlips flips;
     flips.bits = structure_.stored_bits();
     flips.from_list = listed;
-    flips.list = matrix_.faults;
-    flips.list_size = matrix_.fault_count;
+    flips.list = matrices_.faults;
+    flips.list_size = matrices_.fault_count;
     flips.probability = listed ? 0.0 : std::min(1.0f, strength_ * device_.ber);
     flips.mask = static_cast<uint32_t>(structure_.fault_mask);
     flips.protection = structure_.protection;
@@ -188,12 +208,12 @@ class Storing {
     if (structure_.kind != Operator::kQuantized && structure_.fault_storage == FaultStorage::kInt) {
       flipped_.resize(static_cast<size_t>(size));
       const CodeScales codes = code_scales(flips.bits, structure_.fault_asymmetric, structure_.fault_per_column, w_,
-                                           rows_, columns_, for_each_);
+                                           matrices_.count, matrices_.rows, columns_, for_each_);
       flip_made_codes(flips, codes, w_, rows_, columns_, for_each_, flipped_.data());
     } else {
       flipped_.assign(w_, w_ + size);
-      if (matrix_.codes != nullptr) {
-        flip_model_codes(flips, *matrix_.codes, for_each_, flipped_.data());
+      if (matrices_.codes != nullptr) {
+        flip_model_codes(flips, *matrices_.codes, for_each_, flipped_.data());
       } else {
         flip_floats(flips, size, for_each_, flipped_.data());
       }
@@ -259,7 +279,11 @@ class Storing {
       for (int64_t n = 0; n < columns_; ++n) row[n] *= strength_;
     });
     Floats result(targets.size());
-    call_program_function(structure_, device_, targets.data(), normals.data(), rows_, columns_, result.data());
+    for (int64_t m = 0; m < matrices_.count; ++m) {
+      const int64_t first = m * matrices_.rows * columns_;
+      call_program_function(structure_, device_, targets.data() + first, normals.data() + first, matrices_.rows,
+                            columns_, result.data() + first);
+    }
     targets = std::move(result);
   }
 
@@ -571,10 +595,10 @@ class Storing {
         kernels().stick_row(row, 0, columns_, g.data() + k * columns_);
       });
     }
-    for (int64_t i = 0; i < matrix_.fault_count; ++i) {
-      const int64_t what = matrix_.faults[i] % kFaultsPerElement - kFirstStuck;
+    for (int64_t i = 0; i < matrices_.fault_count; ++i) {
+      const int64_t what = matrices_.faults[i] % kFaultsPerElement - kFirstStuck;
       if (what < 0 || what / 2 != 2 * slice + (negative ? 1 : 0)) continue;
-      g[static_cast<size_t>(matrix_.faults[i] / kFaultsPerElement)] = what % 2 == 1 ? 1.0f : floor_;
+      g[static_cast<size_t>(matrices_.faults[i] / kFaultsPerElement)] = what % 2 == 1 ? 1.0f : floor_;
     }
     through_wires(g, column_tiles_, columns_);
   }
@@ -722,7 +746,7 @@ class Storing {
   int64_t rows_;
   int64_t columns_;
   const ForEach& for_each_;
-  const Matrix& matrix_;
+  const Matrices& matrices_;
   const float* w_;  // after bit flips
   Floats flipped_;
   std::vector<float> scales_;
@@ -742,13 +766,8 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
   StoreKey key;
   const bool reads = noisy_compensation(structure);
   for (size_t i = 0; i < structure.entries.size(); ++i) {
-    const std::string& name = structure.entries[i];
-    const bool storing = starts_with(name, "program.") || starts_with(name, "mapping.") ||
-                         starts_with(name, "drift.") || starts_with(name, "faults.") || name == "read.row_ohm" ||
-                         name == "read.column_ohm";
-    if (storing || (reads && (starts_with(name, "read.") || starts_with(name, "adc.")))) {
-      key.numbers.push_back(device.values[i]);
-    }
+    const Place& place = structure.places()[i];
+    if (place.stored || (reads && place.of_readings)) key.numbers.push_back(device.values[i]);
   }
   key.strength = strength;
   key.seed = seed;
@@ -759,8 +778,8 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
 bool stores_exactly(const Structure& structure, const Device& device, float strength) {
   if (structure.dynamic()) {
     // Clipping acts without noise too.
-    return structure.disturbance == Disturbance::kNone ||
-           (structure.disturbance != Disturbance::kClipFormer && strength * device.sigma == 0);
+    if (structure.disturbance == Disturbance::kClipFormer || device.percentile > 0) return false;
+    return structure.disturbance == Disturbance::kNone || strength * device.sigma == 0;
   }
   // A pair without variation holds p - m = W/s again, up to rounding: exact by definition.
   const bool quiet =
@@ -791,6 +810,15 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
   return codes && !more_than_codes && !unbounded && !too_deep ? *table.fixed_packing : *table.float_packing;
 }
 
+bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns) {
+  const bool few = columns <= kMostNarrow && columns > 0 && rows <= kDeepestNarrow &&
+                   structure.row_tiles(rows).size() == 1 && structure.column_groups(columns).size() == 1;
+  const bool one_reading = structure.slices() == 1 && structure.dac_slice_bits == 0 && !structure.iterative;
+  const bool plain = !(structure.input_noise() && device.input_noise > 0) && !needs_noise_weights(structure) &&
+                     structure.ir_drop != IrDrop::kFormula && decoding(structure, device).offset == 0;
+  return !structure.window.empty() && few && one_reading && plain;
+}
+
 BlockLayout::BlockLayout(const Packing& packing, const std::vector<Span>& row_tiles,
                          const std::vector<Span>& column_groups, int64_t matrices)
     : groups_(column_groups.size()) {
@@ -804,10 +832,11 @@ BlockLayout::BlockLayout(const Packing& packing, const std::vector<Span>& row_ti
 
 namespace {
 
-// Values [.., columns] in the layout of their tiles.
-void pack_tiles(const Packing& packing, const float* values, const std::vector<Span>& row_tiles,
-                const std::vector<Span>& column_groups, int64_t columns, const ForEach& for_each, float* out) {
-  const BlockLayout layout(packing, row_tiles, column_groups);
+// Values [matrices, rows, columns] in the layout of their tiles.
+void pack_tiles(const Packing& packing, const float* values, int64_t matrices, int64_t all_rows,
+                const std::vector<Span>& row_tiles, const std::vector<Span>& column_groups, int64_t columns,
+                const ForEach& for_each, float* out) {
+  const BlockLayout layout(packing, row_tiles, column_groups, matrices);
   const int64_t panel = packing.panel_columns;
   struct Part {
     const float* from;
@@ -821,36 +850,59 @@ void pack_tiles(const Packing& packing, const float* values, const std::vector<S
     const int64_t width = std::max<int64_t>(1, (int64_t{1} << 16) / std::max<int64_t>(1, rows * panel)) * panel;
     for (size_t g = 0; g < column_groups.size(); ++g) {
       const Span group = column_groups[g];
-      for (int64_t first = 0; first < group.size(); first += width) {
-        parts.push_back({values + row_tiles[t].begin * columns + group.begin + first, rows,
-                         std::min(width, group.size() - first), out + layout.offset(t, g) + packing.size(rows, first)});
+      for (int64_t m = 0; m < matrices; ++m) {
+        const float* from = values + (m * all_rows + row_tiles[t].begin) * columns + group.begin;
+        float* to = out + layout.offset(t, g) + m * packing.size(rows, group.size());
+        for (int64_t first = 0; first < group.size(); first += width) {
+          parts.push_back({from + first, rows, std::min(width, group.size() - first), to + packing.size(rows, first)});
+        }
       }
     }
   }
-  for_each(static_cast<int64_t>(parts.size()), [&](int64_t i) {
-    const Part& part = parts[static_cast<size_t>(i)];
-    packing.pack(part.from, columns, part.rows, part.columns, part.to);
+  // A stack may have thousands of small matrices.
+  const auto count = static_cast<int64_t>(parts.size());
+  const int64_t at_once = std::max<int64_t>(1, count / 64);
+  for_each((count + at_once - 1) / at_once, [&](int64_t task) {
+    for (int64_t i = task * at_once; i < std::min(count, (task + 1) * at_once); ++i) {
+      const Part& part = parts[static_cast<size_t>(i)];
+      packing.pack(part.from, columns, part.rows, part.columns, part.to);
+    }
   });
+}
+
+int64_t columns_size(int64_t depth, int64_t columns) { return depth * columns; }
+
+void pack_columns(const float* b, int64_t stride, int64_t depth, int64_t columns, float* out) {
+  transpose(b, stride, depth, columns, out, depth);
 }
 
 }  // namespace
 
-void pack_matrix(const float* values, int64_t rows, int64_t columns, const ForEach& for_each, float* out) {
-  pack_tiles(*kernels().float_packing, values, {{0, rows}}, {{0, columns}}, columns, for_each, out);
+const Packing& column_packing() {
+  static const Packing packing = {1, columns_size, pack_columns};
+  return packing;
 }
 
-void pack_array(const Structure& structure, const Packing& packing, int64_t rows, int64_t columns, bool for_reading,
-                const ForEach& for_each, StoredArray& array) {
-  const std::vector<Span> whole_rows = {{0, rows}};
-  const std::vector<Span> whole_columns = {{0, columns}};
-  const std::vector<Span> row_tiles = for_reading ? structure.row_tiles(rows) : whole_rows;
-  const std::vector<Span> groups = for_reading ? structure.column_groups(columns) : whole_columns;
+Floats pack_whole(const Packing& packing, const float* values, int64_t matrices, int64_t rows, int64_t columns,
+                  const ForEach& for_each) {
+  Floats packed(static_cast<size_t>(matrices * packing.size(rows, columns)));
+  pack_tiles(packing, values, matrices, rows, {{0, rows}}, {{0, columns}}, columns, for_each, packed.data());
+  return packed;
+}
+
+void pack_array(const Structure& structure, const Packing& packing, int64_t matrices, int64_t rows, int64_t columns,
+                bool for_reading, const ForEach& for_each, StoredArray& array) {
   array.packing = &packing;
+  if (!for_reading) {
+    array.slices[0] = pack_whole(packing, array.slices[0].data(), matrices, rows, columns, for_each);
+    return;
+  }
+  const std::vector<Span> row_tiles = structure.row_tiles(rows);
+  const std::vector<Span> groups = structure.column_groups(columns);
   for (Floats& slice : array.slices) {
-    Floats packed(static_cast<size_t>(BlockLayout(packing, row_tiles, groups).size()));
-    pack_tiles(packing, slice.data(), row_tiles, groups, columns, for_each, packed.data());
+    Floats packed(static_cast<size_t>(BlockLayout(packing, row_tiles, groups, matrices).size()));
+    pack_tiles(packing, slice.data(), matrices, rows, row_tiles, groups, columns, for_each, packed.data());
     slice = std::move(packed);
-    if (!for_reading) continue;
     const auto size = static_cast<int64_t>(slice.size());
     if (needs_noise_weights(structure)) {
       array.noise_weights.emplace_back(slice.size());
@@ -895,7 +947,7 @@ Decoding decoding(const Structure& structure, const Device& device) {
   return result;
 }
 
-void check_faults(const Structure& structure, const Matrix& w) {
+void check_faults(const Structure& structure, const Matrices& w) {
   const int64_t bits = structure.fault_storage == FaultStorage::kNone ? 0 : structure.stored_bits();
   const int64_t devices = structure.encoding == Encoding::kWeight ? 0 : structure.pairs() ? 2 : 1;
   for (int64_t i = 0; i < w.fault_count; ++i) {
@@ -903,7 +955,7 @@ void check_faults(const Structure& structure, const Matrix& w) {
     const int64_t what = w.faults[i] % kFaultsPerElement;
     const int64_t device = what - kFirstStuck;
     const bool exists = what < kFirstStuck ? what < bits : device / 4 < structure.slices() && device / 2 % 2 < devices;
-    if (w.faults[i] < 0 || element >= w.rows * w.columns || !exists) {
+    if (w.faults[i] < 0 || element >= w.count * w.rows * w.columns || !exists) {
       throw Error("node '" + structure.node + "', input 'faults': " + std::to_string(w.faults[i]) +
                   " names an element, bit or device that the array does not have");
     }
@@ -922,7 +974,7 @@ void noise_weights(const Structure& structure, const float* values, int64_t coun
   }
 }
 
-StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrix& w,
+StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrices& w,
                         bool for_reading, const ForEach& for_each) {
   return Storing(structure, device, key, w, for_each).run(for_reading);
 }
@@ -948,11 +1000,19 @@ void write_operand(const Structure& structure, const Device& device, float stren
   row.device.c1 = place.sample;
   row.device.c2 = static_cast<uint32_t>(structure.site);
   row.device.c3 = kWrite;
+  const MapRow clipping;  // of numbers to their scale
   for (size_t t = 0; t < row_tiles.size(); ++t) {
+    const float* s = scales + static_cast<int64_t>(t) * columns;
     for (int64_t k = row_tiles[t].begin; k < row_tiles[t].end; ++k) {
+      const float* source = b + k * columns;
+      float* target = out + k * columns;
+      if (device.percentile > 0) {
+        kernels().map_row(clipping, source, s, columns, target);
+        for (int64_t n = 0; n < columns; ++n) target[n] *= s[n];
+        source = target;
+      }
       row.device.block = (place.first_row + static_cast<uint64_t>(k)) * blocks_per_row;
-      kernels().store_row(row, b + k * columns, scales + static_cast<int64_t>(t) * columns, 0, columns,
-                          out + k * columns);
+      kernels().store_row(row, source, s, 0, columns, target);
     }
   }
 }

@@ -51,6 +51,9 @@ class BlockLayout {
 // else as floats. rows: of the matrix.
 const Packing& packing_for(const Structure& structure, const Device& device, int64_t rows, bool for_reading);
 
+// Whether a convolution's matrices [rows, columns] are read as NarrowRead can, which wants them as columns.
+bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns);
+
 // How what is read becomes a weight in units of its scale: the sum of factor * reading over the slices, less the
 // offset.
 struct Decoding {
@@ -59,21 +62,24 @@ struct Decoding {
 };
 Decoding decoding(const Structure& structure, const Device& device);
 
-// What the arrays of one chip hold for a matrix; immutable once made.
+// What the arrays of one chip hold for a stack of matrices, whose rows are numbered through; immutable once made.
 struct StoredArray {
   StoreKey key;
   const Packing* packing = nullptr;  // null: not packed
-  // For reading: v of docs/operators.md, slice by slice, in units of g_max. Else W'. [rows, columns], or packed:
-  // then for reading in the layout of its tiles.
+  // For reading: v of docs/operators.md, slice by slice, in units of g_max. Else W'. [all rows, columns], or packed:
+  // then for reading in the layout of its tiles, else matrix by matrix.
   std::vector<Floats> slices;
   std::vector<Floats> noise_weights;  // what the variance of weight noise is proportional to, if needed
   std::vector<Floats> magnitudes;     // |v|, only for the formula of IR drop
-  std::vector<Floats> unit_columns;   // of each slice, [rows]
-  std::vector<float> scales;  // as weight_scales gives them, with compensation; may be missing where nothing is read
+  std::vector<Floats> unit_columns;   // of each slice, [all rows]
+  // As weight_scales gives them, matrix by matrix, with compensation; may be missing where nothing is read.
+  std::vector<float> scales;
 };
 
-struct Matrix {
+// A stack of matrices [matrices, rows, columns].
+struct Matrices {
   const float* values = nullptr;
+  int64_t count = 1;
   int64_t rows = 0;
   int64_t columns = 0;
   const ModelCodes* codes = nullptr;  // of a quantized model
@@ -82,17 +88,21 @@ struct Matrix {
 };
 
 // Throws Error if a fault of the list lies outside the array.
-void check_faults(const Structure& structure, const Matrix& w);
+void check_faults(const Structure& structure, const Matrices& w);
 
-StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrix& w,
+StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrices& w,
                         bool for_reading, const ForEach& for_each);
 
-// Packs a matrix as floats, as a whole; out: as many floats as kernels().float_packing says.
-void pack_matrix(const float* values, int64_t rows, int64_t columns, const ForEach& for_each, float* out);
+// As columns, one after another: W transposed.
+const Packing& column_packing();
 
-// Packs what store_array made, and adds what reading needs beside it.
-void pack_array(const Structure& structure, const Packing& packing, int64_t rows, int64_t columns, bool for_reading,
-                const ForEach& for_each, StoredArray& array);
+// Packs matrices, each as a whole.
+Floats pack_whole(const Packing& packing, const float* values, int64_t matrices, int64_t rows, int64_t columns,
+                  const ForEach& for_each);
+
+// Packs what store_array made of matrices [matrices, rows, columns], and adds what reading needs beside it.
+void pack_array(const Structure& structure, const Packing& packing, int64_t matrices, int64_t rows, int64_t columns,
+                bool for_reading, const ForEach& for_each, StoredArray& array);
 
 // Writes a matrix B [rows, columns] of one sample into out; for reading, in units of the scales (conductances: of
 // g_max).

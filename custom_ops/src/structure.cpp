@@ -25,6 +25,9 @@ struct Entry {
 namespace {
 
 constexpr int64_t kFormat = 2;
+// Of attributes that count or number something, so that no product of two overflows, and none is 0 in 32 bits.
+constexpr int64_t kMost = INT32_MAX;
+constexpr int64_t kMostTableValues = 65536;  // means of a table
 constexpr double kHuge = 3.0e38;
 
 std::string number(double value) {
@@ -160,28 +163,57 @@ const std::vector<Entry>& known_entries() {
   return entries;
 }
 
-// Entries whose names carry an index or a name of their own.
-const char* const kFamilies[] = {"program.c",       "program.target_us.",    "program.mean_us.",
-                                 "program.std_us.", "program.table_time_s.", "program.parameter."};
-
 bool starts_with(const std::string& text, const char* start) { return text.rfind(start, 0) == 0; }
 
 const Entry* find_entry(const std::string& name) {
-  for (const Entry& entry : known_entries()) {
-    if (name == entry.name) return &entry;
-  }
-  return nullptr;
+  static const std::unordered_map<std::string, const Entry*> by_name = [] {
+    std::unordered_map<std::string, const Entry*> entries;
+    for (const Entry& entry : known_entries()) entries[entry.name] = &entry;
+    return entries;
+  }();
+  const auto found = by_name.find(name);
+  return found == by_name.end() ? nullptr : found->second;
 }
 
-// The index behind `start` in a name such as program.mean_us.1.12 (0: the first one), or -1.
-int64_t index_in(const std::string& name, const char* start, int place) {
-  std::stringstream rest(name.substr(std::string(start).size()));
-  std::string part;
-  for (int i = 0; i <= place; ++i) {
-    if (!std::getline(rest, part, '.')) return -1;
+// Entries whose names carry indices or a name of their own.
+struct Family {
+  const char* start;
+  Place::Family family;
+  int indices;
+};
+constexpr Family kFamilies[] = {
+    {"program.c", Place::kCoefficient, 1},           {"program.target_us.", Place::kTarget, 1},
+    {"program.mean_us.", Place::kMean, 2},           {"program.std_us.", Place::kStd, 2},
+    {"program.table_time_s.", Place::kTableTime, 1}, {"program.parameter.", Place::kParameter, 0}};
+
+// The whole number at the end of, or up to a point in, text from `begin` on; -1 where there is none of up to 6 digits.
+int64_t index_at(const std::string& text, size_t begin, size_t end) {
+  if (end <= begin || end - begin > 6 || (text[begin] == '0' && end - begin > 1)) return -1;
+  int64_t index = 0;
+  for (size_t i = begin; i < end; ++i) {
+    if (text[i] < '0' || text[i] > '9') return -1;
+    index = 10 * index + (text[i] - '0');
   }
-  if (part.empty() || part.size() > 6 || part.find_first_not_of("0123456789") != std::string::npos) return -1;
-  return std::stoll(part);
+  return index;
+}
+
+// False where no entry has such a name.
+bool find_place(const std::string& name, Place& place) {
+  place.known = find_entry(name);
+  place.stored = starts_with(name, "program.") || starts_with(name, "mapping.") || starts_with(name, "drift.") ||
+                 starts_with(name, "faults.") || name == "read.row_ohm" || name == "read.column_ohm";
+  place.of_readings = starts_with(name, "read.") || starts_with(name, "adc.");
+  if (place.known != nullptr) return true;
+  for (const Family& family : kFamilies) {
+    if (!starts_with(name, family.start)) continue;
+    place.family = family.family;
+    const size_t begin = std::string(family.start).size();
+    const size_t point = family.indices > 1 ? name.find('.', begin) : std::string::npos;
+    if (family.indices > 0) place.first = index_at(name, begin, std::min(point, name.size()));
+    if (family.indices > 1 && point != std::string::npos) place.second = index_at(name, point + 1, name.size());
+    return true;
+  }
+  return false;
 }
 
 bool inside(int64_t index, int64_t count) { return index >= 0 && index < count; }
@@ -198,9 +230,7 @@ int Structure::stored_bits() const {
   return fault_storage == FaultStorage::kFloat32 ? 32 : static_cast<int>(fault_bits);
 }
 
-bool Structure::has(const char* entry) const {
-  return std::find(entries.begin(), entries.end(), entry) != entries.end();
-}
+bool Structure::has(const char* entry) const { return index_of_.count(entry) > 0; }
 
 int64_t Structure::slices() const {
   if (slice_bits == 0) return 1;
@@ -272,6 +302,41 @@ void set_timed_coefficients(TimedModel model, const std::string& node, Device& d
 
 }  // namespace
 
+// One number of a table, a polynomial or a function.
+void Structure::put(const Place& place, const std::string& name, float value, Device& device,
+                    std::string& parameters) const {
+  const bool positive = place.family == Place::kStd || place.family == Place::kTarget;
+  if (!std::isfinite(value) || (positive && value < 0)) {
+    throw Error("node '" + node + "', control input 'device': entry '" + name + "' is " + number(value) +
+                "; expected a finite number" + (positive ? " from 0" : ""));
+  }
+  const auto first = static_cast<size_t>(place.first);
+  const auto second = static_cast<size_t>(place.second);
+  switch (place.family) {
+    case Place::kCoefficient:
+      device.c[first] = value;
+      break;
+    case Place::kTarget:
+      device.table.target_us[first] = value;
+      break;
+    case Place::kTableTime:
+      device.table.time_s[first] = value;
+      break;
+    case Place::kMean:
+      device.table.mean_us[first][second] = value;
+      break;
+    case Place::kStd:
+      device.table.std_us[first][second] = value;
+      break;
+    case Place::kParameter: {
+      std::ostringstream text;
+      text.precision(9);
+      text << '"' << name.substr(std::string("program.parameter.").size()) << "\": " << value;
+      parameters += (parameters.empty() ? "" : ", ") + text.str();
+    }
+  }
+}
+
 Device Structure::device(const float* values, int64_t count) const {
   const std::string where = "node '" + node + "', control input 'device': ";
   if (count != static_cast<int64_t>(entries.size())) {
@@ -287,33 +352,11 @@ Device Structure::device(const float* values, int64_t count) const {
   for (size_t i = 0; i < entries.size(); ++i) {
     const double value = values[i];
     const std::string& name = entries[i];
-    if (known_[i] == nullptr && dynamic()) continue;  // of programming
-    if (known_[i] == nullptr) {
-      const auto at = [&](const char* start, int place) { return static_cast<size_t>(index_in(name, start, place)); };
-      const bool positive = starts_with(name, "program.std_us.") || starts_with(name, "program.target_us.");
-      if (!std::isfinite(value) || (positive && value < 0)) {
-        throw Error(where + "entry '" + name + "' is " + number(value) + "; expected a finite number" +
-                    (positive ? " from 0" : ""));
-      }
-      if (starts_with(name, "program.target_us.")) device.table.target_us[at("program.target_us.", 0)] = values[i];
-      if (starts_with(name, "program.table_time_s.")) device.table.time_s[at("program.table_time_s.", 0)] = values[i];
-      if (starts_with(name, "program.mean_us.")) {
-        device.table.mean_us[at("program.mean_us.", 0)][at("program.mean_us.", 1)] = values[i];
-      }
-      if (starts_with(name, "program.std_us.")) {
-        device.table.std_us[at("program.std_us.", 0)][at("program.std_us.", 1)] = values[i];
-      }
-      if (starts_with(name, "program.parameter.")) {
-        std::ostringstream text;
-        text.precision(9);
-        text << '"' << name.substr(std::string("program.parameter.").size()) << "\": " << value;
-        parameters += (parameters.empty() ? "" : ", ") + text.str();
-      } else if (starts_with(name, "program.c")) {
-        device.c[at("program.c", 0)] = values[i];
-      }
+    if (places_[i].known == nullptr) {
+      if (!dynamic()) put(places_[i], name, values[i], device, parameters);  // of programming
       continue;
     }
-    const Entry& entry = *known_[i];
+    const Entry& entry = *places_[i].known;
     const bool whole = entry.kind == Entry::kZeroOrWhole;
     bool in_range = entry.kind == Entry::kAbove ? value > entry.low : value >= entry.low;
     in_range = in_range && value <= entry.high && (!whole || std::floor(value) == value);
@@ -372,6 +415,46 @@ void Structure::check_device(const Device& device) const {
   }
 }
 
+namespace {
+
+// Five whole numbers for each axis, as "3,2,1,1,1;3,2,1,1,1".
+std::vector<WindowAxis> parse_window(const std::string& node, const std::string& text) {
+  const auto fail = [&] {
+    throw Error("node '" + node + "', attribute 'window' is '" + text +
+                "'; expected size,stride,dilation,padding before,padding after for each of 1 to 3 axes, separated by " +
+                "';', the first three from 1, none above " + std::to_string(kMost));
+  };
+  std::vector<WindowAxis> window;
+  int64_t numbers[5] = {};
+  int count = 0;
+  int64_t places = 1;
+  size_t begin = 0;
+  while (!text.empty() && begin <= text.size()) {
+    const size_t end = std::min(text.find_first_of(",;", begin), text.size());
+    if (end == begin || end - begin > 10 || count == 5) fail();
+    int64_t value = 0;
+    for (size_t i = begin; i < end; ++i) {
+      if (text[i] < '0' || text[i] > '9') fail();
+      value = 10 * value + (text[i] - '0');
+    }
+    if (value > kMost || (count < 3 && value < 1)) fail();
+    numbers[count++] = value;
+    if (end == text.size() || text[end] == ';') {
+      if (count != 5 || window.size() == 3) fail();
+      places *= numbers[0];
+      if (places > kMost) fail();
+      window.push_back({numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]});
+      count = 0;
+    }
+    begin = end + 1;
+  }
+  return window;
+}
+
+}  // namespace
+
+bool may_be_absent(const char* attribute) { return std::string(attribute) == "window"; }
+
 Structure parse_structure(const std::string& node, Operator kind,
                           const std::function<int64_t(const char*)>& int_attribute,
                           const std::function<std::string(const char*)>& string_attribute) {
@@ -379,16 +462,15 @@ Structure parse_structure(const std::string& node, Operator kind,
   const auto fail = [&](const char* attribute, const std::string& problem) {
     throw Error("node '" + node + "', attribute '" + attribute + "' " + problem);
   };
-  const auto count = [&](const char* attribute, int64_t low, int64_t high = INT64_MAX) {
+  const auto count = [&](const char* attribute, int64_t low, int64_t high = kMost) {
     const int64_t value = int_attribute(attribute);
     if (value < low || value > high) {
-      fail(attribute, "is " + std::to_string(value) + "; expected " +
-                          (high == INT64_MAX ? "at least " + std::to_string(low)
-                                             : std::to_string(low) + " to " + std::to_string(high)));
+      fail(attribute,
+           "is " + std::to_string(value) + "; expected " + std::to_string(low) + " to " + std::to_string(high));
     }
     return value;
   };
-  if (count("format", 0) != kFormat) {
+  if (int_attribute("format") != kFormat) {
     throw Error("node '" + node + "' is written in format " + std::to_string(int_attribute("format")) +
                 ", this library knows format " + std::to_string(kFormat) + "; update emu or rewrite the model");
   }
@@ -423,11 +505,9 @@ Structure parse_structure(const std::string& node, Operator kind,
     fail("head_groups",
          "is " + std::to_string(structure.head_groups) + "; expected 1 because 'head_axis' is not 'output'");
   }
-  const bool axis_fits =
-      structure.head_axis == HeadAxis::kNone || dynamic == (structure.head_axis == HeadAxis::kMatrix);
-  if (!axis_fits) {
-    fail("head_axis", "is '" + string_attribute("head_axis") + "', which does not fit this operator; expected " +
-                          (dynamic ? "none or matrix" : "none, output or input"));
+  if (dynamic && structure.head_axis != HeadAxis::kNone && structure.head_axis != HeadAxis::kMatrix) {
+    fail("head_axis",
+         "is '" + string_attribute("head_axis") + "', which does not fit this operator; expected none or matrix");
   }
   structure.balanced = chosen("tile_split", std::map<std::string, bool>{{"fill", false}, {"balanced", true}});
   structure.scaling = chosen("scaling", std::map<std::string, Scaling>{{"tensor", Scaling::kTensor},
@@ -493,8 +573,13 @@ Structure parse_structure(const std::string& node, Operator kind,
                                                                    {"global_exact", Compensation::kGlobalExact},
                                                                    {"column", Compensation::kColumn},
                                                                    {"column_exact", Compensation::kColumnExact}});
-    structure.table_times_ = count("table_times", 0, 4096);
-    structure.table_points_ = count("table_points", 0, 65536);
+    structure.table_times_ = count("table_times", 0, kMostTableValues);
+    structure.table_points_ = count("table_points", 0, kMostTableValues);
+    if (structure.table_times_ * structure.table_points_ > kMostTableValues) {
+      fail("table_points", "is " + std::to_string(structure.table_points_) + "; expected at most " +
+                               std::to_string(kMostTableValues) + " together with 'table_times', which is " +
+                               std::to_string(structure.table_times_));
+    }
   }
   const std::map<std::string, Range> dac_ranges = {
       {"none", Range::kNone}, {"fixed", Range::kFixed}, {"absmax", Range::kAbsMax}, {"calibrated", Range::kCalibrated}};
@@ -525,6 +610,14 @@ Structure parse_structure(const std::string& node, Operator kind,
     structure.block_rows = count("block_rows", 0);
     if (structure.code_bits != 4 && structure.code_bits != 8) {
       fail("code_bits", "is " + std::to_string(structure.code_bits) + "; expected 4 or 8");
+    }
+  }
+
+  if (kind == Operator::kStored || kind == Operator::kQuantized) {
+    structure.window = parse_window(node, string_attribute("window"));
+    if (!structure.window.empty() && (structure.sample_axis == 1 || structure.head_axis != HeadAxis::kNone)) {
+      throw Error("node '" + node + "', attribute 'window' is '" + string_attribute("window") +
+                  "'; this needs attributes 'sample_axis' 0 or -1 and 'head_axis' none");
     }
   }
 
@@ -590,18 +683,16 @@ Structure parse_structure(const std::string& node, Operator kind,
 
   std::stringstream names(string_attribute("entries"));
   for (std::string name; std::getline(names, name, ',');) {
-    const Entry* entry = find_entry(name);
-    const bool family = std::any_of(std::begin(kFamilies), std::end(kFamilies),
-                                    [&](const char* start) { return starts_with(name, start); });
-    if (entry == nullptr && !family) {
+    Place place;
+    if (!find_place(name, place)) {
       throw Error("node '" + node + "', attribute 'entries': '" + name +
                   "' is unknown to this library; update emu or rewrite the model");
     }
-    if (structure.has(name.c_str())) {
+    if (!structure.index_of_.emplace(name, structure.entries.size()).second) {
       throw Error("node '" + node + "', attribute 'entries': '" + name + "' stands twice");
     }
     structure.entries.push_back(name);
-    structure.known_.push_back(entry);
+    structure.places_.push_back(place);
   }
   structure.has_output_noise_ = structure.has("read.output_noise");
   structure.has_input_noise_ = structure.has("read.input_noise");
@@ -672,44 +763,57 @@ Structure parse_structure(const std::string& node, Operator kind,
   return structure;
 }
 
-void Structure::check_entries(std::vector<std::string> needed) const {
-  const bool table = !dynamic() && disturbance == Disturbance::kTable;
-  if (table && (table_times_ < 1 || table_points_ < 1)) {
+void Structure::require(const std::string& entry) const {
+  if (!has(entry.c_str())) {
+    throw Error("node '" + node + "', attribute 'entries' lacks '" + entry + "', which its other attributes need");
+  }
+}
+
+void Structure::check_entries(const std::vector<std::string>& needed) const {
+  for (const std::string& name : needed) require(name);
+  // Names with indices must lie inside the table, which only stored nodes know.
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const Place& place = places_[i];
+    if (place.known != nullptr) continue;
+    bool fits = true;
+    switch (place.family) {
+      case Place::kCoefficient:
+        fits = inside(place.first, 5);
+        break;
+      case Place::kTarget:
+        fits = inside(place.first, table_points_);
+        break;
+      case Place::kTableTime:
+        fits = inside(place.first, table_times_);
+        break;
+      case Place::kMean:
+      case Place::kStd:
+        fits = inside(place.first, table_times_) && inside(place.second, table_points_);
+        break;
+      case Place::kParameter:
+        break;
+    }
+    if (!fits && (place.family == Place::kCoefficient || !dynamic())) {
+      throw Error("node '" + node + "', attribute 'entries': '" + entries[i] +
+                  "' is unknown to this library; update emu or rewrite the model");
+    }
+  }
+  check_table();
+}
+
+void Structure::check_table() const {
+  if (dynamic() || disturbance != Disturbance::kTable) return;
+  if (table_times_ < 1 || table_points_ < 1) {
     throw Error("node '" + node +
                 "', attributes 'table_times' and 'table_points' must be at least 1 because 'program' is 'table'");
   }
-  for (int64_t i = 0; table && i < table_points_; ++i) {
-    needed.push_back("program.target_us." + std::to_string(i));
-    for (int64_t j = 0; j < table_times_; ++j) {
+  for (int64_t i = 0; i < table_points_; ++i) require("program.target_us." + std::to_string(i));
+  for (int64_t j = 0; j < table_times_; ++j) {
+    require("program.table_time_s." + std::to_string(j));
+    for (int64_t i = 0; i < table_points_; ++i) {
       const std::string place = std::to_string(j) + "." + std::to_string(i);
-      needed.push_back("program.mean_us." + place);
-      needed.push_back("program.std_us." + place);
-    }
-  }
-  for (int64_t j = 0; table && j < table_times_; ++j) needed.push_back("program.table_time_s." + std::to_string(j));
-  for (const std::string& name : needed) {
-    if (!has(name.c_str())) {
-      throw Error("node '" + node + "', attribute 'entries' lacks '" + name + "', which its other attributes need");
-    }
-  }
-  // Names with indices must lie inside the table, which only stored nodes know.
-  for (size_t i = 0; i < entries.size(); ++i) {
-    if (known_[i] != nullptr) continue;
-    const std::string& name = entries[i];
-    bool fits = true;
-    if (starts_with(name, "program.target_us.")) fits = inside(index_in(name, "program.target_us.", 0), table_points_);
-    if (starts_with(name, "program.table_time_s."))
-      fits = inside(index_in(name, "program.table_time_s.", 0), table_times_);
-    for (const char* start : {"program.mean_us.", "program.std_us."}) {
-      if (starts_with(name, start)) {
-        fits = inside(index_in(name, start, 0), table_times_) && inside(index_in(name, start, 1), table_points_);
-      }
-    }
-    const bool coefficient = starts_with(name, "program.c");
-    if (coefficient) fits = inside(index_in(name, "program.c", 0), 5);
-    if (!fits && (coefficient || !dynamic())) {
-      throw Error("node '" + node + "', attribute 'entries': '" + name +
-                  "' is unknown to this library; update emu or rewrite the model");
+      require("program.mean_us." + place);
+      require("program.std_us." + place);
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels.h"
@@ -29,6 +30,15 @@ struct Span {
   int64_t begin;
   int64_t end;
   int64_t size() const { return end - begin; }
+};
+
+// How a window moves along one axis of an image.
+struct WindowAxis {
+  int64_t size = 1;
+  int64_t stride = 1;
+  int64_t dilation = 1;
+  int64_t before = 0;  // zeros beside the image
+  int64_t after = 0;
 };
 
 // Points of measured data: at one time, mean and standard deviation of the conductance for each target.
@@ -99,6 +109,16 @@ enum class Operator { kStored, kQuantized, kDynamic, kFaultyWeight };
 
 struct Entry;
 
+// Where the number of an entry of the `device` input goes.
+struct Place {
+  const Entry* known = nullptr;  // else one of a family of names:
+  enum Family { kCoefficient, kTarget, kTableTime, kMean, kStd, kParameter } family = kParameter;
+  int64_t first = -1;  // index in the name, -1: none
+  int64_t second = -1;
+  bool stored = false;       // what is stored depends on it
+  bool of_readings = false;  // what is stored depends on it where compensation reads
+};
+
 struct Structure {
   std::string node;
   Operator kind = Operator::kStored;
@@ -142,8 +162,9 @@ struct Structure {
   bool iterative = false;
   WeightNoise weight_noise = WeightNoise::kNone;
   IrDrop ir_drop = IrDrop::kNone;
-  int64_t code_bits = 8;   // quantized only
-  int64_t block_rows = 0;  // quantized only
+  int64_t code_bits = 8;           // quantized only
+  int64_t block_rows = 0;          // quantized only
+  std::vector<WindowAxis> window;  // products only; empty: X holds rows
   std::vector<std::string> entries;
 
   bool dynamic() const { return kind == Operator::kDynamic; }
@@ -168,6 +189,8 @@ struct Structure {
   // Column segments that must be read one by one; a single one unless a decision is taken per tile.
   std::vector<Span> column_groups(int64_t columns) const;
 
+  const std::vector<Place>& places() const { return places_; }  // of the entries
+
   // Checks and names the values of the `device` input. Throws Error.
   Device device(const float* values, int64_t count) const;
 
@@ -175,7 +198,10 @@ struct Structure {
   friend Structure parse_structure(const std::string&, Operator, const std::function<int64_t(const char*)>&,
                                    const std::function<std::string(const char*)>&);
   std::vector<Span> split(int64_t size, int64_t largest) const;
-  void check_entries(std::vector<std::string> needed) const;
+  void check_entries(const std::vector<std::string>& needed) const;
+  void check_table() const;
+  void require(const std::string& entry) const;
+  void put(const Place& place, const std::string& name, float value, Device& device, std::string& parameters) const;
   void check_device(const Device& device) const;
 
   bool has_output_noise_ = false;
@@ -185,8 +211,12 @@ struct Structure {
   int timed_ = 0;  // a model whose coefficients depend on the time
   int64_t table_times_ = 0;
   int64_t table_points_ = 0;
-  std::vector<const Entry*> known_;  // of each entry; null for points of a table and parameters of a function
+  std::vector<Place> places_;  // of each entry
+  std::unordered_map<std::string, size_t> index_of_;
 };
+
+// Whether files written by earlier versions lack a string attribute, which is then empty.
+bool may_be_absent(const char* attribute);
 
 // Reads attributes through the given functions, so that nodes and the ctypes helpers share one parser. Throws Error.
 Structure parse_structure(const std::string& node, Operator kind,

@@ -660,9 +660,12 @@ def _geometry(site: Mapping[str, Any], tokens: int | None, own: int | None, name
     if site["macs"] is None:
         if tokens is None:
             raise InputError(f"{where} depends on the number of tokens, which the model leaves open: give tokens.")
-        matrices = (site["heads"] or 1) if written else 1
+        matrices = (site["heads"] or 1) if written else site.get("stack", 1)
         return tokens if k is None else k, tokens if n is None else n, tokens, matrices
     runs = site["macs"] // site["macs_per_row"] if site["macs_per_row"] else 0
+    stack = site.get("stack", 1)
+    if stack > 1:
+        return k, n, runs // stack, stack
     keys = {"attention_scores": n, "attention_context": k}.get(site["component"])
     if own is None or tokens is None or tokens == own:
         matrices = (site["heads"] or 1) if written else 1

@@ -16,6 +16,7 @@ from emu.evaluation.data import fixed_batch, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Arrays
+from emu.reference import windows
 from emu.reference.structure import Controls, Structure, check_controls, parse_structure
 from emu.rewriter import EmulatedModel
 
@@ -125,6 +126,7 @@ class _Site:
     adc: bool
     structure: Structure
     controls: Controls
+    shape: tuple[int, int, int]  # of a stored weight: the matrices of its stack, their rows and columns
     largest: float = 0.0
 
     @classmethod
@@ -136,7 +138,8 @@ class _Site:
         device = emulated.value(emulated.manifest["devices"][facts["device"]]["input"])
         strength = np.zeros(structure.sites, np.float32)
         controls = check_controls(structure, device, strength, None, None, np.int64(0), np.int64(0))
-        return cls(index, facts["node"], node, dac, adc, structure, controls)
+        shape = (facts.get("stack", 1), facts["shape"][0] or 0, facts["shape"][1] or 0)
+        return cls(index, facts["node"], node, dac, adc, structure, controls, shape)
 
     @property
     def is_stored(self) -> bool:
@@ -147,13 +150,31 @@ class _Site:
         """Names of the activations that it multiplies."""
         return [value.name for value in self.node.inputs[: 1 if self.is_stored else 2]]
 
+    @property
+    def fed(self) -> tuple[object, ...]:
+        """What its arrays are fed: equal for sites that see the same rows of the same activation."""
+        return self.operands[0], self.structure.window, self.shape[0]
+
+    def rows_of(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The rows of an activation that each matrix of its stack is fed, `[stack, rows, K]`."""
+        stack, depth, _ = self.shape
+        if self.structure.window:
+            cut, _ = windows.rows_of(x, self.shape, self.structure)
+            return np.moveaxis(cut, 1, 0).reshape(stack, -1, depth)
+        if stack == 1:
+            return x.reshape(1, -1, depth)
+        by_matrix = np.broadcast_to(x, (*np.broadcast_shapes(x.shape[:-2], (stack,)), *x.shape[-2:]))
+        return np.moveaxis(by_matrix, -3, 0).reshape(stack, -1, depth)
+
 
 @dataclass
 class _Observer:
-    """What was seen of the operands of sites: evenly spaced rows, and matrices with some rows of what they meet."""
+    """What was seen of the operands of sites: evenly spaced rows `[stack, rows, K]` of what stored weights are fed, and
+    written matrices with some rows of what they meet.
+    """
 
     sites: Sequence[_Site]
-    rows: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
+    rows: dict[tuple[object, ...], list[NDArray[np.float32]]] = field(default_factory=dict)
     matrices: dict[int, list[tuple[NDArray[np.float32], list[NDArray[np.float32]]]]] = field(default_factory=dict)
 
     @property
@@ -163,21 +184,26 @@ class _Observer:
 
     def see(self, values: Mapping[str, NDArray[Any]], samples: int, batches: int) -> None:
         """Takes in one of so many batches."""
-        stored = {site.operands[0] for site in self.sites if site.is_stored}
-        width = sum(values[name].shape[-1] for name in stored)
-        rows = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
-        for name in stored:
-            array = values[name].reshape(-1, values[name].shape[-1])
-            self.rows.setdefault(name, []).append(array[_evenly(len(array), -(-rows // batches))])
+        stored: dict[tuple[object, ...], list[_Site]] = {}
         for site in self.sites:
-            site.largest = max(site.largest, float(np.abs(values[site.operands[0]]).max(initial=0)))
+            if site.is_stored:
+                stored.setdefault(site.fed, []).append(site)
+        width = sum(sites[0].shape[0] * sites[0].shape[1] for sites in stored.values())
+        count = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
+        for fed, sites in stored.items():
+            array = sites[0].rows_of(values[sites[0].operands[0]])
+            self.rows.setdefault(fed, []).append(array[:, _evenly(array.shape[1], -(-count // batches))])
+            for site in sites:
+                site.largest = max(site.largest, float(np.abs(array).max(initial=0)))
+        for site in self.sites:
             if not site.is_stored:
                 a, b = (values[name] for name in site.operands)
+                site.largest = max(site.largest, float(np.abs(a).max(initial=0)))
                 self.matrices.setdefault(site.index, []).extend(_pairs(site, a, b, samples, -(-_MATRICES // batches)))
 
     def inputs_of(self, site: _Site) -> list[NDArray[np.float32]]:
         """The rows that were kept of what a site is fed."""
-        return self.rows[site.operands[0]] if site.is_stored else [rows for rows, _ in self.matrices[site.index]]
+        return self.rows[site.fed] if site.is_stored else [rows for rows, _ in self.matrices[site.index]]
 
 
 def _pairs(
@@ -202,8 +228,9 @@ def _outputs(
 ) -> Iterator[NDArray[np.float32]]:
     """What the ADCs of a site convert; about `most` numbers of evenly spaced rows."""
     if site.is_stored:
-        contents = stored_contents(_weight(emulated, site), site.structure, site.controls)
-        pairs = [(np.concatenate(observer.inputs_of(site)), contents)]
+        fed = np.concatenate(observer.inputs_of(site), axis=1)
+        matrices = _weight(emulated, site).reshape(site.shape)
+        pairs = [(x, stored_contents(w, site.structure, site.controls)) for x, w in zip(fed, matrices, strict=True)]
     else:
         pairs = observer.matrices[site.index]
     for x, contents in pairs:
@@ -221,8 +248,11 @@ def _weight(emulated: EmulatedModel, site: _Site) -> NDArray[np.float32]:
     codes, scale, zero_point = stored
     if site.structure.block_rows:
         scale, zero_point = (
-            np.repeat(each, site.structure.block_rows, axis=0)[: len(codes)] for each in (scale, zero_point)
+            np.repeat(each, site.structure.block_rows, axis=-2)[..., : codes.shape[-2], :]
+            for each in (scale, zero_point)
         )
+    elif np.ndim(scale):
+        scale, zero_point = scale[..., None, :], zero_point[..., None, :]
     return np.asarray((codes.astype(np.float32) - zero_point) * scale, np.float32)
 
 

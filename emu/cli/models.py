@@ -9,6 +9,7 @@ import typer
 from emu.cli.app import app
 from emu.cli.options import (
     AS_USUAL,
+    BatchAxis,
     Data,
     DataOptions,
     Exclude,
@@ -31,6 +32,7 @@ from emu.errors import InputError
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
     stored: Stored = None,
+    batch_axis: BatchAxis = None,
     as_json: Json = False,
 ) -> None:
     """Show the sites of a model: its matrix products that are or could be on crossbars."""
@@ -38,19 +40,20 @@ def inspect(
     from emu.rewriter import rewrite as rewrite_model
 
     manifest = read_manifest(model)
-    if manifest and stored is not None:
-        raise InputError(f"{model} is rewritten already, with its stored tensors: leave out --stored.")
+    for option, given in (("stored", stored), ("batch-axis", batch_axis)):
+        if manifest and given is not None:
+            raise InputError(f"{model} is rewritten already: leave out --{option}, or give the original model.")
     # The sites of a plain model are those that it gets when it is rewritten.
-    plain = {} if manifest else rewrite_model(model, "ideal", stored=stored).manifest
+    plain = {} if manifest else rewrite_model(model, "ideal", stored=stored, batch_axis=batch_axis).manifest
     for site in plain.get("sites", []):
         del site["device"]
-    report = manifest or {"devices": None, **_pick(plain, ("sites", "skipped"))}
+    report = manifest or {"devices": None, **_pick(plain, ("sites", "skipped", "digital_share", "batch", "notes"))}
     if as_json:
         print_json(report)
         return
     what = f"rewritten for {', '.join(manifest['devices'])}" if manifest else "not rewritten"
     typer.echo(f"{model}: {what}, {len(report['sites'])} sites")
-    for note in _states(report):
+    for note in (*_states(report), *_about(report)):
         typer.echo(note)
     typer.echo()
     columns = ["index", "layer", "component", "op" if manifest else "source_op", "shape", "heads"]
@@ -78,6 +81,7 @@ def rewrite(
     faults: Annotated[
         Path | None, typer.Option(help="Give every chip exactly these faults (see 'emu faults').")
     ] = None,
+    batch_axis: BatchAxis = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write it.", show_default="MODEL.DEVICE.onnx")
     ] = None,
@@ -99,10 +103,13 @@ def rewrite(
         share=share or "by-content",
         stored=stored,
         faults=faults,
+        batch_axis=batch_axis,
     )
     emulated.save(target)
     _print_components(emulated.manifest["sites"])
     _print_skipped(emulated.manifest)
+    for note in _about(emulated.manifest):
+        typer.echo(note)
     names = ", ".join(emulated.manifest["devices"])
     typer.echo(f"Wrote {target} for {names}, {len(emulated.manifest['sites'])} sites.")
     if _is_uncalibrated(emulated.manifest):
@@ -209,6 +216,17 @@ def _states(report: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def _about(report: Mapping[str, Any]) -> list[str]:
+    """What decides on the numbers of a model: what reading changed in it, and where its samples lie."""
+    notes = [f"Note: {note}." for note in report.get("notes", ())]
+    batch = report.get("batch")
+    if batch is not None and batch["input"] is not None:
+        notes.append(f"Samples: axis {batch['axis']} of '{batch['input']}' ({batch['told']}).")
+    elif batch is not None:
+        notes.append(f"Samples: one in every run ({batch['told']}).")
+    return notes
+
+
 def _print_components(sites: Sequence[Mapping[str, Any]]) -> None:
     """Totals per component, in data-flow order."""
     rows = []
@@ -245,6 +263,10 @@ def _print_skipped(report: Mapping[str, Any]) -> None:
         typer.echo(f"Stays digital: {len(unselected)} sites that were not selected.")
     for skipped in (each for each in report["skipped"] if each not in unselected):
         typer.echo(f"Stays digital: {skipped['op']} '{skipped['node']}': {skipped['reason']}.")
+    share = report.get("digital_share", 0)
+    if report["skipped"]:
+        known = f"{100 * share:.3g} % of all multiplications" if share is not None else "a share that free sizes decide"
+        typer.echo(f"Digital in all: {known}.")
 
 
 def _pick(report: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:

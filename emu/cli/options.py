@@ -44,6 +44,14 @@ Stored = Annotated[
         help='Store these tensors that feed no product in arrays too: "component=word_embedding,norm".',
     ),
 ]
+BatchAxis = Annotated[
+    str | None,
+    typer.Option(
+        metavar="INPUT:AXIS",
+        help="The axis of an input that counts samples, where it is told wrongly or cannot be told.",
+        show_default="told by the inputs' free sizes",
+    ),
+]
 Share = Annotated[
     Literal["by-content", "by-name", "never"] | None,
     typer.Option(

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emu.reference import faults as bit_faults
+from emu.reference import windows
 from emu.reference.mapping import largest, scales
 from emu.reference.periphery import Trace, read
 from emu.reference.programming import DeviceArray
@@ -42,6 +44,9 @@ def crossbar_matmul(
     """Return Y of `emu::CrossbarMatMul`, float32 [..., N].
 
     x: float32 [..., K], rank 2 or more; w: float32 [K, N]; the controls and attributes as in `docs/operators.md`.
+    Or a stack of matrices: x [..., G, M, K], [..., 1, M, K] or [M, K], w [G, K, N]; the result is [..., G, M, N].
+    Or with the attribute `window` a convolution: x [B, G C, d1, ..], K = C times the places of the window, the result
+    is [B, G N, d1', ..].
     A `trace` learns which outputs another implementation may decide otherwise.
     Raises InputError for a wrong type, rank, shape, range, attribute or entry.
     """
@@ -49,8 +54,7 @@ def crossbar_matmul(
     controls = check_controls(structure, device, strength, ranges, faults, seed, read_seed, sample, head)
     _check_operand(structure, "X", x, "rank 2 or more", x.ndim >= 2)
     _check_weights(structure, w)
-    _check_products(structure, x, w, "X", "W")
-    return _crossbar(x, w, lambda: _stored(w, structure, controls), structure, controls, trace)
+    return _stored_product(x, w, lambda: _arrays(w, structure, controls), structure, controls, trace, "W")
 
 
 def crossbar_matmul_quantized(
@@ -73,7 +77,8 @@ def crossbar_matmul_quantized(
     """Return Y of `emu::CrossbarMatMulQuantized`, float32 [..., N].
 
     x: float32 [..., K], rank 2 or more; codes: int8 [K, N]; scale and zero_point: float32 [], [N] or, with the
-    attribute `block_rows` b > 0, [ceil(K / b), N]; the controls and attributes as in `docs/operators.md`.
+    attribute `block_rows` b > 0, [ceil(K / b), N]; for a stack of codes [G, K, N] [], [G, N] or [G, ceil(K / b), N];
+    the controls and attributes as in `docs/operators.md`.
     Raises InputError for a wrong type, rank, shape, range, attribute or entry, or a code that needs more bits.
     """
     structure = parse_structure(QUANTIZED, attributes)
@@ -82,14 +87,13 @@ def crossbar_matmul_quantized(
     scale_of_weight, zero_of_weight = _of_each_code(codes, scale, zero_point, structure)
     w = ((codes.astype(np.float32) - zero_of_weight) * scale_of_weight).astype(np.float32)
     _check_weights(structure, w)
-    _check_products(structure, x, w, "X", "codes")
 
-    def held() -> Stored:
+    def held() -> dict[tuple[int, ...], Stored]:
         flipped, zeroed = bit_faults.flipped_codes(codes, structure, controls)
         faulty = ((flipped.astype(np.float32) - zero_of_weight) * scale_of_weight).astype(np.float32)
-        return stored(w, np.where(zeroed, np.float32(0), faulty), structure, controls)
+        return _stored(w, np.where(zeroed, np.float32(0), faulty), structure, controls)
 
-    return _crossbar(x, w, held, structure, controls, trace)
+    return _stored_product(x, w, held, structure, controls, trace, "codes")
 
 
 def crossbar_matmul_dynamic(
@@ -140,7 +144,7 @@ def faulty_weight(
     _check_weights(structure, w, least_rank=1)
     if controls.strength == 0 or controls.head is not None or w.size == 0:
         return w.copy()
-    return _stored(w.reshape(-1, w.shape[-1]), structure, controls).weights.reshape(w.shape).copy()
+    return _arrays(w.reshape(-1, w.shape[-1]), structure, controls)[()].weights.reshape(w.shape).copy()
 
 
 def stored_weight(
@@ -152,9 +156,9 @@ def stored_weight(
     read_seed: ArrayLike,
     **attributes: int | str,
 ) -> NDArray[np.float32]:
-    """Return W' of `emu::CrossbarMatMul`, float32 [K, N]: what the array of one chip holds of w, in units of weights.
+    """Return W' of `emu::CrossbarMatMul`, of the shape of w: what the array of one chip holds, in units of weights.
 
-    w: float32 [K, N]; the controls and attributes as in `docs/operators.md`. With strength 0 it is w.
+    w: float32 [K, N] or [G, K, N]; the controls and attributes as in `docs/operators.md`. With strength 0 it is w.
     Raises InputError as the operator does.
     """
     structure = parse_structure(STORED, attributes)
@@ -162,7 +166,8 @@ def stored_weight(
     _check_weights(structure, w)
     if controls.strength == 0 or w.size == 0:
         return w.copy()
-    return _stored(w, structure, controls).weights.copy()
+    arrays = _arrays(w, structure, controls)
+    return np.array([arrays[index].weights for index in np.ndindex(w.shape[:-2])]).reshape(w.shape)
 
 
 def flipped_bits(
@@ -178,8 +183,8 @@ def flipped_bits(
 ) -> NDArray[np.int64]:
     """Return the bits that flip in the array of one chip, int64 [F], numbered and in the order of a list of faults.
 
-    w_or_codes: float32 [K, N] with the attributes of `CrossbarMatMul`, or the int8 [K, N] codes of
-    `CrossbarMatMulQuantized` with its attributes; the zero points of codes, which broadcast to [K, N], matter only if
+    w_or_codes: float32 [K, N] or [G, K, N] with the attributes of `CrossbarMatMul`, or the int8 codes of
+    `CrossbarMatMulQuantized` with its attributes; the zero points of codes, which broadcast to them, matter only if
     words are set to zero. As a list, this and `stuck_cells` give the same W' again.
     Raises InputError as the operators do.
     """
@@ -208,7 +213,7 @@ def stuck_cells(
 ) -> NDArray[np.int64]:
     """Return the cells that are stuck in the array of one chip, int64 [F], numbered as in a list of faults.
 
-    Operands and errors as for `flipped_bits`; only their shape [K, N] matters.
+    Operands and errors as for `flipped_bits`; only their shape matters.
     """
     structure = parse_structure(QUANTIZED if w_or_codes.dtype == np.int8 else STORED, attributes)
     controls = check_controls(structure, device, strength, None, faults, seed, read_seed)
@@ -218,29 +223,40 @@ def stuck_cells(
         return np.sort(controls.faults[controls.faults % 256 >= 64])
     if not structure.has_stuck_cells:
         return np.zeros(0, dtype=np.int64)
-    rows, columns = w_or_codes.shape
+    *stack, rows, columns = w_or_codes.shape
     lists = []
-    for weight_slice in range(structure.weight_slices):
-        for negative in (False, True) if structure.has_pairs else (False,):
-            array = DeviceArray(structure, controls, rows, columns, weight_slice, negative)
-            lists.append(bit_faults.stuck_list(array.uniforms(Stream.STUCK), weight_slice, negative, controls))
+    for matrix in range(math.prod(stack)):
+        for weight_slice in range(structure.weight_slices):
+            for negative in (False, True) if structure.has_pairs else (False,):
+                array = DeviceArray(structure, controls, rows, columns, weight_slice, negative, matrix=matrix)
+                uniforms = array.uniforms(Stream.STUCK)
+                lists.append(bit_faults.stuck_list(uniforms, weight_slice, negative, controls, matrix))
     return np.sort(np.concatenate(lists))
 
 
-def _stored(w: NDArray[np.float32], structure: Structure, controls: Controls) -> Stored:
-    """Return what the array holds of float weights [K, N]."""
-    return stored(w, bit_faults.flipped_weights(w, structure, controls), structure, controls)
+def _arrays(w: NDArray[np.float32], structure: Structure, controls: Controls) -> dict[tuple[int, ...], Stored]:
+    """Return what the arrays hold of float weights, [K, N] or [G, K, N], by the index of the matrix."""
+    return _stored(w, bit_faults.flipped_weights(w, structure, controls), structure, controls)
+
+
+def _stored(
+    w: NDArray[np.float32], faulty: NDArray[np.float32], structure: Structure, controls: Controls
+) -> dict[tuple[int, ...], Stored]:
+    return {
+        index: stored(w[index], faulty[index], structure, controls, matrix)
+        for matrix, index in enumerate(np.ndindex(w.shape[:-2]))
+    }
 
 
 def _of_each_code(
     codes: NDArray[np.int8], scale: NDArray[np.float32], zero_point: NDArray[np.float32], structure: Structure
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return scale and zero point of the codes, both of a shape that broadcasts to [K, N]."""
-    if codes.dtype != np.int8 or codes.ndim != 2:
-        raise structure.error(f"input 'codes' is {codes.dtype} of rank {codes.ndim}, expected int8 of rank 2.")
-    rows, columns = codes.shape
+    """Return scale and zero point of the codes, both of a shape that broadcasts to them."""
+    if codes.dtype != np.int8 or codes.ndim not in (2, 3):
+        raise structure.error(f"input 'codes' is {codes.dtype} of rank {codes.ndim}, expected int8 of rank 2 or 3.")
+    *stack, rows, columns = codes.shape
     block = structure.block_rows
-    expected = (-(-rows // block), columns) if block else () if scale.ndim == 0 else (columns,)
+    expected = (*stack, -(-rows // block), columns) if block else () if scale.ndim == 0 else (*stack, columns)
     if scale.shape != expected or zero_point.shape != expected:
         raise structure.error(
             f"inputs 'scale' {list(scale.shape)} and 'zero_point' {list(zero_point.shape)} do not fit codes "
@@ -250,24 +266,58 @@ def _of_each_code(
     if codes.size and not -limit <= int(codes.min()) <= int(codes.max()) < limit:
         raise structure.error(f"input 'codes' holds codes that need more than {structure.code_bits} bits.")
     if block:
-        return np.repeat(scale, block, axis=0)[:rows], np.repeat(zero_point, block, axis=0)[:rows]
-    return scale, zero_point
+        of_row = np.arange(rows) // block
+        return scale[..., of_row, :], zero_point[..., of_row, :]
+    return (scale, zero_point) if scale.ndim == 0 else (scale[..., None, :], zero_point[..., None, :])
+
+
+def _stored_product(
+    x: NDArray[np.float32],
+    w: NDArray[np.float32],
+    held: Callable[[], dict[tuple[int, ...], Stored]],
+    structure: Structure,
+    controls: Controls,
+    trace: Trace | None,
+    w_name: str,
+) -> NDArray[np.float32]:
+    """Return the product of rows of x, or of what a window cuts out of images x, with a constant w."""
+    if not structure.window:
+        _check_products(structure, x, w, "X", w_name)
+        return _crossbar(x, w, held, structure, controls, trace)
+    stack = w if w.ndim == 3 else w[None]
+    rows, positions = windows.rows_of(x, stack.shape, structure)
+
+    def image(y: NDArray[Any]) -> NDArray[Any]:
+        return np.swapaxes(y, -1, -2).reshape(len(x), -1, *positions)
+
+    def held_by_stack() -> dict[tuple[int, ...], Stored]:
+        arrays = held()
+        return arrays if w.ndim == 3 else {(0,): arrays[()]}
+
+    # Also a single group has its dimension here, which is that of the matrices and not the one of the samples.
+    y = _crossbar(rows, stack, held_by_stack, structure, controls, trace)
+    if trace is not None:
+        trace.undecided = image(trace.undecided)
+    return image(y)
 
 
 def _crossbar(
     x: NDArray[np.float32],
     w: NDArray[np.float32],
-    held: Callable[[], Stored] | None,
+    held: Callable[[], dict[tuple[int, ...], Stored]] | None,
     structure: Structure,
     controls: Controls,
     trace: Trace | None,
 ) -> NDArray[np.float32]:
     """Return the product of x [..., M, K] and w [..., K, N] in which strength and head say what is disturbed.
 
-    `held` makes what the array holds of a constant w; None for an operand that is written for every sample.
+    `held` makes what the arrays hold of a constant w; None for an operand that is written for every sample.
     """
     batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
     shape = (*batch, x.shape[-2], w.shape[-1])
+    _check_samples(shape[:-1], _sample_axis_of_y(x, w.shape, structure), structure, controls)
+    if held is None:
+        _check_samples(w.shape[:-2], min(structure.sample_axis, 0), structure, controls)
     head = controls.head
     if trace is not None:
         trace.undecided = np.zeros(shape, dtype=np.bool_)
@@ -280,61 +330,101 @@ def _crossbar(
         of_head = np.arange(w.shape[-2]) // (w.shape[-2] // structure.heads) == head
         zero = np.float32(0)
         disturbed = _disturbed(np.where(of_head, x, zero), w, held, structure, controls, trace)
-        return _exact(np.where(of_head, zero, x), w) + disturbed
+        return _without_lost_rows(_exact(np.where(of_head, zero, x), w) + disturbed, x, structure)
     if structure.head_axis == "output":
         group = w.shape[-1] // structure.head_groups
         of_head = np.arange(w.shape[-1]) % group // (group // structure.heads) == head
+    elif held is not None:
+        of_head = (np.arange(len(w)) % structure.heads == head)[:, None, None]
     else:
         _, matrix = _places(batch, structure.sample_axis, controls)
         of_head = (matrix % structure.heads == head)[..., None, None]
     disturbed = _disturbed(x, w, held, structure, controls, trace)
     if trace is not None:
         trace.undecided &= of_head
-    return np.where(of_head, disturbed, _exact(x, w))
+    y = np.where(of_head, disturbed, _exact(x, w))
+    return y if structure.head_axis == "matrix" else _without_lost_rows(y, x, structure)
+
+
+def _without_lost_rows(y: NDArray[np.float32], x: NDArray[np.float32], structure: Structure) -> NDArray[np.float32]:
+    """Return Y with NaN in the rows of which a part was read and whose X is not finite."""
+    if not structure.has_periphery:
+        return y
+    return np.where(np.isfinite(x).all(axis=-1, keepdims=True), y, np.float32(np.nan))
 
 
 def _exact(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the product without any crossbar, summed in float64, rounded once."""
-    product: NDArray[np.float32] = np.matmul(x.astype(np.float64), w.astype(np.float64)).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities and NaN pass through
+        product: NDArray[np.float32] = np.matmul(x.astype(np.float64), w.astype(np.float64)).astype(np.float32)
     return product
 
 
 def _disturbed(
     x: NDArray[np.float32],
     w: NDArray[np.float32],
-    held: Callable[[], Stored] | None,
+    held: Callable[[], dict[tuple[int, ...], Stored]] | None,
     structure: Structure,
     controls: Controls,
     trace: Trace | None,
 ) -> NDArray[np.float32]:
     """Return the crossbar's product of x [..., M, K] and w [..., K, N], all of it."""
-    shape = (*np.broadcast_shapes(x.shape[:-2], w.shape[:-2]), x.shape[-2], w.shape[-1])
-    sample, row = _places(shape[:-1], structure.sample_axis, controls)
-    arrays: dict[tuple[int, ...], Stored]
-    # One matrix serves every row of a stored site, so all rows go through it together.
     if held is not None:
-        arrays = {(): held()}
+        return _through_arrays(x, held(), w.shape, structure, controls, trace)
+    if not structure.has_periphery and _writes_exactly(structure, controls):
+        return _exact(x, w)
+    lost = _lost_matrices(w, structure, controls)
+    arrays = _written(np.where(lost, np.float32(0), w), structure, controls)
+    return np.where(lost, np.float32(np.nan), _through_arrays(x, arrays, w.shape, structure, controls, trace))
+
+
+def _through_arrays(
+    x: NDArray[np.float32],
+    arrays: dict[tuple[int, ...], Stored],
+    w_shape: tuple[int, ...],
+    structure: Structure,
+    controls: Controls,
+    trace: Trace | None,
+) -> NDArray[np.float32]:
+    """Return the product of x [..., M, K] with what the array of each matrix of W [..., K, N] holds."""
+    shape = (*np.broadcast_shapes(x.shape[:-2], w_shape[:-2]), x.shape[-2], w_shape[-1])
+    sample, row = _places(shape[:-1], _sample_axis_of_y(x, w_shape, structure), controls)
+    if len(w_shape) == 2:  # one matrix serves every row, so all rows go through it together
         x, sample, row = x.reshape(-1, x.shape[-1]), sample.reshape(-1), row.reshape(-1)
-    else:
-        arrays = _written(w, structure, controls)
     if not structure.has_periphery:
-        weights = np.empty_like(w)
+        weights = np.empty(w_shape, dtype=np.float32)
         for index, array in arrays.items():
             weights[index] = array.weights
         return _exact(x, weights).reshape(shape)
 
     batch = sample.shape[:-1]
     x = np.broadcast_to(x, batch + x.shape[-2:])
-    y = np.empty(sample.shape + w.shape[-1:], dtype=np.float32)
+    y = np.empty(sample.shape + w_shape[-1:], dtype=np.float32)
     undecided = np.empty(y.shape, dtype=np.bool_)
     tolerance = trace.tolerance if trace is not None else None
     for index in np.ndindex(batch):
-        own = index[len(index) - (w.ndim - 2) :]
-        array = arrays[tuple(place if size > 1 else 0 for place, size in zip(own, w.shape[:-2], strict=True))]
+        own = index[len(index) - (len(w_shape) - 2) :]
+        array = arrays[tuple(place if size > 1 else 0 for place, size in zip(own, w_shape[:-2], strict=True))]
         y[index], undecided[index] = read(x[index], array, structure, controls, sample[index], row[index], tolerance)
     if trace is not None:
         trace.undecided = undecided.reshape(shape)
     return y.reshape(shape)
+
+
+def _writes_exactly(structure: Structure, controls: Controls) -> bool:
+    """Whether writing changes nothing."""
+    if structure.write == "clipformer" or "mapping.percentile" in structure.entries:
+        return False
+    return structure.write == "none" or controls.strength * controls.numbers["write.sigma"] == 0
+
+
+def _lost_matrices(b: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.bool_]:
+    """Return which matrices of B [..., K, N] have no scale, because they are not finite, bool [..., 1, 1]."""
+    lost: NDArray[np.bool_] = ~np.all(np.isfinite(b), axis=(-2, -1), keepdims=True)
+    if structure.write_scaling == "sample":
+        sample, _ = _places(b.shape[:-2], min(structure.sample_axis, 0), controls)
+        lost = np.isin(sample, sample[lost[..., 0, 0]])[..., None, None]
+    return lost
 
 
 def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -> dict[tuple[int, ...], Stored]:
@@ -355,6 +445,27 @@ def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -
     return arrays
 
 
+def _sample_axis_of_y(x: NDArray[np.float32], w_shape: tuple[int, ...], structure: Structure) -> int:
+    """Return the axis of Y that carries the samples: that of X, but for rows that go into every matrix of a stack."""
+    rows_for_all = structure.op != DYNAMIC and x.ndim < len(w_shape)
+    return structure.sample_axis + (1 if rows_for_all and structure.sample_axis >= 0 else 0)
+
+
+def _samples_along(length: int, controls: Controls) -> int:
+    """Return how many samples lie along an axis: its length where that is no multiple of the number of samples."""
+    samples = length if controls.samples is None else controls.samples
+    return samples if samples > 0 and length > 0 and length % samples == 0 else length
+
+
+def _check_samples(leading: tuple[int, ...], axis: int, structure: Structure, controls: Controls) -> None:
+    """Check that the index of every sample of the batch fits a word of the counter."""
+    if axis < 0 or axis >= len(leading):
+        return
+    last = controls.first_sample + _samples_along(leading[axis], controls) - 1
+    if last >= 2**32:
+        raise structure.error(f"input 'sample' is such that the last sample is {last}, expected at most 2^32 - 1.")
+
+
 def _places(leading: tuple[int, ...], axis: int, controls: Controls) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return for every index of the leading dimensions its sample and its place within that sample, both int64.
 
@@ -365,9 +476,7 @@ def _places(leading: tuple[int, ...], axis: int, controls: Controls) -> tuple[ND
         sample = 0 if axis < 0 else controls.first_sample
         return np.full(leading, sample, dtype=np.int64), np.arange(size, dtype=np.int64).reshape(leading)
     length = leading[axis]
-    samples = length if controls.samples is None else controls.samples
-    # An axis that is not a multiple of the number of samples holds one sample per index.
-    f = length // samples if samples > 0 and length > 0 and length % samples == 0 else 1
+    f = length // _samples_along(length, controls) if length > 0 else 1
     before, after = leading[:axis], leading[axis + 1 :]
     split = (*before, length // f, f, *after)
     position = np.arange(length // f, dtype=np.int64).reshape(-1, 1, *(1,) * len(after))
@@ -388,9 +497,9 @@ def _check_operand(
 
 
 def _check_weights(structure: Structure, w: NDArray[np.float32], least_rank: int = 2) -> None:
-    """Check a constant W: its type, its rank (2, or `least_rank` and more), and that every weight is finite."""
+    """Check a constant W: its type, its rank (2 or 3, or `least_rank` and more), and that every weight is finite."""
     if least_rank == 2:
-        _check_operand(structure, "W", w, "rank 2", w.ndim == 2)
+        _check_operand(structure, "W", w, "rank 2 or 3", w.ndim in (2, 3))
     else:
         _check_operand(structure, "W", w, f"rank {least_rank} or more", w.ndim >= least_rank)
     if not np.isfinite(w).all():
@@ -415,6 +524,8 @@ def _check_products(
         ) from None
     if structure.sample_axis == 1 and x.ndim < 3:
         raise structure.error(f"input '{x_name}' has rank {x.ndim}, expected 3 or more because 'sample_axis' is 1.")
+    if structure.op != DYNAMIC:
+        _check_stack(structure, x, w.shape, w_name)
     if structure.head_axis == "output" and n % (structure.head_groups * structure.heads) != 0:
         raise structure.error(
             f"attribute 'heads' is {structure.heads} in {structure.head_groups} groups, "
@@ -424,3 +535,24 @@ def _check_products(
         raise structure.error(
             f"attribute 'heads' is {structure.heads}, expected a divisor of the {k} rows of '{w_name}'."
         )
+
+
+def _check_stack(structure: Structure, x: NDArray[np.float32], w_shape: tuple[int, ...], w_name: str) -> None:
+    """Check what only a stack of matrices, or only a single matrix, may have."""
+    is_stack = len(w_shape) == 3
+    if (structure.head_axis == "matrix" and not is_stack) or (structure.head_axis in ("output", "input") and is_stack):
+        raise structure.error(
+            f"attribute 'head_axis' is '{structure.head_axis}', expected another one for '{w_name}' {list(w_shape)}: "
+            "'output' and 'input' are of one matrix, 'matrix' is of a stack."
+        )
+    if is_stack and w_shape[0] != 1 and x.ndim >= 3:
+        if x.shape[-3] not in (1, w_shape[0]):
+            raise structure.error(
+                f"input 'X' has shape {list(x.shape)}, expected [..., {w_shape[0]}, M, K] or [..., 1, M, K] for "
+                f"'{w_name}' {list(w_shape)}."
+            )
+        if structure.sample_axis == x.ndim - 3:
+            raise structure.error(
+                f"attribute 'sample_axis' is {structure.sample_axis}, expected another axis of X {list(x.shape)} than "
+                f"that of the matrices of '{w_name}'."
+            )

@@ -106,15 +106,16 @@ def drifted(g: _Values, target: _Values, array: DeviceArray) -> _Values:
     return h + h * strength * read_scale * noise * array.normals(Stream.PROGRAMMED_READ)
 
 
-def compensation(before: _Values, after: _Values, structure: Structure, controls: Controls) -> _Values:
+def compensation(before: _Values, after: _Values, structure: Structure, controls: Controls, matrix: int = 0) -> _Values:
     """Return the factor of every column in every row tile, float64 [row tiles, N].
 
-    before, after: float64 [K, N], the weights in units of their scale before and after drift.
+    before, after: float64 [K, N], the weights in units of their scale before and after drift; `matrix` is the index of
+    the matrix in its stack.
     """
     rows, columns = before.shape
     row_tiles, column_tiles = structure.row_tiles(rows), structure.column_tiles(columns)
-    baseline = _as_read(before, Stream.COMPENSATION_BASELINE, structure, controls)
-    reading = _as_read(after, Stream.COMPENSATION_READING, structure, controls)
+    baseline = _as_read(before, Stream.COMPENSATION_BASELINE, structure, controls, matrix)
+    reading = _as_read(after, Stream.COMPENSATION_READING, structure, controls, matrix)
     axis = 0 if structure.compensation.startswith("column") else None
     factor = np.ones((len(row_tiles), columns))
     for tile, k in enumerate(row_tiles):
@@ -142,11 +143,11 @@ def _cmo(g: _Values, time_s: float, scale: float, read_scale: float, array: Devi
     return (h_us + strength * read_scale * noise_us) / g_max_us
 
 
-def _as_read(w: _Values, stream: Stream, structure: Structure, controls: Controls) -> _Values:
+def _as_read(w: _Values, stream: Stream, structure: Structure, controls: Controls, matrix: int) -> _Values:
     """Return the weights as products with unit vectors find them: with read noise, through a fixed ADC."""
     if structure.compensation.endswith("exact"):
         return w
-    normals = stored_normals(controls.seed, 0, structure.array, stream, *w.shape)
+    normals = stored_normals(controls.seed, 0, structure.array, stream, *w.shape, first_row=matrix * w.shape[0])
     amplitude = np.sqrt(
         controls.numbers.get("read.output_noise", 0.0) ** 2 + _weight_noise(w, structure, controls) ** 2
     )

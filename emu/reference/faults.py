@@ -1,7 +1,8 @@
 """Bit flips of stored codes and floats, and cells that are stuck: random ones of a chip, or a list of them.
 
-A fault of a list is element * 256 + what, element = k N + n. what < 64: that bit flips. Else (what - 64) / 4 is the
-weight slice, bit 1 of what the negative device, bit 0 set: stuck at g_max, clear: at g_min.
+A fault of a list is element * 256 + what, element = k N + n, in a stack of matrices (g K + k) N + n. what < 64: that
+bit flips. Else (what - 64) / 4 is the weight slice, bit 1 of what the negative device, bit 0 set: stuck at g_max,
+clear: at g_min.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ _DRAWS_AT_ONCE = 1 << 18
 
 
 def flipped_weights(w: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:
-    """Return the float weights [K, N] after bit flips, float32: rounded to codes if it is codes that are stored."""
+    """Return the float weights [K, N] or [G, K, N] after bit flips, float32: rounded to codes if codes are stored."""
     if structure.fault_source == "none" or structure.fault_storage == "none":
         check_list(w.shape, structure, controls)
         return w
@@ -39,7 +40,7 @@ def flipped_weights(w: NDArray[np.float32], structure: Structure, controls: Cont
 def flipped_codes(
     codes: NDArray[np.int8], structure: Structure, controls: Controls
 ) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-    """Return a quantized model's own codes [K, N] after bit flips, int8, and which of them stand for the value 0."""
+    """Return a quantized model's own codes, [K, N] or [G, K, N], after bit flips, int8, and which stand for 0."""
     if structure.fault_source == "none" or structure.fault_storage == "none":
         check_list(codes.shape, structure, controls)
         return codes, np.zeros(codes.shape, dtype=np.bool_)
@@ -85,25 +86,32 @@ def stuck(
 
 
 def stuck_as_listed(
-    g: NDArray[np.float64], weight_slice: int, negative: bool, lowest: float, structure: Structure, controls: Controls
+    g: NDArray[np.float64], weight_slice: int, negative: bool, lowest: float, controls: Controls, matrix: int
 ) -> NDArray[np.float64]:
-    """Return g [K, N] with the cells of one device array that the list says are stuck."""
-    check_list(g.shape, structure, controls)
+    """Return g [K, N] with the cells of one device array that the list says are stuck.
+
+    `matrix` is the index of the matrix in its stack. The list fits the stack: `check_list` has seen it.
+    """
     element, what = np.divmod(controls.faults, _FAULTS_PER_ELEMENT)
-    here = (what >= _FIRST_STUCK) & ((what - _FIRST_STUCK) >> 1 == 2 * weight_slice + negative)
+    element = element - matrix * g.size
+    in_array = (element >= 0) & (element < g.size) & (what >= _FIRST_STUCK)
+    here = in_array & ((what - _FIRST_STUCK) >> 1 == 2 * weight_slice + negative)
     held = g.flatten()
     held[element[here]] = np.where(what[here] & 1, 1.0, lowest)
     return held.reshape(g.shape)
 
 
 def stuck_list(
-    uniforms: NDArray[np.float64], weight_slice: int, negative: bool, controls: Controls
+    uniforms: NDArray[np.float64], weight_slice: int, negative: bool, controls: Controls, matrix: int
 ) -> NDArray[np.int64]:
-    """Return the list of the cells of one device array that are stuck at random, int64 [F]."""
+    """Return the list of the cells of one device array that are stuck at random, int64 [F].
+
+    uniforms: float64 [K, N], those of the matrix with that index in its stack.
+    """
     low, high = _stuck_masks(uniforms, controls)
     element = np.flatnonzero(low | high).astype(np.int64)
     what = _FIRST_STUCK + 4 * weight_slice + 2 * negative + high.ravel()[element].astype(np.int64)
-    return element * _FAULTS_PER_ELEMENT + what
+    return (element + matrix * uniforms.size) * _FAULTS_PER_ELEMENT + what
 
 
 def check_list(shape: tuple[int, ...], structure: Structure, controls: Controls) -> None:
@@ -148,16 +156,16 @@ class _Codes:
 
     @classmethod
     def of(cls, w: NDArray[np.float32], structure: Structure) -> "_Codes":
-        """Return the codes of W [K, N] of `fault_bits` bits."""
+        """Return the codes of W [K, N] or [G, K, N] of `fault_bits` bits."""
         bits = structure.fault_bits
-        axis = 0 if structure.fault_scale == "column" else None
+        axis = -2 if structure.fault_scale == "column" else None
         one = np.float32(1)
         if structure.fault_range == "symmetric":
-            scale = np.max(np.abs(w), axis=axis, initial=0) / np.float32(2 ** (bits - 1) - 1)
+            scale = np.max(np.abs(w), axis=axis, initial=0, keepdims=True) / np.float32(2 ** (bits - 1) - 1)
             scale = np.where(scale == 0, one, scale)
             codes = np.rint(w / scale)
             return cls(_unsigned(codes.astype(np.int64), bits), bits, True, scale, np.zeros_like(scale))
-        low, high = np.min(w, axis=axis), np.max(w, axis=axis)
+        low, high = np.min(w, axis=axis, keepdims=True), np.max(w, axis=axis, keepdims=True)
         most = np.float32(2**bits - 1)
         scale = (high - low) / most
         scale = np.where(scale == 0, one, scale)

@@ -42,20 +42,23 @@ def read(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the product of X [R, K] with what an array holds [K, N] as the array delivers it, float32 [R, N].
 
-    sample, row: int64 [R], where each row of X lies in the data set.
+    sample, row: int64 [R], where each row of X lies in the data set. Rows of X that are not finite give NaN.
     The second result marks the undecided outputs (see `Trace`), bool [R, N], all False without a tolerance.
     """
     rows, columns = stored.weights.shape
     y = np.zeros((x.shape[0], columns))
     undecided = np.zeros(y.shape, dtype=np.bool_)
     errors = _adc_errors(stored, structure, controls)
+    lost: NDArray[np.bool_] = ~np.all(np.isfinite(x), axis=1)
+    x = np.where(lost[:, None], np.float32(0), x)
     for start in range(0, x.shape[0], _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         for tile, k in enumerate(structure.row_tiles(rows)):
             alpha = input_range(x[part, k], structure, controls)
             place = _Place(tile, k, rows, columns, sample[part], row[part])
             inputs = _Inputs(x[part, k], alpha, place, structure, controls)
-            lit = np.flatnonzero(alpha != 0)
+            with np.errstate(divide="ignore", over="ignore"):
+                lit = np.flatnonzero(np.isfinite(np.float32(1) / alpha))
             for n in structure.column_tiles(columns):
                 reader = _Tile(stored, n, errors, inputs, tolerance)
                 reader.add(y[part, n], undecided[part, n], lit)
@@ -63,6 +66,7 @@ def read(
                 offset, unsure = _offset(stored, inputs, lit, tolerance)
                 y[start + lit] -= offset * alpha[lit, None].astype(np.float64) * stored.s[tile]
                 undecided[start + lit] |= unsure
+    y[lost], undecided[lost] = np.nan, False
     return y.astype(np.float32), undecided
 
 
@@ -239,7 +243,10 @@ def _adc_errors(stored: Stored, structure: Structure, controls: Controls) -> _Ad
 
     def normals(stream: Stream) -> NDArray[np.float64]:
         of_adcs = [
-            stored_normals(controls.seed, 0, array, stream, tiles, adcs, weight_slice=i) for i in range(len(stored.v))
+            stored_normals(
+                controls.seed, 0, array, stream, tiles, adcs, weight_slice=i, first_row=stored.matrix * tiles
+            )
+            for i in range(len(stored.v))
         ]
         return np.array(of_adcs)[:, :, np.arange(columns) // structure.adc_columns]
 

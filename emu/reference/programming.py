@@ -40,7 +40,10 @@ _LEAST_RESISTANCE_FACTOR = 0.01
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """One array of devices and its random numbers: those of one sign in one weight slice, or of the unit column."""
+    """One array of devices and its random numbers: those of one sign in one weight slice, or of the unit column.
+
+    `matrix` is its index in a stack of matrices, which number their rows through.
+    """
 
     structure: Structure
     controls: Controls
@@ -49,14 +52,15 @@ class DeviceArray:
     weight_slice: int = 0
     negative: bool = False
     of_unit_column: bool = False
+    matrix: int = 0
 
     def normals(self, stream: Stream) -> NDArray[np.float64]:
         """Return the standard normals of a stream (of the positive device), float64 [rows, columns]."""
-        return stored_normals(*self._place(stream), weight_slice=self.weight_slice)
+        return stored_normals(*self._place(stream), weight_slice=self.weight_slice, first_row=self.matrix * self.rows)
 
     def uniforms(self, stream: Stream) -> NDArray[np.float64]:
         """Return the uniforms of a stream (of the positive device), float64 [rows, columns]."""
-        return stored_uniforms(*self._place(stream), weight_slice=self.weight_slice)
+        return stored_uniforms(*self._place(stream), weight_slice=self.weight_slice, first_row=self.matrix * self.rows)
 
     def _place(self, stream: Stream) -> tuple[int, int, int, int, int, int]:
         number = stream + self.negative + (Stream.UNIT_COLUMN if self.of_unit_column else 0)

@@ -81,20 +81,36 @@ def uniform(word: NDArray[np.uint32]) -> NDArray[np.float64]:
 
 
 def stored_normals(
-    seed: int, cycle_seed: int, array: int, stream: int, rows: int, columns: int, *, weight_slice: int = 0
+    seed: int,
+    cycle_seed: int,
+    array: int,
+    stream: int,
+    rows: int,
+    columns: int,
+    *,
+    weight_slice: int = 0,
+    first_row: int = 0,
 ) -> NDArray[np.float64]:
-    """Return the standard normals of a stored array, float64 [rows, columns].
+    """Return the standard normals of rows of a stored array from `first_row` on, float64 [rows, columns].
 
     `cycle_seed` is 0 for what is fixed with the chip and `read_seed` for what is redrawn at every programming.
     """
-    return _stored(_normals, seed, cycle_seed, array, stream, rows, columns, weight_slice)
+    return _stored(_normals, seed, cycle_seed, array, stream, rows, columns, weight_slice, first_row)
 
 
 def stored_uniforms(
-    seed: int, cycle_seed: int, array: int, stream: int, rows: int, columns: int, *, weight_slice: int = 0
+    seed: int,
+    cycle_seed: int,
+    array: int,
+    stream: int,
+    rows: int,
+    columns: int,
+    *,
+    weight_slice: int = 0,
+    first_row: int = 0,
 ) -> NDArray[np.float64]:
     """Return uniforms in (0, 1] of a stored array, float64 [rows, columns]; see `stored_normals`."""
-    return _stored(_uniforms, seed, cycle_seed, array, stream, rows, columns, weight_slice)
+    return _stored(_uniforms, seed, cycle_seed, array, stream, rows, columns, weight_slice, first_row)
 
 
 def run_time_normals(
@@ -141,12 +157,13 @@ def _stored(
     rows: int,
     columns: int,
     weight_slice: int,
+    first_row: int,
 ) -> NDArray[np.float64]:
     blocks_per_row = _blocks(columns)
     values = np.empty((rows, columns))
     rows_at_once = max(1, _BLOCKS_AT_ONCE // max(1, blocks_per_row))
     for start in range(0, rows, rows_at_once):
-        row = np.arange(start, min(rows, start + rows_at_once), dtype=np.uint64)
+        row = np.arange(first_row + start, first_row + min(rows, start + rows_at_once), dtype=np.uint64)
         block = _block_indices(row, blocks_per_row, 0, blocks_per_row)
         words = philox4x32(block & _MASK, block >> _HALF, array, int(stream) + (weight_slice << 8), seed, cycle_seed)
         values[start : start + rows_at_once] = values_of(*words)[:, :columns]

@@ -38,12 +38,21 @@ class Stored:
     """W', what all of this amounts to, [K, N]."""
     unit_column: NDArray[np.float32] | None = None
     """v of the column of cells that holds 0, [slices, K, 1], where the offset is corrected by reading it."""
+    matrix: int = 0
+    """Index in a stack of matrices."""
 
 
-def stored(w: NDArray[np.float32], faulty: NDArray[np.float32], structure: Structure, controls: Controls) -> Stored:
+def stored(
+    w: NDArray[np.float32],
+    faulty: NDArray[np.float32],
+    structure: Structure,
+    controls: Controls,
+    matrix: int = 0,
+) -> Stored:
     """Return what the array holds of the constant W [K, N]; `faulty` is W after bit flips.
 
-    What is fixed with the chip follows from `seed`, what every programming draws anew also from `read_seed`.
+    `matrix` is the index of W in a stack of matrices. What is fixed with the chip follows from `seed`, what every
+    programming draws anew also from `read_seed`.
     """
     rows, columns = w.shape
     s = scales(w, structure, controls).astype(np.float64)
@@ -53,20 +62,20 @@ def stored(w: NDArray[np.float32], faulty: NDArray[np.float32], structure: Struc
         unit = normalized(faulty, spread(s, structure, rows).astype(np.float32), structure, controls)
         unit_column = None
         if structure.encoding == "weight":
-            v = programmed_numbers(unit, DeviceArray(structure, controls, rows, columns))[None]
+            v = programmed_numbers(unit, DeviceArray(structure, controls, rows, columns, matrix=matrix))[None]
         else:
-            before, v = _cells(unit, structure, controls)
+            before, v = _cells(unit, structure, controls, matrix)
             if structure.compensation != "none":
-                s = s * compensation(_weights(before, mapping), _weights(v, mapping), structure, controls)
+                s = s * compensation(_weights(before, mapping), _weights(v, mapping), structure, controls, matrix)
             if structure.encoding == "offset" and structure.offset_correction == "unit_column":
                 zeros = np.zeros((rows, 1), dtype=np.float32)
-                unit_column = _cells(zeros, structure, controls, of_unit_column=True)[1].astype(np.float32)
+                unit_column = _cells(zeros, structure, controls, matrix, of_unit_column=True)[1].astype(np.float32)
         if "program.modifier" in controls.numbers:
-            v[0] = v[0] + mapping.span * _modifier(unit, structure, controls)
+            v[0] = v[0] + mapping.span * _modifier(unit, structure, controls, matrix)
         weights = (spread(s, structure, rows) * _weights(v, mapping)).astype(np.float32)
     if _holds_the_number_itself(structure):
         weights = faulty
-    return Stored(v.astype(np.float32), s, mapping, weights, unit_column)
+    return Stored(v.astype(np.float32), s, mapping, weights, unit_column, matrix)
 
 
 def stored_operand(
@@ -105,13 +114,13 @@ def _weights(v: NDArray[np.float64], mapping: Mapping) -> NDArray[np.float64]:
 
 
 def _cells(
-    w: NDArray[np.float32], structure: Structure, controls: Controls, of_unit_column: bool = False
+    w: NDArray[np.float32], structure: Structure, controls: Controls, matrix: int, of_unit_column: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return v [slices, K, N] before drift (as if there were none) and after it."""
     before, after = [], []
     for weight_slice in range(structure.weight_slices):
         arrays = [
-            DeviceArray(structure, controls, w.shape[0], w.shape[1], weight_slice, negative, of_unit_column)
+            DeviceArray(structure, controls, w.shape[0], w.shape[1], weight_slice, negative, of_unit_column, matrix)
             for negative in ((False, True) if structure.has_pairs else (False,))
         ]
         target = [targets(w, weight_slice, array.negative, structure, controls) for array in arrays]
@@ -138,7 +147,7 @@ def _as_found(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]
     if structure.has_stuck_cells:
         g = stuck(g, array.uniforms(Stream.STUCK), lowest, controls)
     elif structure.fault_source == "list" and not array.of_unit_column:
-        g = stuck_as_listed(g, array.weight_slice, array.negative, lowest, structure, controls)
+        g = stuck_as_listed(g, array.weight_slice, array.negative, lowest, controls, array.matrix)
     return through_wires(g, structure, controls) if structure.ir_drop == "network" else g
 
 
@@ -156,9 +165,10 @@ def _net_pair(
     return [r + (1 - r) * np.maximum(sign * net, 0) / most for sign in (1, -1)], most
 
 
-def _modifier(w: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float64]:
+def _modifier(w: NDArray[np.float32], structure: Structure, controls: Controls, matrix: int) -> NDArray[np.float64]:
     """Return normal noise in proportion to the largest weight of each tile. Source: aihwkit's weight modifiers."""
-    normals = stored_normals(controls.seed, 0, structure.array, Stream.MODIFIER, *w.shape)
+    first_row = matrix * w.shape[0]
+    normals = stored_normals(controls.seed, 0, structure.array, Stream.MODIFIER, *w.shape, first_row=first_row)
     amplitude = controls.strength * controls.numbers["program.modifier"]
     return amplitude * _largest_of_tile(w.astype(np.float64), structure) * normals
 

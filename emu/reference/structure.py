@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ FAULTY_WEIGHT = "FaultyWeight"
 FORMAT = 2
 _LARGEST_WORD = 2**32 - 1
 _MOST_ROW_TILES = 2**16
+# Of attributes that count or number something, so that an implementation with integers of 64 bits can multiply two.
+_MOST = 2**31 - 1
+_MOST_TABLE_VALUES = 2**16
 
 # Which disturbances of a stored value belong to plain numbers (`encoding` `weight`) and which to conductances.
 NUMBER_PROGRAMS = ("lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range")
@@ -45,6 +49,7 @@ _EVERY = (STORED, QUANTIZED, DYNAMIC, FAULTY_WEIGHT)
 _OF_STORED = (STORED, QUANTIZED, FAULTY_WEIGHT)
 _OF_DYNAMIC = (DYNAMIC,)
 _OF_QUANTIZED = (QUANTIZED,)
+_OF_STORED_PRODUCTS = (STORED, QUANTIZED)
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ class _Choice:
     words: tuple[str, ...]
 
 
-def _at_least(smallest: int) -> tuple[Callable[[int], bool], str]:
-    return lambda value: value >= smallest, f"{smallest} or greater"
+def _count(smallest: int, largest: int = _MOST) -> tuple[Callable[[int], bool], str]:
+    return lambda value: smallest <= value <= largest, f"{smallest} to {largest}"
 
 
 def _one_of(*values: int) -> tuple[Callable[[int], bool], str]:
@@ -87,17 +92,17 @@ def _between(low: float, high: float) -> tuple[Callable[[float], bool], str]:
 # Every attribute of the page, in its order.
 _ATTRIBUTES: dict[str, _Integer | _Choice] = {
     "format": _Integer(_EVERY, lambda value: value == FORMAT, f"{FORMAT}; rewrite the model with this version"),
-    "site": _Integer(_EVERY, *_at_least(0)),
-    "array": _Integer(_EVERY, *_at_least(0)),
-    "sites": _Integer(_EVERY, lambda value: 1 <= value <= _LARGEST_WORD + 1, "1 to 2^32"),
+    "site": _Integer(_EVERY, *_count(0)),
+    "array": _Integer(_EVERY, *_count(0)),
+    "sites": _Integer(_EVERY, *_count(1)),
     "entries": _Choice(_EVERY, ()),
     "sample_axis": _Integer(_EVERY, *_one_of(0, 1, -1)),
-    "heads": _Integer(_EVERY, *_at_least(0)),
+    "heads": _Integer(_EVERY, *_count(0)),
     "head_axis": _Choice(_EVERY, ("none", "output", "input", "matrix")),
-    "head_groups": _Integer(_EVERY, *_at_least(1)),
-    "head_share": _Integer(_EVERY, *_at_least(1)),
-    "tile_rows": _Integer(_EVERY, *_at_least(0)),
-    "tile_columns": _Integer(_EVERY, *_at_least(0)),
+    "head_groups": _Integer(_EVERY, *_count(1)),
+    "head_share": _Integer(_EVERY, *_count(1)),
+    "tile_rows": _Integer(_EVERY, *_count(0)),
+    "tile_columns": _Integer(_EVERY, *_count(0)),
     "tile_split": _Choice(_EVERY, ("fill", "balanced")),
     "scaling": _Choice(_EVERY, ("tensor", "column", "tile", "tile_column")),
     "fault_source": _Choice(_OF_STORED, ("none", "random", "list")),
@@ -113,8 +118,8 @@ _ATTRIBUTES: dict[str, _Integer | _Choice] = {
     "slice_bits": _Integer(_OF_STORED, *_between(0, 8)),
     "program": _Choice(_OF_STORED, ("none", *NUMBER_PROGRAMS, *_CONDUCTANCE_PROGRAMS, "function")),
     "program_function": _Choice(_OF_STORED, ()),
-    "table_times": _Integer(_OF_STORED, *_at_least(0)),
-    "table_points": _Integer(_OF_STORED, *_at_least(0)),
+    "table_times": _Integer(_OF_STORED, *_count(0, _MOST_TABLE_VALUES)),
+    "table_points": _Integer(_OF_STORED, *_count(0, _MOST_TABLE_VALUES)),
     "program_clip": _Choice(_OF_STORED, ("zero", "range")),
     "drift": _Choice(
         _OF_STORED, ("none", "power_law", "pcm", "hermes_pair", "hermes_single", "state_independent", "cmo")
@@ -129,13 +134,16 @@ _ATTRIBUTES: dict[str, _Integer | _Choice] = {
     "dac_slice_bits": _Integer(_EVERY, *_between(0, 8)),
     "adc": _Choice(_EVERY, ("none", "absmax", "fixed", "calibrated", "rows", "granular")),
     "adc_code": _Choice(_EVERY, ("sign_magnitude", "offset_binary", "twos_complement")),
-    "adc_columns": _Integer(_EVERY, *_at_least(1)),
+    "adc_columns": _Integer(_EVERY, *_count(1)),
     "bound_management": _Choice(_EVERY, ("none", "iterative")),
     "read_noise": _Choice(_EVERY, ("none", "additive_constant", "pcm_read", "proportional")),
     "ir_drop": _Choice(_EVERY, ("none", "formula", "network")),
     "code_bits": _Integer(_OF_QUANTIZED, *_one_of(4, 8)),
-    "block_rows": _Integer(_OF_QUANTIZED, *_at_least(0)),
+    "block_rows": _Integer(_OF_QUANTIZED, *_count(0)),
+    "window": _Choice(_OF_STORED_PRODUCTS, ()),
 }
+# What files written by earlier versions lack, and what that means.
+DEFAULTS: dict[str, str] = {"window": ""}
 
 _Check = tuple[Callable[[float], bool], str]
 _ANY: _Check = (lambda value: True, "a finite number")
@@ -209,6 +217,22 @@ _TOGETHER = (("faults.stuck_low", "faults.stuck_high"), ("adc.gain_sigma", "adc.
 
 
 @dataclass(frozen=True)
+class WindowAxis:
+    """How a window moves along one axis of an image."""
+
+    size: int
+    stride: int
+    dilation: int
+    before: int
+    """Zeros before the image."""
+    after: int
+
+    def positions(self, size: int) -> int:
+        """Return at how many places the window fits into an axis of that size, 0 or less where it does not."""
+        return (size + self.before + self.after - self.dilation * (self.size - 1) - 1) // self.stride + 1
+
+
+@dataclass(frozen=True)
 class Structure:
     """The attributes of one node, checked, named as in `docs/operators.md`.
 
@@ -262,6 +286,7 @@ class Structure:
     write_scaling: str = "matrix"
     code_bits: int = 8
     block_rows: int = 0
+    window: tuple[WindowAxis, ...] = ()
 
     def error(self, sentence: str) -> InputError:
         """Return the exception that says `sentence` about this node."""
@@ -393,6 +418,7 @@ def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
         return InputError(f"emu: {op} at site {site}: {sentence}")
 
     known = attribute_types(op)
+    attributes = {**{name: value for name, value in DEFAULTS.items() if name in known}, **attributes}
     for name in known:
         if name not in attributes:
             raise error(f"attribute '{name}' is missing; every attribute must be present.")
@@ -417,6 +443,8 @@ def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
         values[name] = value
     del values["format"]
     values["entries"] = tuple(values["entries"].split(",")) if values["entries"] else ()
+    if "window" in values:
+        values["window"] = _window(values["window"], error)
     if values["site"] >= values["sites"]:
         raise error(f"attribute 'site' is {values['site']}, expected 0 to {values['sites'] - 1} (sites - 1).")
     structure = Structure(op=op, **values)
@@ -502,8 +530,25 @@ def check_controls(
     )
 
 
+def _window(text: str, error: Callable[[str], InputError]) -> tuple[WindowAxis, ...]:
+    axes = []
+    for axis in text.split(";") if text else ():
+        numbers = [int(each) if re.fullmatch("[0-9]{1,10}", each) else -1 for each in axis.split(",")]
+        fits = len(numbers) == 5 and all(
+            low <= number <= _MOST for low, number in zip((1, 1, 1, 0, 0), numbers, strict=True)
+        )
+        if fits:
+            axes.append(WindowAxis(*numbers))
+        if not fits or len(axes) > 3 or math.prod(each.size for each in axes) > _MOST:
+            raise error(
+                f"attribute 'window' is '{text}', expected size,stride,dilation,padding before,padding after for each "
+                f"of 1 to 3 axes, separated by ';', the first three from 1, none above {_MOST}."
+            )
+    return tuple(axes)
+
+
 def _head_axes(op: str) -> tuple[str, ...]:
-    return ("none", "matrix") if op == DYNAMIC else ("none", "output", "input")
+    return ("none", "matrix") if op == DYNAMIC else ("none", "output", "input", "matrix")
 
 
 def _check_combinations(structure: Structure) -> None:
@@ -517,6 +562,8 @@ def _check_combinations(structure: Structure) -> None:
     it = structure
     weights, sliced = it.encoding == "weight", it.slice_bits > 0
     refuse(it.head_axis != "none" and it.heads == 0, "heads", f"1 or greater because 'head_axis' is '{it.head_axis}'")
+    refuse(it.window != () and it.sample_axis == 1, "sample_axis", "0 or -1 because 'window' is given")
+    refuse(it.window != () and it.head_axis != "none", "head_axis", "'none' because 'window' is given")
     refuse(it.head_axis != "output" and it.head_groups != 1, "head_groups", "1 unless 'head_axis' is 'output'")
     refuse(
         it.program in NUMBER_PROGRAMS and not weights,
@@ -544,6 +591,11 @@ def _check_combinations(structure: Structure) -> None:
     )
     for name in ("table_times", "table_points"):
         refuse(it.program == "table" and getattr(it, name) == 0, name, "1 or greater because 'program' is 'table'")
+    refuse(
+        it.table_times * it.table_points > _MOST_TABLE_VALUES,
+        "table_points",
+        f"at most {_MOST_TABLE_VALUES} together with 'table_times', which is {it.table_times}",
+    )
     refuse(
         it.program == "level_shared" and not sliced and "mapping.cell_bits" not in it.entries,
         "program",
@@ -605,12 +657,12 @@ def _check_combinations(structure: Structure) -> None:
 
 def _check_entries(structure: Structure) -> None:
     """Check the names of the entries: known, each once, and all that the structure uses."""
-    entries = structure.entries
+    entries = dict.fromkeys(structure.entries)  # a table has thousands
     for name in entries:
         if _entry_check(name) is None:
             raise structure.error(f"attribute 'entries' names '{name}', expected names among {', '.join(_ENTRIES)}.")
-    if len(set(entries)) != len(entries):
-        twice = next(name for name in entries if entries.count(name) > 1)
+    if len(entries) != len(structure.entries):
+        twice = next(name for name in entries if structure.entries.count(name) > 1)
         raise structure.error(f"attribute 'entries' names '{twice}' twice, expected every name once.")
     for attribute, name in _needed_entries(structure):
         if name not in entries:
@@ -687,6 +739,7 @@ def _needed_entries(structure: Structure) -> list[tuple[str, str]]:
     return needed
 
 
+@lru_cache(maxsize=1 << 18)
 def _entry_check(name: str) -> _Check | None:
     """Return what is legal for an entry, None for an unknown name."""
     if "<" not in name and name in _ENTRIES:

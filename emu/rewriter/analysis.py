@@ -6,6 +6,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from emu.rewriter.batch import Batch
 from emu.rewriter.dataflow import DataFlow, is_standard, tensor_of
 from emu.rewriter.find import Product, find_products
 from emu.rewriter.heads import HeadFinder, Heads
@@ -26,15 +27,15 @@ class Analysis:
     probes: Probes
 
 
-def analyze(model: ir.Model, name: str) -> Analysis:
-    """Finds and describes every site of a normalized model, in data-flow order.
+def analyze(model: ir.Model, name: str, batch: Batch) -> Analysis:
+    """Finds and describes every site of a normalized model, in data-flow order; `batch` says where its samples lie.
 
     Raises:
         InputError: products of numbers other than float32.
 
     """
     flow = DataFlow(model.graph)
-    probes = probe(model)
+    probes = probe(model, batch)
     products, skipped = find_products(model, flow, probes, name)
     attentions = find_attentions(products, flow)
     labels = label_products(products, attentions, flow, probes)
@@ -43,6 +44,7 @@ def analyze(model: ir.Model, name: str) -> Analysis:
     for attention in attentions:
         heads = finder.of(attention) | heads
     sites = []
+    products = [product for product in products if not product.digital]
     for index, product in enumerate(products):
         place = _Samples.of(product, flow, probes)
         own, label = heads.get(product, Heads()), labels[product]
@@ -64,6 +66,7 @@ def analyze(model: ir.Model, name: str) -> Analysis:
                 samples_inside=place.inside,
                 rows=place.rows,
                 matrices=place.matrices,
+                window=product.convolution.text if product.convolution is not None else "",
                 **_codes(product),
             )
         )
@@ -75,7 +78,8 @@ def _codes(product: Product) -> dict[str, Any]:
     tensor = tensor_of(product.matrix)
     if not product.stored or not isinstance(tensor, QuantizedTensor):
         return {}
-    return {"code_bits": tensor.bits, "code_scale": tensor.matrix(held_by(product).transposed).shares_scale}
+    held = held_by(product)
+    return {"code_bits": tensor.bits, "code_scale": tensor.matrix(held.transposed, held.stack).shares_scale}
 
 
 @dataclass(frozen=True)
@@ -90,33 +94,38 @@ class _Samples:
     @staticmethod
     def of(product: Product, flow: DataFlow, probes: Probes) -> "_Samples":
         value = product.activation
+        shape, grown = probes.base.get(value), probes.batch_axis(value)
+        if grown is None and not product.stored:
+            grown = probes.batch_axis(product.node.outputs[0])  # queries that all samples share
+        fixed = probes.base is probes.more_samples
         depends = value in flow.depends_on_inputs
-        rows, matrices = _sizes(product, probes, depends)
-        if not depends:
-            return _Samples(-1, False, rows, matrices)
-        if product.node.op_type == "Conv":
-            return _Samples(0, False, rows, matrices)
-        shape = probes.base.get(value)
+        rows, matrices = _sizes(product, probes, depends if fixed else grown is not None)
         if shape is not None and len(shape) == 2 and product.stored and _tokens_first(value, flow, probes):
             return _Samples(1, True, rows, matrices)
-        second = probes.batch_axis(value) == 1 and shape is not None and len(shape) > 2
+        if grown is None:  # of a fixed batch, and of unknown shapes, nothing tells but whether there are data
+            told = shape is not None and not fixed
+            return _Samples(-1 if told or not depends else 0, False, rows, matrices)
+        second = grown == 1 and shape is not None and len(shape) > 2 and product.convolution is None
         return _Samples(1 if second else 0, False, rows, matrices)
 
 
-def _sizes(product: Product, probes: Probes, depends: bool) -> tuple[int | None, int | None]:
+def _sizes(product: Product, probes: Probes, grows: bool) -> tuple[int | None, int | None]:
     """Rows and matrices per sample, where they do not depend on a symbolic size."""
-    value = product.node.outputs[0] if product.node.op_type == "Conv" else product.activation
+    value = product.activation if product.convolution is None else product.node.outputs[0]
+    stack = product.stack if product.stored else None
     fixed = probes.fixed(value)
     if fixed is None or any(size is None for size in fixed):
-        return None, None
+        return None, stack
     sizes = [size for size in fixed if size is not None]
-    samples = probes.batch if depends else 1
-    if product.node.op_type == "Conv":
-        return math.prod(sizes[2:]), 1
+    samples = probes.batch if grows else 1
+    if product.convolution is not None:
+        return math.prod(sizes[2:]), stack
     leading = math.prod(sizes[:-1]) if product.stored else math.prod(sizes[:-2])
+    if product.stack > 1 and len(sizes) > 2 and sizes[-3] == product.stack:
+        leading //= product.stack
     if leading % samples:
-        return None, None
-    return (leading // samples, 1) if product.stored else (sizes[-2], leading // samples)
+        return None, stack
+    return (leading // samples, stack) if product.stored else (sizes[-2], leading // samples)
 
 
 def _tokens_first(value: ir.Value, flow: DataFlow, probes: Probes) -> bool:

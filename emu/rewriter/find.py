@@ -1,18 +1,24 @@
 """Finds the matrix products of a normalized graph, and says of every one that is no site why."""
 
-import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from emu.errors import InputError
+from emu.rewriter.convolution import Convolution, convolution_of
 from emu.rewriter.dataflow import DataFlow, is_standard, sizes_of, tensor_of
-from emu.rewriter.passes.fold_weights import constant_values
+from emu.rewriter.passes.expand_conv_transpose import why_not_expanded
+from emu.rewriter.passes.expand_quantized import holds_product
 from emu.rewriter.shapes import Probes
 from emu.rewriter.site import Skipped
+from emu.rewriter.work import macs_of
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
-_OTHER_PRODUCTS = ("Einsum", "ConvTranspose", "RNN", "GRU", "LSTM", "DeformConv", "Attention")
+_OTHER_PRODUCTS = ("Einsum", "ConvTranspose", "RNN", "GRU", "LSTM", "DeformConv", "Attention", "MatMulInteger")
+_MERGED = (
+    "products inside {} are not mapped to crossbars: of a merged decoder rewrite the files that it was merged from, "
+    "decoder_model.onnx and decoder_with_past_model.onnx"
+)
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 
@@ -21,7 +27,9 @@ class Product:
     """A product that can be mapped to crossbars.
 
     `activation` is what is fed to the array (X or A), `matrix` what is in it (the source of W, or B). `rows` and
-    `columns` are K and N, for a stored one always known.
+    `columns` are K and N, for a stored one always known. `stack` is the number of such matrices that a weight holds,
+    each an array of its own; `convolution` says which windows of the activation are the rows that are fed. `digital` is
+    why it stays digital, for one that only helps to tell what the others do.
     """
 
     node: ir.Node
@@ -30,10 +38,13 @@ class Product:
     matrix: ir.Value
     rows: int | None
     columns: int | None
+    stack: int = 1
+    convolution: Convolution | None = None
+    digital: str = ""
 
 
 def find_products(model: ir.Model, flow: DataFlow, probes: Probes, name: str) -> tuple[list[Product], list[Skipped]]:
-    """Lists the products that can be sites, in data-flow order, and those that cannot.
+    """Lists the products that can be sites (and those with a reason to stay `digital`), and what stays digital.
 
     Raises:
         InputError: a product of numbers other than float32.
@@ -41,29 +52,52 @@ def find_products(model: ir.Model, flow: DataFlow, probes: Probes, name: str) ->
     """
     products: list[Product] = []
     skipped: list[Skipped] = []
-    constants = constant_values(model.graph)
     inner = {node for graph in model.graph.subgraphs() for node in graph}
+    around = {node: outer.op_type for outer in model.graph for node in _inside(outer)}
     for node in model.graph.all_nodes():
-        if not is_standard(node):
-            skipped.append(_skip(node, f"operator of the unknown domain '{node.domain}': it may hold products"))
+        known = is_standard(node) or holds_product(node)
+        if node in inner:
+            if not known or node.op_type in (*PRODUCTS, *_OTHER_PRODUCTS) or holds_product(node):
+                skipped.append(_skip(node, _MERGED.format(around.get(node, "If, Loop and Scan")), None))
+        elif not known:
+            reason = f"operator of the domain '{node.domain}' that emu does not know: it may hold products"
+            skipped.append(_skip(node, reason, None))
         elif node.op_type in _OTHER_PRODUCTS:
-            skipped.append(_skip(node, f"products inside {node.op_type} are not mapped to crossbars yet"))
+            if not _is_rearrangement(node):
+                skipped.append(_skip(node, _why_other(node), macs_of(node, probes)))
         elif node.op_type in PRODUCTS:
-            if node in inner:
-                skipped.append(_skip(node, "products inside If, Loop and Scan are not mapped to crossbars yet"))
-                continue
             _check_float(node, probes, name)
-            found = _FINDERS[node.op_type](node, constants, flow, probes)
+            found = _FINDERS[node.op_type](node, flow, probes)
             if isinstance(found, Product):
                 products.append(found)
-            else:
-                skipped.append(_skip(node, found))
+            reason = found if isinstance(found, str) else found.digital
+            if reason:
+                skipped.append(_skip(node, reason, macs_of(node, probes)))
     return products, skipped
 
 
-def _skip(node: ir.Node, reason: str) -> Skipped:
+def _inside(node: ir.Node) -> list[ir.Node]:
+    """The nodes of a control-flow node's subgraphs, at any depth."""
+    graphs = [each.as_graph() for each in node.attributes.values() if each.type is ir.AttributeType.GRAPH]
+    return [inner for graph in graphs for inner in graph.all_nodes()]
+
+
+def _is_rearrangement(node: ir.Node) -> bool:
+    """Whether an Einsum has one operand: it moves and adds up numbers, and multiplies none."""
+    return node.op_type == "Einsum" and len(node.inputs) == 1
+
+
+def _why_other(node: ir.Node) -> str:
+    if node.op_type == "Einsum":
+        return "it is more than the product of two operands (repeated or lost letters, or no letter to sum over)"
+    if node.op_type == "ConvTranspose":
+        return why_not_expanded(node) or "its kernel is no constant"
+    return f"products inside {node.op_type} are not mapped to crossbars yet"
+
+
+def _skip(node: ir.Node, reason: str, macs: int | None) -> Skipped:
     op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-    return Skipped(node.name or (node.outputs[0].name if node.outputs else "") or "", op, reason)
+    return Skipped(node.name or (node.outputs[0].name if node.outputs else "") or "", op, reason, macs)
 
 
 def _check_float(node: ir.Node, probes: Probes, name: str) -> None:
@@ -77,7 +111,7 @@ def _check_float(node: ir.Node, probes: Probes, name: str) -> None:
             )
 
 
-def _matmul(node: ir.Node, constants: set[ir.Value], flow: DataFlow, probes: Probes) -> Product | str:
+def _matmul(node: ir.Node, flow: DataFlow, probes: Probes) -> Product | str:
     left, right = node.inputs
     assert left is not None and right is not None, "the checker has seen to it"
     if not _is_float32(left, probes):
@@ -86,33 +120,53 @@ def _matmul(node: ir.Node, constants: set[ir.Value], flow: DataFlow, probes: Pro
         return "it computes the angles of rotary position embeddings: no activation passes it"
     weight = tensor_of(right)
     if weight is not None:
-        sizes = sizes_of(weight)
-        if len(sizes) != 2:
-            return f"its weight has {len(sizes)} dimensions, not 2"
-        if len(probes.base.get(left) or (1, 1)) < 2:
-            return "its input is a single vector without a batch"
-        return Product(node, True, left, right, *sizes)
-    if left in constants:
-        return "its weight is the left operand"
-    if left not in flow.depends_on_inputs and right not in flow.depends_on_inputs:
-        return "neither operand depends on the model's inputs"
+        return _stored_matmul(node, left, right, sizes_of(weight), probes)
+    if tensor_of(left) is not None:
+        return "its weight is the left operand, and the shape of the other one is unknown"
     shapes = probes.base.get(left), probes.base.get(right)
     if any(shape is not None and len(shape) < 2 for shape in shapes):
         return "an operand is a vector"
     fixed = probes.fixed(right)
-    return Product(node, False, left, right, fixed[-2] if fixed else None, fixed[-1] if fixed else None)
+    alone = "its second operand follows from shapes alone: it is neither a stored weight nor an activation"
+    return Product(
+        node,
+        False,
+        left,
+        right,
+        fixed[-2] if fixed else None,
+        fixed[-1] if fixed else None,
+        digital="" if right in flow.depends_on_inputs else alone,
+    )
 
 
-def _gemm(node: ir.Node, constants: set[ir.Value], flow: DataFlow, probes: Probes) -> Product | str:
+def _stored_matmul(
+    node: ir.Node, left: ir.Value, right: ir.Value, sizes: tuple[int, ...], probes: Probes
+) -> Product | str:
+    """The product with a weight [K, N], or with a stack of them whose activations say which matrix takes which row."""
+    shape, fixed = probes.base.get(left), probes.fixed(left)
+    if len(sizes) == 2:
+        if shape is not None and len(shape) < 2:
+            return "its input is a single vector without a batch"
+        return Product(node, True, left, right, *sizes)
+    if len(sizes) != 3:
+        return f"its weight has {len(sizes)} dimensions, not 2 or 3"
+    if shape is None:
+        return "its weight is a stack of matrices, and the shape of its input is unknown"
+    if len(shape) > 2 and probes.batch_axis(left) == len(shape) - 3:
+        return "its weight is a stack of matrices along the batch: every sample has a weight of its own"
+    if len(shape) > 2 and fixed is not None and fixed[-3] not in (None, 1, sizes[0]):
+        return "its weight is a stack of matrices that does not fit its input"
+    return Product(node, True, left, right, sizes[1], sizes[2], stack=sizes[0])
+
+
+def _gemm(node: ir.Node, flow: DataFlow, probes: Probes) -> Product | str:
     left, right = node.inputs[0], node.inputs[1]
     assert left is not None and right is not None, "the checker has seen to it"
     if not _is_float32(left, probes):
         return "it multiplies integers"
     weight = tensor_of(right)
     if weight is None:
-        return "both operands of this Gemm are activations"
-    if node.attributes.get_int("transA", 0):
-        return "its input is transposed (transA)"
+        return "both operands of this Gemm are activations, and their shapes are unknown"
     sizes = sizes_of(weight)
     if len(sizes) != 2:
         return f"its weight has {len(sizes)} dimensions, not 2"
@@ -122,25 +176,13 @@ def _gemm(node: ir.Node, constants: set[ir.Value], flow: DataFlow, probes: Probe
     return Product(node, True, left, right, rows, columns)
 
 
-def _conv(node: ir.Node, constants: set[ir.Value], flow: DataFlow, probes: Probes) -> Product | str:
+def _conv(node: ir.Node, flow: DataFlow, probes: Probes) -> Product | str:
     image, kernel = node.inputs[0], node.inputs[1]
     assert image is not None and kernel is not None, "the checker has seen to it"
-    weight = tensor_of(kernel)
-    if weight is None:
-        return "its kernel is no constant"
-    outputs, *inner = sizes_of(weight)
-    if len(inner) < 2:
-        return f"its kernel has {len(inner) + 1} dimensions, fewer than 3"
-    sides = inner[1:]
-    if (
-        node.attributes.get_int("group", 1) != 1
-        or list(node.attributes.get_ints("strides", [1] * len(sides))) != sides
-        or any(node.attributes.get_ints("pads", []))
-        or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-        or any(dilation != 1 for dilation in node.attributes.get_ints("dilations", []))
-    ):
-        return "it is no patch embedding (kernel = stride, one group, no padding, no dilation)"
-    return Product(node, True, image, kernel, math.prod(inner), outputs)
+    found = convolution_of(node, probes.certain(image))
+    if isinstance(found, str):
+        return found
+    return Product(node, True, image, kernel, found.rows, found.outputs, stack=found.groups, convolution=found)
 
 
 _FINDERS = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv}

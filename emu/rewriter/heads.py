@@ -67,7 +67,8 @@ class HeadFinder:
         found[attention.scores] = found[attention.context] = Heads(total, "matrix")
         for side in attention.position_scores:
             shape = self._shapes.get(side.node.outputs[0])
-            if shape is not None and int(np.prod(shape[:-2])) % total == 0:
+            by_head = side.stack == total if side.stored else True
+            if by_head and shape is not None and int(np.prod(shape[:-2])) % total == 0:
                 found[side] = Heads(total, "matrix")
         operands = [
             (attention.query, attention.scores.activation, False),

@@ -87,9 +87,10 @@ def find_attentions(products: list[Product], flow: DataFlow) -> list[Attention]:
         attention.query = _nearest_stored(attention.scores.activation, by_node, flow)
         attention.key = _nearest_stored(attention.scores.matrix, by_node, flow)
         attention.value = _nearest_stored(attention.context_value, by_node, flow)
+        attention.position_scores += _stored_positions(attention, by_node, flow)
         after = _downstream_product(product.node.outputs[0], by_node, flow, stored=True)
         attention.output = after[0] if after else None
-        for side in attention.position_scores:
+        for side in (each for each in attention.position_scores if not each.stored):
             for operand, transposed in ((side.activation, False), (side.matrix, True)):
                 source = _nearest_stored(operand, by_node, flow)
                 if source is not None and source not in (attention.query, attention.key, attention.value):
@@ -140,6 +141,21 @@ def _upstream_products(value: ir.Value, by_node: dict[ir.Node, Product], flow: D
         if product is not None and not product.stored:
             found[product] = picked and found.get(product, True)
     return list(found.items())
+
+
+def _stored_positions(attention: Attention, by_node: dict[ir.Node, Product], flow: DataFlow) -> list[Product]:
+    """Products of queries or keys with stored tables of relative positions, which are added to the scores."""
+    value = attention.softmax.inputs[0]
+    assert value is not None, "an attention has scores"
+    found = []
+    for node, _ in flow.upstream(value, set(by_node)):
+        product = by_node.get(node)
+        if product is None or not product.stored:
+            continue
+        source = _nearest_stored(product.activation, by_node, flow)
+        if source is not None and source in (attention.query, attention.key):
+            found.append(product)
+    return found
 
 
 def _downstream_product(

@@ -2,6 +2,9 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,7 +14,9 @@ import onnx_ir.passes.common as common_passes
 
 from emu.errors import InputError
 from emu.rewriter.dataflow import captured_values
-from emu.rewriter.protobuf_file import CutShortError, DamagedError, read_model
+from emu.rewriter.modernize import OLDEST_OPSET, modernized
+from emu.rewriter.protobuf_file import CutShortError, DamagedError, in_memory, read_model
+from emu.rewriter.tensor_checks import check_tensors
 
 ModelSource: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
@@ -20,36 +25,54 @@ DOMAIN = "emu"
 _SMALL_BYTES = 4096
 
 
-def load(source: ModelSource, rewritten: bool = False) -> tuple[ir.Model, str]:
+@dataclass(frozen=True)
+class Loaded:
+    """A model that was read.
+
+    Attributes:
+        model: owned by the caller. Tensors are shared with the source, nothing else is; external data stay on disk,
+            memory-mapped.
+        name: how to call it in an error.
+        notes: what reading changed, in sentences.
+
+    """
+
+    model: ir.Model
+    name: str
+    notes: list[str]
+
+
+def load(source: ModelSource, rewritten: bool = False) -> Loaded:
     """Reads a plain model, or a rewritten one.
 
     Args:
         source: the path of an .onnx file (external data beside it), an `onnx.ModelProto` or an onnx-ir model.
         rewritten: which of the two it must be.
 
-    Returns:
-        A model that the caller owns, and how to name it in an error. Tensors are shared with the source, nothing
-        else is; external data stay on disk, memory-mapped.
-
     Raises:
-        InputError: no such file, not an ONNX model, missing or short external data, a cycle, or a model that
-            is rewritten already, or not yet.
+        InputError: no such file, not an ONNX model, missing or short external data, a cycle, an opset that is too old
+            to be converted, or a model that is rewritten already, or not yet.
 
     """
+    notes: list[str] = []
+    folders: list[Path] = []  # that external data may lie in; none: wherever the caller's model says
     if isinstance(source, ir.Model):
         model, name = source.clone(), f"Model '{source.graph.name or 'in memory'}'"
+        if model.opset_imports.get("", OLDEST_OPSET) < OLDEST_OPSET:
+            model, notes = _from_proto(ir.to_proto(in_memory(model)), name)
     elif isinstance(source, onnx.ModelProto):
         name = f"Model '{source.graph.name or 'in memory'}'"
-        model = _from_proto(source, name)
+        model, notes = _from_proto(source, name)
     else:
         path = Path(source)
         name = f"Model {path}"
-        model = _from_proto(read_proto(path), name)
+        model, notes = _from_proto(read_proto(path), name)
         ir.external_data.set_base_dir(model.graph, path.parent)
+        folders = [path.parent.resolve(), path.resolve().parent]
     _check_rewritten(model, name, rewritten)
-    _check_data(model, name)
+    _check_data(model, name, folders)
     _sort(model, name)
-    return model, name
+    return Loaded(model, name, notes)
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
@@ -82,7 +105,8 @@ def check_graph(model: ir.Model, what_is_wrong: str, what_to_do: str) -> None:
 
     """
     try:
-        common_passes.CheckerPass()(model)
+        with _complete_interface(model.graph):
+            common_passes.CheckerPass()(model)
     except onnx.checker.ValidationError as error:
         raise InputError(f"{what_is_wrong}: {_checker_sentence(error)}; {what_to_do}.") from None
     except (ValueError, ir.serde.SerdeError) as error:
@@ -92,17 +116,37 @@ def check_graph(model: ir.Model, what_is_wrong: str, what_to_do: str) -> None:
         raise InputError(f"{what_is_wrong}: {_first_line(cause)}; {what_to_do}.") from None
 
 
-def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
+@contextmanager
+def _complete_interface(graph: ir.Graph) -> Iterator[None]:
+    """Gives inputs and outputs without a type or shape some, for as long as the checker looks: it asks for both.
+
+    onnxruntime finds them by itself; an output that only a name was given for is the usual way to see hidden values.
+    """
+    bare = [value for value in (*graph.inputs, *graph.outputs) if value.type is None or value.shape is None]
+    before = [(value.type, value.shape) for value in bare]
+    try:
+        for value in bare:
+            value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+            value.shape = value.shape if value.shape is not None else ir.Shape([])
+        yield
+    finally:
+        for value, (kind, shape) in zip(bare, before, strict=True):
+            value.type, value.shape = kind, shape
+
+
+def _from_proto(proto: onnx.ModelProto, name: str) -> tuple[ir.Model, list[str]]:
     if not proto.HasField("graph") or not proto.opset_import:
         raise InputError(f"{name} is not an ONNX model, or is cut short: it holds no graph or no opset version.")
     damaged = _text_that_is_none(proto.graph)
     if damaged is not None:
         raise InputError(f"{name} is damaged: {damaged} is no valid text; copy or export it again.")
+    check_tensors(proto, name)
+    proto, notes = modernized(proto, name)
     reports = logging.getLogger("onnx_ir")
     level = reports.level
     reports.setLevel(logging.ERROR)  # the checker says the same of a graph with missing values, in one sentence
     try:
-        return ir.from_proto(proto)
+        return ir.from_proto(proto), notes
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}.") from None
     finally:
@@ -140,13 +184,14 @@ def _check_rewritten(model: ir.Model, name: str, wanted: bool) -> None:
         raise InputError(f"{name} is rewritten already: give the original model.")
 
 
-def _check_data(model: ir.Model, name: str) -> None:
-    """Checks that every tensor has all of its bytes."""
+def _check_data(model: ir.Model, name: str, folders: list[Path]) -> None:
+    """Checks that every tensor has all of its bytes; `folders` may hold external data."""
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
-                _check_external(tensor, name)
+                tensor = _found_external(tensor, name, folders)
+                value.const_value = tensor
                 if tensor.nbytes <= _SMALL_BYTES:  # onnx's checker sees small tensors, and cannot follow their files
                     value.const_value = ir.tensor(tensor.numpy().copy(), name=value.name)
             elif isinstance(tensor, ir.TensorProtoTensor) and tensor.raw is not None:
@@ -174,7 +219,12 @@ def _sort(model: ir.Model, name: str) -> None:
         raise InputError(f"{name} is not a valid ONNX model: its nodes form a cycle; export it again.") from None
 
 
-def _check_external(tensor: ir.ExternalTensor, name: str) -> None:
+def _found_external(tensor: ir.ExternalTensor, name: str, folders: list[Path]) -> ir.ExternalTensor:
+    """The tensor with the file that its data really lie in, by the rules of onnxruntime.
+
+    The data lie beside the model. They may be a link (every large model of a Hugging Face cache is): to a file in the
+    model's own folder, or in the folder of the file that the model itself is a link to.
+    """
     location = Path(tensor.location)
     if location.is_absolute() or ".." in location.parts:
         raise InputError(f"{name}: tensor '{tensor.name}' lies outside the model's folder ({location}).")
@@ -184,12 +234,29 @@ def _check_external(tensor: ir.ExternalTensor, name: str) -> None:
             f"{name}: its external data {path} is missing: keep it beside the model, "
             "or, for a model in memory, load it together with its data (onnx.load does)."
         )
+    real = path.resolve()
+    if folders and not any(real.is_relative_to(folder) for folder in folders):
+        raise InputError(
+            f"{name}: its external data {path} is a link to {real}, which lies neither in the model's folder nor "
+            "beside the file that the model is a link to: copy the data beside the model."
+        )
     needed = (tensor.offset or 0) + tensor.nbytes
-    if path.stat().st_size < needed:
+    if real.stat().st_size < needed:
         raise InputError(
             f"{name}: its external data {path} is cut short: tensor '{tensor.name}' needs {needed} bytes, "
-            f"the file has {path.stat().st_size}; copy it again."
+            f"the file has {real.stat().st_size}; copy it again."
         )
+    if real == path.absolute():
+        return tensor
+    return ir.ExternalTensor(
+        real.name,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name or "",
+        base_dir=real.parent,
+    )
 
 
 def _checker_sentence(error: Exception) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from emu import __version__
 from emu.device import Profile, load_profile, override_entries, parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
+from emu.rewriter.batch import Batch
 from emu.rewriter.load import MANIFEST_KEY, read_proto
 from emu.rewriter.replace import FORMAT, SCALARS, device_inputs, device_numbers, is_calibrated
 from emu.rewriter.site import Site, Skipped
@@ -34,6 +36,8 @@ def make_manifest(
     profiles: Sequence[Profile],
     sites: Sequence[Site],
     skipped: Iterable[Skipped],
+    batch: Batch,
+    notes: Sequence[str] = (),
     tied: Mapping[int, list[int]] | None = None,
     faults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -41,14 +45,17 @@ def make_manifest(
 
     Keys: `format`, `emu_version`, `devices` (by name: `profile`, `entries`, the names of its numbers, and `input`, the
     control that holds them), `controls` (name of each scalar control input and its default), `sites` (each with the
-    name of its `device`) and `skipped` (products that stay digital, and why). Counts that depend on a symbolic size are
-    null. A site that shares its array lists the others in `shares_with`; `tied` names for a site those that hold the
-    transpose of its weight, which are arrays of their own.
+    name of its `device`), `skipped` (products that stay digital, and why), `digital_share` (the share of all
+    multiplications that stays digital), `batch` (which axis of which input counts samples, and how that was told) and
+    `notes` (what reading the model changed in it). Counts that depend on a symbolic size are null. A site that shares
+    its array lists the others in `shares_with`; `tied` names for a site those that hold the transpose of its weight,
+    which are arrays of their own.
 
     `calibration` is there if a site has converters with calibrated ranges: null, or how they were calibrated. `faults`
     is there if faults come from a list: which chip it was drawn for.
     """
     by_name = {profile.name: profile for profile in profiles}
+    skipped = list(skipped)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "emu_version": __version__,
@@ -67,7 +74,10 @@ def make_manifest(
             | ({"tied_to": list(tied[site.index])} if tied and tied.get(site.index) else {})
             for site, profile in zip(sites, profiles, strict=True)
         ],
-        "skipped": [{"node": each.node, "op": each.op, "reason": each.reason} for each in skipped],
+        "skipped": [asdict(each) for each in skipped],
+        "digital_share": _digital_share(sites, skipped),
+        "batch": {"input": batch.input, "axis": batch.axis, "size": batch.size, "told": batch.how},
+        "notes": list(notes),
     }
     if any(site.feeds_product and any(is_calibrated(profiles[site.index])) for site in sites):
         manifest["calibration"] = None
@@ -232,6 +242,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
+def _digital_share(sites: Iterable[Site], skipped: Iterable[Skipped]) -> float | None:
+    """The share of all multiplications that stays digital; None where a number of them is not known."""
+    digital = [each.macs for each in skipped]
+    if not any(each != 0 for each in digital):
+        return 0.0
+    analog = [site.macs for site in sites if site.feeds_product]
+    if None in digital or None in analog:
+        return None
+    left = sum(each or 0 for each in digital)
+    return left / max(1, left + sum(each or 0 for each in analog))
+
+
 def _sharing(site: Site, sites: Iterable[Site]) -> dict[str, Any]:
     others = [each.index for each in sites if each.array == site.array and each.index != site.index]
     return {"shares_with": others} if others else {}
@@ -263,7 +285,9 @@ def _site(site: Site, profile: Profile) -> dict[str, Any]:
         "head_groups": site.head_groups,
         "head_share": site.head_share,
         "sample_axis": site.sample_axis,
-        "tiles": _tiles(site.shape, tile),
+        "stack": site.matrices if site.stored and site.feeds_product else 1,
+        "window": site.window,
+        "tiles": _tiles(site, tile),
         "parameters": site.parameters,
         "macs": site.macs,
         "macs_per_row": site.macs_per_row,
@@ -275,10 +299,10 @@ def _site(site: Site, profile: Profile) -> dict[str, Any]:
     return facts
 
 
-def _tiles(shape: tuple[int | None, int | None], tile: tuple[int, int]) -> int | None:
-    """Number of tiles that one matrix takes."""
-    count = 1
-    for size, limit in zip(shape, tile, strict=True):
+def _tiles(site: Site, tile: tuple[int, int]) -> int | None:
+    """Number of tiles that a weight takes, or one matrix that is written."""
+    count = max(1, site.matrices or 1) if site.stored else 1
+    for size, limit in zip(site.shape, tile, strict=True):
         if limit:
             if size is None:
                 return None

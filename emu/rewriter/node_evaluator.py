@@ -39,11 +39,11 @@ class NodeEvaluator:
             Exception: whatever the reference implementation raises for inputs that the node cannot take.
 
         """
-        proto = ir.to_proto(node)
-        del proto.metadata_props[:]
-        proto.name = proto.doc_string = ""
-        proto.input[:] = [f"input_{i}" if value is not None else "" for i, value in enumerate(inputs)]
-        proto.output[:] = [f"output_{i}" for i in range(len(node.outputs))]
+        # Built anew rather than copied: an output that was folded before has no name any more.
+        proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
+        proto.attribute.extend(ir.to_proto(attribute) for attribute in node.attributes.values())
+        proto.input.extend(f"input_{i}" if value is not None else "" for i, value in enumerate(inputs))
+        proto.output.extend(f"output_{i}" for i in range(len(node.outputs)))
         key = proto.SerializeToString()
         if key not in self._compiled:
             self._compiled[key] = self._compile(proto)

@@ -10,10 +10,10 @@ from emu.rewriter.dataflow import sizes_of
 
 # Element types of codes: how many bits they have, and whether they are unsigned.
 CODE_TYPES = {
-    ir.DataType.INT4: (4, False),
-    ir.DataType.UINT4: (4, True),
-    ir.DataType.INT8: (8, False),
-    ir.DataType.UINT8: (8, True),
+    ir.DataType[name]: (bits, name.startswith("U"))
+    for bits in (2, 4, 8, 16)
+    for name in (f"INT{bits}", f"UINT{bits}")
+    if name in ir.DataType.__members__  # an older onnx-ir knows no codes of 2 bits
 }
 
 
@@ -21,8 +21,8 @@ class QuantizedTensor(ir.LazyTensor):
     """A float tensor with the values (code - zero_point) * scale, computed when they are asked for.
 
     Attributes:
-        bits: bits of one code, 4 or 8.
-        codes: gives the codes as int8, two's complement: unsigned codes u as u - 2^(bits - 1).
+        bits: bits of one code: 2, 4, 8 or 16.
+        codes: gives the codes as int8 (int16 for 16 bits), two's complement: unsigned codes u as u - 2^(bits - 1).
         scale: float32, of the tensor's rank; along each axis one entry per block of `blocks`, or a single one.
         zero_point: as `scale`; for unsigned codes less by 2^(bits - 1).
         blocks: how many elements along each axis share an entry of `scale`.
@@ -50,17 +50,32 @@ class QuantizedTensor(ir.LazyTensor):
 
     @property
     def shares_scale(self) -> str:
-        """What shares one scale, for a matrix [K, N]: `tensor`, `column` or `block` (some rows of a column)."""
-        return "tensor" if self.scale.size == 1 else "column" if self.scale.shape[0] == 1 else "block"
+        """What shares one scale, for matrices [.., K, N]: `tensor`, `column` or `block` (some rows of a column)."""
+        return "tensor" if self.scale.size == 1 else "column" if self.scale.shape[-2] == 1 else "block"
 
     def cast(self, dtype: ir.DataType) -> "QuantizedTensor":
         """The same codes, seen as numbers of another float type."""
         return self._with(self.codes, self.sizes, self.scale, self.zero_point, self.blocks, dtype)
 
-    def scaled(self, factor: float) -> "QuantizedTensor":
-        """The same codes, with every value `factor` times as large."""
-        scale = self.scale * np.float32(factor)
-        return self._with(self.codes, self.sizes, scale, self.zero_point, self.blocks, self.dtype)
+    def scaled(self, factor: float | np.ndarray) -> "QuantizedTensor":
+        """The same codes, with every value `factor` times as large; an array of factors broadcasts to the tensor."""
+        return self._refined(np.asarray(factor, dtype=np.float32), lambda scale, zero, each: (scale * each, zero))
+
+    def shifted(self, offset: np.ndarray) -> "QuantizedTensor":
+        """The same codes, with `offset` added to their zero points; it broadcasts to the tensor."""
+        return self._refined(np.asarray(offset, dtype=np.float32), lambda scale, zero, each: (scale, zero + each))
+
+    def _refined(
+        self, array: np.ndarray, change: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    ) -> "QuantizedTensor":
+        """Scales and zero points changed by an array: where it varies, every element gets one of its own."""
+        array = array.reshape((1,) * (len(self.sizes) - array.ndim) + array.shape)
+        scale, zero_point, blocks = self.scale, self.zero_point, list(self.blocks)
+        for axis, size in enumerate(array.shape):
+            if size > 1:
+                scale, zero_point, blocks[axis] = self._spread(scale, axis), self._spread(zero_point, axis), 1
+        scale, zero_point = change(scale, zero_point, array)
+        return self._with(self.codes, self.sizes, scale, zero_point, blocks, self.dtype)
 
     def transposed(self, order: Sequence[int]) -> "QuantizedTensor":
         """The axes in another order."""
@@ -83,25 +98,46 @@ class QuantizedTensor(ir.LazyTensor):
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
         return self._with(lambda: self.codes().reshape(sizes), sizes, scale, zero_point, blocks, self.dtype)
 
-    def matrix(self, transposed: bool) -> "QuantizedTensor":
-        """The matrix [K, N] in an array: itself, or the transpose of the matrix [first axis, all others]."""
+    def matrix(self, transposed: bool, stack: int = 1) -> "QuantizedTensor":
+        """The matrix [K, N] in an array, or a stack of them [stack, K, N].
+
+        Args:
+            transposed: whether it is the transpose of the tensor seen as [first axis, all others].
+            stack: number of parts of equal size that the first axis of such a tensor has, each an array of its own.
+
+        """
         if not transposed:
             return self
-        return self.reshaped((self.sizes[0], math.prod(self.sizes[1:]))).transposed((1, 0))
+        first, others = self.sizes[0], math.prod(self.sizes[1:])
+        if stack == 1:
+            return self.reshaped((first, others)).transposed((1, 0))
+        flat = self.reshaped((first, others))
+        scale, zero_point = (
+            each.reshape(stack, -1, each.shape[1]) if len(each) > 1 else each[None]
+            for each in (flat.scale, flat.zero_point)
+        )
+        blocks = [1 if flat.scale.shape[0] > 1 else stack, flat.blocks[0], flat.blocks[1]]
+        blocks[1] = 1 if flat.scale.shape[0] > 1 else first // stack
+        sizes = (stack, first // stack, others)
+        parts = flat._with(lambda: flat.codes().reshape(sizes), sizes, scale, zero_point, blocks, flat.dtype)
+        return parts.transposed((0, 2, 1))
 
     def parameters(self) -> tuple[np.ndarray, np.ndarray, int]:
         """Scale and zero point of a matrix [K, N] as an array takes them, and how many rows share one (0 for all).
 
-        Both are float32 [], [N] or [ceil(K / rows), N].
+        Both are float32 [], [N] or [ceil(K / rows), N]; of a stack [stack, K, N]: [], [stack, N] or
+        [stack, ceil(K / rows), N].
         """
         if self.shares_scale == "tensor":
             return self.scale.reshape(()), self.zero_point.reshape(()), 0
-        scale, zero_point = self._spread(self.scale, 1), self._spread(self.zero_point, 1)
-        shape = (len(scale), self.sizes[1])
+        scale, zero_point = self.scale, self.zero_point
+        for axis in (*range(len(self.sizes) - 2), len(self.sizes) - 1):
+            scale, zero_point = self._spread(scale, axis), self._spread(zero_point, axis)
+        shape = (*self.sizes[:-2], scale.shape[-2], self.sizes[-1])
         scale, zero_point = np.broadcast_to(scale, shape), np.broadcast_to(zero_point, shape)
         if self.shares_scale == "column":
-            return scale[0], zero_point[0], 0
-        return scale, zero_point, self.blocks[0]
+            return scale[..., 0, :], zero_point[..., 0, :], 0
+        return scale, zero_point, self.blocks[-2]
 
     def _with(
         self,
@@ -161,8 +197,10 @@ def quantized_tensor(
     shift = 1 << (bits - 1) if unsigned else 0
     axis %= max(1, len(sizes))
 
+    kind = np.int16 if bits == 16 else np.int8
+
     def codes() -> np.ndarray:
-        return (tensor.numpy().astype(np.int16) - shift).astype(np.int8)
+        return (tensor.numpy().astype(np.int32) - shift).astype(kind)
 
     def laid_out(array: np.ndarray) -> np.ndarray:
         array = np.asarray(array).astype(np.float32)
@@ -181,11 +219,9 @@ def quantized_tensor(
 
 
 def unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
-    """Codes of 4 or 8 bits from bytes, along the last axis; the low half of a byte comes first."""
-    if bits == 8:
-        return packed
-    halves = np.stack([packed & 0xF, packed >> 4], axis=-1)
-    return halves.reshape(*packed.shape[:-1], -1)
+    """Codes of 2, 4 or 8 bits from bytes, along the last axis; the low bits of a byte come first."""
+    parts = np.stack([packed >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)], axis=-1)
+    return parts.reshape(*packed.shape[:-1], -1)
 
 
 def _reshaped_scales(

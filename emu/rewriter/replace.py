@@ -13,10 +13,12 @@ import onnx_ir as ir
 
 from emu.device import Profile
 from emu.errors import InputError
+from emu.rewriter.batch import Batch
 from emu.rewriter.builder import GraphBuilder
-from emu.rewriter.dataflow import sizes_of, tensor_of
+from emu.rewriter.dataflow import tensor_of
 from emu.rewriter.find import Product
 from emu.rewriter.load import DOMAIN
+from emu.rewriter.modernize import lowest_ir_version
 from emu.rewriter.quantized import QuantizedTensor
 from emu.rewriter.shapes import Probes
 from emu.rewriter.sharing import Held, held_by
@@ -27,7 +29,6 @@ FORMAT = 2  # version of docs/operators.md that the nodes follow
 # The scalar control inputs of a rewritten model and their default values.
 SCALARS = {"emu.seed": 0, "emu.read_seed": 0, "emu.sample": 0, "emu.head": -1}
 _SAMPLE_AND_BATCH = "emu.sample_and_batch"
-_OLDEST_IR_VERSION = 4  # initializers that are also inputs
 # Attributes of a device that only one kind of operator has: what is stored for good, what is written at run time.
 _OF_STORED = (
     "fault_source",
@@ -63,6 +64,7 @@ def replace_products(
     probes: Probes,
     profiles: Sequence[Profile],
     faults: Mapping[int, np.ndarray] | None,
+    batch: Batch,
     name: str,
 ) -> None:
     """Replaces products by crossbar products, puts stored tensors into arrays and adds the control inputs, in place.
@@ -76,6 +78,7 @@ def replace_products(
         profiles: the device of each site.
         faults: by site, the list of faults in the place of random ones: int64, as `docs/operators.md` numbers them;
             None for random ones.
+        batch: where the model's samples lie.
         name: how to call the model in an error.
 
     Raises:
@@ -85,7 +88,7 @@ def replace_products(
     """
     builder = GraphBuilder(model.graph, name)
     listed = faults is not None
-    controls = _add_controls(builder, sites, profiles, listed)
+    controls = _add_controls(builder, sites, profiles, listed, batch)
     lists = _FaultLists(builder, faults or {})
     weights = _Weights(builder, {product: products[site.array] for site, product in zip(sites, products, strict=False)})
     for site, tensor in zip(sites[len(products) :], tensors, strict=True):
@@ -107,14 +110,14 @@ def replace_products(
                 right = _one_per_sample(builder, controls.batch, right, product, probes)
             result = crossbar.product("CrossbarMatMulDynamic", [crossbar.left, right])
         elif product.node.op_type == "Conv":
-            result = _replace_conv(builder, crossbar, weights, product, probes)
+            result = _replace_conv(builder, crossbar, weights, product)
         elif product.node.op_type == "Gemm":
             result = _replace_gemm(builder, crossbar, weights, site, product)
         else:
             result = _stored(builder, crossbar, weights.of(product), site)
         builder.swap(product.node, result)
-    model.ir_version = max(model.ir_version, _OLDEST_IR_VERSION)
     model.opset_imports[DOMAIN] = 1
+    model.ir_version = lowest_ir_version(model)
 
 
 def device_inputs(profiles: Iterable[Profile]) -> dict[str, str]:
@@ -151,6 +154,8 @@ def node_attributes(
     structure["entries"] = ",".join(device_numbers(profile, listed))
     if site.stored:
         structure |= _fault_attributes(site, structure, listed, model)
+        if site.feeds_product:
+            structure["window"] = site.window
     else:
         if not _is_disturbed(site, profile):
             structure["write"] = "none"
@@ -237,7 +242,9 @@ class _Controls:
         return self.values[self.devices[profile.name]]
 
 
-def _add_controls(builder: GraphBuilder, sites: Sequence[Site], profiles: Sequence[Profile], listed: bool) -> _Controls:
+def _add_controls(
+    builder: GraphBuilder, sites: Sequence[Site], profiles: Sequence[Profile], listed: bool, where: Batch
+) -> _Controls:
     devices = device_inputs(profiles)
     by_name = {profile.name: profile for profile in profiles}
     arrays: dict[str, np.ndarray] = {
@@ -249,7 +256,7 @@ def _add_controls(builder: GraphBuilder, sites: Sequence[Site], profiles: Sequen
         "emu.ranges": np.array([_ranges(*each) for each in zip(sites, profiles, strict=True)], dtype=np.float32),
         **{name: np.array(value, dtype=np.int64) for name, value in SCALARS.items()},
     }
-    first = next((value for value in builder.graph.inputs if value.shape is None or len(value.shape) > 0), None)
+    first = next((value for value in builder.graph.inputs if value.name == where.input), None)
     values = {}
     for name, array in arrays.items():
         builder.reserve(name)
@@ -265,12 +272,12 @@ def _add_controls(builder: GraphBuilder, sites: Sequence[Site], profiles: Sequen
     sample = builder.node(
         "Reshape", [values["emu.sample"], builder.constant("emu.one", np.array([1]))], f"{_SAMPLE_AND_BATCH}.sample"
     )
-    if first is None:  # no input has a leading dimension: one sample
+    if first is None:  # no input counts samples: there is one
         batch = builder.constant(f"{_SAMPLE_AND_BATCH}.batch", np.array([1]))
     else:
         shape = builder.node("Shape", [first], f"{_SAMPLE_AND_BATCH}.shape")
-        leading = builder.constant("emu.leading", np.array([0]))
-        batch = builder.node("Gather", [shape, leading], f"{_SAMPLE_AND_BATCH}.batch", axis=0)
+        axis = builder.constant("emu.batch_axis", np.array([where.axis]))
+        batch = builder.node("Gather", [shape, axis], f"{_SAMPLE_AND_BATCH}.batch", axis=0)
     both = builder.node("Concat", [sample, batch], _SAMPLE_AND_BATCH, axis=0)
     builder.insert_first()
     return _Controls(values, devices, both, batch)
@@ -355,6 +362,12 @@ class _Weight:
     attributes: Mapping[str, int] = field(default_factory=dict)
 
 
+def _shape(product: Product) -> tuple[int, ...]:
+    """Shape of what the arrays of a stored product hold: [K, N], or [stack, K, N]."""
+    matrix = product.rows or 0, product.columns or 0
+    return matrix if product.stack == 1 else (product.stack, *matrix)
+
+
 @dataclass
 class _Weights:
     """Weights as [K, N] matrices; a weight that several sites share is transposed, checked and stored once.
@@ -383,7 +396,7 @@ class _Weights:
                     f"{self.builder.model_name}: the weight '{holder.matrix.name}' of node '{holder.node.name}' holds "
                     "NaN or infinite values: check the training or the export."
                 )
-            shape = holder.rows or 0, holder.columns or 0
+            shape = _shape(holder)
             if isinstance(held.tensor, QuantizedTensor):
                 self._done[key] = self._codes(held, held.tensor, shape)
             else:
@@ -395,11 +408,11 @@ class _Weights:
         holder = self.holders[product]
         held = held_by(holder)
         assert held.tensor is not None, "stored products have constant weights"
-        return self._matrix(held, held.tensor, (holder.rows or 0, holder.columns or 0))
+        return self._matrix(held, held.tensor, _shape(holder))
 
-    def _codes(self, held: Held, tensor: QuantizedTensor, shape: tuple[int, int]) -> _Weight:
+    def _codes(self, held: Held, tensor: QuantizedTensor, shape: tuple[int, ...]) -> _Weight:
         """Integer codes with their scale and zero point; a factor goes into the scale."""
-        tensor = tensor.matrix(held.transposed)
+        tensor = tensor.matrix(held.transposed, held.stack)
         if held.factor != 1.0:
             tensor = tensor.scaled(held.factor)
         scale, zero_point, rows = tensor.parameters()
@@ -414,14 +427,13 @@ class _Weights:
         )
         return _Weight("CrossbarMatMulQuantized", values, {"code_bits": tensor.bits, "block_rows": rows})
 
-    def _matrix(self, held: Held, tensor: ir.TensorProtocol, shape: tuple[int, int]) -> ir.Value:
+    def _matrix(self, held: Held, tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> ir.Value:
         value, factor = held.value, held.factor
         if not held.transposed and factor == 1.0:
             return self.builder.as_initializer(value)
 
         def laid_out() -> ir.TensorProtocol:
-            array = tensor.numpy()
-            matrix = array.reshape(len(array), -1).T if held.transposed else array
+            matrix = held.matrix
             return ir.tensor(np.ascontiguousarray(matrix * np.float32(factor) if factor != 1.0 else matrix))
 
         name = f"{value.name}.{'transposed' if held.transposed else 'scaled'}"
@@ -507,71 +519,19 @@ def _replace_gemm(
     return builder.node("Add", [result, bias], f"{node.name}.bias")
 
 
-def _replace_conv(
-    builder: GraphBuilder, crossbar: _Crossbar, weights: _Weights, product: Product, probes: Probes
-) -> ir.Value:
-    """A convolution whose kernel is its stride: a product with every patch [channels * kernel sides] as a row."""
-    node = product.node
-    name = node.name or "patches"
-    kernel = tensor_of(product.matrix)
-    assert kernel is not None, "stored products have constant weights"
-    outputs, channels, *sides = sizes_of(kernel)
-    places = len(sides)
-    image = probes.fixed(product.activation) if _is_static(product.activation, places) else None
-    grid = [size // side for size, side in zip(image[2:], sides, strict=True) if size is not None] if image else []
-    patches = crossbar.left
-    split: ir.Value
-    rows: ir.Value
-    back: ir.Value
-    if len(grid) == places:
-        covered = [count * side for count, side in zip(grid, sides, strict=True)]
-        if covered != list((image or ())[2:]):  # pixels beyond the last whole patch are unused
-            patches = _crop(builder, patches, builder.constant(f"{name}.covered", np.array(covered)), places, name)
-        cut = [size for pair in zip(grid, sides, strict=True) for size in pair]
-        split = builder.constant(f"{name}.patches.split", np.array([0, channels, *cut]))
-        rows = builder.constant(f"{name}.patches.rows", np.array([0, math.prod(grid), product.rows]))
-        back = builder.constant(f"{name}.image.shape", np.array([0, outputs, *grid]))
+def _replace_conv(builder: GraphBuilder, crossbar: _Crossbar, weights: _Weights, product: Product) -> ir.Value:
+    """A convolution: the crossbar node cuts the image into windows by itself; the bias stays a digital Add."""
+    node, convolution = product.node, product.convolution
+    assert convolution is not None, "a Conv is found with its windows"
+    result = crossbar.stored(crossbar.left, weights.of(product))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:
+        return result
+    shape = [1, convolution.groups * convolution.outputs, *([1] * len(convolution.window))]
+    constant = tensor_of(bias)
+    if constant is not None:
+        bias = builder.constant(f"{bias.name}.channels", constant.numpy().reshape(shape))
     else:
-        counts, covered_value = _grid(builder, patches, sides, name)
-        patches = _crop(builder, patches, covered_value, places, name)
-        parts = [builder.constant(f"{name}.patches.channels", np.array([0, channels]))]
-        for axis, side in enumerate(sides):
-            place = builder.constant(f"{name}.axis", np.array([axis]))
-            parts.append(builder.node("Gather", [counts, place], f"{name}.grid.{axis}", axis=0))
-            parts.append(builder.constant(f"{name}.side", np.array([side])))
-        split = builder.node("Concat", parts, f"{name}.patches.split", axis=0)
-        rows = builder.constant(f"{name}.patches.rows", np.array([0, -1, product.rows]))
-        head = builder.constant(f"{name}.image.channels", np.array([0, outputs]))
-        back = builder.node("Concat", [head, counts], f"{name}.image.shape", axis=0)
-    patches = builder.node("Reshape", [patches, split], f"{name}.patches.cut")
-    order = [0, *range(2, 2 + 2 * places, 2), 1, *range(3, 3 + 2 * places, 2)]
-    patches = builder.node("Transpose", [patches], f"{name}.patches.ordered", perm=order)
-    patches = builder.node("Reshape", [patches, rows], f"{name}.patches")
-    result = crossbar.stored(patches, weights.of(product))
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        result = builder.node("Add", [result, node.inputs[2]], f"{name}.bias")
-    result = builder.node("Transpose", [result], f"{name}.image.ordered", perm=[0, 2, 1])
-    return builder.node("Reshape", [result, back], f"{name}.image")
-
-
-def _is_static(value: ir.Value, places: int) -> bool:
-    """Whether the model itself fixes the sizes of an image."""
-    shape = value.shape
-    return shape is not None and len(shape) == places + 2 and all(isinstance(size, int) for size in list(shape)[2:])
-
-
-def _grid(builder: GraphBuilder, image: ir.Value, sides: list[int], name: str) -> tuple[ir.Value, ir.Value]:
-    """How many whole patches fit along each side of an image, and how many pixels they cover."""
-    places = len(sides)
-    shape = builder.node("Shape", [image], f"{name}.image.sizes")
-    inner = builder.constant(f"{name}.inner", np.arange(2, 2 + places))
-    pixels = builder.node("Gather", [shape, inner], f"{name}.pixels", axis=0)
-    kernel = builder.constant(f"{name}.sides", np.array(sides))
-    counts = builder.node("Div", [pixels, kernel], f"{name}.grid")
-    return counts, builder.node("Mul", [counts, kernel], f"{name}.covered")
-
-
-def _crop(builder: GraphBuilder, image: ir.Value, covered: ir.Value, places: int, name: str) -> ir.Value:
-    starts = builder.constant(f"{name}.crop.starts", np.zeros(places, dtype=np.int64))
-    axes = builder.constant(f"{name}.crop.axes", np.arange(2, 2 + places))
-    return builder.node("Slice", [image, starts, covered, axes], f"{name}.crop")
+        sizes = builder.constant(f"{node.name}.bias.shape", np.array(shape))
+        bias = builder.node("Reshape", [bias, sizes], f"{node.name}.bias.channels")
+    return builder.node("Add", [result, bias], f"{node.name}.bias")

@@ -10,20 +10,23 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
 from emu.errors import InputError
 from emu.rewriter.analysis import Analysis, analyze
+from emu.rewriter.batch import Batch, find_batch
 from emu.rewriter.devices import Device, Rule, assign, load_devices
 from emu.rewriter.faults import Faults
-from emu.rewriter.load import DOMAIN, MANIFEST_KEY, ModelSource, check_graph, load
+from emu.rewriter.load import DOMAIN, MANIFEST_KEY, Loaded, ModelSource, check_graph, load
 from emu.rewriter.manifest import make_manifest, read_manifest
 from emu.rewriter.normalize import normalize
-from emu.rewriter.passes import NameFusedDomainPass, RefuseUnsupportedPass, RestoreCodesPass
+from emu.rewriter.passes import NameFusedDomainPass, RestoreCodesPass
 from emu.rewriter.protobuf_file import in_memory
 from emu.rewriter.replace import replace_products
 from emu.rewriter.save import save
 from emu.rewriter.selection import matching, select
+from emu.rewriter.shapes import check_one_batch
 from emu.rewriter.sharing import Held, Share, arrays_of, check_share, held_by, transposes_of
 from emu.rewriter.site import Site, Skipped
 from emu.rewriter.stored_tensors import StoredTensor, stored_tensors
@@ -53,8 +56,8 @@ class EmulatedModel:
         """
         if isinstance(model, EmulatedModel):
             return model
-        loaded, name = load(model, rewritten=True)
-        return cls(read_manifest(loaded, name) or {}, loaded, name)
+        loaded = load(model, rewritten=True)
+        return cls(read_manifest(loaded.model, loaded.name) or {}, loaded.model, loaded.name)
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -114,6 +117,7 @@ def rewrite(
     stored: str | None = None,
     map: Sequence[Rule] = (),
     faults: str | os.PathLike[str] | Faults | None = None,
+    batch_axis: str | None = None,
 ) -> EmulatedModel:
     """Replaces the matrix products of a transformer by products on emulated crossbars.
 
@@ -131,6 +135,8 @@ def rewrite(
         map: other devices for some sites, such as `["component=ffn_*:pcm", "layer=0:ideal"]`; of several rules that
             match a site the last one counts.
         faults: exactly these faults, for every chip, in the place of random ones: a file of `emu faults`.
+        batch_axis: the axis of an input that counts samples, as `INPUT:AXIS`, where it cannot be told, or is told
+            wrongly (the manifest says what was told): run-time noise is keyed by sample.
 
     Raises:
         InputError: a broken or unsupported model, a wrong device or setting, a selection that matches nothing, faults
@@ -140,9 +146,10 @@ def rewrite(
     default, rules = load_devices(device, map, set)
     known = faults if isinstance(faults, Faults) or faults is None else Faults.load(faults)
     check_share(share)
-    plain, name, analysis = _analyzed(model)
+    read = _analyzed(model, batch_axis)
+    plain, name, analysis = read.model, read.name, read.analysis
     chosen = select(analysis.sites, only, exclude, may_be_empty=stored is not None)
-    left = [Skipped(site.node, site.op, "not selected") for site in analysis.sites if site not in chosen]
+    left = [Skipped(site.node, site.op, "not selected", site.macs) for site in analysis.sites if site not in chosen]
     products = [analysis.products[site.index] for site in chosen]
     tensors: list[StoredTensor] = []
     if stored is not None:
@@ -159,8 +166,8 @@ def rewrite(
     tied = {index: transposes_of(index, held) for index in range(len(products), len(sites))}
     lists = None if known is None else known.by_site(sites, profiles)
     origin = None if known is None else known.origin
-    manifest = make_manifest(profiles, sites, [*analysis.skipped, *left], tied, origin)
-    replace_products(plain, sites, products, tensors, analysis.probes, profiles, lists, name)
+    manifest = make_manifest(profiles, sites, [*analysis.skipped, *left], read.batch, read.notes, tied, origin)
+    replace_products(plain, sites, products, tensors, analysis.probes, profiles, lists, read.batch, name)
     plain = RestoreCodesPass()(plain).model
     plain.metadata_props[MANIFEST_KEY] = json.dumps(manifest)
     check_graph(plain, f"{name} could not be rewritten into a valid graph", "report this model to the makers of emu")
@@ -174,7 +181,7 @@ def find_sites(model: ModelSource) -> list[Site]:
         InputError: as for `rewrite`.
 
     """
-    return _analyzed(model)[2].sites
+    return _analyzed(model).analysis.sites
 
 
 def find_stored_tensors(model: ModelSource) -> list[Site]:
@@ -184,22 +191,49 @@ def find_stored_tensors(model: ModelSource) -> list[Site]:
         InputError: as for `rewrite`.
 
     """
-    plain, _, analysis = _analyzed(model)
-    found, _ = stored_tensors(plain, analysis.probes, analysis.sites)
+    read = _analyzed(model)
+    found, _ = stored_tensors(read.model, read.analysis.probes, read.analysis.sites)
     return [replace(tensor.site(), index=index, array=index) for index, tensor in enumerate(found)]
 
 
-def _analyzed(source: ModelSource) -> tuple[ir.Model, str, Analysis]:
-    model, name = load(source)
-    NameFusedDomainPass()(model)
-    RefuseUnsupportedPass(name)(model)
-    check_graph(model, f"{name} is not a valid ONNX model", "export it again")
-    model = normalize(model)
-    analysis = analyze(model, name)
+@dataclass(frozen=True)
+class _Read:
+    """A plain model as it was read and normalized, and what was found in it."""
+
+    model: ir.Model
+    name: str
+    batch: Batch
+    notes: list[str]
+    analysis: Analysis
+
+
+def _analyzed(source: ModelSource, batch_axis: str | None = None) -> _Read:
+    loaded = load(source)
+    try:
+        return _read(loaded, batch_axis)
+    except InputError:
+        raise
+    except Exception as error:  # of whichever library: a user gets a sentence, and the cause stays with it
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"{loaded.name} cannot be rewritten ({type(error).__name__}: {reason}): "
+            "export it again, or report this model to the makers of emu."
+        ) from error
+
+
+def _read(loaded: Loaded, batch_axis: str | None) -> _Read:
+    name = loaded.name
+    NameFusedDomainPass()(loaded.model)
+    check_graph(loaded.model, f"{name} is not a valid ONNX model", "export it again")
+    common_passes.RemoveInitializersFromInputsPass()(loaded.model)  # weights that old exporters also list as inputs
+    batch = find_batch(loaded.model.graph, name, batch_axis)
+    check_one_batch(loaded.model, batch, name)
+    model = normalize(loaded.model, name, batch)
+    analysis = analyze(model, name, batch)
     if not analysis.sites:
         reasons = "; ".join(f"'{each.node}' ({each.op}): {each.reason}" for each in analysis.skipped[:3])
         raise InputError(
             f"{name} has no matrix product to map to crossbars{f': {reasons}' if reasons else ''}: "
             "give a model with linear layers or attention."
         )
-    return model, name, analysis
+    return _Read(model, name, batch, loaded.notes, analysis)

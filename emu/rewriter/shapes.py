@@ -7,13 +7,15 @@ all of them follow. Two runs that differ in one size show which axes carry it.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 
+from emu.errors import InputError
+from emu.rewriter.batch import Batch, free_name
 from emu.rewriter.dataflow import sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator
 
@@ -46,13 +48,14 @@ class Probes:
     """A model's shapes at two batch sizes, and at another length of its sequences.
 
     `base` and `more_samples` differ in the batch size alone, `base` and `longer` in all other symbolic sizes. Where a
-    model fixes its sizes, they are the same.
+    model fixes its sizes, they are the same. Free sides of an image have one likely size in all of them (`free_image`).
     """
 
     base: Shapes
     more_samples: Shapes
     longer: Shapes
     batch: int
+    free_image: bool = False
 
     def batch_axis(self, value: ir.Value | None) -> int | None:
         """The first axis of `value` that grows with the batch, None where none does or shapes are unknown."""
@@ -63,6 +66,15 @@ class Probes:
         grows = (axis for axis, (a, b) in enumerate(pairs) if a and a * BATCHES[1] == b * BATCHES[0])
         return next(grows, None)
 
+    def certain(self, value: ir.Value | None) -> tuple[int | None, ...] | None:
+        """The shape of `value` as the graph may rely on it: None for every axis whose size a run may change."""
+        shape, more, fixed = self.base.get(value), self.more_samples.get(value), self.fixed(value)
+        if shape is None or more is None or fixed is None or len(shape) != len(more):
+            return None
+        if self.free_image and tensor_of(value) is None:
+            return (None,) * len(shape)
+        return tuple(size if few == many else None for size, few, many in zip(fixed, shape, more, strict=True))
+
     def fixed(self, value: ir.Value | None) -> tuple[int | None, ...] | None:
         """The shape of `value`, None for axes whose size depends on symbolic dimensions other than the batch."""
         base, longer = self.base.get(value), self.longer.get(value)
@@ -71,26 +83,55 @@ class Probes:
         return tuple(a if a == b else None for a, b in zip(base, longer, strict=True))
 
 
-def probe(model: ir.Model) -> Probes:
+def probe(model: ir.Model, batch: Batch) -> Probes:
     """Infers a model's shapes at two batch sizes and at two lengths."""
     inference = _Inference(model)
-    batch_symbols = _batch_symbols(model.graph)
-    fixed_batch = _fixed_batch(model.graph)
     images = list(_image_sizes(model))
     base, image = min(
-        ((inference.run(_Sizes(batch_symbols, BATCHES[0], LENGTHS[0], size)), size) for size in images),
+        ((inference.run(_Sizes(batch, BATCHES[0], LENGTHS[0], size)), size) for size in images),
         key=lambda pair: pair[0].conflicts,
     )
-    more = inference.run(_Sizes(batch_symbols, BATCHES[1], LENGTHS[0], image)) if fixed_batch is None else base
-    longer = inference.run(_Sizes(batch_symbols, BATCHES[0], LENGTHS[1], image))
-    return Probes(base, more, longer if longer.conflicts <= base.conflicts else base, fixed_batch or BATCHES[0])
+    more = inference.run(_Sizes(batch, BATCHES[1], LENGTHS[0], image)) if batch.size is None else base
+    longer = inference.run(_Sizes(batch, BATCHES[0], LENGTHS[1], image))
+    longer = longer if longer.conflicts <= base.conflicts else base
+    return Probes(base, more, longer, batch.size or BATCHES[0], images != [None])
+
+
+def check_one_batch(model: ir.Model, batch: Batch, name: str) -> None:
+    """Refuses free dimensions of equal right that need not be equal: images and texts of a model of both.
+
+    Inputs whose leading dimensions merely have different names must be of one size for the model to run.
+
+    Raises:
+        InputError: which of them is the batch cannot be told.
+
+    """
+    if len(batch.symbols) < 2:
+        return
+    inference = _Inference(model)
+    together = inference.run(_Sizes(batch, BATCHES[0], LENGTHS[0], None)).conflicts
+    for symbol in sorted(batch.symbols):
+        others = replace(batch, symbols=batch.symbols - {symbol})
+        if inference.run(_Sizes(others, BATCHES[0], LENGTHS[0], None)).conflicts > together:
+            continue
+        found = [
+            f"{value.name}:{axis}"
+            for each in sorted(batch.symbols)
+            for value in model.graph.inputs
+            for axis, dim in enumerate(value.shape or ())
+            if free_name(dim) == each and batch.counts_samples(each, axis)
+        ]
+        raise InputError(
+            f"{name} counts samples by {' and '.join(map(repr, sorted(batch.symbols)))}, and which of them is the "
+            f"batch cannot be told: say it with --batch-axis {' or '.join(found)} (batch_axis in Python)."
+        )
 
 
 @dataclass(frozen=True)
 class _Sizes:
     """Numbers for symbolic dimensions."""
 
-    batch_symbols: frozenset[str]
+    where: Batch
     batch: int
     length: int
     image: tuple[int, int] | None  # channels and side of a four-dimensional input whose sizes are symbolic
@@ -102,34 +143,14 @@ class _Sizes:
         return tuple(self._size(dim, axis, rank) for axis, dim in enumerate(value.shape))
 
     def _size(self, dim: int | ir.SymbolicDim, axis: int, rank: int) -> int:
-        if isinstance(dim, int):
-            return dim
-        symbol = dim.value or ""
-        if symbol in self.batch_symbols or (not symbol and axis == 0):
+        symbol = free_name(dim)
+        if symbol is None:  # exporters that write a number as a symbol mean that number
+            return dim if isinstance(dim, int) else int(dim.value or 0)
+        if self.where.counts_samples(symbol, axis):
             return self.batch
-        if symbol.isdigit():  # exporters that write a number as a symbol mean that number
-            return int(symbol)
         if rank == 4 and self.image is not None and axis > 0:
             return self.image[min(axis - 1, 1)]
         return self.length * max(1, len(symbol.split("+")))  # 'past + new' is the sum of two lengths
-
-
-def _batch_symbols(graph: ir.Graph) -> frozenset[str]:
-    """Names of symbolic leading dimensions of inputs that stand nowhere else: the batch, under any of its names."""
-    leading: set[str] = set()
-    inner: set[str] = set()
-    for value in graph.inputs:
-        for axis, dim in enumerate(value.shape or ()):
-            if isinstance(dim, ir.SymbolicDim) and dim.value:
-                (leading if axis == 0 else inner).add(dim.value)
-    first = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else None
-    own = {first.value} if isinstance(first, ir.SymbolicDim) and first.value else set()
-    return frozenset((leading - inner) | own)
-
-
-def _fixed_batch(graph: ir.Graph) -> int | None:
-    first = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else None
-    return first if isinstance(first, int) else None
 
 
 def _image_sizes(model: ir.Model) -> Iterator[tuple[int, int] | None]:

@@ -27,6 +27,7 @@ class Held:
         tensor: its content; None for an operand that is written anew for every sample.
         transposed: whether the array holds the transpose of the tensor, seen as a matrix [first axis, all others].
         factor: what the content is multiplied by.
+        stack: number of parts of equal size that the first axis has where it is transposed, each an array of its own.
 
     """
 
@@ -34,20 +35,28 @@ class Held:
     tensor: ir.TensorProtocol | None
     transposed: bool = False
     factor: float = 1.0
+    stack: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the content as it lies in the array."""
         assert self.tensor is not None, "only stored content is compared"
         sizes = sizes_of(self.tensor)
-        return (math.prod(sizes[1:]), sizes[0]) if self.transposed else sizes
+        if not self.transposed:
+            return sizes
+        matrix = math.prod(sizes[1:]), sizes[0] // self.stack
+        return matrix if self.stack == 1 else (self.stack, *matrix)
 
     @property
     def matrix(self) -> np.ndarray:
         """The content as it lies in the array, without the factor. A view; not kept, for it may be read from a file."""
         assert self.tensor is not None, "only stored content is compared"
         array = self.tensor.numpy()
-        return array.reshape(len(array), -1).T if self.transposed else array
+        if not self.transposed:
+            return array
+        if self.stack == 1:
+            return array.reshape(len(array), -1).T
+        return array.reshape(self.stack, len(array) // self.stack, -1).swapaxes(1, 2)
 
     @cached_property
     def key(self) -> tuple[object, ...]:
@@ -81,7 +90,9 @@ def held_by(product: Product) -> Held:
             bool(node.attributes.get_int("transB", 0)),
             node.attributes.get_float("alpha", 1.0),
         )
-    return Held(product.matrix, tensor, transposed=node.op_type == "Conv")
+    if product.convolution is not None:
+        return Held(product.matrix, tensor, transposed=True, stack=product.convolution.groups)
+    return Held(product.matrix, tensor)
 
 
 def arrays_of(sites: Sequence[Held], share: Share, devices: Sequence[str] | None = None) -> list[int]:
@@ -103,7 +114,7 @@ def arrays_of(sites: Sequence[Held], share: Share, devices: Sequence[str] | None
         array = index
         if held.tensor is not None:
             device = devices[index] if devices else ""
-            name = device, held.value, held.transposed, held.factor
+            name = device, held.value, held.transposed, held.factor, held.stack
             array = named.setdefault(name, index)
             if share == "by-content" and array == index and held.tensor.size and not held.is_constant():
                 before = alike.setdefault((device, *held.key), [])

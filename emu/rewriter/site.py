@@ -55,10 +55,12 @@ class Site:
         sample_axis: axis of the activations that carries the samples, -1 if none does.
         samples_inside: whether the leading axis counts tokens first and samples second ([tokens * batch, K]).
         rows: input rows per sample and array (tokens), None where it depends on a symbolic size.
-        matrices: arrays per sample: 1 for a weight, else the number of matrices; None where it is not known.
+        matrices: arrays per sample: those of a weight (1, or the size of its stack), else the number of matrices that
+            are written; None where it is not known.
         feeds_product: whether there is a product; else the site is a tensor that is only stored, such as an embedding.
         code_bits: bits of the integer codes that the array holds, 0 for float weights and activations.
         code_scale: what shares one scale of the codes: `tensor`, `column`, `block` (some rows of a column) or `none`.
+        window: which windows of an image are the rows that are fed, as in `docs/operators.md`; empty for none.
 
     """
 
@@ -81,11 +83,14 @@ class Site:
     feeds_product: bool = True
     code_bits: int = 0
     code_scale: str = "none"
+    window: str = ""
 
     @property
     def parameters(self) -> int:
         """Number of weights that the array holds for good."""
-        return (self.shape[0] or 0) * (self.shape[1] or 0) if self.stored else 0
+        if not self.stored:
+            return 0
+        return (self.shape[0] or 0) * (self.shape[1] or 0) * max(1, self.matrices or 1)
 
     @property
     def macs_per_row(self) -> int | None:
@@ -105,8 +110,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A product that stays digital, and why."""
+    """A product that stays digital, why, and its multiply-accumulates for one sample (None where unknown)."""
 
     node: str
     op: str
     reason: str
+    macs: int | None = None

@@ -144,7 +144,7 @@ class _Finder:
             if role is None or (role.relative and len(np.unique(tensor.numpy())) <= _MASK_VALUES):
                 continue
             if not np.isfinite(tensor.numpy()).all():
-                skipped.append(Skipped(value.name or "", role.node.op_type, "it holds infinite values or NaN"))
+                skipped.append(Skipped(value.name or "", role.node.op_type, "it holds infinite values or NaN", 0))
                 continue
             uses = tuple(sorted(uses, key=lambda use: self._position(use[0])))
             found.append((StoredTensor(self._name(value), value, tensor, uses, None, role.component), role))

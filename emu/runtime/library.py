@@ -78,7 +78,8 @@ def _library() -> ctypes.CDLL:
     library.emu_keep_programmed.restype = None
     library.emu_program.argtypes = [
         ctypes.c_char_p, floats, ctypes.c_int64, ctypes.c_float, ctypes.c_uint32, ctypes.c_uint32,
-        ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, floats, ctypes.c_int64, ctypes.c_int64, floats,
+        ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, floats, ctypes.c_int64, ctypes.c_int64,
+        ctypes.c_int64, floats,
     ]  # fmt: skip
     library.emu_program_for_reading.argtypes = [
         *library.emu_program.argtypes[:-1], ctypes.POINTER(ctypes.c_int64), floats, floats, floats,
@@ -93,6 +94,13 @@ def _library() -> ctypes.CDLL:
 
 def _words(values: tuple[int, ...]) -> ctypes.Array[ctypes.c_uint32]:
     return (ctypes.c_uint32 * len(values))(*values)
+
+
+def _counts(weight: NDArray[np.float32]) -> tuple[int, int, int]:
+    """Matrices, rows and columns of a weight `[K, N]` or `[G, K, N]`."""
+    if weight.ndim not in (2, 3):
+        raise InputError(f"the weight has shape {list(weight.shape)}; expected [K, N] or [G, K, N]")
+    return (weight.shape[0] if weight.ndim == 3 else 1), weight.shape[-2], weight.shape[-1]
 
 
 def _pointer(array: NDArray[np.float32]) -> "ctypes._Pointer[ctypes.c_float]":
@@ -166,7 +174,7 @@ def programmed_weight(
     """What the arrays of one chip hold for a weight, in weight units.
 
     Args:
-        weight: float32 `[K, N]`.
+        weight: float32 `[K, N]`, or `[G, K, N]`, a stack of matrices.
         attributes: the node's attributes, as in docs/operators.md.
         device: float32 `[P]`, the numbers that `attributes["entries"]` names.
         strength: factor on every random amplitude.
@@ -175,20 +183,20 @@ def programmed_weight(
         faults: int64 `[F]`, the list of faults if the attribute `fault_source` is `list`.
 
     Returns:
-        float32 `[K, N]`.
+        float32, the shape of `weight`.
 
     Raises:
-        InputError: an attribute or number is unknown or out of range.
+        InputError: an attribute or number is unknown or out of range, or the weight is not finite or of another rank.
     """
     weight = np.ascontiguousarray(weight, np.float32)
     device = np.ascontiguousarray(device, np.float32)
     faults = np.ascontiguousarray(() if faults is None else faults, np.int64)
     out = np.empty_like(weight)
-    text = ";".join(f"{name}={value}" for name, value in attributes.items())
+    text = "\n".join(f"{name}={value}" for name, value in attributes.items())
     failed = _library().emu_program(
         text.encode(), _pointer(device), device.size, strength, seed, read_seed,
         faults.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)), faults.size,
-        _pointer(weight), weight.shape[0], weight.shape[1], _pointer(out),
+        _pointer(weight), *_counts(weight), _pointer(out),
     )  # fmt: skip
     if failed:
         raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))
@@ -210,7 +218,7 @@ def programmed_array(
     """What the arrays of one chip hold for a weight, as a reading finds it; see `programmed_weight`.
 
     Args:
-        weight: float32 `[K, N]`.
+        weight: float32 `[K, N]`, or `[G, K, N]`, a stack of matrices.
         attributes: the node's attributes.
         device: float32 `[P]`, the numbers that `attributes["entries"]` names.
         slices: number of weight slices that the attributes ask for.
@@ -224,7 +232,7 @@ def programmed_array(
     Returns:
         v in units of g_max (plain numbers: of the scale), float32 `[slices, K, N]`; the scale of every column in every
         row tile, with the factor of compensation, float32 `[row tiles, N]`; and v of the unit column, float32
-        `[slices, K]`, or None.
+        `[slices, K]`, or None. For a stack `[slices, G, K, N]`, `[G, row tiles, N]` and `[slices, G, K]`.
 
     Raises:
         InputError: as `programmed_weight`, or the numbers do not fit the attributes.
@@ -233,13 +241,14 @@ def programmed_array(
     device = np.ascontiguousarray(device, np.float32)
     faults = np.ascontiguousarray(() if faults is None else faults, np.int64)
     v = np.empty((slices, *weight.shape), np.float32)
-    scales = np.empty((row_tiles, weight.shape[1]), np.float32)
-    column = np.empty((slices if unit_column else 0, weight.shape[0]), np.float32)
-    text = ";".join(f"{name}={value}" for name, value in attributes.items())
+    stack = weight.shape[:-2]
+    scales = np.empty((*stack, row_tiles, weight.shape[-1]), np.float32)
+    column = np.empty((slices if unit_column else 0, *weight.shape[:-1]), np.float32)
+    text = "\n".join(f"{name}={value}" for name, value in attributes.items())
     integers = ctypes.POINTER(ctypes.c_int64)
     failed = _library().emu_program_for_reading(
         text.encode(), _pointer(device), device.size, strength, seed, read_seed, faults.ctypes.data_as(integers),
-        faults.size, _pointer(weight), *weight.shape, (ctypes.c_int64 * 3)(slices, row_tiles, len(column)),
+        faults.size, _pointer(weight), *_counts(weight), (ctypes.c_int64 * 3)(slices, row_tiles, len(column)),
         _pointer(v), _pointer(scales), _pointer(column),
     )  # fmt: skip
     if failed:

@@ -110,6 +110,8 @@ def session(
         source = model
     else:
         source = os.fspath(model)
+    if ops == "python":
+        source = _completed(source)
     session_arguments.setdefault("providers", ["CPUExecutionProvider"])
     kind = Session if ops == "native" else _PythonOpsSession
     with _creation:
@@ -129,6 +131,36 @@ def session(
     except InputError as error:
         raise InputError(f"{name}: {str(error).rstrip('.')}.") from None
     return opened
+
+
+def _completed(source: str | bytes) -> str | bytes:
+    """The model with attributes that earlier versions did not write: a Python operator cannot do without."""
+    from emu.reference.structure import DEFAULTS, attribute_types
+
+    def loaded(external_data: bool) -> onnx.ModelProto:
+        if isinstance(source, bytes):
+            return onnx.load_model_from_string(source)
+        return onnx.load(source, load_external_data=external_data)
+
+    def lacking(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, str]]:
+        sites = [node for node in model.graph.node if node.domain == "emu"]
+        return [
+            (node, name)
+            for node in sites
+            for name in DEFAULTS
+            if name in attribute_types(node.op_type) and all(each.name != name for each in node.attribute)
+        ]
+
+    try:
+        if not lacking(loaded(external_data=False)):
+            return source
+        model = loaded(external_data=True)
+    except Exception:
+        return source  # onnxruntime says what is wrong with it
+    for node, name in lacking(model):
+        node.attribute.append(onnx.helper.make_attribute(name, DEFAULTS[name]))
+    completed: bytes = model.SerializeToString()
+    return completed
 
 
 def _one_line(error: Exception) -> str:

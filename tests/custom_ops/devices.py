@@ -210,6 +210,8 @@ def dynamic_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
     if write == "clipformer":
         numbers |= {"write.gamma": 3.0, "write.alpha": draw(st.sampled_from((1.0, 2.0)))}
         numbers |= {"write.beta": draw(st.sampled_from((0.25, 1.0))), "write.bits": draw(st.sampled_from((0, 8)))}
+    if draw(st.sampled_from((False, False, True))):
+        numbers["mapping.percentile"] = draw(st.sampled_from((0.9, 1.0)))
     if attributes["scaling"] == "tensor":
         attributes["write_scaling"] = draw(st.sampled_from(("matrix", "sample")))
     attributes["entries"] = ",".join(numbers)

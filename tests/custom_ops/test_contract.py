@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from emu.errors import InputError
+from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_dynamic, crossbar_matmul_quantized
 from emu.runtime import library, library_path, session
-from tests.custom_ops.one_node import one_node_model, run_one_node
+from tests.custom_ops.one_node import controls, one_node_model, run_one_node
 from tests.custom_ops.test_native_equals_twin import wide_case
+from tests.reference.nodes import PLAIN_DYNAMIC, PLAIN_QUANTIZED, PLAIN_STORED
 
 BOTH = pytest.mark.parametrize("stored", [True, False], ids=["stored", "dynamic"])
 
@@ -262,7 +265,6 @@ def test_a_bad_device_number_is_an_error_that_names_it(stored: bool, entry: str,
         ({"entries": "program.sigma"}, "lacks 'program.sigma_cycle'"),
         ({"entries": "a.b"}, "'a.b' is unknown to this library"),
         ({"adc": "absmax"}, "needs attribute 'adc' to be 'fixed'"),
-        ({"head_axis": "matrix", "heads": 2}, "does not fit this operator"),
         ({"head_axis": "output"}, "'heads' is 0; expected at least 1"),
         ({"tile_rows": -1}, "'tile_rows' is -1"),
     ],
@@ -272,6 +274,18 @@ def test_a_bad_attribute_is_refused_when_the_model_loads(change: dict[str, Any],
     with pytest.raises(InputError) as caught:
         session(one_node_model("CrossbarMatMul", {**case["attributes"], **change}, case["right"]))
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(("axis", "leading"), [("matrix", ()), ("output", (2,)), ("input", (1,))])
+def test_heads_of_a_matrix_and_of_a_stack_are_told_apart(axis: str, leading: tuple[int, ...]) -> None:
+    operands = np.ones((3, 4), np.float32), np.ones((*leading, 4, 6), np.float32)
+    with pytest.raises(Exception, match="attribute 'head_axis': W is .* for one matrix .*, matrix or none for a stack"):
+        run_one_node("CrossbarMatMul", {**PLAIN_STORED, "head_axis": axis, "heads": 2}, operands, controls([]))
+
+
+def test_heads_of_a_dynamic_product_are_matrices() -> None:
+    with pytest.raises(InputError, match="'head_axis' is 'output', which does not fit this operator; expected none"):
+        session(one_node_model("CrossbarMatMulDynamic", {**PLAIN_DYNAMIC, "head_axis": "output", "heads": 2}))
 
 
 def test_heads_that_do_not_divide_the_columns_are_an_error() -> None:
@@ -285,6 +299,137 @@ def test_heads_that_do_not_divide_the_columns_are_an_error() -> None:
 def test_weights_must_be_constant(op: str) -> None:
     with pytest.raises(InputError, match="input '(W|faults)': it must be a constant of the graph"):
         session(one_node_model(op, wide_case(True)["attributes"], constant=False))
+
+
+@pytest.mark.parametrize("op", ["CrossbarMatMul", "CrossbarMatMulQuantized", "FaultyWeight"])
+def test_a_list_of_faults_must_be_constant(op: str) -> None:
+    """What an array holds is kept, so a list that changes from run to run would be a stale one."""
+    case = wide_case(True)
+    constants = [np.ones((384, 300), np.int8), np.float32(1), np.float32(0)] if "Quantized" in op else [case["right"]]
+    extra = {"code_bits": 8, "block_rows": 0} if "Quantized" in op else {}
+    model = one_node_model(op, {**case["attributes"], **extra}, *constants)
+    (faults,) = (tensor for tensor in model.graph.initializer if tensor.name == "faults")
+    model.graph.initializer.remove(faults)
+    model.graph.input.append(helper.make_tensor_value_info("faults", TensorProto.INT64, ["F"]))
+    with pytest.raises(InputError, match="input 'faults': it must be a constant of the graph"):
+        session(model)
+
+
+TWO_TO_31 = 2**31
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "site", "array", "sites", "heads", "head_groups", "head_share", "tile_rows", "tile_columns", "table_times",
+        "table_points", "adc_columns", "block_rows",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [TWO_TO_31, 2**32, 2**32 + 1, 2**63 - 1])
+def test_every_count_has_a_largest_value(name: str, value: int) -> None:
+    """Two of them multiplied overflow nothing, and a site or an array is not that of 2^32 less."""
+    attributes = {**PLAIN_QUANTIZED, "sites": 1, name: value}
+    operands = (np.ones((2, 4), np.float32), np.ones((4, 4), np.int8), np.float32(1), np.float32(0))
+    model = one_node_model("CrossbarMatMulQuantized", attributes, *operands[1:])
+    largest = 65536 if name.startswith("table") else TWO_TO_31 - 1
+    with pytest.raises(InputError, match=rf"attribute '{name}' is {value}; expected [01] to {largest}"):
+        session(model)
+    with pytest.raises(InputError, match=rf"attribute '{name}' is {value}, expected [01] to {largest}"):
+        crossbar_matmul_quantized(*operands, **controls([]), **attributes)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"head_axis": "output", "heads": TWO_TO_31 - 1, "head_groups": TWO_TO_31 - 1},
+        {"head_axis": "input", "heads": TWO_TO_31 - 1, "head_share": TWO_TO_31 - 1},
+    ],
+)
+def test_the_largest_counts_of_heads_do_not_divide(counts: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match="does not divide into"):
+        run_one_node(
+            "CrossbarMatMul",
+            {**PLAIN_STORED, **counts},
+            (np.ones((2, 4), np.float32), np.ones((4, 4), np.float32)),
+            controls([], head=0),
+        )
+
+
+def test_the_largest_tiles_and_shared_converters_work() -> None:
+    numbers = {"adc.bits": 8, "adc.steps": 0, "adc.gain_sigma": 0.1, "adc.offset_sigma": 0.1}
+    largest = dict.fromkeys(("tile_rows", "tile_columns", "adc_columns"), TWO_TO_31 - 1)
+    attributes = {**PLAIN_STORED, **largest, "adc": "absmax", "entries": ",".join(numbers)}
+    y = run_one_node(
+        "CrossbarMatMul",
+        attributes,
+        (np.ones((2, 4), np.float32), np.ones((4, 4), np.float32)),
+        controls(list(numbers.values())),
+    )
+    assert np.isfinite(y).all()
+
+
+def test_a_table_is_bounded_as_a_whole() -> None:
+    attributes = {**PLAIN_STORED, "table_times": 257, "table_points": 256}
+    sentence = "'table_points' is 256[;,] expected at most 65536 together with 'table_times', which is 257"
+    with pytest.raises(InputError, match=sentence):
+        session(one_node_model("CrossbarMatMul", attributes, np.ones((4, 4), np.float32)))
+    with pytest.raises(InputError, match=sentence):
+        crossbar_matmul(np.ones((2, 4), np.float32), np.ones((4, 4), np.float32), **controls([]), **attributes)
+
+
+def table_node(points: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """A device that was measured at so many conductances."""
+    numbers = {"program.scale": 1.0, "mapping.g_min_us": 1.0, "mapping.g_max_us": 25.0, "program.table_time_s.0": 1.0}
+    for i in range(points):
+        target = 1 + 24 * i / points
+        numbers |= {f"program.target_us.{i}": target, f"program.mean_us.0.{i}": target + 1}
+        numbers[f"program.std_us.0.{i}"] = 0.1
+    attributes = {**PLAIN_STORED, "encoding": "differential", "program": "table", "table_times": 1}
+    return {**attributes, "table_points": points, "entries": ",".join(numbers)}, numbers
+
+
+def test_a_large_table_works_in_time_that_grows_with_it() -> None:
+    """The largest one loaded in a minute when names were looked up one by one; there is room for a slow machine."""
+    attributes, numbers = table_node(65536)
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((3, 8), np.float32), rng.standard_normal((8, 5), np.float32)
+    feeds = controls(list(numbers.values()), seed=3)
+    start = time.process_time()
+    opened = session(one_node_model("CrossbarMatMul", attributes, w), threads=1)
+    fed = {"X": x, **{name: value for name, value in feeds.items() if name != "faults"}}
+    (y,) = opened.run(None, fed)
+    loaded = time.process_time()
+    np.testing.assert_allclose(y, crossbar_matmul(x, w, **feeds, **attributes), rtol=1e-4, atol=1e-4)
+    assert loaded - start < 10
+
+
+LAST = 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "sample", "axis"),
+    [
+        ("CrossbarMatMul", ((3, 4), (4, 4)), LAST - 1, 0),  # the number of samples is not given
+        ("CrossbarMatMul", ((3, 4), (4, 4)), [LAST - 1, 2], 0),  # 3 rows are no multiple of 2: each is a sample
+        ("CrossbarMatMul", ((1, 3, 4), (4, 4)), LAST - 1, 1),
+        ("CrossbarMatMulDynamic", ((3, 2, 4), (3, 4, 4)), LAST - 1, 0),
+        ("CrossbarMatMulDynamic", ((2, 4), (3, 4, 4)), LAST - 1, 0),
+        ("CrossbarMatMulDynamic", ((1, 2, 4), (3, 4, 4)), [LAST - 1, 2], 0),
+    ],
+)
+def test_samples_do_not_wrap_around(op: str, shapes: Any, sample: Any, axis: int) -> None:
+    stored = op == "CrossbarMatMul"
+    numbers = {"read.output_noise": 0.1}
+    attributes = {**(PLAIN_STORED if stored else PLAIN_DYNAMIC), "sample_axis": axis, "entries": ",".join(numbers)}
+    operands = tuple(np.ones(shape, np.float32) for shape in shapes)
+    feeds = controls(list(numbers.values()), sample=sample)
+    twin_feeds = {name: value for name, value in feeds.items() if stored or name != "faults"}
+    with pytest.raises(Exception, match="'sample': the last sample of the batch is 4294967296; expected at most"):
+        run_one_node(op, attributes, operands, feeds)
+    with pytest.raises(InputError, match="'sample'.* the last sample is 4294967296, expected at most"):
+        (crossbar_matmul if stored else crossbar_matmul_dynamic)(*operands, **twin_feeds, **attributes)
+    feeds["sample"] = np.asarray(sample) - (1 if isinstance(sample, int) else np.asarray([1, 0]))
+    run_one_node(op, attributes, operands, feeds)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +458,10 @@ def test_weights_that_are_no_numbers_are_an_error(value: float) -> None:
     case["right"][3, 4] = value
     with pytest.raises(Exception, match="input 'W': it holds an infinite value or a NaN"):
         run(case)
+    for strength in (0.0, 1.0):
+        feeds = {**case["feeds"], "strength": np.asarray([strength], np.float32)}
+        with pytest.raises(Exception, match="input 'W': it holds an infinite value or a NaN"):
+            run_one_node("FaultyWeight", case["attributes"], (case["right"],), feeds)
 
 
 def test_operands_that_do_not_fit_are_an_error() -> None:

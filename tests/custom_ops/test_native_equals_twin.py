@@ -332,7 +332,7 @@ def test_faulty_weights_agree(shape: Any, model: str, strength: float, seed: int
     }
     feeds = controls(list(numbers.values()), strength=strength, seed=seed, read_seed=6, head=head)
     native = run_one_node("FaultyWeight", attributes, (w,), feeds)
-    del feeds["sample"], feeds["ranges"]
+    del feeds["sample"], feeds["ranges"], attributes["window"]
     expected = faulty_weight(w, **feeds, **attributes)
     np.testing.assert_allclose(native, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
     changes = model != "none" and strength > 0 and head < 0

@@ -265,6 +265,7 @@ def test_the_attributes_of_the_operators_page_are_those_of_profiles_and_their_va
         name: set(re.findall(r"`([a-z0-9_]+)`", row[3])) for row in rows for name in re.findall(r"`(\w+)`", row[1])
     }
     of_the_site = {"format", "site", "array", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
+    of_the_site |= {"window"}
     of_the_model = {"code_bits", "block_rows"}
     assert set(load_profile("ideal").structure()) == set(values) - of_the_site - of_the_model
     settings = {

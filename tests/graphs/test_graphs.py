@@ -26,8 +26,8 @@ def truth(name):
     expected = {}
     for site in GRAPHS[name]["sites"]:
         if site["component"] == "attention":
-            for inner, component in (("QKAttnWeight", "attention_scores"), ("YPreReshape", "attention_context")):
-                expected[f"{site['node']}/{inner}"] = {**site, "component": component}
+            for component in ("attention_scores", "attention_context"):
+                expected[f"{site['node']}/{component}"] = {**site, "component": component}
         else:
             expected[site["node"]] = site
     return expected

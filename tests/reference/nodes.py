@@ -32,7 +32,7 @@ COMMON: dict[str, int | str] = {
     "read_noise": "none",
     "ir_drop": "none",
 }
-PLAIN_STORED: dict[str, int | str] = {
+PLAIN_FAULTY_WEIGHT: dict[str, int | str] = {
     **COMMON,
     "fault_source": "none",
     "fault_storage": "none",
@@ -54,6 +54,7 @@ PLAIN_STORED: dict[str, int | str] = {
     "drift_pairs": "physical",
     "compensation": "none",
 }
+PLAIN_STORED: dict[str, int | str] = {**PLAIN_FAULTY_WEIGHT, "window": ""}
 PLAIN_QUANTIZED: dict[str, int | str] = {**PLAIN_STORED, "code_bits": 8, "block_rows": 0}
 PLAIN_DYNAMIC: dict[str, int | str] = {
     **COMMON,

@@ -12,7 +12,16 @@ from scipy import stats
 from emu.errors import InputError
 from emu.reference import Stream, faulty_weight, flipped_bits, philox4x32, stored_uniforms, stuck_cells
 
-from .nodes import PLAIN_QUANTIZED, PLAIN_STORED, arguments, held, normal, of_array, quantized, stored
+from .nodes import (
+    PLAIN_FAULTY_WEIGHT,
+    PLAIN_QUANTIZED,
+    arguments,
+    held,
+    normal,
+    of_array,
+    quantized,
+    stored,
+)
 
 INT8 = {"fault_source": "random", "fault_storage": "int"}
 FLOAT32 = {"fault_source": "random", "fault_storage": "float32", "fault_mask": 2**32 - 1}
@@ -341,7 +350,7 @@ def test_the_faults_of_model_codes_replay_as_a_list(bits):
 
 def test_a_tensor_without_product_holds_what_an_array_of_its_rows_holds():
     w = normal(3, 4, 5)
-    call = arguments(PLAIN_STORED, {**INT8, "numbers": ber(0.05), "seed": 2}, without=("ranges", "sample"))
+    call = arguments(PLAIN_FAULTY_WEIGHT, {**INT8, "numbers": ber(0.05), "seed": 2}, without=("ranges", "sample"))
     expected = held(w.reshape(12, 5), **INT8, numbers=ber(0.05), seed=2).reshape(3, 4, 5)
     np.testing.assert_array_equal(faulty_weight(w, **call), expected)
     np.testing.assert_array_equal(faulty_weight(w, **{**call, "head": np.int64(0)}), w)

@@ -101,8 +101,14 @@ def truth(graph: dict[str, Any]) -> dict[str, tuple[int | None, set[str]]]:
             inside += ["query_key_value"] if label == "qkv+qk+sv" else []
             sites |= {f"{node['name']}/{component}": (layer, {component}) for component in inside}
         elif label == "qk+sv":
-            sites[f"{node['name']}/QKAttnWeight"] = (layer, {"attention_scores"})
-            sites[f"{node['name']}/YPreReshape"] = (layer, {"attention_context"})
+            sites |= {
+                f"{node['name']}/{component}": (layer, {component})
+                for component in ("attention_scores", "attention_context")
+            }
+        elif label == "rel_pos" and graph["model"].startswith("deberta_v2"):
+            continue  # a product of constants: a table of positions is what the next product stores
+        elif label == "qk_side" and graph["model"].startswith("deberta_v1"):
+            continue  # the length of the text decides which part of the table of positions it multiplies with
         elif label != "rotary":
             sites[node["name"]] = (layer, COMPONENTS[label])
     return sites
@@ -119,7 +125,7 @@ def heads_of(graph: dict[str, Any], layer: int | None) -> tuple[int, int]:
 
 
 def with_plain_products(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The rewritten model with MatMul in the place of every crossbar product, and float weights for codes."""
+    """The rewritten model with MatMul or Conv in the place of every crossbar product, and float weights for codes."""
     plain = onnx.ModelProto()
     plain.CopyFrom(model)
     tensors = {each.name: each for each in plain.graph.initializer}
@@ -128,11 +134,27 @@ def with_plain_products(model: onnx.ModelProto) -> onnx.ModelProto:
             operands = list(node.input[:2])
             if node.op_type == "CrossbarMatMulQuantized":
                 tensors[operands[1]].CopyFrom(onnx.numpy_helper.from_array(dequantized(model, node), operands[1]))
+            window = next((each.s.decode() for each in node.attribute if each.name == "window"), "")
             node.ClearField("input")
             node.ClearField("attribute")
-            node.input.extend(operands)
             node.domain, node.op_type = "", "MatMul"
+            if window:
+                kernel, attributes = _convolution(onnx.numpy_helper.to_array(tensors[operands[1]]), window)
+                operands[1] = f"{node.name}.kernel"
+                plain.graph.initializer.append(onnx.numpy_helper.from_array(kernel, operands[1]))
+                node.op_type = "Conv"
+                node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
+            node.input.extend(operands)
     return plain
+
+
+def _convolution(weight: np.ndarray, window: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """The kernel of a Conv, and its attributes, from a weight [K, N] or [groups, K, N] and its window."""
+    sides = [list(map(int, side.split(","))) for side in window.split(";")]
+    sizes, strides, dilations, before, behind = (list(each) for each in zip(*sides, strict=True))
+    stack = weight if weight.ndim == 3 else weight[None]
+    kernel = np.ascontiguousarray(stack.swapaxes(1, 2)).reshape(stack.shape[0] * stack.shape[2], -1, *sizes)
+    return kernel, {"strides": strides, "dilations": dilations, "pads": before + behind, "group": len(stack)}
 
 
 def dequantized(model: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray:

@@ -118,9 +118,12 @@ def test_values_captured_by_a_branch_are_data():
     original.graph.initializer.extend(extra.graph.initializer)
     original.graph.input.extend(value for value in extra.graph.input if value.name == "places")
     sites = {site.node: site for site in find_sites(original)}
-    assert sites["side"].component == "position_scores"
-    assert (sites["p0"].component, sites["p0"].layer, sites["p0"].sample_axis) == ("position_projection", 0, -1)
-    assert (sites["p0"].heads, sites["p0"].head_axis) == (2, "output")
+    side = sites[
+        "side"
+    ]  # the projection of a constant table is a constant: the table of what each head multiplies with
+    assert "p0" not in sites
+    assert (side.component, side.layer, side.stored, side.matrices) == ("position_scores", 0, True, 2)
+    assert (side.heads, side.head_axis, side.sample_axis) == (2, "matrix", 0)
     assert sites["scores0"].component == "attention_scores"
     assert sites["up0"].component == "ffn_up"
 
@@ -137,21 +140,22 @@ def test_products_inside_branches_are_left_and_reported():
     )
     reasons = skipped(original)
     assert len(reasons) == 1
-    assert "inside If, Loop and Scan" in next(iter(reasons.values()))
+    assert "inside If" in next(iter(reasons.values()))
+    assert "decoder_model.onnx and decoder_with_past_model.onnx" in next(iter(reasons.values()))
 
 
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("h = MatMul(w, x) y = MatMul(x, w)", "left operand"),
         ("c = MatMul(x, w) h = Cos(c) y = MatMul(x, w)", "rotary"),
         ("i = Cast <to = 7> (x) k = Cast <to = 7> (w) h = MatMul(i, k) y = MatMul(x, w)", "integers"),
         (
             "s = Shape(x) f = Cast <to = 1> (s) u = Unsqueeze(f, zero) v = Unsqueeze(f, one) h = MatMul(v, u) "
             "y = MatMul(x, w)",
-            "depends",
+            "shapes alone",
         ),
-        ("h = Einsum <equation = 'ij,jk->ik'> (x, w) y = MatMul(x, w)", "Einsum"),
+        ("h = Einsum <equation = 'ii,ij->j'> (x, x) y = MatMul(x, w)", "more than the product of two operands"),
+        ("h = Einsum <equation = 'ij,kl->ijkl'> (x, w) y = MatMul(x, w)", "no letter to sum over"),
     ],
 )
 def test_products_that_are_no_sites_are_reported_with_the_reason(body, reason):
@@ -164,15 +168,26 @@ def test_products_that_are_no_sites_are_reported_with_the_reason(body, reason):
     assert reason in next(iter(reasons.values()))
 
 
-def test_weights_with_three_dimensions_are_left_and_reported():
+def test_stacks_of_weights_that_samples_or_several_axes_choose_from_are_left_and_reported():
     original = model(
-        "h = MatMul(x, w) y = MatMul(h, v)",
-        inputs="float[2, batch, 4] x",
-        outputs="float[2, batch, 3] y",
-        w=values(2, 4, 4),
+        "h = MatMul(x, w) g = MatMul(h, u) y = MatMul(g, v)",
+        inputs="float[batch, 2, 3, 5, 4] x",
+        outputs="float[batch, 2, 3, 5, 3] y",
+        w=values(2, 3, 4, 4),
+        u=values(4, 4),
         v=values(4, 3),
     )
-    assert skipped(original) == {"h": "its weight has 3 dimensions, not 2"}
+    assert skipped(original) == {"h": "its weight has 4 dimensions, not 2 or 3"}
+    original = model(
+        "h = MatMul(x, w) y = MatMul(h, v)",
+        inputs="float[batch, 5, 4] x",
+        outputs="float[batch, 5, 3] y",
+        w=values(6, 4, 4),
+        v=values(4, 3),
+    )
+    assert skipped(original) == {
+        "h": "its weight is a stack of matrices along the batch: every sample has a weight of its own"
+    }
 
 
 def test_operators_of_unknown_domains_are_reported():
@@ -210,8 +225,7 @@ def test_a_branch_that_no_input_reaches_is_no_ffn():
     found = components(original)
     assert found["up0"] == (0, "ffn_up")
     assert found["down0"] == (0, "ffn_down")
-    assert found["t1"][1] == found["t3"][1] == "other"
-    assert all(site.sample_axis == -1 for site in find_sites(original) if site.node in ("t1", "t3"))
+    assert not {"t1", "t3"} & set(found)  # what no activation passes is computed when the model is written
 
 
 def test_the_gate_is_the_product_that_the_activation_follows():
@@ -287,11 +301,6 @@ def test_a_dequantized_table_beside_float_products_is_fine():
         v=values(4, 3),
     )
     assert_same_results(original, {"x": np.array([[0, 5, 2]])})
-
-
-def test_opsets_before_11_are_refused():
-    with pytest.raises(InputError, match="uses opset 10, older than 11: export it with opset_version=11 or newer"):
-        rewrite(model("y = MatMul(x, w)", opset=10, w=values(4, 3)))
 
 
 def test_a_model_without_products_is_refused():

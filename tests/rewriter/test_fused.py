@@ -642,10 +642,18 @@ def test_fused_operators_of_half_precision_are_expanded_in_half_precision():
     np.testing.assert_allclose(result, run(*single)[0], atol=0.03)
 
 
-def test_an_unknown_fused_operator_is_refused_by_node_and_operator():
-    original = fused("p = MatMul(x, w)  y = com.microsoft.BiasAdd (p, b, x)", w=values(4, 4), b=values(4))
-    with pytest.raises(InputError, match=r"node 'y' \(com.microsoft.BiasAdd\) is not supported yet; export the model"):
+def test_an_unknown_fused_operator_that_holds_products_is_refused_by_node_and_operator():
+    original = fused("p = MatMul(x, w)  y = com.microsoft.QMoE (p, b, x)", w=values(4, 4), b=values(4))
+    with pytest.raises(InputError, match=r"node 'y' \(com.microsoft.QMoE\) is not supported yet; export the model"):
         rewrite(original)
+
+
+def test_an_unknown_operator_that_holds_no_product_stays_as_it_is():
+    original = fused("p = MatMul(x, w)  y = com.microsoft.BiasSplitGelu (p, b)", w=values(4, 4), b=values(4))
+    rewritten = rewrite(original)
+    assert [site["node"] for site in rewritten.manifest["sites"]] == ["p"]
+    assert [each["op"] for each in rewritten.manifest["skipped"]] == ["com.microsoft.BiasSplitGelu"]
+    assert "emu does not know" in rewritten.manifest["skipped"][0]["reason"]
 
 
 def test_an_operand_whose_rank_cannot_be_told_is_refused_by_name():

@@ -1,5 +1,6 @@
 """Quantized models: arrays hold the model's own codes, and nothing else of the model changes."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -345,7 +346,10 @@ def test_a_quantized_patch_embedding(last):
         b=np.arange(6, dtype=np.int32) * 1000,
         **{**STATIC, "ys": np.float32(0.2)},
     )
-    rewritten = assert_same_results(original, {"x": values(2, *((8, 8, 3) if last else (3, 8, 8)))})
+    rewritten = rewrite(original, device="ideal").model
+    image = {"x": values(2, *((8, 8, 3) if last else (3, 8, 8)))}
+    # By the operators: onnxruntime would fuse a plain Conv between DequantizeLinear and QuantizeLinear, bias and all.
+    np.testing.assert_allclose(session(rewritten).run(None, image)[0], run(original, image)[0], atol=1e-5)
     np.testing.assert_array_equal(codes_in(rewritten, "r"), kernel.reshape(6, -1).T)
 
 
@@ -512,23 +516,14 @@ def test_a_quantized_embedding_stays_as_it_is_beside_the_head_that_is_tied_to_it
     ("body", "weights", "reason"),
     [
         (
-            "y = com.microsoft.MatMulNBits <K = 16, N = 6, bits = 2, block_size = 16> (x, c, s)",
+            "y = com.microsoft.MatMulNBits <K = 16, N = 6, bits = 3, block_size = 16> (x, c, s)",
             {"c": np.zeros((6, 1, 4), dtype=np.uint8), "s": np.ones((6, 1), dtype=np.float32)},
-            "codes of 2 bits",
-        ),
-        (
-            "y = com.microsoft.MatMulNBits <K = 16, N = 6, bits = 8, block_size = 16> (x, c, s, , g)",
-            {
-                "c": np.zeros((6, 1, 16), dtype=np.uint8),
-                "s": np.ones((6, 1), dtype=np.float32),
-                "g": np.zeros(16, dtype=np.int32),
-            },
-            r"rows in another order \(g_idx\)",
+            "codes of 3 bits",
         ),
         (
             "w = DequantizeLinear(c, s)  y = MatMul(x, w)",
-            {"c": np.zeros((16, 6), dtype=np.int16), "s": np.float32(1)},
-            "codes are of type int16",
+            {"c": np.zeros((16, 6), dtype=ml_dtypes.float8_e4m3fn), "s": np.float32(1)},
+            "codes are of type float8e4m3fn",
         ),
         (
             "w = DequantizeLinear(c, s)  v = Mul(w, w)  y = MatMul(x, v)",

@@ -93,7 +93,10 @@ def test_what_is_not_selected_stays_digital_and_sites_are_numbered_anew():
         (1, "down1", 1),
     ]
     assert set(crossbars(rewritten.model)) == {"up1", "down1"}
-    assert {"node": "q0", "op": "MatMul", "reason": "not selected"} in rewritten.manifest["skipped"]
+    assert {"node": "q0", "op": "MatMul", "reason": "not selected", "macs": 5 * 8 * 8} in rewritten.manifest["skipped"]
+    macs = sum(site["macs"] for site in rewritten.manifest["sites"])
+    everything = sum(site["macs"] for site in rewrite(transformer(2)).manifest["sites"])
+    assert rewritten.manifest["digital_share"] == pytest.approx(1 - macs / everything)
 
 
 def test_a_bar_joins_selections():

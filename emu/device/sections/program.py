@@ -202,6 +202,9 @@ class ProgramSonos(_Program):
         return self
 
 
+MOST_TABLE_VALUES = 65536  # of the operators
+
+
 class ProgramTable(_Program):
     """Mean and standard deviation of the programmed conductance were measured for some targets and times."""
 
@@ -229,6 +232,8 @@ class ProgramTable(_Program):
         times, points = len(self.table_time_s), len(self.target_us)
         if points < 2:
             raise ValueError(f"target_us has {points} and needs at least 2 targets")
+        if times * points > MOST_TABLE_VALUES:
+            raise ValueError(f"the table has {times} x {points} means and may have at most {MOST_TABLE_VALUES}")
         for name in ("target_us", "table_time_s"):
             if not rises(getattr(self, name)):
                 raise ValueError(f"the numbers of {name} must rise")

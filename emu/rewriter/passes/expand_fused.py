@@ -19,6 +19,7 @@ from emu.rewriter.passes.expand_fused_attention import (
 from emu.rewriter.passes.expand_fused_body import Body, Names, UnknownShapeError
 from emu.rewriter.passes.expand_fused_elementwise import (
     expand_embed_layer_normalization,
+    expand_expand_dims,
     expand_fast_gelu,
     expand_gelu,
     expand_layer_normalization,
@@ -28,6 +29,7 @@ from emu.rewriter.passes.expand_fused_elementwise import (
     expand_skip_layer_normalization,
     expand_skip_simplified_layer_normalization,
     refuse_axis,
+    refuse_expand_dims,
     refuse_norm,
     refuse_rotary,
 )
@@ -73,6 +75,8 @@ _OPERATORS: dict[tuple[str, str], _Fused] = {
     (BLOCKED, "ReorderInput"): _Fused(expand_reorder_input),
     (BLOCKED, "ReorderOutput"): _Fused(expand_reorder_output),
     (FUSED, "FusedMatMul"): _Fused(expand_fused_matmul),
+    (FUSED, "TransposeMatMul"): _Fused(expand_fused_matmul),  # its name before onnxruntime 1.6
+    (FUSED, "ExpandDims"): _Fused(expand_expand_dims, refuse_expand_dims),
     (FUSED, "RotaryEmbedding"): _Fused(expand_rotary_embedding, refuse_rotary),
     (FUSED, "Attention"): _Fused(expand_attention, refuse_attention),
     (FUSED, "MultiHeadAttention"): _Fused(expand_multi_head_attention, refuse_multi_head_attention),

@@ -157,6 +157,10 @@ class Body:
         )
         return output
 
+    def add(self, node: ir.Node) -> None:
+        """A finished node, of another operator set or with several outputs."""
+        self._nodes.append(node)
+
     def constant(self, array: np.ndarray | np.generic, label: str = "constant") -> ir.Value:
         """A constant."""
         name = self._names.fresh(f"{self.node.name}/{label}")

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from emu.rewriter.dataflow import tensor_of
 from emu.rewriter.passes.expand_fused_body import Body, is_used
 
 _LAYER_NORMALIZATION = 17  # the opset from which ONNX has the operator itself
@@ -191,3 +192,15 @@ def rotate(body: Body, x: ir.Value, place: ir.Value, cosines: ir.Value, sines: i
 
 
 _END = 2**31 - 1
+
+
+def refuse_expand_dims(node: ir.Node) -> str | None:
+    """An axis that is no constant."""
+    return None if tensor_of(node.inputs[1]) is not None else "an axis that is no constant"
+
+
+def expand_expand_dims(body: Body) -> list[ir.Value | None]:
+    """ExpandDims: Unsqueeze along one axis."""
+    tensor = tensor_of(body.needed(1))
+    assert tensor is not None, "refused before"
+    return [body.with_axes("Unsqueeze", body.needed(0), [int(tensor.numpy().reshape(()))])]

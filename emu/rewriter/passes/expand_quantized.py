@@ -32,7 +32,7 @@ class ExpandQuantizedPass(ir.passes.InPlacePass):
         modified = False
         for node in list(model.graph):
             expand = _EXPANSIONS.get(_key(node))
-            if expand is not None and node.graph is model.graph:
+            if expand is not None and node.graph is model.graph and why_not_expanded(node) is None:
                 expand(node, opset, names)
                 modified = True
         return ir.passes.PassResult(model, modified)
@@ -41,6 +41,11 @@ class ExpandQuantizedPass(ir.passes.InPlacePass):
 def is_quantized(node: ir.Node) -> bool:
     """Whether the node is one of the quantized operators that are expanded."""
     return _key(node) in _EXPANSIONS
+
+
+def holds_product(node: ir.Node) -> bool:
+    """Whether the node is one of the quantized operators that multiply matrices."""
+    return node.op_type in _PRODUCT_PLACES or node.op_type == "MatMulNBits"
 
 
 def why_not_expanded(node: ir.Node) -> str | None:
@@ -76,6 +81,7 @@ def _dequantize(
 ) -> ir.Value:
     """Floats from codes; `axis` is where scales differ, None for a single scale."""
     several = axis is not None and max(_elements(scale) or 0, _elements(zero_point) or 0) > 1
+    scale = _float32(body, scale)
     if not several:
         scale, zero_point = _single(body, scale), _single(body, zero_point)
     inputs = [codes, scale] if zero_point is None else [codes, scale, zero_point]
@@ -92,7 +98,17 @@ def _quantize(
     if zero_point is None:
         kind = like.dtype if like is not None and like.dtype in _CODES else ir.DataType.UINT8
         zero_point = body.constant(np.zeros((), dtype=kind.numpy()), "zero_point")
-    return body.op("QuantizeLinear", result, _single(body, scale), _single(body, zero_point))
+    return body.op("QuantizeLinear", result, _single(body, _float32(body, scale)), _single(body, zero_point))
+
+
+def _float32(body: Body, scale: ir.Value | None) -> ir.Value | None:
+    """A scale of half precision as float32, the precision of the products around it."""
+    if scale is None or scale.dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        return scale
+    tensor = tensor_of(scale)
+    if tensor is not None:
+        return body.constant(tensor.numpy().astype(np.float32), "scale")
+    return body.op("Cast", scale, to=int(ir.DataType.FLOAT))
 
 
 def _single(body: Body, value: ir.Value | None) -> ir.Value | None:
@@ -247,7 +263,7 @@ def _remove(nodes: Iterable[ir.Node]) -> None:
 
 
 def _expand_matmul_nbits(node: ir.Node, opset: int, names: Names) -> None:
-    """Float activations; codes of 4 or 8 bits, packed along K, whose blocks share a scale."""
+    """Float activations; codes of 2, 4 or 8 bits, packed along K, whose blocks share a scale."""
     body = _body(node, opset, names)
     assert isinstance(node.graph, ir.Graph), "only the main graph is expanded"
     weight = add_initializer(node.graph, names.fresh(f"{node.name}/weight"), _unpacked_weight(node))
@@ -269,6 +285,11 @@ def _unpacked_weight(node: ir.Node) -> QuantizedTensor:
         zero_point = unpacked(zeros.numpy().reshape(columns, -1), bits)[:, :blocks].T.astype(np.float32) - shift
     else:
         zero_point = zeros.numpy().reshape(columns, blocks).T.astype(np.float32) - np.float32(shift)
+
+    order = tensor_of(_input(node, 4))
+    if order is not None:  # the block of every row
+        of_row = order.numpy().reshape(-1)[:rows]
+        scale, zero_point, block = scale[of_row], np.broadcast_to(zero_point, scale.shape)[of_row], 1
 
     def codes() -> np.ndarray:
         unsigned = unpacked(packed.numpy().reshape(columns, -1), bits)[:, :rows].T
@@ -391,6 +412,31 @@ def _expand_qattention(node: ir.Node, opset: int, names: Names) -> None:
     body.swap([result])
 
 
+def _expand_embed_layer_normalization(node: ir.Node, opset: int, names: Names) -> None:
+    """The embeddings of a quantized BERT: onnxruntime's float operator on dequantized tables."""
+    body = _body(node, opset, names)
+    words, segments, mask = (_input(node, place) for place in (0, 1, 7))
+    # Tables of words, positions and segments, gamma and beta; their scales and zero points follow in the same order.
+    floats = [
+        _dequantize(body, _input(node, 2 + i), _input(node, 8 + i), _input(node, 13 + i))
+        if _input(node, 2 + i) is not None
+        else None
+        for i in range(5)
+    ]
+    outputs = [ir.Value(name=names.fresh(f"{node.name}.{part}")) for part in ("embedded", "mask_index")]
+    fused = ir.node(
+        "EmbedLayerNormalization",
+        [words, segments, *floats, mask],
+        _attributes(node),
+        domain=_CONTRIB,
+        outputs=outputs,
+        name=node.name,
+        metadata_props=dict(node.metadata_props),
+    )
+    body.add(fused)
+    body.swap(outputs[: len(node.outputs)])
+
+
 def _body(node: ir.Node, opset: int, names: Names) -> Body:
     return Body(node, opset, names, lambda value: None)
 
@@ -402,20 +448,22 @@ def _attributes(node: ir.Node) -> dict[str, int | float | str | list[int] | list
 
 # --- What is not expanded
 
+# Where products take scales and zero points: of activations, of weights.
+_PRODUCT_PLACES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "MatMulInteger": ((2,), (3,)),
+    "ConvInteger": ((2,), (3,)),
+    "MatMulIntegerToFloat": ((2, 4), (3, 5)),
+    "DynamicQuantizeMatMul": ((), (2, 3)),
+    "QLinearMatMul": ((1, 2, 6, 7), (4, 5)),
+    "QLinearConv": ((1, 2, 6, 7), (4, 5)),
+    "QGemm": ((1, 2, 7, 8), (4, 5)),
+    "QAttention": ((3, 6), (4, 7)),
+}
+
 
 def _check_product(node: ir.Node) -> str | None:
     """Activations have one scale; weights one, or one for each column."""
-    places = {
-        "MatMulInteger": ((2,), (3,)),
-        "ConvInteger": ((2,), (3,)),
-        "MatMulIntegerToFloat": ((2, 4), (3, 5)),
-        "DynamicQuantizeMatMul": ((), (2, 3)),
-        "QLinearMatMul": ((1, 2, 6, 7), (4, 5)),
-        "QLinearConv": ((1, 2, 6, 7), (4, 5)),
-        "QGemm": ((1, 2, 7, 8), (4, 5)),
-        "QAttention": ((3, 6), (4, 7)),
-    }
-    activations, weights = places[node.op_type]
+    activations, weights = _PRODUCT_PLACES[node.op_type]
     if any((_elements(_input(node, place)) or 1) > 1 for place in activations):
         return "activations with several scales or zero points"
     for place in weights:
@@ -428,16 +476,15 @@ def _check_product(node: ir.Node) -> str | None:
 
 
 def _check_nbits(node: ir.Node) -> str | None:
-    if node.attributes.get_int("bits", 4) not in (4, 8):
+    if node.attributes.get_int("bits", 4) not in (2, 4, 8):
         return f"codes of {node.attributes.get_int('bits', 4)} bits"
-    if _input(node, 4) is not None:
-        return "rows in another order (g_idx)"
     if node.attributes.get_int("weight_prepacked", 0):
         return "weights that are packed for one kind of processor"
     if any(tensor_of(_input(node, place)) is None for place in (1, 2)):
         return "a weight that is no constant"
-    if _input(node, 3) is not None and tensor_of(_input(node, 3)) is None:
-        return "zero points that are no constants"
+    for place, what in ((3, "zero points that are no constants"), (4, "an order of rows (g_idx) that is no constant")):
+        if _input(node, place) is not None and tensor_of(_input(node, place)) is None:
+            return what
     return None if _fits(node) else "a weight that does not fit the attributes K, N, bits and block_size"
 
 
@@ -450,6 +497,9 @@ def _fits(node: ir.Node) -> bool:
     packed, scales, zeros = (tensor_of(_input(node, place)) for place in (1, 2, 3))
     assert packed is not None and scales is not None, "seen to before"
     if packed.size * 8 != columns * blocks * block * bits or scales.size != columns * blocks:
+        return False
+    order = tensor_of(_input(node, 4))
+    if order is not None and (order.size < rows or not 0 <= order.numpy().min() <= order.numpy().max() < blocks):
         return False
     if zeros is None:
         return True
@@ -485,6 +535,7 @@ _EXPANSIONS: dict[tuple[str, str], _Expand] = {
     (_CONTRIB, "MatMulIntegerToFloat"): _expand_matmul_integer_to_float,
     (_CONTRIB, "MatMulNBits"): _expand_matmul_nbits,
     (_CONTRIB, "QAttention"): _expand_qattention,
+    (_CONTRIB, "QEmbedLayerNormalization"): _expand_embed_layer_normalization,
     (_CONTRIB, "QLinearAdd"): _elementwise("Add", 2),
     (_CONTRIB, "QLinearMul"): _elementwise("Mul", 2),
     (_CONTRIB, "QLinearWhere"): _elementwise("Where", 2, condition=True),
@@ -498,19 +549,7 @@ _EXPANSIONS: dict[tuple[str, str], _Expand] = {
     (_CONTRIB, "DequantizeLinear"): _expand_to_standard,
 }
 _CHECKS: dict[str, Callable[[ir.Node], str | None]] = {
-    **dict.fromkeys(
-        [
-            "MatMulInteger",
-            "ConvInteger",
-            "MatMulIntegerToFloat",
-            "DynamicQuantizeMatMul",
-            "QLinearMatMul",
-            "QLinearConv",
-            "QGemm",
-            "QAttention",
-        ],
-        _check_product,
-    ),
+    **dict.fromkeys(_PRODUCT_PLACES, _check_product),
     "MatMulNBits": _check_nbits,
     "QLinearConcat": _check_concat,
     "QLinearSoftmax": _check_softmax,

@@ -1,6 +1,7 @@
-"""Computes weights that a graph derives from constants: Transpose, Cast, Reshape, Identity and the like around them.
+"""Computes weights that a graph derives from constants: whatever stands between them and a product.
 
-After it, the weight of every product is an initializer.
+Products of constants are computed too (the `W + B A` of LoRA): what no activation passes is no product of a chip. After
+it, the weight of every product is an initializer.
 """
 
 from collections.abc import Hashable, Iterator
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from emu.errors import InputError
 from emu.rewriter.dataflow import has_subgraph, is_standard, sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator, is_random
+from emu.rewriter.passes.expand_quantized import is_quantized
 
 _WEIGHT_INPUTS = {"MatMul": (1,), "Gemm": (1, 2), "Conv": (1, 2)}
 _SMALL = 64  # elements: shapes and axes are compared by content, weights by name
@@ -20,18 +22,44 @@ class FoldWeightsPass(ir.passes.InPlacePass):
     """Replaces computed constants at the operands of products by initializers; shared ones stay shared."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Folds the operands of every MatMul, Gemm and Conv of the main graph."""
+        """Folds the operands of every MatMul, Gemm and Conv of the main graph, and those products themselves."""
         evaluator = NodeEvaluator(model)
         constants = constant_values(model.graph)
         folded: dict[Hashable, ir.Value] = {}
         modified = False
         for node in list(model.graph):
-            for operand in weight_operands(node):
-                nodes = constant_nodes(operand, constants)
+            own = node.outputs[:1] if is_product(node) else ()
+            for value in (*weight_operands(node), *own):
+                nodes = constant_nodes(value, constants)
                 if nodes and all(evaluator.can_run(each) for each in nodes):
-                    _fold(model.graph, operand, nodes, evaluator, folded)
+                    _fold(model.graph, value, nodes, evaluator, folded)
                     modified = True
         return ir.passes.PassResult(model, modified)
+
+
+class FoldCodesPass(ir.passes.InPlacePass):
+    """Computes the codes, scales and zero points that quantized operators take, where they follow from constants."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Looks at every input of the quantized operators of the main graph."""
+        nodes = [node for node in model.graph if is_quantized(node)]
+        if not nodes:
+            return ir.passes.PassResult(model, modified=False)
+        evaluator = NodeEvaluator(model)
+        constants = constant_values(model.graph)
+        folded: dict[Hashable, ir.Value] = {}
+        modified = False
+        for value in [value for node in nodes for value in _present(node)]:
+            before = constant_nodes(value, constants)
+            if before and all(evaluator.can_run(each) for each in before):
+                _fold(model.graph, value, before, evaluator, folded)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def is_product(node: ir.Node) -> bool:
+    """Whether the node is one of the plain products that sites are made of."""
+    return is_standard(node) and node.op_type in _WEIGHT_INPUTS
 
 
 def weight_operands(node: ir.Node) -> list[ir.Value]:
@@ -42,10 +70,10 @@ def weight_operands(node: ir.Node) -> list[ir.Value]:
 
 
 def constant_values(graph: ir.Graph) -> set[ir.Value]:
-    """Values that follow from constants alone. The result of a product is none: a product is a site, never folded."""
+    """Values that follow from constants alone."""
     constants = {value for value in graph.initializers.values() if tensor_of(value) is not None}
     for node in graph:
-        if (is_standard(node) and node.op_type in _WEIGHT_INPUTS) or has_subgraph(node) or is_random(node):
+        if has_subgraph(node) or is_random(node):
             continue
         if all(value is None or value in constants for value in node.inputs):
             constants.update(node.outputs)
@@ -76,16 +104,16 @@ def _fold(
     while (node := source.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         source = node.inputs[0]
     if source.producer() is not None:
-        recipe = _recipe(source)
-        if recipe not in folded:
-            folded[recipe] = _evaluated(graph, source, nodes, evaluator)
-        source = folded[recipe]
+        key = recipe(source)
+        if key not in folded:
+            folded[key] = _evaluated(graph, source, nodes, evaluator)
+        source = folded[key]
     if source is not value:
         value.replace_all_uses_with(source, replace_graph_outputs=False)
         remove_unused(graph, nodes)
 
 
-def _recipe(value: ir.Value | None) -> Hashable:
+def recipe(value: ir.Value | None) -> Hashable:
     """How a constant is computed: equal for values that are computed alike from the same initializers."""
     if value is None:
         return None
@@ -96,7 +124,7 @@ def _recipe(value: ir.Value | None) -> Hashable:
     node = value.producer()
     assert node is not None, "constant_values() follows from initializers"
     attributes = tuple(sorted((name, str(each.value)) for name, each in node.attributes.items()))
-    return node.domain, node.op_type, value.index(), attributes, tuple(_recipe(each) for each in node.inputs)
+    return node.domain, node.op_type, value.index(), attributes, tuple(recipe(each) for each in node.inputs)
 
 
 def _evaluated(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node], evaluator: NodeEvaluator) -> ir.Value:

@@ -1,15 +1,33 @@
-"""Refuses what cannot be emulated faithfully yet: some quantized and fused operators, and opsets that are too old."""
+"""Refuses operators that hold products which would be missed; what holds none may stay as it is."""
 
 import onnx_ir as ir
 
 from emu.errors import InputError
 from emu.rewriter.passes.expand_fused import FUSED, can_expand
 from emu.rewriter.passes.expand_fused import why_not_expanded as why_fused_stays
-from emu.rewriter.passes.expand_quantized import is_quantized, why_not_expanded
-from emu.rewriter.passes.fold_weights import constant_nodes, constant_values, weight_operands
-from emu.rewriter.passes.keep_codes import weight_of, why_not
+from emu.rewriter.passes.expand_quantized import holds_product, is_quantized, why_not_expanded
 
-_OLDEST_OPSET = 11  # Slice and Pad with inputs: the nodes that rewriting adds are written for this one and later
+# Operators of onnxruntime that multiply weights, or activations, somewhere inside; all others are left as they are.
+_HOLDING_PRODUCTS = frozenset(
+    [
+        *("Attention", "MultiHeadAttention", "GroupQueryAttention", "LongformerAttention", "PackedAttention"),
+        *("PackedMultiHeadAttention", "DecoderAttention", "DecoderMaskedSelfAttention", "SparseAttention"),
+        *("DecoderMaskedMultiHeadAttention", "PagedAttention", "LinearAttention", "QAttention", "QOrderedAttention"),
+        *("QOrderedLongformerAttention", "GatedRelativePositionBias", "BeamSearch", "GreedySearch", "Sampling"),
+        *("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "FusedGemm", "GemmFastGelu", "GemmFloat8"),
+        *("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "MatMulInteger16", "QOrderedMatMul", "SparseToDenseMatMul"),
+        *(
+            "MoE",
+            "QMoE",
+            "DynamicQuantizeLSTM",
+            "NhwcConv",
+            "FusedConv",
+            "NhwcFusedConv",
+            "ConvTransposeWithDynamicPads",
+        ),
+        *("Conv", "ReorderInput", "ReorderOutput"),  # of the blocked layout
+    ]
+)
 
 
 class RefuseUnsupportedPass(ir.passes.InPlacePass):
@@ -21,27 +39,15 @@ class RefuseUnsupportedPass(ir.passes.InPlacePass):
         self._name = name
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Looks at every node, those of subgraphs included."""
-        opset = model.opset_imports.get("", _OLDEST_OPSET)
-        if opset < _OLDEST_OPSET:
-            raise InputError(
-                f"{self._name} uses opset {opset}, older than {_OLDEST_OPSET}: "
-                f"export it with opset_version={_OLDEST_OPSET} or newer."
-            )
-        for node in model.graph.all_nodes():
+        """Looks at every node of the main graph."""
+        for node in model.graph:
             if is_quantized(node):
-                inside = "inside If, Loop or Scan" if node.graph is not model.graph else None
-                if reason := inside or why_not_expanded(node):
+                if holds_product(node) and (reason := why_not_expanded(node)):
                     self._refuse(node, "quantization", reason)
-            elif node.domain.startswith(FUSED):
+            elif node.domain.startswith(FUSED) and node.op_type in _HOLDING_PRODUCTS:
                 reason = why_fused_stays(node) if can_expand(node) else ""
                 if reason is not None:
                     self._refuse(node, "onnxruntime's optimizations (fused operators)", reason)
-        constants = constant_values(model.graph)
-        for node in model.graph:
-            for operand in weight_operands(node):
-                if operand is weight_of(node) and (reason := why_not(operand, constant_nodes(operand, constants))):
-                    self._refuse(node, "quantization", reason)
         return ir.passes.PassResult(model, modified=False)
 
     def _refuse(self, node: ir.Node, without: str, reason: str = "") -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from emu.rewriter.batch import Batch
 from emu.rewriter.builder import add_initializer
 from emu.rewriter.dataflow import is_standard, sizes_of, tensor_of
 from emu.rewriter.passes.expand_fused_body import Body, Names
@@ -22,11 +23,16 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv")
 class WidenHalfPass(ir.passes.InPlacePass):
     """Casts the operands of every float16 or bfloat16 product of the main graph to float32, and its result back."""
 
+    def __init__(self, batch: Batch) -> None:
+        """`batch` says where the model's samples lie."""
+        super().__init__()
+        self._batch = batch
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Products keep their names; an operand that several products read is cast once."""
         if not any(kind in _HALF for kind in _types(model)):
             return ir.passes.PassResult(model, modified=False)
-        shapes = probe(model).base
+        shapes = probe(model, self._batch).base
         names = Names(model.graph)
         opset = model.opset_imports.get("", 1)
         wide: dict[ir.Value, ir.Value] = {}
