@@ -5,19 +5,23 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 SOURCES := pyproject.toml constraints.txt $(wildcard custom_ops/CMakeLists.txt custom_ops/src/*)
 
-.PHONY: demo test test-slow lint format types native-warnings sanitize benchmark clean
+.PHONY: demo test test-slow smoke lint format types native-warnings sanitize benchmark clean
 
 ## Run the main job: rewrite the demo ViT for a noisy RRAM crossbar and see its accuracy fall.
 demo: $(VENV)/.core
 	$(BIN)/emu demo emu-demo
 
-## Run the tests.
+## Run the tests, on two processes: files stay whole, so that what a file's tests share is made once.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 ## Run the tests that take minutes.
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+
+## Run emu with the oldest libraries that pyproject.toml allows, and with the newest that there are.
+smoke: $(VENV)/.dev
+	.ci/smoke
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -43,7 +47,7 @@ sanitize: $(VENV)/.dev
 	$(BIN)/cmake --build build/sanitize --parallel 2
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  EMU_OPS_LIBRARY=$(CURDIR)/build/sanitize/libemu_ops.so $(BIN)/python -m pytest -q tests/custom_ops
+	  EMU_OPS_LIBRARY=$(CURDIR)/build/sanitize/libemu_ops.so $(BIN)/python -m pytest -q -n 2 tests/custom_ops
 
 ## Speed and memory against the clean model.
 benchmark: $(VENV)/.core

@@ -67,7 +67,9 @@ def compare(
     for name, bench in (("first", first), ("second", second)):
         table[f"{name}_lost"] = clean_value(bench) - table[name]
     table["difference"] = table["second"] - table["first"]
-    return pd.DataFrame(table)
+    frame = pd.DataFrame(table)
+    frame.attrs["metric"] = first.task.primary
+    return frame
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
@@ -82,8 +84,12 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """
     columns = {name: table[name] for name in ("first", "second", "difference", "first_lost", "second_lost")}
     columns["difference_lost"] = table["second_lost"] - table["first_lost"]
+    metrics = dict.fromkeys(("first", "second"), table.attrs.get("metric", ""))
     return pd.DataFrame(
-        [{"what": name, **mean_and_interval(list(values)), "chips": len(values)} for name, values in columns.items()]
+        [
+            {"what": name, **mean_and_interval(list(values), metrics.get(name, "")), "chips": len(values)}
+            for name, values in columns.items()
+        ]
     )
 
 

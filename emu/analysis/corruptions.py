@@ -95,7 +95,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     for (name, severity), part in table.groupby(["corruption", "severity"], sort=False):
         own, other = part[part["model"] == "model"], part[part["model"] == "baseline"]
         measured = _measured(own)
-        spread = mean_and_interval(list(measured["accuracy"]))
+        spread = mean_and_interval(list(measured["accuracy"]), "accuracy")
         rows.append(
             {
                 "corruption": name,

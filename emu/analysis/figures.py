@@ -1,7 +1,5 @@
 """Figures: colours that everyone can tell apart, drawings that several analyses share, and saving with the data."""
 
-import os
-import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from emu.errors import InputError
 from emu.evaluation.metrics import fixed
+from emu.files import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,15 +233,5 @@ def below_axes(axes: Any, ncols: int = 2) -> None:
 
 def _write(path: Path, write: Callable[[str], Any]) -> None:
     """Writes beside the target first, so that nothing half-written has its name."""
-    part: str | None = None
-    try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        write(part)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        if part is not None and os.path.exists(part):
-            os.unlink(part)
+    with whole_file(path) as part:
+        write(str(part))

@@ -1,6 +1,6 @@
 """Which sites to keep off the device, so that the accuracy lost stays under a target at the least cost."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from emu.analysis.figures import BLUE, GREEN, GREY, RED, curve, grid, in_points
 from emu.analysis.heads import stored_bits
 from emu.analysis.sensitivity import (
+    ROUNDING,
     Echo,
     Group,
     Step,
@@ -167,12 +168,12 @@ class _Search:
 
         chosen: set[int] = set()
         for index in order:
-            if self.steps[-1]["loss"] <= self.target:
+            if self.holds(self.steps[-1]):
                 break
             chosen.add(index)
             self.measure("add", chosen, self.screening, self.parts[index].name)
         final = self.verify_and_add(chosen, [index for index in order if index not in chosen])
-        if final["loss"] <= self.target and chosen:
+        if self.holds(final) and chosen:
             final = self.drop(chosen, final)
         return self.result(chosen, final, alone, regained)
 
@@ -198,7 +199,7 @@ class _Search:
         """Measures on fresh chips; adds parts of the reserve until the target holds there."""
         while True:
             step = self.measure("verify", chosen, self.fresh(), "")
-            if step["loss"] <= self.target or not reserve:
+            if self.holds(step) or not reserve:
                 return step
             index = reserve.pop(0)
             chosen.add(index)
@@ -211,7 +212,7 @@ class _Search:
         for index in sorted(chosen, key=lambda index: -self.parts[index].cost):
             left = chosen - {index}
             step = self.measure("drop", left, seeds, self.parts[index].name)
-            if step["loss"] <= self.target:
+            if self.holds(step):
                 chosen.discard(index)
                 dropped.append(index)
             else:
@@ -219,7 +220,7 @@ class _Search:
         final = verified
         while dropped:
             final = self.measure("verify", chosen, self.fresh(), "")
-            if final["loss"] <= self.target:
+            if self.holds(final):
                 return final
             index = dropped.pop()
             chosen.add(index)
@@ -274,6 +275,10 @@ class _Search:
         )
         return primary_values(bench, table)
 
+    def holds(self, step: Mapping[str, Any]) -> bool:
+        """Whether a measurement loses at most the target; losing just that much holds it."""
+        return bool(step["loss"] <= self.target + ROUNDING)
+
     def rules(self, chosen: Collection[int]) -> list[str]:
         return [f"{each}:{self.guard}" for index in sorted(chosen) for each in self.parts[index].selections]
 
@@ -295,7 +300,7 @@ class _Search:
         return Protection(
             chosen=tuple(each for index in sorted(chosen) for each in self.parts[index].selections),
             rules=tuple(self.rules(chosen)),
-            verified=final["loss"] <= self.target,
+            verified=self.holds(final),
             loss=final["loss"],
             low=final["low"],
             high=final["high"],

@@ -15,12 +15,15 @@ from emu.analysis.figures import half_width, heat_map
 from emu.errors import InputError
 from emu.evaluation import Bench, Trial
 from emu.evaluation.controls import LARGEST_SEED
-from emu.evaluation.statistics import Spread, chip_spread
+from emu.evaluation.metrics import metric_spread
 
 if TYPE_CHECKING:
     from emu.sweep import Store
 
 Mode = Literal["only", "all-but", "both"]
+ROUNDING = 1e-12
+"""Losses that differ by less are equal: they are means of differences of shares, and their last bits are rounding."""
+
 Echo = Callable[[str], None]
 Step = Callable[[int, int], None]
 
@@ -146,9 +149,12 @@ def clean_value(bench: Bench) -> float:
     return value
 
 
-def mean_and_interval(values: Sequence[float]) -> dict[str, float]:
-    """`mean`, `std`, and the 95 % t interval of the mean over chips, `low` to `high`; NaN for a single chip."""
-    spread: Spread = chip_spread(values)
+def mean_and_interval(values: Sequence[float], metric: str = "") -> dict[str, float]:
+    """`mean`, `std`, and the 95 % t interval of the mean over chips, `low` to `high`; NaN for a single chip.
+
+    With the name of a metric that is a share the interval is cut to 0 to 1; losses and differences have no name.
+    """
+    spread = metric_spread(metric, values)
     low, high = spread.ci95 or (np.nan, np.nan)
     return {"mean": spread.mean, "std": np.nan if spread.std is None else spread.std, "low": low, "high": high}
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from emu.analysis.figures import GREY, curve, grid, line_styles
 from emu.analysis.sensitivity import (
+    ROUNDING,
     Echo,
     Step,
     clean_value,
@@ -43,13 +44,13 @@ def crossing(values: ArrayLike, losses: ArrayLike, limit: float) -> float:
         The value; 0 if the first point is beyond the limit already, infinity if none reaches it.
     """
     x, y = np.log10(np.asarray(values, float)), np.asarray(losses, float)
-    beyond = np.flatnonzero(y >= limit)
+    beyond = np.flatnonzero(y >= limit - ROUNDING)
     if not len(beyond):
         return float("inf")
     after = int(beyond[0])
     if after == 0:
-        return float(np.asarray(values, float)[0]) if y[0] == limit else 0.0
-    share = (limit - y[after - 1]) / (y[after] - y[after - 1])
+        return float(np.asarray(values, float)[0]) if y[0] <= limit + ROUNDING else 0.0
+    share = min((limit - y[after - 1]) / (y[after] - y[after - 1]), 1.0)
     return float(10 ** (x[after - 1] + share * (x[after] - x[after - 1])))
 
 

@@ -414,6 +414,7 @@ def protect(
     from emu.analysis.figures import check_figure, in_points, save_figure
     from emu.analysis.protect import draw_protection
     from emu.analysis.protect import protect as search
+    from emu.analysis.sensitivity import ROUNDING
     from emu.device import load_profile
     from emu.rewriter import read_manifest
 
@@ -488,7 +489,7 @@ def protect(
         loss, interval = points(vars(found), "loss")
         last = found.first_seed + chips - 1
         typer.echo(f"  {loss} points, 95 % interval {interval}, chips of seeds {found.first_seed} to {last}")
-        if found.verified and found.high > limit:
+        if found.verified and found.high > limit + ROUNDING:
             typer.echo("  The interval reaches above the target: more --chips would tell more.")
         typer.echo(f"Protect {len(found.chosen)} selections, {found.share:.1%} of {cost} ({found.cost}):")
         for rule in found.rules:

@@ -12,6 +12,14 @@ from emu.errors import InputError
 class Group(TyperGroup):
     """Turns errors into one sentence on stderr and an exit code: 1 failed, 2 bad usage or input."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Reads the command line."""
+        try:
+            return super().make_context(*arguments, **options)
+        except KeyboardInterrupt:
+            typer.echo("Error: interrupted.", err=True)
+            raise SystemExit(130) from None
+
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
         try:

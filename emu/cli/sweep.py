@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -152,7 +153,8 @@ def sweep(
                 echo=lambda line: typer.echo(line, err=True),
             )
         except KeyboardInterrupt:
-            typer.echo(f"\n{progress.done} new trials are in {store}: the same command goes on from there.", err=True)
+            stored = f"{progress.done} new trials are in {kept.where}"
+            typer.echo(f"\n{stored}: the same command goes on from there.", err=True)
             raise
         except RuntimeError as error:
             if type(error).__name__ == "WorkersDiedError":
@@ -188,12 +190,17 @@ def results(
     """Show what a store holds: mean, standard deviation and 95 % interval over chips of each point."""
     from emu.sweep import Store, keep
     from emu.sweep import export as write_file
+    from emu.sweep.environment import mixture
+    from emu.sweep.results import environments
 
     with Store(store, create=False) as kept:
         studies = kept.studies()
         frame = kept.frame(study)
     metrics = _metrics(frame, metric)
     frame = keep(frame, where or [])
+    for number, part in frame.groupby("study"):
+        if mixed := mixture(environments(part)):
+            typer.echo(f"Note: study {number} mixes {mixed}: the last digits may differ between them.", err=True)
     if export:
         write_file(frame, export)
     if trials and not as_json:
@@ -206,6 +213,8 @@ def results(
             for each in studies:
                 if each.number in shown:
                     typer.echo(_headline(each))
+                    ran_on = environments(frame[frame["study"] == each.number])
+                    typer.echo(f"  run with {'; '.join(map(str, ran_on))}")
             typer.echo()
         _print_summary(frame, group, metrics, as_json)
     if export:
@@ -218,6 +227,9 @@ def rerun(
     id: Annotated[str, typer.Argument(metavar="ID", help="The trial's id, or its beginning: 'emu results --trials'.")],
     model: Annotated[Path | None, typer.Option(help="The model file, if it is elsewhere now.")] = None,
     data: Annotated[Path | None, typer.Option(help="The data file, if it is elsewhere now.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="How far numbers may be apart, in the unit of each; 0 for none at all.")
+    ] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Run a stored trial again and compare: exit code 0 if both gave the same numbers, else 1."""
@@ -225,17 +237,31 @@ def rerun(
     from emu.sweep import rerun as run_again
 
     with Store(store, create=False) as kept:
-        done = run_again(kept, id, model=model, data=data)
+        done = run_again(kept, id, model=model, data=data, tolerance=tolerance)
     if as_json:
         then, now = ({name: _finite(value) for name, value in score.metrics.items()} for score in (done.then, done.now))
-        print_json({"id": done.id, "trial": done.trial.as_dict(), "then": then, "now": now, "equal": done.equal})
+        print_json(
+            {
+                "id": done.id,
+                "trial": done.trial.as_dict(),
+                "then": then,
+                "now": now,
+                "ran_on": asdict(done.ran_on),
+                "runs_on": asdict(done.runs_on),
+                "tolerance": tolerance,
+                "equal": done.equal,
+            }
+        )
     else:
         typer.echo(f"trial {done.id}")
         names = dict.fromkeys([*done.then.metrics, *done.now.metrics])
         rows = [[name, done.then.metrics.get(name), done.now.metrics.get(name)] for name in names]
         rows.append(["undefined", done.then.undefined, done.now.undefined])
         print_table(["", "then", "now"], [[name, repr(then), repr(now)] for name, then, now in rows])
-        typer.echo("The same." if done.equal else "NOT the same.")
+        if done.differences:
+            typer.echo(f"Ran with other software or on another processor: {'; '.join(done.differences)}.")
+        within = f" within {tolerance:g}" if tolerance else ""
+        typer.echo(f"The same{within}." if done.equal else f"NOT the same{within}.")
     if not done.equal:
         raise typer.Exit(1)
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.errors import InputError
+from emu.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,12 +208,5 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> Figure:
 
 def _write(path: Path, content: bytes) -> None:
     """Write atomically: beside the target, then over it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as part:
+        part.write_bytes(content)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from emu.device.explain import entry_number
 from emu.device.fields import contradiction, to_seconds
 from emu.device.functions import find_device_function
-from emu.device.measured import read_table
+from emu.device.measured import read_regular, read_table
 from emu.device.profile import ENTRY_NAMES, Profile
 from emu.device.sections import VARIANTS, Section
 from emu.device.sections.section import CHOICES, WrongChoice, choose_variant, words
@@ -36,7 +36,8 @@ def load_profile(
     """Loads a device profile and changes settings of it.
 
     Args:
-        device: the name of a preset, the path of a TOML file, the plain data of a profile, or a profile.
+        device: the name of a preset, the path of a TOML file, the plain data of a profile, or a profile. Plain data,
+            such as the manifest of a model has, name no files: the numbers of a measured table are in them.
         overrides: `{"program.sigma": 0.15}`, or strings `program.sigma=0.15` whose values are TOML. A choice of
             another model drops the old model's settings; of `bits` and `steps` the one set replaces the other; the word
             `off` removes an optional number. Times may be text such as `1h`.
@@ -49,6 +50,8 @@ def load_profile(
             out of its range.
     """
     data, where, folder = _plain_data(device)
+    if isinstance(device, Mapping):
+        _refuse_file(data, where)
     _read_csv(data, folder, where)
     changes = parse_overrides(overrides)
     if changes:
@@ -181,10 +184,8 @@ def _plain_data(device: str | Path | Mapping[str, Any] | Profile) -> tuple[dict[
             "or give the path of a .toml file."
         )
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"Device profile {path} cannot be read: {error.strerror or error}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = tomllib.loads(read_regular(path, f"Device profile {path}"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"Device profile {path} is not valid TOML: {error}.") from None
     return {"name": path.stem, **data}, f"Device profile {path}", path.parent
 
@@ -193,6 +194,16 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _copied(each) for key, each in value.items()}
     return [_copied(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _refuse_file(data: Mapping[str, Any], where: str) -> None:
+    """Refuses a file that plain data name: they come with a model or a store, from anywhere, and could name any."""
+    content = data.get("program")
+    if isinstance(content, Mapping) and content.get("model") == "table" and "csv" in content:
+        raise InputError(
+            f"{where}: program.csv names a file, which plain data may not: give the table's own numbers "
+            f"({_listing(_TABLE)}), or the file as a setting, program.csv=FILE."
+        )
 
 
 def _read_csv(data: dict[str, Any], folder: Path, where: str) -> None:

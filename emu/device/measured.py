@@ -1,7 +1,9 @@
 """Reads measured programming errors from a CSV file: what conductance devices had, for each target."""
 
 import csv
+import io
 import math
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,34 @@ from emu.device.fields import DURATION, to_seconds
 from emu.errors import InputError
 
 _NEEDED = ("target", "mean", "std")
+_LARGEST_BYTES = 16_000_000  # a table of a million cells; more is no table of a device
+
+
+def read_regular(path: Path, what: str) -> str:
+    """The text of a file that a user names, UTF-8.
+
+    Args:
+        path: the file.
+        what: how to call it in a message, such as `Table mine.csv`.
+
+    Raises:
+        InputError: it cannot be read, is no regular file (a device such as /dev/zero never ends, a pipe may never
+            begin), is larger than 16 MB, or no text.
+    """
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "no regular file"
+            raise InputError(f"{what} is {kind}: give a file of text.")
+        if facts.st_size > _LARGEST_BYTES:
+            raise InputError(
+                f"{what} has {facts.st_size / 1e6:.0f} MB: give a file of at most {_LARGEST_BYTES // 10**6} MB."
+            )
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{what} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} is no text in UTF-8: {error}.") from None
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -22,15 +52,13 @@ def read_table(path: Path) -> dict[str, Any]:
         The settings `target_us`, `mean_us`, `std_us` and `table_time_s` of `program.model` `table`.
 
     Raises:
-        InputError: a file that cannot be read, a missing column, a cell that is no number, a place of the grid that is
+        InputError: a file as in `read_regular`, a missing column, a cell that is no number, a place of the grid that is
             missing or measured twice.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
-    except OSError as error:
-        raise InputError(f"Table {path} cannot be read: {error.strerror or error}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = read_regular(path, f"Table {path}")
+        lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""))]
+    except csv.Error as error:
         raise InputError(f"Table {path} is no CSV text: {error}.") from None
     header = [name.lower() for name in lines[0]] if lines else []
     for name in _NEEDED:

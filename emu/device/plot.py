@@ -1,7 +1,5 @@
 """Plots what a device does: what it stores, how that drifts, and what its converters make of a product."""
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from emu.device.loading import load_profile
 from emu.device.profile import Profile
 from emu.errors import InputError
+from emu.files import whole_file
 from emu.reference import crossbar_matmul, crossbar_matmul_dynamic, stored_weight
 from emu.reference.structure import DYNAMIC, STORED, attribute_types
 
@@ -93,18 +92,8 @@ def plot_device(profile: Profile, path: str | Path) -> list[str]:
 def _save(figure: Any, path: Path) -> None:
     """Writes beside the target first, so that nothing half-written has its name."""
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-    part: str | None = None
-    try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
+    with whole_file(path) as part:
         figure.savefig(part, format=path.suffix[1:].lower(), dpi=150, metadata=metadata)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        if part is not None and os.path.exists(part):
-            os.unlink(part)
 
 
 def _stored_panel(profile: Profile) -> _Panel | str:

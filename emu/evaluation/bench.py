@@ -65,7 +65,8 @@ class Score:
             compare with the clean model are 1 or infinite for equal outputs.
         correct: samples answered right, for tasks that have right answers; else 0.
         samples: number of samples.
-        undefined: samples whose outputs hold NaN; they count as wrong.
+        undefined: samples whose outputs hold NaN where the task reads them, or have no defined answer for another
+            reason that `docs/evaluation.md` lists by task; they count as wrong, or are left out of means.
     """
 
     metrics: Mapping[str, float]
@@ -383,6 +384,10 @@ def _digest_of_files(path: Path) -> str:
     files = {
         entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
+    for name in sorted(files):  # a model comes from anywhere, and a device such as /dev/zero never ends
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not (path.parent / name).is_file():
+            raise InputError(f"Model {path} keeps tensors in '{name}': that must be a file in the model's folder.")
     for file in [path, *(path.parent / name for name in sorted(files))]:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):

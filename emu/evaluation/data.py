@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.errors import InputError
+from emu.files import whole_file
 
 if TYPE_CHECKING:
     from emu.evaluation.sources import DataSource
@@ -190,17 +190,11 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     Raises:
         InputError: there is no such folder.
     """
-    if not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:  # numpy.savez refuses an array named "file"
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # numpy.savez refuses an array named "file"
+    with whole_file(path) as part, zipfile.ZipFile(part, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def load_data(
@@ -225,8 +219,9 @@ def load_data(
         InputError: a missing array, a type that does not convert without loss, a wrong shape, different lengths, no or
             too few samples.
     """
-    arrays, file = read_arrays(source)
+    given, file = read_arrays(source)
     where = where or file
+    arrays, added = with_token_types(given, inputs)
     used = match_inputs(arrays, inputs, where)
     rows: int | None = None
     for name, array in used.items():
@@ -253,12 +248,26 @@ def load_data(
         dtypes={each.name: each.dtype for each in inputs},
         ignored=tuple(name for name in arrays if name not in beside and name not in used),
         where=where,
-        notes=missing_classes(wanted.labels, samples),
+        notes=(*added, *missing_classes(wanted.labels, samples)),
         targets={
             **{name: array[:rows] for name, array in wanted.per_row.items()},
             **{name: array[:samples] for name, array in wanted.per_sample.items()},
         },
     )
+
+
+def with_token_types(
+    arrays: Mapping[str, Array], inputs: Sequence[ModelInput]
+) -> tuple[Mapping[str, Array], tuple[str, ...]]:
+    """Adds `token_type_ids` of zeros, those of a single text, where a model takes them and the data have only tokens.
+
+    Returns:
+        The arrays, and a sentence if any was added.
+    """
+    name, tokens = "token_type_ids", arrays.get("input_ids")
+    if name in arrays or tokens is None or all(each.name != name for each in inputs):
+        return arrays, ()
+    return {**arrays, name: np.zeros_like(tokens)}, (f"The data have no '{name}': zeros were taken, one text a row.",)
 
 
 def missing_classes(labels: Any, samples: int | None) -> tuple[str, ...]:
@@ -295,15 +304,21 @@ def class_targets(arrays: Mapping[str, Array], rows: int, where: str) -> Targets
     """
     if "labels" not in arrays:
         raise InputError(f"{where} has no array 'labels' (it has {listing(arrays)}): add the class of each sample.")
-    labels = arrays["labels"]
+    labels = one_per_sample(arrays["labels"])
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(
-            f"'labels' of {where} is {kind_of(labels)} and must be one whole number per sample, of shape [samples]."
+            f"'labels' of {where} is {kind_of(labels)} and must be one whole number per sample, of shape [samples] or "
+            "[samples, 1]."
         )
     check_count(labels, rows, "labels", where)
     if len(labels) and labels.min() < 0:
         raise InputError(f"'labels' of {where} has {labels.min()}: classes count from 0.")
     return Targets(labels.astype(np.int64))
+
+
+def one_per_sample(labels: Array) -> Array:
+    """Labels `[samples]`, also from a column `[samples, 1]`."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def check_count(array: Array, count: int, name: str, where: str) -> None:
@@ -358,7 +373,7 @@ def convert_inputs(arrays: Mapping[str, Array], inputs: list[ModelInput], where:
     Raises:
         InputError: as in `load_data`, and a number of samples other than the model's fixed batch size.
     """
-    used = match_inputs(arrays, inputs, where)
+    used = match_inputs(with_token_types(arrays, inputs)[0], inputs, where)
     batch = fixed_batch(inputs)
     for name, array in used.items():
         if batch is not None and array.ndim and len(array) != batch:

@@ -13,8 +13,9 @@ from emu.errors import InputError
 from emu.evaluation.bench import Bench, Score, Trial, check_calibrated, runnable_model
 from emu.evaluation.controls import LARGEST_SEED, control_feeds
 from emu.evaluation.data import convert_inputs, model_inputs, read_arrays
+from emu.evaluation.metrics import metric_spread
 from emu.evaluation.sources import DataSource
-from emu.evaluation.statistics import Spread, chip_spread, wilson_interval
+from emu.evaluation.statistics import Spread, wilson_interval
 from emu.evaluation.tasks import Task
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ class Evaluation:
 
     def spread_of(self, metric: str) -> Spread:
         """One metric over chips; if it is not finite on one of them, without a standard deviation."""
-        values = [chip.metrics[metric] for chip in self.chips]
-        if not all(map(math.isfinite, values)):
-            return Spread(sum(values) / len(values), None, None)
-        return chip_spread(values)
+        return metric_spread(metric, [chip.metrics[metric] for chip in self.chips])
 
     @property
     def clean_ci95(self) -> tuple[float, float] | None:

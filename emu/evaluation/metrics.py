@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emu.evaluation.statistics import Spread, chip_spread
 from emu.libraries import library
 
 Array = NDArray[Any]
@@ -35,6 +36,20 @@ def show_interval(name: str, low: float, high: float) -> str:
 def within_bounds(name: str, end: float) -> float:
     """The end of an interval, cut to 0 to 1 for a share: a t interval knows no bounds."""
     return min(max(end, 0.0), 1.0) if name in SHARES else end
+
+
+def metric_spread(name: str, values: Sequence[float]) -> Spread:
+    """Mean, standard deviation and 95 % t interval of a metric, from its value on each chip; at least one value.
+
+    The interval of a share is cut to 0 to 1. Where a value is not finite, the mean stands alone.
+    """
+    if not all(map(math.isfinite, values)):
+        return Spread(sum(values) / len(values), None, None)
+    spread = chip_spread(values)
+    if spread.ci95 is None:
+        return spread
+    low, high = (within_bounds(name, end) for end in spread.ci95)
+    return Spread(spread.mean, spread.std, (low, high))
 
 
 def fixed(value: float, digits: int) -> str:

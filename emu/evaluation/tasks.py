@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.errors import InputError
-from emu.evaluation.data import Array, DataSet, Targets, check_count, class_targets, kind_of, listing
+from emu.evaluation.data import Array, DataSet, Targets, check_count, class_targets, kind_of, listing, one_per_sample
 from emu.evaluation.metrics import (
     answer_scores,
     expected_calibration_error,
@@ -100,6 +100,9 @@ class Task(ABC):
 class Classification(Task):
     """One class for each sample, from the output `logits` (or the first output), `[samples, classes]`.
 
+    A single score for each sample, `[samples, 1]` or `[samples]`, as binary classifiers and rerankers give it, is the
+    logit of class 1 against class 0: its logistic function is the probability of class 1.
+
     Args:
         output: name of the output; empty for the default.
     """
@@ -109,7 +112,7 @@ class Classification(Task):
     primary: ClassVar[str] = "accuracy"
 
     def targets(self, arrays: Mapping[str, Array], rows: int, where: str) -> Targets:
-        """`labels`, int `[samples]`."""
+        """`labels`, int `[samples]` or `[samples, 1]`."""
         return class_targets(arrays, rows, where)
 
     def outputs(self, session: Any) -> list[str]:
@@ -119,6 +122,10 @@ class Classification(Task):
     def keep(self, outputs: Mapping[str, Array], dataset: DataSet, rows: slice) -> Kept:
         """The logits."""
         (name, logits), labels = next(iter(outputs.items())), dataset.labels[rows]
+        single = logits.ndim in (1, 2) and len(logits) == len(labels) == logits.size
+        if single:  # the softmax of 0 and z is the logistic function of z
+            score = _as_float(logits).reshape(-1, 1)
+            logits = np.concatenate([np.where(np.isnan(score), score, 0), score], axis=1)
         if logits.ndim != 2 or len(logits) != len(labels):
             raise InputError(
                 f"Output '{name}' of the model is of shape {list(logits.shape)} for {len(labels)} samples: "
@@ -133,7 +140,8 @@ class Classification(Task):
             )
         if labels.max() >= classes:
             raise InputError(
-                f"'labels' of {dataset.where} has class {labels.max()}, but the model has {classes} classes."
+                f"'labels' of {dataset.where} has class {labels.max()}, but the model has "
+                + ("one score, for classes 0 and 1." if single else f"{classes} classes.")
             )
         return {"logits": _as_float(logits)}
 
@@ -151,7 +159,11 @@ class Classification(Task):
         metrics |= {
             "loss": _mean(-at_label[usable]),
             "ece": expected_calibration_error(np.exp(largest[usable]), right[usable]),
-            "agreement": _share((logits.argmax(axis=1) == clean["logits"].argmax(axis=1)) & defined),
+            "agreement": _share(
+                (logits.argmax(axis=1) == clean["logits"].argmax(axis=1))
+                & defined
+                & ~np.isnan(clean["logits"]).any(axis=1)
+            ),
             "output_snr_db": _snr(clean["logits"], logits),
         }
         return Measured(metrics, int(right.sum()), int((~defined).sum()))
@@ -224,9 +236,11 @@ class QuestionAnswering(Task):
         start[undefined] = end[undefined] = 0
         score, first, last = _best_spans(start, end, offsets[..., 0] >= 0, self.longest)
         row = np.arange(len(start))
+        with np.errstate(invalid="ignore"):
+            null = start[:, 0] + end[:, 0]
         return {
             "score": np.where(undefined, -np.inf, score),
-            "null": start[:, 0] + end[:, 0],
+            "null": np.where(np.isnan(null), -np.inf, null),
             "from": offsets[row, first, 0],
             "to": offsets[row, last, 1],
             "undefined": undefined,
@@ -254,7 +268,7 @@ class QuestionAnswering(Task):
         undefined = np.logical_or.reduceat(kept["undefined"], starts)
         answers: list[str | None] = []
         for i, row in enumerate(best):
-            found = np.isfinite(kept["score"][row])
+            found = kept["score"][row] > -np.inf
             if undefined[i]:
                 answers.append(None)
             elif not found or (nothing_allowed and null[i] > kept["score"][row]):
@@ -387,7 +401,7 @@ class MaskedTokens(Task):
         metrics = {
             "accuracy": _share(kept["right"] & defined),
             "loss": _mean(-kept["log_probability"][usable]),
-            "agreement": _share((kept["predicted"] == clean["predicted"]) & defined),
+            "agreement": _share((kept["predicted"] == clean["predicted"]) & defined & ~clean["undefined"]),
         }
         return Measured(metrics, 0, len(np.unique(kept["sample"][~defined])))
 
@@ -411,7 +425,7 @@ class Similarity(Task):
         sample = _sample_of_rows(arrays, rows, where, np.arange(rows) // 2)
         if (np.bincount(sample, minlength=1) != 2).any():
             raise InputError(f"{where} has {rows} rows, and two of them must belong to each pair.")
-        labels = _wanted(arrays, "labels", where, "the right similarity of each pair")
+        labels = one_per_sample(_wanted(arrays, "labels", where, "the right similarity of each pair"))
         if labels.ndim != 1 or labels.dtype.kind not in "iuf" or not np.isfinite(labels).all():
             raise InputError(f"'labels' of {where} is {kind_of(labels)} and must be one number for each pair.")
         check_count(labels, rows // 2, "labels", where)
@@ -436,6 +450,7 @@ class Similarity(Task):
                 "[rows, tokens, width] with as many tokens as 'attention_mask'."
             )
         weights = np.ones(hidden.shape[:2]) if mask is None else mask[rows].astype(np.float64)
+        hidden = np.where(weights[..., None] == 0, 0, hidden)  # of padding, which may be anything: 0 x NaN is NaN
         pooled = np.einsum("rtw,rt->rw", hidden, weights) / np.maximum(weights.sum(axis=1, keepdims=True), 1)
         return {"embedding": pooled.astype(np.float32)}
 
@@ -542,7 +557,7 @@ def guess_task(session: Any, inputs: Iterable[str], arrays: Mapping[str, Array])
     if "labels" not in arrays:
         return Arrays() if set(arrays) <= set(inputs) else Classification()
     labels = arrays["labels"]
-    if labels.ndim == 2 and labels.dtype.kind in "iu":
+    if labels.ndim == 2 and labels.dtype.kind in "iu" and (labels.shape[1] > 1 or gives_token_scores(session)):
         return MaskedTokens()
     if gives_embeddings(session):
         return Similarity()
@@ -608,7 +623,9 @@ def _best_spans(
     best, row = np.full(rows, -np.inf), np.arange(rows)
     first, last = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     for further in range(min(longest, tokens)):
-        scores = start[:, : tokens - further] + end[:, further:]
+        with np.errstate(invalid="ignore"):
+            scores = start[:, : tokens - further] + end[:, further:]
+        scores[np.isnan(scores)] = -np.inf  # infinity and minus infinity: no span
         at = scores.argmax(axis=1)
         better = scores[row, at] > best
         best = np.where(better, scores[row, at], best)

@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
 import shlex
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,10 +17,11 @@ from emu.analysis.figures import COLORS, curve
 from emu.device import load_profile, preset_names
 from emu.errors import InputError
 from emu.evaluation.metrics import show_interval, show_metric, within_bounds
+from emu.files import whole_file
 from emu.libraries import library
 from emu.rewriter.devices import load_devices
 from emu.sweep import Store, summarize
-from emu.sweep.results import metric_names, point_names
+from emu.sweep.results import environments, metric_names, point_names
 from emu.sweep.setup import Setup, rebuild
 
 if TYPE_CHECKING:
@@ -138,18 +137,8 @@ def write_report(
     if path.exists() and Path(store.where).exists() and path.samefile(store.where):
         raise InputError(f"{path} is the store itself: give another output with -o.")
     text = report_page(store, study=study, metrics=metrics, clean=clean, echo=echo)
-    part: str | None = None
-    try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        if part is not None and os.path.exists(part):
-            os.unlink(part)
+    with whole_file(path) as part:
+        part.write_text(text, "utf-8", newline="\n")
     return path
 
 
@@ -279,7 +268,8 @@ def _facts(study: "StudyInfo", frame: "pd.DataFrame") -> list[tuple[str, str]]:
         ("Trials", f"{len(frame)}, on {chips} chip{'s' * (chips != 1)}"),
         ("Started", study.started[:16].replace("T", " ") + " UTC"),
         ("Computing time", f"{_duration(float(frame['seconds'].sum()))} in all trials"),
-        ("Version", f"emu {setup.emu}, {setup.ops} operators, {setup.batch_size} samples at once"),
+        ("Version", "; ".join(dict.fromkeys(map(str, environments(frame))))),
+        ("Run with", f"{setup.ops} operators, {setup.batch_size} samples at once"),
     ]
     return [(name, text) for name, text in facts if text]
 

@@ -104,16 +104,31 @@ def read_manifest(
         text = next((prop.value for prop in proto.metadata_props if prop.key == MANIFEST_KEY), None)
     if text is None:
         return None
+    return parse_manifest(text, name)
+
+
+def parse_manifest(text: str, name: str) -> dict[str, Any]:
+    """The manifest in the metadata of a model, checked; `name` is how to call the model in an error.
+
+    A model comes from anywhere: what emu relies on is checked here, and profiles are data that name no file.
+
+    Raises:
+        InputError: it is damaged, or of another format.
+
+    """
     try:
         manifest = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{name} has a damaged manifest ({error}): rewrite the original model again.") from None
+    except (ValueError, RecursionError) as error:  # RecursionError: lists in lists without end
+        reason = error if isinstance(error, ValueError) else "it is nested too deeply"
+        raise InputError(f"{name} has a damaged manifest ({reason}): rewrite the original model again.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise InputError(
-            f"{name} has a manifest of format {found}, this emu reads format {FORMAT}: "
+            f"{name} has a manifest of format {_short(found)}, this emu reads format {FORMAT}: "
             "rewrite the original model again, or use the emu that wrote it."
         )
+    if problem := _problem(manifest):
+        raise InputError(f"{name} has a damaged manifest ({problem}): rewrite the original model again.")
     return manifest
 
 
@@ -133,6 +148,12 @@ def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -
     settings: dict[str, dict[str, float]] = {}
     for name, device in devices.items():
         values = load_profile(device["profile"]).entries()
+        unknown = [entry for entry in device["entries"] if not isinstance(entry, str) or entry not in values]
+        if unknown:
+            raise InputError(
+                f"The model's manifest is damaged (device '{name}' has no number '{_short(unknown[0])}'): rewrite the "
+                "original model again."
+            )
         settings[name] = {entry: values[entry] for entry in device["entries"]}
     changes: dict[str, dict[str, Any]] = {}
     for key, value in parse_overrides(set).items():
@@ -152,6 +173,73 @@ def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -
             raise InputError(f"'{entry}' of device '{name}' is set twice: keep one of them.")
         changes[name][entry] = value
     return {name: override_entries(entries, changes.get(name)) for name, entries in settings.items()}
+
+
+_PARTS = {"devices": dict, "controls": dict, "sites": list, "skipped": list}
+_OF_A_DEVICE = {"profile": dict, "entries": list, "input": str}
+_OF_A_SITE: dict[str, Any] = {
+    "index": int,
+    "array": int,
+    "device": str,
+    "node": str,
+    "op": str,
+    "source_op": str,
+    "layer": int | None,
+    "component": str,
+    "shape": list,
+    "heads": int,
+    "head_axis": str,
+    "head_groups": int,
+    "head_share": int,
+    "sample_axis": int,
+    "tiles": int | None,
+    "parameters": int,
+    "macs": int | None,
+    "macs_per_row": int | None,
+}
+
+
+def _problem(manifest: Mapping[str, Any]) -> str:
+    """What a manifest lacks of what `make_manifest` writes, or has of another kind; empty for a whole one."""
+    if problem := _missing(manifest, _PARTS, ""):
+        return problem
+    for name, device in manifest["devices"].items():
+        if problem := _missing(device, _OF_A_DEVICE, f"device '{_short(name)}'"):
+            return problem
+    if not manifest["devices"]:
+        return "it has no device"
+    for index, site in enumerate(manifest["sites"]):
+        where = f"site {index}"
+        if problem := _missing(site, _OF_A_SITE, where):
+            return problem
+        if site["index"] != index:
+            return f"{where} has index {site['index']}"
+        if site["device"] not in manifest["devices"]:
+            return f"{where} is on device '{_short(site['device'])}', which it has not"
+        if len(site["shape"]) != 2 or not all(isinstance(size, int | None) for size in site["shape"]):
+            return f"{where} has no shape of two sizes"
+    for index, each in enumerate(manifest["skipped"]):
+        if problem := _missing(each, {"node": str, "op": str, "reason": str}, f"skipped product {index}"):
+            return problem
+    return ""
+
+
+def _missing(found: Any, wanted: Mapping[str, Any], where: str) -> str:
+    """The first of the wanted entries that is not there, or of another kind."""
+    of = f" of {where}" if where else ""
+    if not isinstance(found, dict):
+        return f"{where} is {_short(found)}"
+    for key, kind in wanted.items():
+        if key not in found:
+            return f"it has no '{key}'{of}"
+        if not isinstance(found[key], kind) or isinstance(found[key], bool):
+            return f"'{key}'{of} is {_short(found[key])}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _digital_share(sites: Iterable[Site], skipped: Iterable[Skipped]) -> float | None:

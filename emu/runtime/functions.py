@@ -1,13 +1,12 @@
 """Device functions: Python that programs arrays, for the native operators as for their twin."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.device import functions
+from emu.device import functions, load_profile
 from emu.errors import InputError
 from emu.runtime import library
 
@@ -37,23 +36,22 @@ def register_device_function(name: str, function: library.DeviceFunction) -> Non
     _tell_library(name)
 
 
-def provide_functions(manifest_text: str | None, native: bool) -> None:
+def provide_functions(manifest: Mapping[str, Any], native: bool) -> None:
     """Makes the functions that a rewritten model names known to its operators.
 
     Args:
-        manifest_text: the model's manifest, JSON; None for a plain model.
+        manifest: the model's manifest.
         native: whether the native library will ask for them.
 
     Raises:
-        InputError: neither this process nor an installed package has a function that the model needs.
+        InputError: neither this process nor an installed package has a function that the model needs, or the manifest
+            has no profiles.
     """
-    if manifest_text is None:
-        return
-    for device, facts in json.loads(manifest_text).get("devices", {}).items():
-        program = facts["profile"]["program"]
-        if program["model"] != "function":
+    for device, facts in manifest["devices"].items():
+        program = load_profile(facts["profile"]).program
+        if program.model != "function":
             continue
-        name = program["function"]
+        name = program.function
         if not functions.find_device_function(name):
             raise InputError(
                 f"device '{device}' programs with the function '{name}', which is not registered: "

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from typing import Any, Literal
 
 import numpy as np
@@ -16,20 +17,28 @@ Ops = Literal["native", "python"]
 
 _MANIFEST_KEY = "emu.manifest"  # of a rewritten model's metadata
 
+# What was registered with options that are still in use: onnxruntime takes a domain once.
+_registered: "weakref.WeakKeyDictionary[onnxruntime.SessionOptions, Ops]" = weakref.WeakKeyDictionary()
+
 # Creating sessions with custom-op domains from several threads at once is not safe in onnxruntime (issue 27089).
 _creation = threading.Lock()
 
 
 def register(options: onnxruntime.SessionOptions, ops: Ops = "native") -> None:
-    """Make emu's operators known to sessions created with `options`.
+    """Make emu's operators known to sessions created with `options`; again for the same ones changes nothing.
 
     Args:
         options: changed in place.
         ops: `native` for the C++ library, `python` for the NumPy twin (slow; an oracle).
 
     Raises:
-        InputError: the native library is not installed, or `ops` is unknown.
+        InputError: the native library is not installed, `ops` is unknown, or the options have the other operators.
     """
+    before = _registered.get(options)
+    if before == ops:
+        return
+    if before is not None:
+        raise InputError(f"These options have emu's {before} operators already: make other ones for ops '{ops}'.")
     if ops == "native":
         options.register_custom_ops_library(str(library_path()))
     elif ops == "python":
@@ -38,6 +47,7 @@ def register(options: onnxruntime.SessionOptions, ops: Ops = "native") -> None:
         register_python_ops(options)
     else:
         raise InputError(f"ops is '{ops}'; expected 'native' or 'python'")
+    _registered[options] = ops
 
 
 class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime has no type hints
@@ -110,10 +120,16 @@ def session(
             opened = kind(source, sess_options=options, **session_arguments)
         except Exception as error:
             raise InputError(f"{name}: onnxruntime cannot load it: {_one_line(error)}") from error
+    text = opened.get_modelmeta().custom_metadata_map.get(_MANIFEST_KEY)
+    if text is None:
+        return opened
+    from emu.rewriter.manifest import parse_manifest
+
+    manifest = parse_manifest(text, f"Model {source}" if isinstance(source, str) else "The model")
     try:
-        provide_functions(opened.get_modelmeta().custom_metadata_map.get(_MANIFEST_KEY), native=ops == "native")
+        provide_functions(manifest, native=ops == "native")
     except InputError as error:
-        raise InputError(f"{name}: {error}.") from None
+        raise InputError(f"{name}: {str(error).rstrip('.')}.") from None
     return opened
 
 

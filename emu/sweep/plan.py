@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -11,8 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from emu.device.measured import read_regular
 from emu.errors import InputError
 from emu.evaluation import Bench, DataSource, Task, Trial
+from emu.files import whole_file
 from emu.sweep.axes import axis_name, axis_values, close_match
 
 FEWEST = 3  # chips before a half-width counts
@@ -101,19 +102,13 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
             InputError: the folder does not exist.
         """
         path = Path(path)
-        if not path.parent.is_dir():
-            raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
         plain = self.model_dump(mode="json", exclude_defaults=True)
         tables = {name: plain.pop(name) for name in ("data_options", "set", "vary") if name in plain}
         lines = [f"{name} = {_toml(value)}" for name, value in plain.items()]
         for name, table in tables.items():
             lines += ["", f"[{name}]", *(f"{_toml(key)} = {_toml(value)}" for key, value in table.items())]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text("\n".join(lines) + "\n", "utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as part:
+            part.write_text("\n".join(lines) + "\n", "utf-8")
 
     def bench(self, task: Task | None = None) -> Bench:
         """Makes the bench.
@@ -259,10 +254,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         InputError: the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"The plan {path} cannot be read: {error.strerror or error}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_regular(Path(path), f"The plan {path}"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"The plan {path} is not valid TOML: {error}.") from None
 
 

@@ -1,7 +1,5 @@
 """Tables of stored trials: filtered, summarized over chips, exported."""
 
-import math
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,8 +10,10 @@ import pandas as pd
 
 from emu.device.fields import to_seconds
 from emu.errors import InputError
-from emu.evaluation.statistics import chip_spread
+from emu.evaluation.metrics import metric_spread
+from emu.files import whole_file
 from emu.sweep.axes import close_match
+from emu.sweep.environment import Environment
 from emu.sweep.rows import CONTROLS, natural
 
 _PLACE = re.compile(r"(layer)=(\d+)|(component)=([^\s,*?\[]+)")
@@ -35,7 +35,7 @@ def keep(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
         name, equals, text = condition.partition("=")
         if not equals:
             raise InputError(f"'{condition}' is no condition: write it as name=value, as in program.sigma=0.1.")
-        column = _with_places(frame)
+        column = frame if name in frame else _with_places(frame)
         if name not in column:
             raise InputError(f"The results have no column '{name}'{close_match(name, column)}.")
         values = column[name]
@@ -86,9 +86,11 @@ def summarize(frame: pd.DataFrame, group: Sequence[str] | None = None) -> pd.Dat
         for metric in metrics:
             over_chips = [fmean(values) for _, values in chips[metric] if not values.isna().all()]
             if over_chips:
-                row |= {f"{metric}.{name}": value for name, value in _spread(over_chips).items()}
+                row |= {f"{metric}.{name}": value for name, value in _spread(metric, over_chips).items()}
         rows.append(row)
     summary = pd.DataFrame(rows)
+    if "layer" in names:  # numbers, also where some points are of no layer
+        summary["layer"] = summary["layer"].astype("Int64")
     return summary.sort_values(names, key=natural, kind="stable", ignore_index=True) if names else summary
 
 
@@ -101,20 +103,20 @@ def export(frame: pd.DataFrame, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"{path} cannot be written: give a file that ends in .csv or .parquet.")
-    if not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as part:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            frame.to_csv(part, index=False)
         else:
             try:
-                frame.to_parquet(temporary, index=False, engine="pyarrow")
+                frame.to_parquet(part, index=False, engine="pyarrow")
             except ImportError:
                 raise InputError('This needs pyarrow: pip install "emu-onnx[analysis]".') from None
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def environments(frame: pd.DataFrame) -> list[Environment]:
+    """The software and processors that the trials of a table of `Store.frame` ran on, each once."""
+    rows = frame[["emu", "onnxruntime", "instruction_set"]].drop_duplicates().astype(object)
+    return [Environment(*row) for row in rows.where(rows.notna(), None).itertuples(index=False)]
 
 
 def metric_names(frame: pd.DataFrame) -> list[str]:
@@ -136,14 +138,14 @@ def _between(frame: pd.DataFrame) -> list[str]:
 
 
 def _with_places(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds `layer` and `component` where each selection `only` names just one of them; `only` then says no more."""
-    texts = frame["only"].dropna().unique()
-    found = {}
-    for text in texts:
-        terms = [_PLACE.fullmatch(term) for term in text.split()]
-        if not all(terms):
-            return frame
-        found[text] = {term[1] or term[3]: term[2] or term[4] for term in terms if term}
+    """Adds `layer` and `component` of the rows whose selection `only` names just one of them.
+
+    Row by row: a selection that says more stays in `only`, and takes nothing from the other rows. Where none is left,
+    the column `only` goes.
+    """
+    found = {text: places for text in frame["only"].dropna().unique() if (places := _places(text))}
+    if not found:
+        return frame
     table = frame.copy()
     for name in ("component", "layer"):
         if any(name in places for places in found.values()):
@@ -151,7 +153,21 @@ def _with_places(frame: pd.DataFrame) -> pd.DataFrame:
             table.insert(table.columns.get_loc("only") + 1, name, pd.Series(values, index=table.index, dtype=object))
     if "layer" in table:
         table["layer"] = pd.to_numeric(table["layer"]).astype("Int64")
-    return table.drop(columns="only") if found else table
+    rest = [None if text in found else text for text in frame["only"]]
+    table["only"] = pd.Series(rest, index=table.index, dtype=object)
+    return table if table["only"].notna().any() else table.drop(columns="only")
+
+
+def _places(text: str) -> dict[str, str]:
+    """One layer, one component or both, where a selection names just that; else nothing."""
+    places: dict[str, str] = {}
+    for term in text.split():
+        place = _PLACE.fullmatch(term)
+        name = (place[1] or place[3]) if place else ""
+        if not place or name in places:
+            return {}
+        places[name] = place[2] or place[4]
+    return places
 
 
 def _numbers(name: str, text: str) -> list[float]:
@@ -161,11 +177,9 @@ def _numbers(name: str, text: str) -> list[float]:
         raise InputError(f"'{name}={text}' cannot be read: {name} is a number.") from None
 
 
-def _spread(values: list[float]) -> dict[str, float | None]:
+def _spread(metric: str, values: list[float]) -> dict[str, float | None]:
     """Mean, std and interval; the mean alone where a value is not finite."""
-    if not all(map(math.isfinite, values)):
-        return {"mean": fmean(values), "std": None, "low": None, "high": None}
-    spread = chip_spread(values)
+    spread = metric_spread(metric, values)
     low, high = spread.ci95 or (None, None)
     return {"mean": spread.mean, "std": spread.std, "low": low, "high": high}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from emu.evaluation import Score, Trial
+from emu.sweep.environment import UNKNOWN, Environment
 from emu.sweep.setup import Setup, digest
 
 if TYPE_CHECKING:
@@ -16,10 +17,11 @@ CONTROLS = ("seed", "read_seed", "head", "strength", "only", "exclude")
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished trial gave, and how long it took."""
+    """What a finished trial gave, how long it took, and what computed it."""
 
     score: Score
     seconds: float
+    environment: Environment = UNKNOWN
 
 
 def trial_id(setup: Setup, trial: Trial) -> str:

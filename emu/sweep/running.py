@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from emu.errors import InputError
 from emu.evaluation import Bench, Score, Task, Trial
 from emu.evaluation.statistics import chip_spread
+from emu.sweep.environment import UNKNOWN, Environment, here, mixture
 from emu.sweep.plan import FEWEST, Plan, half_width
 from emu.sweep.rows import Result, record, trial_id
 from emu.sweep.setup import Setup, describe, differences, rebuild
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 Workers = int | str | None
+
+_MIXED = "Note: this study mixes {}: the last bits of the model's own sums may differ between them."
 
 
 def run_trials(
@@ -116,6 +119,9 @@ def run_plan(
             of_trial |= {trial_id(setup, trial): chain for chip in chain.chips for trial in chip}
     if runner.held:
         say(f"The store holds {runner.held} of the trials already.")
+    mixed = runner.mixture(with_here=workers is None and runner.left > 0)
+    if mixed:
+        say(_MIXED.format(mixed))
     waiting = sum(chain.possible for chain in chains)
     for trial in runner.run(workers):
         if width is not None:
@@ -125,6 +131,8 @@ def run_plan(
             waiting += chain.possible
         if progress is not None:
             progress(runner.ran, runner.ran + runner.left + waiting)
+    if not mixed and (mixed := runner.mixture()):  # of workers of several kinds
+        say(_MIXED.format(mixed))
     return runner.table([trial for chain in chains for chip in chain.asked for trial in chip])
 
 
@@ -174,21 +182,57 @@ class _Point:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A stored trial and the same trial run again."""
+    """A stored trial and the same trial run again.
+
+    Attributes:
+        id: its whole id.
+        trial: the controls.
+        then: what it gave then.
+        now: what it gives now.
+        ran_on: the software and processor of then.
+        runs_on: those of now.
+        tolerance: how far numbers may be apart to count as the same.
+    """
 
     id: str
     trial: Trial
     then: Score
     now: Score
+    ran_on: Environment = UNKNOWN
+    runs_on: Environment = UNKNOWN
+    tolerance: float = 0.0
 
     @property
     def equal(self) -> bool:
-        """Whether both gave the same numbers, to the last bit."""
-        return repr(_numbers(self.then)) == repr(_numbers(self.now))
+        """Whether both gave the same numbers: to the last bit, or within the tolerance where there is one."""
+        if not self.tolerance:
+            return repr(_numbers(self.then)) == repr(_numbers(self.now))
+        one, other = _shares(self.then), _shares(self.now)
+        return (
+            self.then.samples == self.now.samples
+            and one.keys() == other.keys()
+            and all(
+                one[name] == other[name]
+                or (math.isnan(one[name]) and math.isnan(other[name]))
+                or abs(one[name] - other[name]) <= self.tolerance
+                for name in one
+            )
+        )
+
+    @property
+    def differences(self) -> list[str]:
+        """What differs between the software and processors of then and now."""
+        return self.ran_on.differences(self.runs_on)
 
 
 def rerun(
-    store: "Store", id: str, *, task: Task | None = None, model: Path | None = None, data: Path | None = None
+    store: "Store",
+    id: str,
+    *,
+    task: Task | None = None,
+    model: Path | None = None,
+    data: Path | None = None,
+    tolerance: float = 0.0,
 ) -> Rerun:
     """Runs a stored trial again.
 
@@ -198,16 +242,27 @@ def rerun(
         task: what is measured, where its name does not tell.
         model: the model file, where it is another than then.
         data: the data file, where it is another than then.
+        tolerance: how far each metric may be from then to count as the same, in its unit (shares are 0 to 1), and the
+            counts of right and undefined answers as shares of the samples; 0 for the same to the last bit.
 
     Raises:
-        InputError: no such trial, or as in `emu.sweep.setup.rebuild`.
+        InputError: no such trial, a negative tolerance, or as in `emu.sweep.setup.rebuild`.
     """
+    if not 0 <= tolerance < math.inf:
+        raise InputError(f"The tolerance is {tolerance:g} and must be at least 0, such as 1e-6.")
     whole_id, setup, trial, result = store.trial(id)
-    return Rerun(whole_id, trial, result.score, rebuild(setup, task, model, data).run(trial))
+    now = rebuild(setup, task, model, data).run(trial)
+    return Rerun(whole_id, trial, result.score, now, result.environment, here(setup.ops), tolerance)
 
 
 def _numbers(score: Score) -> tuple[object, ...]:
     return sorted(score.metrics.items()), score.correct, score.samples, score.undefined
+
+
+def _shares(score: Score) -> dict[str, float]:
+    """All numbers of a score, counts of answers as shares of the samples."""
+    counts = {"right answers": score.correct, "undefined answers": score.undefined}
+    return {**score.metrics, **{name: count / score.samples for name, count in counts.items()}}
 
 
 def _refuse_another(store: "Store", study: str, setup: Setup) -> None:
@@ -281,6 +336,11 @@ class Runner:
             self.ran += 1
             yield trial
 
+    def mixture(self, with_here: bool = False) -> str:
+        """What differs among the software and processors of the results, and of this process; empty if nothing."""
+        known = [result.environment for result in self._results.values()]
+        return mixture([*known, here(self._setup.ops)] if with_here else known)
+
     def table(self, trials: Sequence[Trial]) -> "pd.DataFrame":
         """One row per trial, as `run_trials` gives them."""
         import pandas as pd
@@ -298,7 +358,7 @@ class Runner:
             trial = self._todo.popleft()
             start = time.perf_counter()
             score = self._bench.run(trial)
-            yield trial, Result(score, time.perf_counter() - start)
+            yield trial, Result(score, time.perf_counter() - start, here(self._setup.ops))
 
     def _on_workers(self, workers: int | str) -> Iterator[tuple[Trial, Result]]:
         from emu.sweep.workers import run_on_workers

@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin
 
 from emu import __version__
 from emu.errors import InputError
@@ -62,8 +63,33 @@ class Setup:
 
     @classmethod
     def from_json(cls, text: str) -> "Setup":
-        """The setup that `as_json` wrote."""
-        return cls(**json.loads(text))
+        """The setup that `as_json` wrote.
+
+        Raises:
+            InputError: it is damaged, or a newer emu wrote it.
+        """
+        damaged = "how its bench was made is damaged ({}): restore the store from a copy, or give another one."
+        try:
+            settings = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(damaged.format(str(error) or type(error).__name__)) from None
+        if not isinstance(settings, dict):
+            raise InputError(damaged.format("it is no object of JSON"))
+        known = {each.name for each in fields(cls)}
+        if unknown := sorted(set(settings) - known):
+            raise InputError(
+                f"it was written by emu {settings.get('emu', 'of another version')}, which stores '{unknown[0]}': use "
+                f"that version instead of {__version__}."
+            )
+        for each in fields(cls):
+            if each.name not in settings:
+                if each.default_factory is MISSING:
+                    raise InputError(damaged.format(f"'{each.name}' is missing"))
+                continue
+            kind: Any = each.type if isinstance(each.type, UnionType) else get_origin(each.type) or each.type
+            if not isinstance(settings[each.name], kind):
+                raise InputError(damaged.format(f"'{each.name}' is {json.dumps(settings[each.name])[:40]}"))
+        return cls(**settings)
 
     @cached_property
     def identity(self) -> str:

@@ -19,6 +19,7 @@ from emu.errors import InputError
 from emu.evaluation import Bench, Task, Trial
 from emu.evaluation.data import DataSet
 from emu.libraries import library
+from emu.sweep.environment import here
 from emu.sweep.rows import Result, trial_id
 from emu.sweep.setup import Setup
 
@@ -143,7 +144,7 @@ def _run(run: str, trial: Trial) -> Result:
             _benches[run] = bench
     start = time.perf_counter()
     score = _benches[run].run(trial)
-    return Result(score, time.perf_counter() - start)
+    return Result(score, time.perf_counter() - start, here(_parcels[run].ops))
 
 
 def _parcel(bench: Bench, setup: Setup) -> _Parcel:

@@ -9,7 +9,7 @@ from typing import Any
 
 from emu.analysis.compare import compare, summarize
 from emu.evaluation import Bench, DataSource, Trial
-from emu.evaluation.statistics import chip_spread
+from emu.evaluation.metrics import metric_spread
 from emu.rewriter import Device, Rule
 from emu.train.exporting import export
 from emu.train.trainer import write_whole
@@ -81,7 +81,7 @@ def remeasure(
                 values.append(bench.run(Trial(seed)).accuracy)
                 if progress is not None:
                     progress(seed + 1, chips)
-            spread = chip_spread(values)
+            spread = metric_spread("accuracy", values)
             low, high = spread.ci95 or (spread.mean, spread.mean)
             rows = [{"model": "after", "clean": bench.clean.accuracy, "mean": spread.mean, "low": low, "high": high}]
             gain = None

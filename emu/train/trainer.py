@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from emu.errors import InputError
 from emu.evaluation.data import DataSet
+from emu.files import whole_file
 from emu.train.augmentation import Augmentation
 from emu.train.folders import reason
 from emu.train.losses import (
@@ -37,9 +37,8 @@ Batch = dict[str, Tensor]
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file, whole or not at all."""
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 class Samples(torch.utils.data.Dataset[Batch]):

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from emu import Bench, evaluate
+from emu.analysis import protect as module
 from emu.analysis.protect import Protection, draw_protection, protect
 from emu.demo import data_path, model_path
 from emu.errors import InputError
@@ -78,6 +79,14 @@ def test_nothing_is_protected_where_nothing_is_lost() -> None:
     assert found.rules == ()
     assert found.verified
     assert found.share == 0
+
+
+def test_a_loss_of_just_the_target_holds_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0.98 - 0.96 > 0.02  # in floating point
+    monkeypatch.setattr(module, "clean_value", lambda bench: 0.98)
+    monkeypatch.setattr(module._Search, "accuracies", lambda self, bench, trials, what: [0.96] * len(trials))
+    found = protect(bench, 0.02, "parameters", chips=3)
+    assert found.verified and found.rules == ()
 
 
 def test_sites_that_share_an_array_are_protected_together(tmp_path: Path) -> None:

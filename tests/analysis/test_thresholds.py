@@ -22,6 +22,15 @@ def test_crossings_are_linear_in_the_logarithm_of_the_value(limit: float, rate: 
     assert crossing(RATES, POINTS, limit) == pytest.approx(rate, rel=5e-4)
 
 
+def test_a_limit_that_the_loss_just_reaches_is_crossed_there() -> None:
+    just = 0.98 - 0.90  # a little less than 0.08
+    assert just < 0.08
+    assert crossing([1e-3, 1e-2], [0.0, just], 0.08) == pytest.approx(1e-2)
+    over = 0.98 - 0.96  # a little more than 0.02
+    assert over > 0.02
+    assert crossing([1e-3, 1e-2], [over, 0.5], 0.02) == 1e-3
+
+
 def test_crossings_outside_the_values_are_zero_and_infinity() -> None:
     assert crossing(RATES, POINTS, 0.05) == 0
     assert crossing(RATES, POINTS, 41) == np.inf

@@ -125,7 +125,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     broken.write_text("[program\n")
     assert "not valid TOML" in refusal(broken)
     broken.write_bytes(b"\xff\xfe\x00")
-    assert "not valid TOML" in refusal(broken)
+    assert "no text in UTF-8" in refusal(broken)
     assert str(tmp_path / "dir.toml") in refusal(_folder(tmp_path / "dir.toml"))
 
 

@@ -1,5 +1,6 @@
 """Measured tables and functions of one's own become profiles; what is wrong names the file and the line."""
 
+import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,37 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
         load_profile(tmp_path / "mine.toml")
     with pytest.raises(InputError, match="program.csv has no effect"):
         load_profile({"program": {"model": "none", "csv": "x.csv"}})
+
+
+def test_a_table_is_a_regular_file_of_limited_size(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "large.csv").write_bytes(b"")
+    os.truncate(tmp_path / "large.csv", 20_000_000)
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "link.csv").symlink_to("/dev/zero")
+    for name, says in (
+        ("/dev/zero", "is no regular file"),
+        ("link.csv", "is no regular file"),
+        ("pipe.csv", "is no regular file"),
+        ("large.csv", "has 20 MB: give a file of at most 16 MB"),
+        ("folder.csv", "is a folder"),
+    ):
+        (tmp_path / "mine.toml").write_text(TOML + f'csv = "{name}"\n')
+        with pytest.raises(InputError, match=says):
+            load_profile(tmp_path / "mine.toml")
+        with pytest.raises(InputError, match=says):
+            load_profile("rram", {"program.model": "table", "program.csv": str(tmp_path / name)})
+    (tmp_path / "endless.toml").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="Device profile .*endless.toml is no regular file"):
+        load_profile(tmp_path / "endless.toml")
+
+
+def test_plain_data_name_no_file(tmp_path: Path) -> None:
+    plain = profile_of(tmp_path, CSV).model_dump(mode="json")
+    assert load_profile(plain).entries()["program.target_us.0"] == 1
+    plain["program"] = {"model": "table", "csv": str(tmp_path / "measured.csv")}
+    with pytest.raises(InputError, match=r"program.csv names a file, which plain data may not"):
+        load_profile(plain)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_panels_that_would_show_nothing_are_left_out_and_named(tmp_path: Path) -
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
-    for name, says in (("x.txt", "end its name in .png, .svg or .pdf"), ("no_folder/x.png", "cannot be written")):
+    for name, says in (("x.txt", "end its name in .png, .svg or .pdf"), ("no_folder/x.png", "There is no folder")):
         with pytest.raises(InputError, match=says):
             plot_device(load_profile("rram"), tmp_path / name)
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from emu import Bench, Trial, rewrite
 from emu.demo import data_path, model_path
 from emu.errors import InputError
+from emu.evaluation.bench import _digest_of_files
 from emu.evaluation.data import read_arrays
 
 
@@ -111,3 +113,21 @@ def test_samples_of_another_bench_come_with_their_task_and_fit_the_model(bench: 
         Bench(model_path("digits_vit"), bench.dataset, task=bench.task, samples=5)
     with pytest.raises(InputError, match="has no array 'input_ids'"):
         Bench(model_path("listops_bert"), bench.dataset, task=bench.task)
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "../weights.bin", "none.bin"])
+def test_a_fingerprint_reads_no_file_outside_the_models_folder(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "weights.bin").write_bytes(bytes(10_000_000))
+    onnx.save(
+        onnx.load(model_path("digits_vit")), folder / "model.onnx", save_as_external_data=True, location="weights.bin"
+    )
+    assert len(_digest_of_files(folder / "model.onnx")) == 64
+    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = place if entry.key == "location" else entry.value
+    onnx.save(proto, folder / "model.onnx")
+    with pytest.raises(InputError, match=f"keeps tensors in '{place}': that must be a file in the model's folder"):
+        _digest_of_files(folder / "model.onnx")

@@ -14,6 +14,7 @@ from emu.evaluation.metrics import (
     fixed,
     label_ranks,
     log_probabilities,
+    metric_spread,
     normalize_answer,
     output_snr_db,
     relative_errors,
@@ -21,6 +22,7 @@ from emu.evaluation.metrics import (
     show_metric,
     spearman,
 )
+from emu.evaluation.statistics import Spread, chip_spread
 
 LOGITS = arrays(np.float32, (7, 5), elements=st.floats(-20, 20, width=32))
 LABELS = arrays(np.int64, 7, elements=st.integers(0, 4))
@@ -153,6 +155,17 @@ def test_intervals_of_shares_are_shown_within_0_and_100_percent_and_no_others() 
     assert show_interval("ece", -0.01, 0.02) == "0.00% to 2.00%"
     assert show_interval("loss", -0.5, 2.5) == "-0.5 to 2.5"
     assert show_interval("output_snr_db", -3.0, 3.0) == "-3.00 dB to 3.00 dB"
+
+
+def test_the_interval_of_a_share_lies_within_0_and_1_and_no_other_is_cut() -> None:
+    values = [0.99, 1.0, 1.0]
+    whole = chip_spread(values)
+    assert whole.ci95 is not None and whole.ci95[1] > 1
+    assert metric_spread("accuracy", values) == Spread(whole.mean, whole.std, (whole.ci95[0], 1.0))
+    assert metric_spread("accuracy", [0.0, 0.01]).ci95 == (0.0, pytest.approx(0.0685, abs=1e-4))
+    assert metric_spread("loss", values) == whole
+    assert metric_spread("accuracy", [0.5]).ci95 is None
+    assert metric_spread("loss", [1.0, math.inf]) == Spread(math.inf, None, None)
 
 
 def test_no_zero_has_a_minus() -> None:

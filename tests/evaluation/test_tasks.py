@@ -24,7 +24,8 @@ from emu.evaluation import (
     evaluate,
     task_by_name,
 )
-from emu.evaluation.data import Targets
+from emu.evaluation.data import DataSet, Targets, class_targets
+from emu.evaluation.evaluation import run
 from emu.evaluation.tasks import TASKS
 
 from .tiny import token_model
@@ -431,3 +432,138 @@ def test_a_task_of_ones_own_is_measured_and_named() -> None:
     model = token_model(np.eye(4), [np.diag([1.0, 2, 3, 4])], ["logits"], mean=True)
     result = evaluate(model, {"input_ids": [[0, 0], [3, 3], [1, 2]]}, task=Largest(scale=2))
     assert (result.task, result.clean.metrics) == ("largest:scale=2", {"largest": 8})
+
+
+def measured(task: Task, kept: list[dict[str, Any]], dataset: DataSet) -> Measured:
+    """What a task measures on outputs that are written down; the second, or only, are those of the clean model."""
+    parts = [task.keep(outputs, dataset, slice(0, dataset.rows)) for outputs in kept]
+    return task.measure(parts[0], dataset, parts[-1])
+
+
+def data_set(labels: Any, rows: int, **targets: Any) -> DataSet:
+    return DataSet({"x": np.zeros((rows, 1))}, np.asarray(labels), {}, (), "data.npz", targets=targets)
+
+
+class TestOneScore:
+    """Binary classifiers and rerankers give one logit for each sample."""
+
+    @pytest.mark.parametrize("shape", [(4, 1), (4,)])
+    def test_it_is_the_logit_of_class_1(self, shape: tuple[int, ...]) -> None:
+        scores, labels = np.float32([2, -1, 0.5, -3]).reshape(shape), [1, 0, 0, 1]
+        found = measured(Classification(), [{"logits": scores}], data_set(labels, 4)).metrics
+        probability = 1 / (1 + np.exp(-scores.ravel().astype(float)))
+        right = np.where(np.array(labels) == 1, probability, 1 - probability)
+        assert found["accuracy"] == 0.5
+        assert found["loss"] == pytest.approx(-np.log(right).mean())
+        assert found["agreement"] == 1 and found["output_snr_db"] == math.inf
+
+    def test_a_score_that_is_no_number_is_undefined(self) -> None:
+        scores = np.float32([[2], [np.nan], [np.inf], [-np.inf]])
+        found = measured(Classification(), [{"logits": scores}], data_set([1, 0, 1, 0], 4))
+        assert (found.correct, found.undefined) == (3, 1)
+
+    def test_other_classes_are_refused(self) -> None:
+        says = refusal(lambda: measured(Classification(), [{"logits": np.zeros((2, 1))}], data_set([1, 2], 2)))
+        assert "has class 2, but the model has one score, for classes 0 and 1" in says
+
+    def test_a_model_with_one_score_is_evaluated_on_a_chip(self) -> None:
+        model = token_model(np.eye(4), [np.array([[3.0], [-2.0], [1.0], [-1.0]])], ["logits"], mean=True)
+        data = {"input_ids": np.repeat(np.arange(4)[:, None], 2, axis=1), "labels": np.array([[1], [0], [1], [1]])}
+        result = evaluate(model, data, chips=2, device="rram")
+        assert result.task == "classification" and result.clean.accuracy == 0.75
+
+
+class TestUndefined:
+    """Rows that hold NaN have no answer: they are counted, are wrong, and agree with nothing. Infinities are scores."""
+
+    def test_of_classes(self) -> None:
+        logits = np.float32([[0, 1, np.nan], [0, 1, np.inf], [-np.inf, 1, 0], [np.nan] * 3, [0, 1, 2]])
+        found = measured(Classification(), [{"logits": logits}], data_set([1, 2, 1, 0, 2], 5))
+        assert (found.correct, found.undefined) == (3, 2)
+        assert found.metrics["accuracy"] == 0.6 and found.metrics["agreement"] == 0.6
+        known = [np.log(np.exp([1, 0]).sum()) - 1, np.log(np.exp([0, 1, 2]).sum()) - 2]
+        assert found.metrics["loss"] == pytest.approx(np.mean(known)), "rows without a probability are left out"
+
+    def test_a_clean_answer_that_is_no_number_is_agreed_with_by_none(self) -> None:
+        clean = np.float32([[np.nan, 1], [0, 1]])
+        outputs = [{"logits": np.float32([[1, 0], [0, 1]])}, {"logits": clean}]
+        assert measured(Classification(), outputs, data_set([0, 1], 2)).metrics["agreement"] == 0.5
+        outputs = [{"logits": each["logits"][:, None]} for each in outputs]
+        assert measured(MaskedTokens(), outputs, data_set([[0], [1]], 2)).metrics["agreement"] == 0.5
+
+    def test_of_spans(self) -> None:
+        offsets = np.stack([np.arange(3), np.arange(3) + 1], axis=1)[None].repeat(4, axis=0)
+        labels = np.empty(4, object)
+        labels[:] = [["b"]] * 4
+        start = np.array([[0, 2, 0], [0, np.nan, 0], [0, np.inf, -np.inf], [-np.inf, 1, -np.inf]])
+        end = np.array([[0, 2, 0], [0, 2, 0], [-np.inf, 2, np.inf], [np.inf, 1, -np.inf]])
+        end[2] = [-np.inf, 2, -np.inf]
+        dataset = data_set(labels, 4, offsets=offsets, sample=np.arange(4), context=np.array(["abc"] * 4))
+        found = measured(QuestionAnswering(), [{"start_logits": start, "end_logits": end}], dataset)
+        assert (found.correct, found.undefined) == (3, 1)
+        assert found.metrics["agreement"] == 0.75
+
+    def test_of_choices(self) -> None:
+        tokens, scored = np.ones((8, 2), np.int64), np.tile([0, 1], (8, 1)).astype(bool)
+        logits = np.zeros((8, 2, 3))
+        logits[::2, 0, 1] = 1  # the first of each two choices is the likelier one
+        logits[0, 1] = np.nan  # where nothing is predicted from
+        logits[3, 0, 2] = np.nan
+        logits[4, 0, 0] = -np.inf
+        logits[7, 0, 1] = np.inf  # has no probability, and with it the question no answer
+        dataset = data_set([0] * 4, 8, input_ids=tokens, scored=scored, sample=np.arange(8) // 2)
+        found = measured(MultipleChoice(), [{"logits": logits}], dataset)
+        assert (found.correct, found.undefined) == (2, 2)
+        assert found.metrics["agreement"] == 0.5
+
+    def test_of_tokens(self) -> None:
+        logits = np.zeros((3, 2, 2))
+        logits[..., 1] = 1
+        logits[0, 0, 0] = np.nan  # not asked for
+        logits[1, 1, 0] = np.nan
+        logits[2, 1, 1] = np.inf
+        found = measured(MaskedTokens(), [{"logits": logits}], data_set([[-100, 1], [1, 1], [1, 1]], 3))
+        assert found.undefined == 1
+        assert found.metrics["accuracy"] == 0.8
+
+    def test_of_similarities(self) -> None:
+        hidden = np.ones((6, 2, 2), np.float32)
+        hidden[0, 1] = np.nan  # padding
+        hidden[2, 0, 0] = np.nan
+        hidden[4, 0] = 0
+        mask = np.ones((6, 2), np.int64)
+        mask[:, 1] = 0
+        dataset = data_set([0.1, 0.2, 0.3], 6, attention_mask=mask, sample=np.arange(6) // 2)
+        assert measured(Similarity(), [{"last_hidden_state": hidden}], dataset).undefined == 2
+
+    def test_of_arrays(self) -> None:
+        output = np.float32([[1, 2], [np.nan, 1], [np.inf, 1], [3, 4]])
+        found = measured(Arrays(), [{"y": output}, {"y": np.ones((4, 2), np.float32)}], data_set([0] * 4, 4))
+        assert found.undefined == 2
+        assert found.metrics["relative_error"] == pytest.approx((1 / 2**0.5 + 13**0.5 / 2**0.5) / 2)
+
+
+def test_labels_may_be_a_column() -> None:
+    assert class_targets({"labels": np.array([[1], [0]])}, 2, "x").labels.tolist() == [1, 0]
+    pairs = {"labels": np.array([[0.5], [0.25]]), "sample": np.arange(4) // 2}
+    assert Similarity().targets(pairs, 4, "x").labels.tolist() == [0.5, 0.25]
+    assert "of shape [samples] or [samples, 1]" in refusal(lambda: class_targets({"labels": np.zeros((2, 2))}, 2, "x"))
+    model = token_model(np.eye(4), [RNG.normal(size=(4, 3))], ["logits"])  # one label for each token, of one token
+    data = {"input_ids": np.zeros((2, 1), np.int64), "labels": np.zeros((2, 1), np.int64)}
+    assert Bench(model, data).task == MaskedTokens()
+    model = token_model(np.eye(4), [RNG.normal(size=(4, 3))], ["logits"], mean=True)
+    assert Bench(model, data).task == Classification()
+
+
+def test_missing_token_types_are_zeros_and_that_is_said() -> None:
+    model = token_model(np.eye(4), [np.eye(4)], ["logits"], mean=True, extra_inputs=["token_type_ids"])
+    data = {"input_ids": np.arange(8).reshape(4, 2) % 4, "labels": [0, 1, 2, 0]}
+    given = {**data, "token_type_ids": np.zeros((4, 2), np.int64)}
+    results = [evaluate(model, each) for each in (data, given)]
+    assert results[0].clean == results[1].clean
+    assert results[0].notes == ("The data have no 'token_type_ids': zeros were taken, one text a row.",)
+    assert results[1].notes == ()
+    one = run(model, {"input_ids": data["input_ids"]})
+    np.testing.assert_array_equal(one["logits"], run(model, {"input_ids": data["input_ids"], **given})["logits"])
+    other = token_model(np.eye(4), [np.eye(4)], ["logits"], mean=True, extra_inputs=["position_ids"])
+    assert "has no array 'position_ids'" in refusal(lambda: evaluate(other, data))

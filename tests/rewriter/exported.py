@@ -212,8 +212,17 @@ def _random(value: onnx.ValueInfoProto, shape: list[int]) -> np.ndarray:
 
 
 def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return opened(model).run(None, inputs)
+
+
+def opened(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def original_session(path: Path) -> onnxruntime.InferenceSession:
+    """The session of a graph as it was exported, which several tests run."""
+    return opened(onnx.load(path))

@@ -3,6 +3,8 @@
 Mutations are drawn from a seed, so that a failure can be run again: the test's parameter is the seed.
 """
 
+import atexit
+import functools
 import random
 import subprocess
 import sys
@@ -144,12 +146,39 @@ def mutant(seed: int) -> bytes:
     return model.SerializeToString()
 
 
-LOAD = "import emu, sys; emu.session(sys.argv[1], threads=1)"
+# Imports once, and loads each model in a child of its own.
+LOADER = """
+import os, sys
+import emu, emu.rewriter, emu.runtime
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        for number in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        code = 1
+        try:
+            emu.session(line.rstrip("\\n"), threads=1)
+            code = 0
+        finally:
+            os._exit(code)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@functools.cache
+def loader() -> "subprocess.Popen[str]":
+    process = subprocess.Popen([sys.executable, "-c", LOADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.kill)
+    return process
 
 
 def onnxruntime_loads(path: object) -> bool:
     """In a process of its own: onnxruntime 1.31 crashes on some mutants that onnx's strict checker accepts."""
-    return subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True).returncode == 0
+    process = loader()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{path}\n")
+    process.stdin.flush()
+    return int(process.stdout.readline()) == 0
 
 
 def check(seed: int, folder: object) -> str:

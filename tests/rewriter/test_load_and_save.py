@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+import emu
 from emu.errors import InputError
 from emu.rewriter import find_sites, read_manifest, rewrite
 from emu.rewriter import save as save_module
@@ -202,3 +203,54 @@ def test_a_site_in_the_manifest_has_its_costs():
     scores = next(site for site in rewritten.manifest["sites"] if site["node"] == "scores0")
     assert (scores["parameters"], scores["macs"]) == (0, 2 * 5 * 5 * 4)
     assert [site.node for site in find_sites(transformer())] == [s["node"] for s in rewritten.manifest["sites"]]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class TestLargeModels:
+    """A model with its tensors beside it is replaced as a whole: both files, or none."""
+
+    @pytest.fixture
+    def old(self, path, tmp_path, monkeypatch):
+        folder = tmp_path / "models"
+        folder.mkdir()
+        monkeypatch.setattr(save_module, "_LARGEST_FILE_BYTES", 1000)
+        rewrite(path, device="rram").save(folder / "big.onnx")
+        assert sorted(contents(folder)) == ["big.onnx", "big.onnx.data"]
+        return folder
+
+    @pytest.mark.parametrize("failing", [1, 2, 3, 4])
+    def test_none_is_replaced_where_one_cannot_be(self, path, old, monkeypatch, failing):
+        before, calls, rename = contents(old), 0, os.rename
+
+        def fail(source, target):
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise OSError(28, "No space left on device")
+            rename(source, target)
+
+        monkeypatch.setattr(os, "rename", fail)
+        with pytest.raises(InputError, match="big.onnx cannot be written: No space left on device"):
+            rewrite(path, device="pcm").save(old / "big.onnx")
+        assert contents(old) == before
+
+    def test_both_are_replaced(self, path, old):
+        before = contents(old)
+        rewrite(path, device="pcm", set={"mapping.tile_rows": 7}).save(old / "big.onnx")
+        assert sorted(contents(old)) == sorted(before) and contents(old)["big.onnx"] != before["big.onnx"]
+        assert list(read_manifest(old / "big.onnx")["devices"]) == ["pcm"]
+        emu.session(old / "big.onnx")
+
+    def test_the_tensors_of_the_old_one_go_with_it_and_no_other_file(self, path, old, monkeypatch):
+        (old / "other.onnx.data").write_bytes(b"of another")
+        monkeypatch.setattr(save_module, "_LARGEST_FILE_BYTES", 10**9)
+        rewrite(path, device="pcm").save(old / "big.onnx")
+        rewrite(path, device="pcm").save(old / "other.onnx")
+        assert sorted(contents(old)) == ["big.onnx", "other.onnx", "other.onnx.data"]
+
+    def test_a_new_pair_may_come_where_there_was_none(self, path, tmp_path, old):
+        rewrite(path, device="pcm").save(tmp_path / "new.onnx")
+        emu.session(tmp_path / "new.onnx")

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from typer.testing import CliRunner, Result
 
+from emu import __version__
 from emu.cli import app
 from emu.demo import data_path, model_path
 
@@ -73,6 +75,26 @@ def test_a_trial_runs_again(store: Path, tmp_path: Path) -> None:
         copy.execute("UPDATE emu_trial SET correct = correct + 1")
     done = emu("rerun", wrong, first["id"])
     assert done.exit_code == 1 and "NOT the same." in done.stdout
+
+
+def test_results_and_reruns_name_the_software_and_the_processor(store: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed.db"
+    with sqlite3.connect(store) as connection, sqlite3.connect(mixed) as copy:
+        connection.backup(copy)
+        copy.execute("UPDATE emu_trial SET onnxruntime = '1.0' WHERE seed = 0")
+        copy.execute("""UPDATE emu_trial SET metrics = json_set(metrics, '$.loss', 1e-7 + metrics ->> '$.loss')""")
+    versions = f"emu {__version__}, onnxruntime {onnxruntime.__version__}"
+    assert f"run with {versions}" in emu("results", store).stdout and "mixes" not in emu("results", store).output
+    for json_too in ([], ["--json"], ["--trials", "--json"]):
+        assert f"study 1 mixes onnxruntime 1.0 and {onnxruntime.__version__}" in emu("results", mixed, *json_too).stderr
+    first = json.loads(emu("results", mixed, "--trials", "--json").stdout)[0]
+    assert first["seed"] == 0 and first["onnxruntime"] == "1.0" and first["instruction_set"]
+    done = emu("rerun", mixed, first["id"])
+    assert done.exit_code == 1 and f"onnxruntime 1.0 then, {onnxruntime.__version__} now" in done.stdout
+    done = emu("rerun", mixed, first["id"], "--tolerance", "1e-6")
+    assert done.exit_code == 0 and "The same within 1e-06." in done.stdout
+    told = json.loads(emu("rerun", mixed, first["id"], "--tolerance", "1e-6", "--json").stdout)
+    assert told["ran_on"]["onnxruntime"] == "1.0" and told["runs_on"]["emu"] == __version__ and told["equal"]
 
 
 def test_flags_write_the_plan_that_runs_the_same(store: Path, tmp_path: Path) -> None:

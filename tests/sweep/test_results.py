@@ -46,6 +46,27 @@ def test_a_group_averages_what_differs_within_it_chip_by_chip(table: pd.DataFram
         summarize(table, ["sigma"])
 
 
+def test_a_wider_selection_takes_no_places_from_other_rows(table: pd.DataFrame) -> None:
+    wide = table.tail(6).assign(only="layer=2-3")
+    twice = table.tail(6).assign(only="layer=0 layer=1")
+    together = pd.concat([table, wide, twice], ignore_index=True)
+    assert len(keep(together, ["component=query"])) == len(table)
+    assert len(keep(together, ["layer=1"])) == len(table) / 2
+    assert len(keep(together, ["only=layer=2-3"])) == len(wide)
+    assert len(keep(together, ["only=layer=1 component=query"])) == len(table) / 2
+    summary = summarize(together)
+    assert list(summary)[:4] == ["program.sigma", "layer", "component", "only"]
+    points = [tuple(None if pd.isna(cell) else cell for cell in row) for row in summary.iloc[:, :4].values]
+    assert points == [
+        (0.1, 0, "query", None),
+        (0.1, 1, "query", None),
+        (0.5, 0, "query", None),
+        (0.5, 1, "query", None),
+        (0.5, None, None, "layer=0 layer=1"),
+        (0.5, None, None, "layer=2-3"),
+    ]
+
+
 def test_a_single_chip_has_no_interval(table: pd.DataFrame) -> None:
     summary = summarize(keep(table, ["seed=0"]))
     assert summary["accuracy.mean"].notna().all() and summary["accuracy.low"].isna().all()

@@ -1,22 +1,27 @@
 """Results are kept once, continue, belong to what was measured, and can be had again."""
 
+import json
 import os
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 
+import emu
 from emu import Bench, InputError, Trial, rewrite
 from emu.demo import data_path, model_path
 from emu.evaluation import DataSource, Score
 from emu.evaluation.data import read_arrays
+from emu.runtime.library import instruction_set
 from emu.sweep import Plan, Store, rerun, run_plan, run_trials
 from emu.sweep.rows import Result
 from emu.sweep.setup import describe
@@ -240,18 +245,6 @@ def test_storing_and_controls_cost_less_than_5_percent_of_a_second(bench: Bench,
     assert (storing + controls) / len(trials) < 0.05
 
 
-@pytest.mark.skipif("EMU_POSTGRES_URL" not in os.environ, reason="EMU_POSTGRES_URL names no database")
-def test_postgresql_holds_the_same(plan: Make, tmp_path: Path) -> None:
-    made = plan(vary={"program.sigma": "0.1,0.5", "seed": "0,4294967295"})
-    with Store(os.environ["EMU_POSTGRES_URL"]) as server, Store(tmp_path / "s.db") as file:
-        frames = []
-        for store in (server, file):
-            run_plan(made, store=store, study=str(tmp_path))
-            frames.append(store.frame(str(tmp_path)).drop(columns=["study", "seconds", "finished"]))
-        pd.testing.assert_frame_equal(*frames)
-        assert rerun(server, frames[0]["id"][0]).equal
-
-
 def test_a_locked_store_is_a_sentence(bench: Bench, tmp_path: Path) -> None:
     run_trials(bench, TRIALS[:1], store=Store(tmp_path / "s.db"))
     blocker = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
@@ -297,3 +290,186 @@ def test_an_unknown_study_is_refused_with_those_there_are(bench: Bench, tmp_path
         assert len(store.frame("one")) == len(store.frame(1)) == len(store.frame("1")) == 1
         with pytest.raises(InputError, match="no study 'two': it has 1 'one'"):
             store.frame("two")
+
+
+def old_store(path: Path, bench: Bench) -> None:
+    """A store of one trial as the first emu wrote it."""
+    with Store(path) as store:
+        run_trials(bench, TRIALS[:1], store=store, study="x")
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE emu_trial DROP COLUMN onnxruntime")
+        connection.execute("ALTER TABLE emu_trial DROP COLUMN instruction_set")
+
+
+def test_every_trial_says_what_computed_it(bench: Bench, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:1], store=store)
+        row = store.frame().iloc[0]
+        assert (row["emu"], row["onnxruntime"]) == (emu.__version__, onnxruntime.__version__)
+        assert row["instruction_set"] == instruction_set()
+        done = rerun(store, row["id"])
+    assert done.ran_on == done.runs_on and not done.differences
+
+
+def test_a_store_of_an_older_emu_is_read_as_it_is_and_grows_when_written(bench: Bench, tmp_path: Path) -> None:
+    old_store(tmp_path / "s.db", bench)
+    columns = "SELECT count(*) FROM pragma_table_info('emu_trial') WHERE name IN ('onnxruntime', 'instruction_set')"
+    with Store(tmp_path / "s.db", create=False) as store:
+        assert store.frame()["onnxruntime"].tolist() == [None]
+        assert not rerun(store, store.frame()["id"][0]).differences, "what is not known does not differ"
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        assert connection.execute(columns).fetchone() == (0,)
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:2], store=store, study="x")
+        assert set(store.frame()["onnxruntime"].dropna()) == {onnxruntime.__version__}
+        assert store.frame()["onnxruntime"].isna().sum() == 1
+
+
+def test_a_study_that_mixes_versions_or_processors_says_so(plan: Make, tmp_path: Path) -> None:
+    said: list[str] = []
+    with Store(tmp_path / "s.db") as store:
+        run_plan(plan(seeds=1), store=store, echo=said.append)
+        with sqlite3.connect(tmp_path / "s.db") as connection:
+            connection.execute("UPDATE emu_trial SET onnxruntime = '1.0', instruction_set = 'abacus'")
+        assert not [line for line in said if "mixes" in line]
+        run_plan(plan(seeds=2), store=store, echo=said.append)
+        notes = [line for line in said if "mixes" in line]
+        assert len(notes) == 1
+        assert f"onnxruntime 1.0 and {onnxruntime.__version__}; instruction set abacus and " in notes[0]
+        trial = store.frame()["id"][0]
+        assert rerun(store, trial).differences == [
+            f"onnxruntime 1.0 then, {onnxruntime.__version__} now",
+            f"instruction set abacus then, {instruction_set()} now",
+        ]
+
+
+def test_a_rerun_may_tolerate_a_small_difference(plan: Make, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_plan(plan(seeds=1), store=store)
+        trial = store.frame()["id"][0]
+        with sqlite3.connect(tmp_path / "s.db") as connection:
+            metrics = json.loads(connection.execute("SELECT metrics FROM emu_trial").fetchone()[0])
+            metrics["loss"] += 1e-7
+            connection.execute("UPDATE emu_trial SET metrics = ?", [json.dumps(metrics)])
+        assert [rerun(store, trial, tolerance=each).equal for each in (0, 1e-8, 1e-6)] == [False, False, True]
+        with sqlite3.connect(tmp_path / "s.db") as connection:
+            connection.execute("UPDATE emu_trial SET correct = correct + 1")
+        assert not rerun(store, trial, tolerance=1e-6).equal
+        with pytest.raises(InputError, match="must be at least 0"):
+            rerun(store, trial, tolerance=-1)
+
+
+def test_study_names_have_one_limit(bench: Bench, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store.study("x" * 200, describe(bench))
+        with pytest.raises(InputError, match="has 201 characters: give one of at most 200"):
+            store.study("x" * 201, describe(bench))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE emu_setup SET setup = 'half of {'", "how its bench was made is damaged"),
+        ("UPDATE emu_setup SET setup = '[]'", "it is no object of JSON"),
+        ("UPDATE emu_setup SET setup = json_remove(setup, '$.task')", "'task' is missing"),
+        ("UPDATE emu_setup SET setup = json_set(setup, '$.samples', 'many')", "'samples' is \"many\""),
+        ("UPDATE emu_setup SET setup = json_set(setup, '$.settings', 3)", "'settings' is 3"),
+        (f"UPDATE emu_setup SET setup = '{'[' * 100_000}'", "how its bench was made is damaged"),
+        ("UPDATE emu_setup SET setup = json_set(setup, '$.emu', '9.0', '$.later', 1)", "written by emu 9.0, which"),
+        ("UPDATE emu_trial SET seconds = 'soon'", "trial [0-9a-f]+ cannot be read .'soon' is no number"),
+        ("UPDATE emu_trial SET seed = 'one'", "'one' is no whole number"),
+        ("UPDATE emu_trial SET correct = 'all'", "'all' is no whole number"),
+        ("UPDATE emu_trial SET metrics = '{'", "cannot be read"),
+        ("UPDATE emu_trial SET metrics = '3'", "cannot be read"),
+        ("UPDATE emu_trial SET metrics = json_set(metrics, '$.loss', 'low')", "'low'"),
+        ("UPDATE emu_trial SET settings = '[1]'", "cannot be read"),
+        ("UPDATE emu_trial SET settings = json_set(settings, '$.x', json('[]'))", "is no number"),
+    ],
+)
+def test_a_damaged_store_is_one_sentence(bench: Bench, tmp_path: Path, change: str, said: str) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:1], store=store, study="x")
+        trial = store.frame()["id"][0]
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute(change)
+    with Store(tmp_path / "s.db", create=False) as store:
+        for read in (store.frame, lambda: store.trial(trial)):
+            with pytest.raises(InputError, match=said) as refusal:
+                read()
+            assert "\n" not in str(refusal.value) and str(tmp_path / "s.db") in str(refusal.value)
+
+
+def test_a_store_in_a_read_only_folder_can_be_read(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "medium"
+    folder.mkdir()
+    with Store(folder / "s.db") as store:
+        run_trials(bench, TRIALS[:2], store=store, study="x")
+        before = store.frame()
+    with as_nobody(tmp_path, folder):
+        with Store(folder / "s.db", create=False) as store:
+            pd.testing.assert_frame_equal(store.frame(), before)
+            assert [study.trials for study in store.studies()] == [2]
+            assert store.trial(before["id"][0])[0] == before["id"][0]
+        with pytest.raises(InputError, match="cannot be written"), Store(folder / "s.db") as store:
+            run_trials(bench, TRIALS, store=store, study="x")
+    assert [path.name for path in folder.iterdir()] == ["s.db"]
+
+
+@contextmanager
+def as_nobody(tmp_path: Path, folder: Path) -> Iterator[None]:
+    """A folder that cannot be written to, and the rights of a user who is no administrator."""
+    folder.chmod(0o555)
+    for path in (folder / "s.db", *folder.glob("s.db-*")):
+        path.chmod(0o444)
+    changed = []
+    for parent in tmp_path.parents:  # pytest makes its folders for their owner alone
+        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
+            changed.append((parent, parent.stat().st_mode))
+            parent.chmod(0o755)
+    tmp_path.chmod(0o755)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        for parent, mode in changed:
+            parent.chmod(mode)
+
+
+SECRET = "pa55word"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"postgresql://me:{SECRET}@127.0.0.1:1/base", "cannot be reached .*check host, port"),
+        (f"postgresql://me@127.0.0.1:1/base?password={SECRET}", "cannot be reached"),
+        (f"postgres://me:{SECRET}@127.0.0.1:1/base", "cannot be reached"),
+        (f"postgresql://me:{SECRET}@127.0.0.1:port/base", "is no URL of a database: write postgresql://"),
+        (f"postgresql://me:{SECRET}@127.0.0.1:99999/base", "cannot be reached"),
+        (f"postgresql://me:p@{SECRET}@127.0.0.1/base", "more than one @: write one in the password as %40"),
+        (f"postgresql+nonsense://me:{SECRET}@127.0.0.1/base", "is no URL of a database"),
+        (f"mysql://me:{SECRET}@127.0.0.1/base", "a database that emu cannot use"),
+        (f"no such://me:{SECRET}@127.0.0.1/base", "is no URL"),
+    ],
+)
+def test_a_wrong_url_is_one_sentence_without_the_password(url: str, said: str) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(InputError, match=said) as refusal:
+        Store(url)
+    assert SECRET not in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("missing", [ModuleNotFoundError("No module named 'psycopg'"), ImportError("no pq wrapper")])
+def test_a_missing_driver_is_one_sentence(monkeypatch: pytest.MonkeyPatch, missing: ImportError) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise missing
+
+    monkeypatch.setattr("sqlalchemy.create_engine", refuse)
+    with pytest.raises(InputError, match=r"needs psycopg with its library: pip install 'psycopg\[binary\]'") as refusal:
+        Store(f"postgresql://me:{SECRET}@127.0.0.1/base")
+    assert SECRET not in str(refusal.value)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +29,30 @@ DEVICES = (
 )  # fmt: skip
 
 
+_graphs: dict[str, Any] = {}
+
+
+def shared_export(model: Any, example: dict[str, Any]) -> Any:
+    """The graph of a model; of equal models the same one, as an export takes seconds."""
+    config = getattr(model, "config", None)
+    weights = [f"{name} {value.shape} {float(value.double().sum())!r}" for name, value in model.state_dict().items()]
+    inputs = [f"{name} {value.shape} {value.dtype}" for name, value in example.items()]
+    facts = [config, getattr(config, "_attn_implementation", ""), getattr(model, "batch_first", ""), model.training]
+    key = "\n".join([repr(model), *map(str, facts), *weights, *inputs])
+    if key not in _graphs:
+        _graphs[key] = onnx_of(model, example)
+    return _graphs[key]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_exports() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("emu.train.noise.onnx_of", shared_export)
+        yield
+
+
 def exported(model: Any, example: dict[str, Any]) -> Any:
-    return onnx_of(model, {name: value[:2] for name, value in example.items()})
+    return shared_export(model, {name: value[:2] for name, value in example.items()})
 
 
 def onnx_logits(rewritten: Any, inputs: dict[str, Any], **controls: int) -> Any:

@@ -1,0 +1,101 @@
+"""What a model says about itself is checked before anything is done with it: it comes from anywhere."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import pytest
+
+import emu
+from emu.errors import InputError
+from emu.rewriter import device_settings, read_manifest, rewrite
+from tests.rewriter.small import transformer
+
+
+@pytest.fixture(scope="module")
+def rewritten() -> onnx.ModelProto:
+    return rewrite(transformer()).model
+
+
+def changed(model: onnx.ModelProto, text: str) -> onnx.ModelProto:
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    next(each for each in other.metadata_props if each.key == "emu.manifest").value = text
+    return other
+
+
+def cut(*path: Any) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        at: Any = manifest
+        for key in path[:-1]:
+            at = at[key]
+        del at[path[-1]]
+
+    return change
+
+
+def put(value: Any, *path: Any) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        at: Any = manifest
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (cut("sites"), "it has no 'sites'"),
+        (cut("devices"), "it has no 'devices'"),
+        (put({}, "devices"), "it has no device"),
+        (put([], "devices"), r"'devices' is \[\]"),
+        (put(3, "devices", "rram"), "device 'rram' is 3"),
+        (cut("devices", "rram", "profile"), "it has no 'profile' of device 'rram'"),
+        (put({}, "sites"), r"'sites' is \{\}"),
+        (put("x", "sites", 0), "site 0 is x"),
+        (cut("sites", 1, "component"), "it has no 'component' of site 1"),
+        (put("0", "sites", 1, "layer"), "'layer' of site 1 is 0"),
+        (put(7, "sites", 1, "index"), "site 1 has index 7"),
+        (put("pcm", "sites", 1, "device"), "site 1 is on device 'pcm', which it has not"),
+        (put([1, 2, 3], "sites", 1, "shape"), "site 1 has no shape of two sizes"),
+        (put([{}], "skipped"), "it has no 'node' of skipped product 0"),
+    ],
+)
+def test_a_manifest_without_what_emu_relies_on_is_one_sentence(
+    rewritten: onnx.ModelProto, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    manifest = read_manifest(rewritten)
+    change(manifest)
+    model = changed(rewritten, json.dumps(manifest))
+    for read in (read_manifest, emu.session):
+        with pytest.raises(InputError, match=f"damaged manifest .{said}") as refusal:
+            read(model)
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format":' * 100_000, "1" * 5_000, "{", '{"format": [' * 2])
+def test_a_manifest_that_is_no_json_is_one_sentence(rewritten: onnx.ModelProto, text: str) -> None:
+    for read in (read_manifest, emu.session):
+        with pytest.raises(InputError, match="has a damaged manifest") as refusal:
+            read(changed(rewritten, text))
+        assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+def test_a_manifest_names_no_files(rewritten: onnx.ModelProto) -> None:
+    manifest = read_manifest(rewritten)
+    program = {"model": "table", "csv": "/dev/zero"}
+    manifest["devices"]["rram"]["profile"]["program"] = program
+    model = changed(rewritten, json.dumps(manifest))
+    for use in (emu.session, lambda model: device_settings(read_manifest(model))):
+        with pytest.raises(InputError, match="names a file, which plain data may not"):
+            use(model)
+
+
+def test_a_number_that_the_profile_has_not_is_one_sentence(rewritten: onnx.ModelProto) -> None:
+    manifest = read_manifest(rewritten)
+    manifest["devices"]["rram"]["entries"] = ["program.nonsense"]
+    with pytest.raises(InputError, match="device 'rram' has no number 'program.nonsense'"):
+        device_settings(manifest)
