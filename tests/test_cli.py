@@ -229,7 +229,7 @@ class TestWithATrainedModel:
             "rewrite", model, "--device", "rram", "--map", "component=ffn_*:rram_adc", "--set", "rram:program.sigma=0.2"
         )
         shown = emu("inspect", rewritten).stdout
-        assert "rewritten for rram, rram_adc, 34 sites" in shown and "device" in shown.splitlines()[2].split()
+        assert "rewritten for rram, rram_adc, 34 sites" in shown and "device" in shown.splitlines()[3].split()
         run = ["run", rewritten, "--input", data, "--json"]
         same, other = (emu(*run, "--set", f"rram:program.sigma={sigma}").stdout for sigma in (0.2, 0.3))
         assert same == emu(*run).stdout != other
@@ -341,7 +341,8 @@ def test_inspect_shows_stored_tensors_of_a_plain_model_and_shared_arrays(tmp_pat
     path = tmp_path / "m.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     shown = emu("inspect", path, "--stored", "component=bias").stdout.splitlines()
-    columns = shown[2].split()
-    assert [line.split()[columns.index("array")] for line in shown[3:6]] == ["0", "0", "2"]
+    assert shown[1] == "Samples: axis 0 of 'x' (by 'n')."
+    columns = shown[3].split()
+    assert [line.split()[columns.index("array")] for line in shown[4:7]] == ["0", "0", "2"]
     total = next(line for line in shown if line.startswith("all"))
     assert total.split()[1:3] == ["3", "20"]  # the shared weight counts once

@@ -174,7 +174,7 @@ void flip_model_codes(const BitFlips& flips, const ModelCodes& codes, const ForE
   for_each_chunk(flips, elements, for_each, [&](int64_t, int64_t, const std::vector<Change>& changes) {
     for (const Change& change : changes) {
       const int64_t i = codes.scale_of(change.element);
-      const auto stored = static_cast<uint32_t>(codes.codes[change.element]);
+      const auto stored = static_cast<uint32_t>(codes.code(change.element));
       const auto code = static_cast<float>(sign_extended(stored ^ change.bits, flips.bits));
       values[change.element] = change.zero ? 0.0f : (code - codes.zero_point[i]) * codes.scale[i];
     }

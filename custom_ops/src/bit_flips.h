@@ -10,7 +10,7 @@ namespace emu {
 
 // Which bits of an array flip.
 struct BitFlips {
-  int bits = 8;                               // of an element: 4, 8 or 16 for codes, 32 for floats
+  int bits = 8;                               // of an element: 2, 4, 8 or 16 for codes, 32 for floats
   bool from_list = false;                     // as listed, else at random
   double probability = 0;                     // of a random flip of one bit, strength included; 0 to 1
   uint32_t mask = 0;                          // bits of an element that may flip at random
@@ -26,7 +26,8 @@ void flip_floats(const BitFlips& flips, int64_t elements, const ForEach& for_eac
 
 // The codes of a quantized model, [matrices, rows, columns]; codes of fewer than 8 bits are sign-extended.
 struct ModelCodes {
-  const int8_t* codes = nullptr;
+  const int8_t* bytes = nullptr;
+  bool two_bytes = false;  // of each code, the low one first
   const float* scale = nullptr;
   const float* zero_point = nullptr;
   int64_t matrices = 1;
@@ -34,6 +35,11 @@ struct ModelCodes {
   int64_t columns = 0;
   bool per_column = false;  // shape [matrices, columns] of scale and zero_point, else []
   int64_t block_rows = 0;   // > 0: shape [matrices, ceil(rows / block_rows), columns]
+
+  int32_t code(int64_t element) const {
+    if (!two_bytes) return bytes[element];
+    return bytes[2 * element + 1] * 256 + static_cast<uint8_t>(bytes[2 * element]);
+  }
 
   // Where the scale and zero point of an element are.
   int64_t scale_of(int64_t element) const {

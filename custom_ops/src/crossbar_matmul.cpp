@@ -50,45 +50,51 @@ std::vector<ElementType> CrossbarMatMulQuantized::input_types() {
 
 StoredProduct::Weights StoredProduct::weights(const Context& context) {
   const Tensor w = context.input(1);
-  if (w.shape.size() != 2 && w.shape.size() != 3) {
-    throw Error("node '" + structure_.node + "': the weight has shape " + to_string(w.shape) +
-                "; expected [K, N] or [G, K, N]");
+  const bool two_bytes = quantized_ && structure_.code_bits > 8;
+  const size_t of_code = two_bytes ? 1 : 0;  // axes that a code has for itself
+  const size_t rank = w.shape.size();
+  if ((rank != 2 + of_code && rank != 3 + of_code) || (two_bytes && w.shape.back() != 2)) {
+    throw Error("node '" + structure_.node + "': the weight has shape " + to_string(w.shape) + "; expected " +
+                (two_bytes ? "[K, N, 2] or [G, K, N, 2], the two bytes of every code" : "[K, N] or [G, K, N]"));
   }
   if (!quantized_) return {w.floats(), w.shape, {}};
+  Shape shape = leading(w.shape, of_code);
   const Tensor scale = context.input(2);
   const Tensor zero_point = context.input(3);
   ModelCodes codes;
-  codes.codes = static_cast<const int8_t*>(w.data);
+  codes.bytes = static_cast<const int8_t*>(w.data);
+  codes.two_bytes = two_bytes;
   codes.scale = scale.floats();
   codes.zero_point = zero_point.floats();
-  codes.matrices = product(w.shape, 0, w.shape.size() - 2);
-  codes.rows = w.shape[w.shape.size() - 2];
-  codes.columns = w.shape.back();
+  codes.matrices = product(shape, 0, shape.size() - 2);
+  codes.rows = shape[shape.size() - 2];
+  codes.columns = shape.back();
   codes.per_column = !scale.shape.empty();
   codes.block_rows = structure_.block_rows;
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (dequantized_.empty() && w.size() > 0) dequantize(w, scale, zero_point, codes);
-  return {dequantized_.data(), w.shape, codes};
+  if (dequantized_.empty() && product(shape) > 0) dequantize(shape, scale, zero_point, codes);
+  return {dequantized_.data(), std::move(shape), codes};
 }
 
 // Numbers of a quantized weight: (code - zero_point) * scale.
-void StoredProduct::dequantize(const Tensor& w, const Tensor& scale, const Tensor& zero_point,
+void StoredProduct::dequantize(const Shape& shape, const Tensor& scale, const Tensor& zero_point,
                                const ModelCodes& codes) {
   Shape expected;
-  if (structure_.block_rows > 0 || !scale.shape.empty()) expected = leading(w.shape, 2);
+  if (structure_.block_rows > 0 || !scale.shape.empty()) expected = leading(shape, 2);
   if (structure_.block_rows > 0) {
     expected.push_back((codes.rows + structure_.block_rows - 1) / structure_.block_rows);
   }
   if (structure_.block_rows > 0 || !scale.shape.empty()) expected.push_back(codes.columns);
   if (scale.shape != expected || zero_point.shape != expected) {
     throw Error("node '" + structure_.node + "': 'scale' " + to_string(scale.shape) + " and 'zero_point' " +
-                to_string(zero_point.shape) + " do not fit codes " + to_string(w.shape) + "; expected " +
+                to_string(zero_point.shape) + " do not fit codes " + to_string(shape) + "; expected " +
                 to_string(expected));
   }
   const int64_t limit = int64_t{1} << (structure_.code_bits - 1);
-  std::vector<float> values(static_cast<size_t>(w.size()));
-  for (int64_t element = 0; element < w.size(); ++element) {
-    const int64_t code = codes.codes[element];
+  const int64_t elements = product(shape);
+  std::vector<float> values(static_cast<size_t>(elements));
+  for (int64_t element = 0; element < elements; ++element) {
+    const int64_t code = codes.code(element);
     if (code < -limit || code >= limit) {
       throw Error("node '" + structure_.node + "', input 'codes': " + std::to_string(code) + " needs more than " +
                   std::to_string(structure_.code_bits) + " bits");

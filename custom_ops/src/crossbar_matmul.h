@@ -38,7 +38,7 @@ class StoredProduct {
   };
 
   Weights weights(const Context& context);
-  void dequantize(const Tensor& w, const Tensor& scale, const Tensor& zero_point, const ModelCodes& codes);
+  void dequantize(const Shape& shape, const Tensor& scale, const Tensor& zero_point, const ModelCodes& codes);
   void prepare(const Weights& w);
   Layout layout(const Tensor& x, const Weights& w) const;
   Layout layout_of_images(const Tensor& x, const Weights& w) const;

@@ -216,6 +216,9 @@ bool find_place(const std::string& name, Place& place) {
   return false;
 }
 
+// So that whole codes fill a word of 64 bits.
+bool is_code_width(int64_t bits) { return bits == 2 || bits == 4 || bits == 8 || bits == 16; }
+
 bool inside(int64_t index, int64_t count) { return index >= 0 && index < count; }
 
 double steps(float bits, float steps_given, double less) {
@@ -531,9 +534,9 @@ Structure parse_structure(const std::string& node, Operator kind,
         chosen("fault_storage",
                std::map<std::string, FaultStorage>{
                    {"none", FaultStorage::kNone}, {"int", FaultStorage::kInt}, {"float32", FaultStorage::kFloat32}});
-    structure.fault_bits = count("fault_bits", 4, 16);
-    if (structure.fault_bits != 4 && structure.fault_bits != 8 && structure.fault_bits != 16) {
-      fail("fault_bits", "is " + std::to_string(structure.fault_bits) + "; expected 4, 8 or 16");
+    structure.fault_bits = count("fault_bits", 2, 16);
+    if (!is_code_width(structure.fault_bits)) {
+      fail("fault_bits", "is " + std::to_string(structure.fault_bits) + "; expected 2, 4, 8 or 16");
     }
     structure.fault_asymmetric =
         chosen("fault_range", std::map<std::string, bool>{{"symmetric", false}, {"asymmetric", true}});
@@ -606,10 +609,10 @@ Structure parse_structure(const std::string& node, Operator kind,
       chosen("ir_drop", std::map<std::string, IrDrop>{
                             {"none", IrDrop::kNone}, {"formula", IrDrop::kFormula}, {"network", IrDrop::kNetwork}});
   if (kind == Operator::kQuantized) {
-    structure.code_bits = count("code_bits", 4, 8);
+    structure.code_bits = count("code_bits", 2, 16);
     structure.block_rows = count("block_rows", 0);
-    if (structure.code_bits != 4 && structure.code_bits != 8) {
-      fail("code_bits", "is " + std::to_string(structure.code_bits) + "; expected 4 or 8");
+    if (!is_code_width(structure.code_bits)) {
+      fail("code_bits", "is " + std::to_string(structure.code_bits) + "; expected 2, 4, 8 or 16");
     }
   }
 

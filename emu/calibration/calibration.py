@@ -17,6 +17,7 @@ from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Arrays
 from emu.reference import windows
+from emu.reference.codes import numbers_of
 from emu.reference.structure import Controls, Structure, check_controls, parse_structure
 from emu.rewriter import EmulatedModel
 
@@ -246,14 +247,7 @@ def _weight(emulated: EmulatedModel, site: _Site) -> NDArray[np.float32]:
     if len(stored) == 1:
         return np.asarray(stored[0], np.float32)
     codes, scale, zero_point = stored
-    if site.structure.block_rows:
-        scale, zero_point = (
-            np.repeat(each, site.structure.block_rows, axis=-2)[..., : codes.shape[-2], :]
-            for each in (scale, zero_point)
-        )
-    elif np.ndim(scale):
-        scale, zero_point = scale[..., None, :], zero_point[..., None, :]
-    return np.asarray((codes.astype(np.float32) - zero_point) * scale, np.float32)
+    return numbers_of(codes, scale, zero_point, site.structure.block_rows)
 
 
 def _evenly(count: int, wanted: int) -> NDArray[np.int64]:

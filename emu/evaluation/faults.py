@@ -68,15 +68,13 @@ def _numbers(
 ) -> NDArray[np.int64]:
     """The list of one array."""
     from emu.reference import flipped_bits, stuck_cells
+    from emu.reference.codes import of_each_code
 
     held, *codes_of = emulated.stored(node)
     is_product = node.op_type != "FaultyWeight"  # whose W is a matrix or a stack of them
     matrix = np.ascontiguousarray(held if is_product else held.reshape(-1, held.shape[-1]))
     zero_point = codes_of[1] if codes_of else np.zeros((), np.float32)
-    if attributes.get("block_rows"):
-        zero_point = np.repeat(zero_point, attributes["block_rows"], axis=-2)[..., : matrix.shape[-2], :]
-    elif zero_point.ndim > 0:
-        zero_point = zero_point[..., None, :]
+    zero_point = of_each_code(zero_point, matrix.shape[-2], attributes.get("block_rows", 0))
     none = np.zeros(0, np.int64)
     inputs = device, control("emu.strength"), none, control("emu.seed"), control("emu.read_seed")
     flips = flipped_bits(matrix, *inputs, zero_point=zero_point, **attributes)

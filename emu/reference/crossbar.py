@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emu.reference import faults as bit_faults
 from emu.reference import windows
+from emu.reference.codes import Codes, numbers_of, read_codes
 from emu.reference.mapping import largest, scales
 from emu.reference.periphery import Trace, read
 from emu.reference.programming import DeviceArray
@@ -76,21 +77,22 @@ def crossbar_matmul_quantized(
 ) -> NDArray[np.float32]:
     """Return Y of `emu::CrossbarMatMulQuantized`, float32 [..., N].
 
-    x: float32 [..., K], rank 2 or more; codes: int8 [K, N]; scale and zero_point: float32 [], [N] or, with the
-    attribute `block_rows` b > 0, [ceil(K / b), N]; for a stack of codes [G, K, N] [], [G, N] or [G, ceil(K / b), N];
-    the controls and attributes as in `docs/operators.md`.
+    x: float32 [..., K], rank 2 or more; codes: int8 [K, N], of 16 bits [K, N, 2]; scale and zero_point: float32 [],
+    [N] or, with the attribute `block_rows` b > 0, [ceil(K / b), N]; for a stack of codes [G, K, N] [], [G, N] or
+    [G, ceil(K / b), N]; the controls and attributes as in `docs/operators.md`.
     Raises InputError for a wrong type, rank, shape, range, attribute or entry, or a code that needs more bits.
     """
     structure = parse_structure(QUANTIZED, attributes)
     controls = check_controls(structure, device, strength, ranges, faults, seed, read_seed, sample, head)
     _check_operand(structure, "X", x, "rank 2 or more", x.ndim >= 2)
-    scale_of_weight, zero_of_weight = _of_each_code(codes, scale, zero_point, structure)
-    w = ((codes.astype(np.float32) - zero_of_weight) * scale_of_weight).astype(np.float32)
+    held_codes = _codes(codes, structure)
+    _check_parameters(held_codes, scale, zero_point, structure)
+    w = numbers_of(held_codes, scale, zero_point, structure.block_rows)
     _check_weights(structure, w)
 
     def held() -> dict[tuple[int, ...], Stored]:
-        flipped, zeroed = bit_faults.flipped_codes(codes, structure, controls)
-        faulty = ((flipped.astype(np.float32) - zero_of_weight) * scale_of_weight).astype(np.float32)
+        flipped, zeroed = bit_faults.flipped_codes(held_codes, structure, controls)
+        faulty = numbers_of(flipped, scale, zero_point, structure.block_rows)
         return _stored(w, np.where(zeroed, np.float32(0), faulty), structure, controls)
 
     return _stored_product(x, w, held, structure, controls, trace, "codes")
@@ -171,7 +173,7 @@ def stored_weight(
 
 
 def flipped_bits(
-    w_or_codes: NDArray[np.float32] | NDArray[np.int8],
+    w_or_codes: NDArray[np.float32] | Codes,
     device: ArrayLike,
     strength: ArrayLike,
     faults: ArrayLike,
@@ -183,18 +185,18 @@ def flipped_bits(
 ) -> NDArray[np.int64]:
     """Return the bits that flip in the array of one chip, int64 [F], numbered and in the order of a list of faults.
 
-    w_or_codes: float32 [K, N] or [G, K, N] with the attributes of `CrossbarMatMul`, or the int8 codes of
-    `CrossbarMatMulQuantized` with its attributes; the zero points of codes, which broadcast to them, matter only if
-    words are set to zero. As a list, this and `stuck_cells` give the same W' again.
+    w_or_codes: float32 [K, N] or [G, K, N] with the attributes of `CrossbarMatMul`, or codes of that shape, int8 or
+    int16, with the attributes of `CrossbarMatMulQuantized`; the zero points of codes, which broadcast to them, matter
+    only if words are set to zero. As a list, this and `stuck_cells` give the same W' again.
     Raises InputError as the operators do.
     """
-    is_codes = w_or_codes.dtype == np.int8
+    is_codes = w_or_codes.dtype.kind == "i"
     structure = parse_structure(QUANTIZED if is_codes else STORED, attributes)
     controls = check_controls(structure, device, strength, None, faults, seed, read_seed)
     if controls.strength == 0 or w_or_codes.size == 0:
         return np.zeros(0, dtype=np.int64)
     if is_codes:
-        codes = w_or_codes.astype(np.int8)
+        codes = cast(Codes, w_or_codes)
         zero = np.broadcast_to(np.asarray(zero_point, dtype=np.float32), codes.shape)
         return bit_faults.flips_of_codes(codes, zero, structure, controls)
     w = w_or_codes.astype(np.float32)
@@ -203,7 +205,7 @@ def flipped_bits(
 
 
 def stuck_cells(
-    w_or_codes: NDArray[np.float32] | NDArray[np.int8],
+    w_or_codes: NDArray[np.float32] | Codes,
     device: ArrayLike,
     strength: ArrayLike,
     faults: ArrayLike,
@@ -215,7 +217,7 @@ def stuck_cells(
 
     Operands and errors as for `flipped_bits`; only their shape matters.
     """
-    structure = parse_structure(QUANTIZED if w_or_codes.dtype == np.int8 else STORED, attributes)
+    structure = parse_structure(QUANTIZED if w_or_codes.dtype.kind == "i" else STORED, attributes)
     controls = check_controls(structure, device, strength, None, faults, seed, read_seed)
     if controls.strength == 0 or w_or_codes.size == 0:
         return np.zeros(0, dtype=np.int64)
@@ -248,12 +250,30 @@ def _stored(
     }
 
 
-def _of_each_code(
-    codes: NDArray[np.int8], scale: NDArray[np.float32], zero_point: NDArray[np.float32], structure: Structure
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return scale and zero point of the codes, both of a shape that broadcasts to them."""
-    if codes.dtype != np.int8 or codes.ndim not in (2, 3):
-        raise structure.error(f"input 'codes' is {codes.dtype} of rank {codes.ndim}, expected int8 of rank 2 or 3.")
+def _codes(stored_as: NDArray[np.int8], structure: Structure) -> Codes:
+    """Return the codes [K, N] or [G, K, N] of the input, which are such that so many bits hold them."""
+    two_bytes = structure.code_bits > 8
+    if (
+        stored_as.dtype != np.int8
+        or stored_as.ndim - two_bytes not in (2, 3)
+        or (two_bytes and stored_as.shape[-1] != 2)
+    ):
+        expected = "[K, N, 2] or [G, K, N, 2]" if two_bytes else "[K, N] or [G, K, N]"
+        raise structure.error(
+            f"input 'codes' is {stored_as.dtype} {list(stored_as.shape)}, expected int8 {expected} for codes of "
+            f"{structure.code_bits} bits."
+        )
+    codes = read_codes(stored_as, structure.code_bits)
+    limit = 2 ** (structure.code_bits - 1)
+    if codes.size and not -limit <= int(codes.min()) <= int(codes.max()) < limit:
+        raise structure.error(f"input 'codes' holds codes that need more than {structure.code_bits} bits.")
+    return codes
+
+
+def _check_parameters(
+    codes: Codes, scale: NDArray[np.float32], zero_point: NDArray[np.float32], structure: Structure
+) -> None:
+    """Check that scale and zero point have a shape that fits the codes."""
     *stack, rows, columns = codes.shape
     block = structure.block_rows
     expected = (*stack, -(-rows // block), columns) if block else () if scale.ndim == 0 else (*stack, columns)
@@ -262,13 +282,6 @@ def _of_each_code(
             f"inputs 'scale' {list(scale.shape)} and 'zero_point' {list(zero_point.shape)} do not fit codes "
             f"{list(codes.shape)}, expected {list(expected)}."
         )
-    limit = 2 ** (structure.code_bits - 1)
-    if codes.size and not -limit <= int(codes.min()) <= int(codes.max()) < limit:
-        raise structure.error(f"input 'codes' holds codes that need more than {structure.code_bits} bits.")
-    if block:
-        of_row = np.arange(rows) // block
-        return scale[..., of_row, :], zero_point[..., of_row, :]
-    return (scale, zero_point) if scale.ndim == 0 else (scale[..., None, :], zero_point[..., None, :])
 
 
 def _stored_product(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.reference.codes import Codes
 from emu.reference.random import Stream, philox4x32
 from emu.reference.structure import Controls, Structure
 
@@ -37,16 +38,14 @@ def flipped_weights(w: NDArray[np.float32], structure: Structure, controls: Cont
     return np.where(changed.zeroed, np.float32(0), weights)
 
 
-def flipped_codes(
-    codes: NDArray[np.int8], structure: Structure, controls: Controls
-) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-    """Return a quantized model's own codes, [K, N] or [G, K, N], after bit flips, int8, and which stand for 0."""
+def flipped_codes(codes: Codes, structure: Structure, controls: Controls) -> tuple[Codes, NDArray[np.bool_]]:
+    """Return a quantized model's own codes, [K, N] or [G, K, N], after bit flips, and which stand for 0."""
     if structure.fault_source == "none" or structure.fault_storage == "none":
         check_list(codes.shape, structure, controls)
         return codes, np.zeros(codes.shape, dtype=np.bool_)
     changed = _changes(codes.shape, structure, controls)
     flipped = _signed(_unsigned(codes, structure.code_bits) ^ changed.flips, structure.code_bits)
-    return flipped.astype(np.int8), changed.zeroed
+    return flipped.astype(codes.dtype), changed.zeroed
 
 
 def flips_of_weights(w: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.int64]:
@@ -64,7 +63,7 @@ def flips_of_weights(w: NDArray[np.float32], structure: Structure, controls: Con
 
 
 def flips_of_codes(
-    codes: NDArray[np.int8], zero_point: NDArray[np.float32], structure: Structure, controls: Controls
+    codes: Codes, zero_point: NDArray[np.float32], structure: Structure, controls: Controls
 ) -> NDArray[np.int64]:
     """Return the list of bit flips of a quantized model's codes [K, N], int64 [F]; zero_point broadcasts to codes."""
     if structure.fault_source == "none" or structure.fault_storage == "none":
@@ -186,7 +185,7 @@ class _Codes:
         return weights
 
 
-def _unsigned(codes: NDArray[np.int64] | NDArray[np.int8], bits: int) -> NDArray[np.uint32]:
+def _unsigned(codes: Codes, bits: int) -> NDArray[np.uint32]:
     """Return two's complement codes as bit patterns."""
     patterns: NDArray[np.uint32] = (codes.astype(np.int64) & (2**bits - 1)).astype(np.uint32)
     return patterns

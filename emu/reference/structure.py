@@ -107,7 +107,7 @@ _ATTRIBUTES: dict[str, _Integer | _Choice] = {
     "scaling": _Choice(_EVERY, ("tensor", "column", "tile", "tile_column")),
     "fault_source": _Choice(_OF_STORED, ("none", "random", "list")),
     "fault_storage": _Choice(_OF_STORED, ("none", "int", "float32")),
-    "fault_bits": _Integer(_OF_STORED, *_one_of(4, 8, 16)),
+    "fault_bits": _Integer(_OF_STORED, *_one_of(2, 4, 8, 16)),
     "fault_range": _Choice(_OF_STORED, ("symmetric", "asymmetric")),
     "fault_scale": _Choice(_OF_STORED, ("tensor", "column")),
     "fault_mask": _Integer(_OF_STORED, lambda value: 0 <= value <= _LARGEST_WORD, "0 to 2^32 - 1"),
@@ -138,7 +138,7 @@ _ATTRIBUTES: dict[str, _Integer | _Choice] = {
     "bound_management": _Choice(_EVERY, ("none", "iterative")),
     "read_noise": _Choice(_EVERY, ("none", "additive_constant", "pcm_read", "proportional")),
     "ir_drop": _Choice(_EVERY, ("none", "formula", "network")),
-    "code_bits": _Integer(_OF_QUANTIZED, *_one_of(4, 8)),
+    "code_bits": _Integer(_OF_QUANTIZED, *_one_of(2, 4, 8, 16)),
     "block_rows": _Integer(_OF_QUANTIZED, *_count(0)),
     "window": _Choice(_OF_STORED_PRODUCTS, ()),
 }

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from emu.device import Profile
 from emu.errors import InputError
+from emu.reference.codes import stored_codes
 from emu.rewriter.batch import Batch
 from emu.rewriter.builder import GraphBuilder
 from emu.rewriter.dataflow import tensor_of
@@ -416,16 +417,17 @@ class _Weights:
         if held.factor != 1.0:
             tensor = tensor.scaled(held.factor)
         scale, zero_point, rows = tensor.parameters()
-        name, codes = held.value.name, tensor.codes
+        name, codes, bits = held.value.name, tensor.codes, tensor.bits
+        sizes = ir.Shape((*shape, 2) if bits > 8 else shape)
         values = (
             self.builder.initializer(
                 f"{name}.codes",
-                ir.LazyTensor(lambda: ir.tensor(np.ascontiguousarray(codes())), ir.DataType.INT8, ir.Shape(shape)),
+                ir.LazyTensor(lambda: ir.tensor(stored_codes(codes(), bits)), ir.DataType.INT8, sizes),
             ),
             self.builder.constant(f"{name}.scale", np.array(scale, dtype=np.float32)),
             self.builder.constant(f"{name}.zero_point", np.array(zero_point, dtype=np.float32)),
         )
-        return _Weight("CrossbarMatMulQuantized", values, {"code_bits": tensor.bits, "block_rows": rows})
+        return _Weight("CrossbarMatMulQuantized", values, {"code_bits": bits, "block_rows": rows})
 
     def _matrix(self, held: Held, tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> ir.Value:
         value, factor = held.value, held.factor

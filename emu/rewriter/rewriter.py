@@ -14,6 +14,7 @@ import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
 from emu.errors import InputError
+from emu.reference.codes import read_codes
 from emu.rewriter.analysis import Analysis, analyze
 from emu.rewriter.batch import Batch, find_batch
 from emu.rewriter.devices import Device, Rule, assign, load_devices
@@ -85,10 +86,16 @@ class EmulatedModel:
         return {node.name or "": node for node in self._model.graph if node.domain == DOMAIN}
 
     def stored(self, node: ir.Node) -> list[NDArray[Any]]:
-        """What a node's array holds, as its constants: W, or codes, scale and zero point; nothing if it is written."""
+        """What a node's array holds: W, or codes, scale and zero point; nothing if it is written.
+
+        Codes are int8, or int16 if they have 16 bits, and have the shape of W.
+        """
         count = {"CrossbarMatMul": 1, "CrossbarMatMulQuantized": 3, "FaultyWeight": 1}.get(node.op_type, 0)
         first = 0 if node.op_type == "FaultyWeight" else 1
-        return [self.value(value.name or "") for value in node.inputs[first : first + count] if value is not None]
+        held = [self.value(value.name or "") for value in node.inputs[first : first + count] if value is not None]
+        if node.op_type == "CrossbarMatMulQuantized":
+            held[0] = read_codes(held[0], node.attributes.get_int("code_bits"))
+        return held
 
     def calibrated(self, ranges: NDArray[np.float32], how: Mapping[str, Any]) -> "EmulatedModel":
         """The same model with these defaults of `emu.ranges`, float32 `[sites, 3]`, and with `how` in its manifest."""

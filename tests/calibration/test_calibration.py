@@ -90,14 +90,17 @@ def test_operands_written_at_run_time_are_calibrated_undisturbed(write):
     assert result.value("emu.ranges")[0, 2] == pytest.approx(expected, rel=1e-5)
 
 
-def test_integer_codes_are_calibrated_as_the_numbers_that_they_stand_for():
-    codes = np.random.default_rng(0).integers(-128, 128, (8, 6)).astype(np.int8)
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_integer_codes_are_calibrated_as_the_numbers_that_they_stand_for(kind):
+    codes = np.random.default_rng(0).integers(np.iinfo(kind).min, np.iinfo(kind).max, (8, 6)).astype(kind)
     original = model(
         "w = DequantizeLinear(c, s, z)  y = MatMul(x, w)",
         inputs="float[batch, 8] x",
         c=codes,
         s=np.float32(0.1),
-        z=np.int8(3),
+        z=kind(3),
+        opset=21,
+        ir_version=10,
     )
     _, x, _ = one_product()
     w = (codes.astype(np.float32) - 3) * 0.1

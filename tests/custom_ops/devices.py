@@ -131,9 +131,10 @@ def _faults(draw: st.DrawFn, attributes: dict[str, Any], numbers: dict[str, floa
     if attributes["fault_source"] == "none":
         return
     storage = draw(st.sampled_from(("none", "int")))
-    bits = draw(st.sampled_from((4, 8, 16)))
+    bits = draw(st.sampled_from((2, 4, 8, 16)))
     protection = draw(st.sampled_from(("none", "secded", "secded_zero")))
-    mask = (1 << bits) - 1 if protection != "none" or draw(st.booleans()) else 0b1011
+    every = (1 << bits) - 1
+    mask = every if protection != "none" or draw(st.booleans()) else 0b1011 & every
     attributes |= {
         "fault_storage": storage,
         "fault_bits": bits,

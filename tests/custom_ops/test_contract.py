@@ -439,7 +439,13 @@ def test_samples_do_not_wrap_around(op: str, shapes: Any, sample: Any, axis: int
         ({"scale": np.ones(299, np.float32)}, r"do not fit codes \[384, 300\]; expected \[300\]"),
         ({"zero_point": np.zeros((), np.float32)}, "do not fit codes"),
         ({"block_rows": 32}, r"expected \[12, 300\]"),
-        ({"code_bits": 5}, "'code_bits' is 5; expected 4 or 8"),
+        ({"code_bits": 5}, "'code_bits' is 5; expected 2, 4, 8 or 16"),
+        ({"code_bits": 2, "codes": np.full((384, 300), -3, np.int8)}, "input 'codes': -3 needs more than 2 bits"),
+        ({"code_bits": 16}, r"has shape \[384, 300\]; expected \[K, N, 2\] or \[G, K, N, 2\], the two bytes of every"),
+        (
+            {"code_bits": 16, "codes": np.ones((384, 300, 1), np.int8)},
+            r"has shape \[384, 300, 1\]; expected \[K, N, 2\]",
+        ),
     ],
 )
 def test_codes_and_scales_that_do_not_fit_are_an_error(change: dict[str, Any], sentence: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emu.reference import random as twin_random
+from emu.reference.codes import numbers_of, read_codes, stored_codes
 from emu.reference.crossbar import (
     crossbar_matmul,
     crossbar_matmul_dynamic,
@@ -243,7 +244,7 @@ def test_programmed_weights_agree(model: str, instruction_set: str) -> None:
 @pytest.mark.parametrize("middle", [0.0, 1000.0])
 @pytest.mark.parametrize("scale", ["tensor", "column"])
 @pytest.mark.parametrize("code_range", ["symmetric", "asymmetric"])
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
 def test_weights_of_integer_codes_are_equal_to_the_bit(
     bits: int, code_range: str, scale: str, middle: float, instruction_set: str
 ) -> None:
@@ -264,18 +265,18 @@ def quantized_cases(draw: st.DrawFn) -> dict[str, Any]:
     case = draw(cases().filter(lambda each: each["stored"]))
     rows, columns = case["right"].shape
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    bits = draw(st.sampled_from((4, 8)))
+    bits = draw(st.sampled_from((2, 4, 8, 16)))
     block = draw(st.sampled_from((0, 0, 3, 16)))
     shape = (-(-rows // block), columns) if block else draw(st.sampled_from(((), (columns,))))
     limit = 2 ** (bits - 1)
-    codes = rng.integers(-limit, limit, (rows, columns)).astype(np.int8)
+    codes = rng.integers(-limit, limit, (rows, columns))
     scale = rng.uniform(0.01, 0.1, shape).astype(np.float32)
     zero_point = rng.integers(-limit, limit, shape).astype(np.float32)
     array = draw(st.integers(0, 3))
     case["attributes"] |= {"code_bits": bits, "block_rows": block, "array": array}
     if case["attributes"]["fault_protection"] != "none":
         case["attributes"]["fault_mask"] = 2**bits - 1
-    return {**case, "operands": (case["left"], codes, scale, zero_point)}
+    return {**case, "operands": (case["left"], stored_codes(codes, bits), scale, zero_point)}
 
 
 @given(case=quantized_cases())
@@ -285,11 +286,9 @@ def test_quantized_nodes_agree(case: dict[str, Any]) -> None:
     expected = crossbar_matmul_quantized(*case["operands"], **case["feeds"], trace=trace, **case["attributes"])
     native = run_one_node("CrossbarMatMulQuantized", case["attributes"], case["operands"], case["feeds"])
     codes, scale, zero_point = case["operands"][1:]
-    block = case["attributes"]["block_rows"]
-    if block:
-        rows = np.arange(codes.shape[0]) // block
-        scale, zero_point = scale[rows], zero_point[rows]
-    assert_agree(native, expected, trace, case, (codes - zero_point) * scale)
+    facts = case["attributes"]
+    w = numbers_of(read_codes(codes, facts["code_bits"]), scale, zero_point, facts["block_rows"])
+    assert_agree(native, expected, trace, case, w)
 
 
 def test_a_quantized_node_equals_the_plain_node_of_its_dequantized_weight() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emu.reference.codes import stored_codes
 from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_quantized, flipped_bits, stuck_cells
 from emu.reference.crossbar import stored_weight as twin_stored_weight
 from emu.reference.periphery import Trace
@@ -74,22 +75,22 @@ def test_stacks_agree_with_the_twin(case: dict[str, Any], instruction_set: str) 
 @settings(deadline=None, max_examples=80)
 def test_quantized_stacks_agree_with_the_twin(case: dict[str, Any], data: st.DataObject) -> None:
     matrices, rows, columns = case["right"].shape
-    bits = data.draw(st.sampled_from((4, 8)))
+    bits = data.draw(st.sampled_from((2, 4, 8, 16)))
     block = data.draw(st.sampled_from((0, 0, 3, 16)))
     shape = (matrices, -(-rows // block), columns) if block else data.draw(st.sampled_from(((), (matrices, columns))))
     limit = 2 ** (bits - 1)
     rng = np.random.default_rng(1)
-    codes = rng.integers(-limit, limit, case["right"].shape).astype(np.int8)
+    codes = rng.integers(-limit, limit, case["right"].shape)
     scale = rng.uniform(0.01, 0.1, shape).astype(np.float32)
     zero_point = rng.integers(-limit, limit, shape).astype(np.float32)
     case["attributes"] |= {"code_bits": bits, "block_rows": block}
     if case["attributes"]["fault_protection"] != "none":
         case["attributes"]["fault_mask"] = 2**bits - 1
-    operands = (case["left"], codes, scale, zero_point)
+    operands = (case["left"], stored_codes(codes, bits), scale, zero_point)
     trace = Trace()
     expected = crossbar_matmul_quantized(*operands, **case["feeds"], trace=trace, **case["attributes"])
     native = run_one_node("CrossbarMatMulQuantized", case["attributes"], operands, case["feeds"])
-    assert_agree(native, expected, trace, case, 255 * scale)
+    assert_agree(native, expected, trace, case, 2**bits * scale)
 
 
 @pytest.mark.parametrize("shape", [(5, 384), (2, 5, 384), (2, 1, 5, 384), (3, 2, 5, 384)])

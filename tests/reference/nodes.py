@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic, crossbar_matmul_quantized, stored_weight
+from emu.reference.codes import stored_codes
 
 COMMON: dict[str, int | str] = {
     "format": 2,
@@ -155,7 +156,8 @@ def quantized(x: Any, codes: Any, scale: Any, zero_point: Any, **changes: Any) -
     """Run CrossbarMatMulQuantized on a plain node with changes to attributes, controls and device numbers."""
     call = arguments(PLAIN_QUANTIZED, changes)
     scale, zero_point = np.asarray(scale, np.float32), np.asarray(zero_point, np.float32)
-    return crossbar_matmul_quantized(np.asarray(x, np.float32), np.asarray(codes, np.int8), scale, zero_point, **call)
+    codes = stored_codes(np.asarray(codes), call["code_bits"])
+    return crossbar_matmul_quantized(np.asarray(x, np.float32), codes, scale, zero_point, **call)
 
 
 def dynamic(a: Any, b: Any, *, trace: Trace | None = None, **changes: Any) -> Any:
@@ -171,8 +173,8 @@ def held(w: Any, **changes: Any) -> Any:
 
 
 def of_array(function: Any, w: Any, **changes: Any) -> Any:
-    """Call `flipped_bits` or `stuck_cells` for float weights, or the int8 codes of a quantized node."""
-    is_codes = np.asarray(w).dtype == np.int8
+    """Call `flipped_bits` or `stuck_cells` for float weights, or the codes (int8, int16) of a quantized node."""
+    is_codes = np.asarray(w).dtype in (np.int8, np.int16)
     call = arguments(PLAIN_QUANTIZED if is_codes else PLAIN_STORED, changes, without=_NOT_OF_ARRAYS)
     return function(np.asarray(w) if is_codes else np.asarray(w, np.float32), **call)
 

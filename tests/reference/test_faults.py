@@ -54,6 +54,12 @@ def codes_after(codes: Any, faults: Any, bits: int = 8) -> Any:
         (7, 3, 4, -1),
         (-8, 3, 4, 0),
         (3, 2, 4, 7),
+        (0, 1, 2, -2),
+        (-1, 0, 2, -2),
+        (1, 1, 2, -1),
+        (1000, 15, 16, -31768),
+        (-1, 14, 16, -16385),
+        (255, 8, 16, 511),
     ],
 )
 def test_a_flip_is_one_bit_of_twos_complement(code, bit, bits, flipped):
@@ -197,10 +203,18 @@ def test_protection_leaves_a_residual_rate_of_71_squares():
     assert len(list_) / (codes.size * 8) == pytest.approx(71 * rate**2, rel=0.06)
 
 
-@pytest.mark.parametrize(("storage", "bits"), [(INT8, 8), (FLOAT32, 32)])
-def test_protected_words_are_the_draws_of_72_bits(storage, bits):
+@pytest.mark.parametrize(
+    ("storage", "bits", "kind"),
+    [
+        (INT8, 8, np.float32),
+        (FLOAT32, 32, np.float32),
+        (INT8 | {"code_bits": 2}, 2, np.int8),
+        (INT8 | {"code_bits": 16, "fault_mask": 65535}, 16, np.int16),
+    ],
+)
+def test_protected_words_are_the_draws_of_72_bits(storage, bits, kind):
     """Data first, then check bits; a word with one flip is whole, the last word is short."""
-    w = normal(1, 4096 + 203)
+    w = normal(1, 4096 + 203).astype(kind)
     p = float(np.float32(0.02))
     in_word = 64 // bits
     list_ = of_array(flipped_bits, w, **storage, fault_protection="secded", numbers=ber(0.02), seed=8, array=2)
@@ -337,14 +351,18 @@ def test_the_faults_of_a_chip_replay_as_a_list(w, node):
     assert sorted(np.concatenate(again)) == sorted(list_)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
 def test_the_faults_of_model_codes_replay_as_a_list(bits):
-    codes = np.random.default_rng(1).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (40, 50)).astype(np.int8)
-    node = {**INT8, "code_bits": bits, "fault_protection": "secded_zero"}
-    drawn = quantized(np.eye(40), codes, 0.1, 3.0, numbers=ber(0.02), seed=3, **node)
+    codes = np.random.default_rng(1).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (40, 50))
+    codes = codes.astype(np.int16 if bits > 8 else np.int8)
+    zero_point = 1.0 if bits == 2 else 3.0  # a code, so that words of zeros can be listed
+    node = {**INT8, "code_bits": bits, "fault_mask": 2**bits - 1, "fault_protection": "secded_zero"}
+    drawn = quantized(np.eye(40), codes, 0.1, zero_point, numbers=ber(0.02), seed=3, **node)
     call = arguments(PLAIN_QUANTIZED, {**node, "numbers": ber(0.02), "seed": 3}, without=("ranges", "sample", "head"))
-    list_ = flipped_bits(codes, zero_point=np.float32(3), **call)
-    replayed = quantized(np.eye(40), codes, 0.1, 3.0, numbers=ber(0), **{**node, "fault_source": "list"}, faults=list_)
+    list_ = flipped_bits(codes, zero_point=np.float32(zero_point), **call)
+    assert len(list_) > 20 and list_.max() % 256 < bits
+    listed = {**node, "fault_source": "list", "faults": list_}
+    replayed = quantized(np.eye(40), codes, 0.1, zero_point, numbers=ber(0), **listed)
     np.testing.assert_array_equal(replayed, drawn)
 
 

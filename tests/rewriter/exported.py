@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from emu.reference.codes import numbers_of, read_codes
 from emu.rewriter import EmulatedModel, Site, find_sites, rewrite
 
 ASSETS = os.environ.get("EMU_ASSETS")
@@ -159,17 +160,18 @@ def _convolution(weight: np.ndarray, window: str) -> tuple[np.ndarray, dict[str,
 
 def dequantized(model: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray:
     """The weight of a CrossbarMatMulQuantized, as docs/operators.md has it."""
-    codes, scale, zero_point = stored_codes(model, node)
-    block = next(each.i for each in node.attribute if each.name == "block_rows")
-    if block:
-        scale, zero_point = (np.repeat(each, block, axis=0)[: len(codes)] for each in (scale, zero_point))
-    return (codes.astype(np.float32) - zero_point) * scale
+    return numbers_of(*stored_codes(model, node), _integer(node, "block_rows"))
 
 
 def stored_codes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[np.ndarray]:
     """Codes, scale and zero point of a CrossbarMatMulQuantized."""
     tensors = {each.name: each for each in model.graph.initializer}
-    return [onnx.numpy_helper.to_array(tensors[name]) for name in node.input[1:4]]
+    codes, scale, zero_point = (onnx.numpy_helper.to_array(tensors[name]) for name in node.input[1:4])
+    return [read_codes(codes, _integer(node, "code_bits")), scale, zero_point]
+
+
+def _integer(node: onnx.NodeProto, name: str) -> int:
+    return next(each.i for each in node.attribute if each.name == name)
 
 
 def feeds(model: onnx.ModelProto, batch: int, tokens: int = 9) -> dict[str, np.ndarray]:

@@ -93,15 +93,25 @@ def test_sites_that_share_an_array_share_its_faults_also_as_a_stored_tensor():
     np.testing.assert_allclose(session(listed, ops="python").run(None, feeds)[0], chip, rtol=1e-5)
 
 
-def test_a_quantized_model_has_the_faults_of_its_own_codes():
-    codes = np.random.default_rng(0).integers(-128, 128, (4, 6)).astype(np.int8)
-    original = model("w = DequantizeLinear(c, s, z)  y = MatMul(x, w)", c=codes, s=np.float32(0.1), z=np.int8(7))
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_a_quantized_model_has_the_faults_of_its_own_codes(kind):
+    info = np.iinfo(kind)
+    codes = np.random.default_rng(0).integers(info.min, info.max, (4, 6)).astype(kind)
+    original = model(
+        "w = DequantizeLinear(c, s, z)  y = MatMul(x, w)",
+        opset=21,
+        ir_version=10,
+        c=codes,
+        s=np.float32(0.1),
+        z=kind(7),
+    )
     x = {"x": values(3, 4)}
     for protection in ("none", "secded_zero"):
         device = {"faults": INT["faults"] | {"ber": 0.1, "protection": protection}}
         emulated = rewrite(original, device)
         faults = draw_faults(emulated, seed=5)
-        assert faults.arrays[0].storage["weights"] == "int8"
+        assert faults.arrays[0].storage["weights"] == f"int{info.bits}"
+        assert (faults.arrays[0].numbers % 256 >= 8).any() == (info.bits > 8)
         chip = session(emulated, ops="python").run(None, {**x, "emu.seed": np.int64(5)})[0]
         listed = rewrite(original, device, faults=faults)
         np.testing.assert_allclose(session(listed, ops="python").run(None, x)[0], chip, rtol=1e-5, atol=1e-5)

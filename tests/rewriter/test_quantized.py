@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
@@ -22,7 +23,7 @@ from .exported import (
     stored_codes,
     with_plain_products,
 )
-from .small import attributes, crossbars, model, values
+from .small import attributes, crossbars, initializer, model, values
 
 exported = pytest.mark.skipif(not ASSETS, reason="needs the exported graphs: set EMU_ASSETS to their folder")
 graphs = pytest.mark.parametrize("graph", quantized_graphs(), ids=lambda graph: graph["file"])
@@ -253,6 +254,71 @@ def test_codes_of_four_bits(kind, low, block):
     np.testing.assert_array_equal(codes_in(rewritten), codes - (8 if low == 0 else 0))
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.uint16])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_codes_of_sixteen_bits_are_stored_as_their_bytes(kind, axis):
+    low = np.iinfo(kind).min
+    draw = np.random.default_rng(2)
+    codes = draw.integers(low, low + 2**16, (4, 6)).astype(kind)
+    codes[0, :2] = low, low + 2**16 - 1
+    shape = () if axis is None else codes.shape[axis]
+    scale = draw.uniform(1e-5, 1e-4, shape).astype(np.float32)
+    zeros = draw.integers(low + 32700, low + 32900, shape).astype(kind)
+    along = "" if axis is None else f" <axis = {axis}>"
+    original = model(
+        f"w = DequantizeLinear{along} (c, s, z)  y = MatMul(x, w)", opset=21, ir_version=10, c=codes, s=scale, z=zeros
+    )
+    rewritten = assert_same_results(original, X)
+    shift = 2**15 if low == 0 else 0
+    found, _, zero_point = stored_codes(rewritten, crossbars(rewritten)["y"])
+    np.testing.assert_array_equal(found, codes.astype(int) - shift)
+    wanted = zeros.astype(int) - shift
+    np.testing.assert_array_equal(
+        zero_point, np.broadcast_to(wanted[:, None] if axis == 0 else wanted, zero_point.shape)
+    )
+    assert attributes(crossbars(rewritten)["y"])["code_bits"] == 16
+    stored = initializer(rewritten, crossbars(rewritten)["y"].input[1])
+    assert (stored.dtype, stored.shape) == (np.int8, (4, 6, 2))
+    np.testing.assert_allclose(session(rewritten).run(None, X)[0], run(original, X)[0], atol=1e-5)
+
+
+def test_a_convolution_holds_codes_of_sixteen_bits():
+    codes = np.random.default_rng(2).integers(-(2**15), 2**15, (6, 2, 3, 3)).astype(np.int16)
+    original = model(
+        "w = DequantizeLinear <axis = 0> (c, s)  y = Conv <group = 2, kernel_shape = [3, 3]> (x, w)",
+        inputs="float[batch, 4, 6, 6] x",
+        outputs="float[batch, 6, a, b] y",
+        opset=21,
+        ir_version=10,
+        c=codes,
+        s=SCALES / 200,
+    )
+    inputs = {"x": values(2, 4, 6, 6)}
+    rewritten = assert_same_results(original, inputs)
+    np.testing.assert_array_equal(codes_in(rewritten), codes.reshape(2, 3, 18).swapaxes(1, 2))
+    np.testing.assert_allclose(session(rewritten).run(None, inputs)[0], run(original, inputs)[0], atol=1e-5)
+
+
+@pytest.mark.skipif("INT2" not in ir.DataType.__members__, reason="this onnx-ir knows no codes of 2 bits")
+@pytest.mark.parametrize(("kind", "low"), [("INT2", -2), ("UINT2", 0)])
+def test_codes_of_two_bits(kind, low):
+    codes = np.random.default_rng(2).integers(low, low + 4, (4, 6))
+    zeros = np.arange(6) % 4 + low
+    original = model("w = DequantizeLinear <axis = 1> (c, s, z)  y = MatMul(x, w)", opset=25, ir_version=13, s=SCALES)
+    for name, array in (("c", codes), ("z", zeros)):
+        number = getattr(onnx.TensorProto, kind)
+        original.graph.initializer.append(onnx.helper.make_tensor(name, number, array.shape, array.ravel()))
+    rewritten = assert_same_results(original, X)
+    shift = 2 if low == 0 else 0
+    found, scale, zero_point = stored_codes(rewritten, crossbars(rewritten)["y"])
+    np.testing.assert_array_equal(found, codes - shift)
+    np.testing.assert_array_equal(zero_point, zeros - shift)
+    np.testing.assert_array_equal(scale, SCALES)
+    assert attributes(crossbars(rewritten)["y"])["code_bits"] == 2
+    expected = X["x"] @ ((codes - zeros) * SCALES)
+    np.testing.assert_allclose(session(rewritten).run(None, X)[0], expected, atol=1e-5)
+
+
 def test_products_that_share_codes_share_them_in_the_array():
     original = model(
         "w = DequantizeLinear(c, s)  v = DequantizeLinear(c, s)  a = MatMul(x, w)  b = MatMul(x, v)  y = Add(a, b)",
@@ -401,20 +467,23 @@ def test_both_implementations_of_the_operators_run_a_quantized_model():
 
 
 # onnxruntime has no kernel for 8 bits with float zero points.
-@pytest.mark.parametrize(("bits", "zeros"), [(4, "none"), (4, "packed"), (4, "float"), (8, "none"), (8, "packed")])
+@pytest.mark.parametrize(
+    ("bits", "zeros"),
+    [(2, "none"), (2, "packed"), (4, "none"), (4, "packed"), (4, "float"), (8, "none"), (8, "packed")],
+)
 @pytest.mark.parametrize("rows", [32, 40])
 def test_packed_blocks_of_codes(bits, zeros, rows):
     block, columns = 16, 6
     blocks = -(-rows // block)
     draw = np.random.default_rng(6)
     codes = draw.integers(0, 2**bits, (columns, blocks * block)).astype(np.uint8)
-    packed = codes if bits == 8 else codes[:, ::2] | codes[:, 1::2] << 4
+    packed = bits_packed(codes, bits)
     weights = {"c": packed.reshape(columns, blocks, -1), "s": draw.uniform(0.01, 0.02, (columns, blocks))}
     weights["s"] = weights["s"].astype(np.float32)
     wanted = np.zeros((columns, blocks))
     if zeros == "packed":
-        unpacked = draw.integers(0, 2**bits, (columns, blocks + blocks % 2)).astype(np.uint8)
-        weights["z"] = unpacked[:, :blocks] if bits == 8 else unpacked[:, ::2] | unpacked[:, 1::2] << 4
+        unpacked = draw.integers(0, 2**bits, (columns, -(-blocks * bits // 8) * 8 // bits)).astype(np.uint8)
+        weights["z"] = bits_packed(unpacked, bits)
         wanted = unpacked[:, :blocks].astype(int) - 2 ** (bits - 1)
     elif zeros == "float":
         weights["z"] = draw.uniform(0, 2**bits, (columns, blocks)).astype(np.float32)
@@ -435,6 +504,75 @@ def test_packed_blocks_of_codes(bits, zeros, rows):
     np.testing.assert_array_equal(zero_point, wanted.T)
     facts = attributes(crossbars(rewritten)["y"])
     assert (facts["code_bits"], facts["block_rows"]) == (bits, block)
+
+
+def bits_packed(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of so many bits in bytes, along the last axis, the first code in the lowest bits."""
+    return sum(codes[:, i :: 8 // bits] << i * bits for i in range(8 // bits)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("zeros", ["none", "packed", "float"])
+def test_an_order_of_rows_gives_each_row_the_scale_of_its_block(bits, zeros):
+    """As GPTQ with activation order writes it.
+
+    Beside such an order, onnxruntime on a CPU takes 8 for every packed zero point and knows no codes but those of 4
+    bits, so the rest is compared with what the operator says.
+    """
+    rows, columns, block = 64, 6, 16
+    draw = np.random.default_rng(6)
+    codes = draw.integers(0, 2**bits, (columns, rows)).astype(np.uint8)
+    scale = draw.uniform(0.01, 0.02, (columns, 4)).astype(np.float32)
+    of_row = draw.permutation(np.arange(rows) // block)
+    zero = np.full((columns, 4), 2 ** (bits - 1), np.float32)
+    weights = {}
+    if zeros == "packed":
+        zero = draw.integers(0, 2**bits, (columns, 4)).astype(np.uint8)
+        weights["z"] = bits_packed(zero, bits).ravel()
+    elif zeros == "float":
+        zero = weights["z"] = draw.uniform(0, 2**bits, (columns, 4)).astype(np.float32)
+    original = model(
+        f"y = com.microsoft.MatMulNBits <K = {rows}, N = {columns}, bits = {bits}, block_size = {block}> "
+        f"(x, c, s, {'' if zeros == 'none' else 'z'}, g)",
+        inputs=f"float[batch, {rows}] x",
+        imports=CONTRIB,
+        c=bits_packed(codes, bits).reshape(columns, 4, -1),
+        s=scale.ravel(),
+        g=of_row.astype(np.int32),
+        **weights,
+    )
+    inputs = {"x": values(3, rows)}
+    runs = bits == 4 and zeros != "packed"
+    rewritten = assert_same_results(original, inputs) if runs else rewrite(original, device="ideal").model
+    weight = (codes.astype(np.float32) - zero[:, of_row]) * scale[:, of_row]
+    np.testing.assert_allclose(dequantized(rewritten, crossbars(rewritten)["y"]), weight.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(codes_in(rewritten), codes.T.astype(int) - 2 ** (bits - 1))
+    np.testing.assert_allclose(session(rewritten).run(None, inputs)[0], inputs["x"] @ weight.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("around", ["codes", "scales"])
+def test_what_is_packed_may_come_through_other_nodes(around):
+    """Codes that a head shares with an embedding of another shape; scales that were saved in half precision."""
+    draw = np.random.default_rng(6)
+    packed = draw.integers(0, 256, (6, 2, 16)).astype(np.uint8)
+    scale = draw.uniform(0.01, 0.02, 12).astype(np.float16)
+    body, weights = {
+        "codes": ("c = Reshape(d, shape)", {"d": packed.reshape(6, 32), "shape": np.array([6, 2, 16])}),
+        "scales": ("s = Cast <to = 1> (h)", {"c": packed, "h": scale}),
+    }[around]
+    if around == "codes":
+        weights["s"] = scale.astype(np.float32)
+    original = model(
+        f"{body}  y = com.microsoft.MatMulNBits <K = 64, N = 6, bits = 4, block_size = 32> (x, c, s)",
+        inputs="float[batch, 64] x",
+        imports=CONTRIB,
+        **weights,
+    )
+    rewritten = assert_same_results(original, {"x": values(3, 64)})
+    found, scales, _ = stored_codes(rewritten, crossbars(rewritten)["y"])
+    unpacked = np.stack([packed % 16, packed // 16], axis=-1).reshape(6, 64)
+    np.testing.assert_array_equal(found, unpacked.T.astype(int) - 8)
+    np.testing.assert_array_equal(scales, scale.astype(np.float32).reshape(6, 2).T)
 
 
 @pytest.mark.parametrize(
@@ -495,6 +633,28 @@ def test_what_is_not_selected_keeps_its_codes():
     assert any(
         each.data_type == onnx.TensorProto.INT8 and list(each.dims) == [4, 6] for each in rewritten.graph.initializer
     )
+    (expected,), (result,) = run(original, X), run(with_plain_products(rewritten), X)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+def test_codes_of_sixteen_bits_that_are_not_selected(opset):
+    """Before opset 21 they are read by onnxruntime's own operator, and become float."""
+    codes = np.random.default_rng(2).integers(-(2**15), 2**15, (4, 6)).astype(np.int16)
+    domain = "com.microsoft." if opset < 21 else ""
+    original = model(
+        f"h = {domain}DequantizeLinear <axis = 1> (c, s, z)  m = MatMul(x, h)  y = MatMul(m, w)",
+        imports=CONTRIB,
+        opset=opset,
+        ir_version=10,
+        c=codes,
+        s=SCALES / 200,
+        z=np.full(6, 300, np.int16),
+        w=values(6, 3),
+    )
+    rewritten = rewrite(original, device="ideal", only="y").model
+    kinds = {each.data_type for each in rewritten.graph.initializer if list(each.dims) == [4, 6]}
+    assert kinds == {onnx.TensorProto.INT16 if opset == 21 else onnx.TensorProto.FLOAT}
     (expected,), (result,) = run(original, X), run(with_plain_products(rewritten), X)
     np.testing.assert_allclose(result, expected, atol=1e-5)
 

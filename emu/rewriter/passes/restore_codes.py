@@ -8,10 +8,13 @@ from emu.rewriter.passes.expand_fused_body import Names
 from emu.rewriter.quantized import QuantizedTensor
 
 _AXIS_OPSET = 13  # the opset from which DequantizeLinear takes a scale for each index of an axis
+_INT16_OPSET = 21  # that from which it takes codes of 16 bits
 
 
 class RestoreCodesPass(ir.passes.InPlacePass):
-    """Puts DequantizeLinear of 8-bit codes before what reads a `QuantizedTensor` that is left in a rewritten graph.
+    """Puts DequantizeLinear before what reads a `QuantizedTensor` that is left in a rewritten graph.
+
+    Its codes have 16 bits if the model's have, else 8.
 
     Weights whose blocks share a scale become float: onnxruntime would multiply blocks of codes with quantized
     activations, which the model does not ask for.
@@ -36,14 +39,15 @@ class RestoreCodesPass(ir.passes.InPlacePass):
 def _dequantize(graph: ir.Graph, names: Names, tensor: QuantizedTensor, opset: int) -> ir.Node | None:
     axes = [axis for axis, size in enumerate(tensor.scale.shape) if size > 1]
     blocked = any(tensor.scale.shape[axis] != tensor.sizes[axis] for axis in axes)
-    zero_point = tensor.zero_point.astype(np.int8)
+    kind = ir.DataType.INT16 if tensor.bits > 8 else ir.DataType.INT8
+    zero_point = tensor.zero_point.astype(kind.numpy())
+    if kind is ir.DataType.INT16 and opset < _INT16_OPSET:
+        return None
     if len(axes) > 1 or blocked or (axes and opset < _AXIS_OPSET) or tensor.dtype is not ir.DataType.FLOAT:
         return None
     if not np.array_equal(zero_point, tensor.zero_point):
         return None
-    codes = ir.LazyTensor(
-        lambda: ir.tensor(np.ascontiguousarray(tensor.codes())), ir.DataType.INT8, ir.Shape(tensor.sizes)
-    )
+    codes = ir.LazyTensor(lambda: ir.tensor(np.ascontiguousarray(tensor.codes())), kind, ir.Shape(tensor.sizes))
     shape = [-1] if axes else []
     inputs = [
         add_initializer(graph, names.fresh(f"{tensor.name}.{part}"), each)
