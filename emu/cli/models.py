@@ -57,10 +57,11 @@ def inspect(
         typer.echo(note)
     typer.echo()
     columns = ["index", "layer", "component", "op" if manifest else "source_op", "shape", "heads"]
+    columns += ["stack"] if any(site.get("stack", 1) > 1 for site in report["sites"]) else []
     columns += [*(["tiles"] if manifest else []), "parameters", "macs"]
     columns += ["array"] if any("shares_with" in site for site in report["sites"]) else []
     columns += [*(["device"] if manifest and len(manifest["devices"]) > 1 else []), "node"]
-    print_table(columns, [[cell(site[column]) for column in columns] for site in report["sites"]])
+    print_table(columns, [[cell(site.get(column)) for column in columns] for site in report["sites"]])
     typer.echo()
     _print_components(report["sites"])
     _print_skipped(report)

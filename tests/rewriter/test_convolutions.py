@@ -1,8 +1,11 @@
 """Convolutions are products of their windows: every group an array, whatever its stride, padding and dilation."""
 
 import numpy as np
+import onnx
 import pytest
+from typer.testing import CliRunner
 
+from emu.cli import app
 from emu.rewriter import rewrite
 from emu.runtime import session
 
@@ -71,6 +74,15 @@ def test_counts_of_a_grouped_convolution_are_those_of_all_groups():
     (site,) = rewrite(original).manifest["sites"]
     assert (site["stack"], site["shape"], site["parameters"]) == (2, [18, 3], 2 * 18 * 3)
     assert site["macs"] == 6 * 5 * 2 * 18 * 3
+
+
+def test_inspect_shows_how_many_arrays_a_stack_has(tmp_path):
+    path = tmp_path / "grouped.onnx"
+    onnx.save(convolution("group = 2, pads = [1, 1, 1, 1]", (2, 4, 6, 5), (6, 2, 3, 3)), path)
+    lines = CliRunner().invoke(app, ["inspect", str(path)]).stdout.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("index"))
+    row = dict(zip(lines[head].split(), lines[head + 1].split(), strict=True))
+    assert (row["shape"], row["stack"], row["parameters"]) == ("18x3", "2", "108")
 
 
 @pytest.mark.parametrize("settings", ["group = 2, pads = [1, 1, 1, 1]", "strides = [2, 2]"])
