@@ -11,6 +11,8 @@ Everything is imported when it is first used, so that `import emu` costs nothing
 
 from typing import TYPE_CHECKING, Any
 
+from emu.version import __version__
+
 if TYPE_CHECKING:
     from emu.calibration import calibrate
     from emu.device import Profile, load_profile
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from emu.evaluation import Bench, Trial, draw_faults, evaluate
     from emu.rewriter import EmulatedModel, find_sites, read_manifest, rewrite
     from emu.runtime import library_path, register, register_device_function, session
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Bench": "emu.evaluation",

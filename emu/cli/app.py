@@ -59,7 +59,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from emu import __version__
+        from emu.version import __version__
 
         typer.echo(f"emu {__version__}")
         raise typer.Exit

@@ -1,15 +1,34 @@
 """Which settings of different sections do not go together, each with the sentence that says so."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from emu.device import sections
 from emu.device.sections.program import WEIGHT_MODELS
 
-if TYPE_CHECKING:
-    from emu.device.profile import Profile
+
+class _Sections(Protocol):
+    """The sections of a profile, each right by itself."""
+
+    @property
+    def mapping(self) -> sections.Mapping: ...
+    @property
+    def program(self) -> sections.Program: ...
+    @property
+    def drift(self) -> sections.Drift: ...
+    @property
+    def faults(self) -> sections.Faults: ...
+    @property
+    def write(self) -> sections.Write: ...
+    @property
+    def dac(self) -> sections.Dac: ...
+    @property
+    def adc(self) -> sections.Adc: ...
+    @property
+    def read(self) -> sections.Read: ...
 
 
-def wrong_combination(profile: "Profile") -> str | None:
+def wrong_combination(profile: _Sections) -> str | None:
     """Says what does not go together in a profile whose sections are right by themselves, None if all does."""
     for problems in (_mapping, _program, _drift, _faults, _write, _converters, _read):
         for sentence in problems(profile):
@@ -17,7 +36,7 @@ def wrong_combination(profile: "Profile") -> str | None:
     return None
 
 
-def _mapping(profile: "Profile") -> Iterator[str]:
+def _mapping(profile: _Sections) -> Iterator[str]:
     mapping = profile.mapping
     cell_bits, slice_bits = _get(mapping, "cell_bits"), _get(mapping, "slice_bits", 0)
     if slice_bits and not mapping.weight_bits:
@@ -49,7 +68,7 @@ def _mapping(profile: "Profile") -> Iterator[str]:
                 )
 
 
-def _program(profile: "Profile") -> Iterator[str]:
+def _program(profile: _Sections) -> Iterator[str]:
     mapping, program = profile.mapping, profile.program
     slice_bits = _get(mapping, "slice_bits", 0)
     if program.model in WEIGHT_MODELS and mapping.encoding != "weight":
@@ -77,7 +96,7 @@ def _program(profile: "Profile") -> Iterator[str]:
         yield "program.modifier is not for sliced weights nor for mapping.encoding offset: remove it"
 
 
-def _drift(profile: "Profile") -> Iterator[str]:
+def _drift(profile: _Sections) -> Iterator[str]:
     mapping, drift = profile.mapping, profile.drift
     if drift.model == "none":
         return
@@ -98,7 +117,7 @@ def _drift(profile: "Profile") -> Iterator[str]:
         yield f"drift.time_s is {_get(drift, 'time_s'):g} and must be 0 or at least 1 with drift.model cmo"
 
 
-def _faults(profile: "Profile") -> Iterator[str]:
+def _faults(profile: _Sections) -> Iterator[str]:
     weights = profile.mapping.encoding == "weight"
     if profile.faults.storage == "float32" and not weights:
         yield "faults.storage float32 needs mapping.encoding weight: conductances do not hold the bits of a float32"
@@ -109,12 +128,12 @@ def _faults(profile: "Profile") -> Iterator[str]:
         )
 
 
-def _write(profile: "Profile") -> Iterator[str]:
+def _write(profile: _Sections) -> Iterator[str]:
     if profile.write.scaling == "sample" and profile.mapping.scaling != "tensor":
         yield f"write.scaling sample needs mapping.scaling tensor, not {profile.mapping.scaling}"
 
 
-def _converters(profile: "Profile") -> Iterator[str]:
+def _converters(profile: _Sections) -> Iterator[str]:
     mapping, dac, adc = profile.mapping, profile.dac, profile.adc
     weight_slices, input_slices = _get(mapping, "slice_bits", 0), _get(dac, "slice_bits", 0)
     if _get(adc, "bound_management") == "iterative":
@@ -133,7 +152,7 @@ def _converters(profile: "Profile") -> Iterator[str]:
             yield "adc.range granular needs levels of inputs: a DAC with dac.bits or dac.steps"
 
 
-def _read(profile: "Profile") -> Iterator[str]:
+def _read(profile: _Sections) -> Iterator[str]:
     if profile.read.wires == "network" and profile.mapping.encoding == "weight":
         yield (
             "read.wires network is of conductances and needs mapping.encoding differential, two_sided or offset, with "
@@ -143,7 +162,7 @@ def _read(profile: "Profile") -> Iterator[str]:
         yield "read.input_noise is not for sliced inputs: remove it, or set dac.slice_bits to 0"
 
 
-def _uses_scales(profile: "Profile") -> bool:
+def _uses_scales(profile: _Sections) -> bool:
     """Whether plain numbers in arrays are disturbed, rounded or read in units of their scale."""
     in_units = profile.program.model in ("gauss_range", "function") or profile.program.modifier is not None
     rounded = bool(profile.mapping.weight_bits) or _get(profile.mapping, "percentile") is not None
@@ -151,7 +170,7 @@ def _uses_scales(profile: "Profile") -> bool:
     return in_units or rounded or written or _has_periphery(profile)
 
 
-def _has_periphery(profile: "Profile") -> bool:
+def _has_periphery(profile: _Sections) -> bool:
     """Whether a product is more than the plain product with the stored values."""
     read = profile.read
     quiet = read.weight_noise_model == "none" and read.output_noise is None and read.input_noise is None

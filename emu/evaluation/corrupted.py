@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from emu import __version__
 from emu.errors import InputError
 from emu.evaluation.corruptions import Corruption
 from emu.evaluation.data import Array, read_arrays, save_arrays
@@ -19,6 +18,7 @@ from emu.evaluation.pixels import array_of_pictures, corrupt_pixels
 from emu.evaluation.preparing import IMAGE_COLUMNS, LABEL_COLUMNS
 from emu.evaluation.sources import DataSource, Table, open_picture, read_classes, read_table
 from emu.libraries import library
+from emu.version import __version__
 
 RECORD = "corruption.json"
 """The file in a folder that says how its pictures were corrupted; no other folder is ever replaced."""

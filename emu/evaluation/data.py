@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.errors import InputError
+from emu.errors import InputError, listing
 from emu.files import whole_file
 
 if TYPE_CHECKING:
@@ -409,8 +409,3 @@ def _convert(array: Array, dtype: np.dtype[Any], name: str, where: str) -> Array
 def kind_of(array: Array) -> str:
     """Type and shape of an array, for messages."""
     return f"{array.dtype} [{', '.join(map(str, array.shape))}]"
-
-
-def listing(names: Iterable[str]) -> str:
-    """Names, for messages."""
-    return ", ".join(f"'{name}'" for name in names) or "nothing"

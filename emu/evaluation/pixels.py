@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from emu.errors import InputError
+from emu.errors import InputError, listing
 from emu.evaluation.corruptions import Corruption
-from emu.evaluation.data import Array, DataSet, kind_of, listing
+from emu.evaluation.data import Array, DataSet, kind_of
 from emu.evaluation.sources import DataSource
 
 OF_PIXELS = ("corruption", "mean", "std")

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.errors import InputError
-from emu.evaluation.data import Array, DataSet, Targets, check_count, class_targets, kind_of, listing, one_per_sample
+from emu.errors import InputError, listing
+from emu.evaluation.data import Array, DataSet, Targets, check_count, class_targets, kind_of, one_per_sample
 from emu.evaluation.metrics import (
     answer_scores,
     expected_calibration_error,

@@ -12,7 +12,6 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emu import __version__
 from emu.analysis.figures import COLORS, curve
 from emu.device import load_profile, preset_names
 from emu.errors import InputError
@@ -23,6 +22,7 @@ from emu.rewriter.devices import load_devices
 from emu.sweep import Store, summarize
 from emu.sweep.results import environments, metric_names, point_names
 from emu.sweep.setup import Setup, rebuild
+from emu.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-import emu
 from emu.errors import InputError
+from emu.version import __version__
 
 
 class Check(NamedTuple):
@@ -30,7 +30,7 @@ def doctor() -> list[Check]:
             checks.append(Check(package, True, version(package)))
         except PackageNotFoundError:
             if package == "emu-onnx":
-                checks.append(Check(package, True, f"{emu.__version__}, from a checkout, not installed"))
+                checks.append(Check(package, True, f"{__version__}, from a checkout, not installed"))
                 continue
             checks.append(Check(package, False, f"not installed; run 'pip install {package}'"))
     checks.append(_check("native library", _native_library))

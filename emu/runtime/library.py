@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-import emu
 from emu.errors import InputError
 
 DeviceFunction: TypeAlias = Callable[
@@ -52,7 +51,7 @@ def library_path() -> Path:
             raise InputError(f"{LIBRARY_VARIABLE} names '{given}', which is no file; unset it or correct the path")
         return Path(given).resolve()
     # An editable install keeps the sources and the compiled library in two folders of one package path.
-    for folder in emu.__path__:
+    for folder in sys.modules["emu"].__path__:
         candidate = Path(folder) / "runtime" / _FILE_NAME
         if candidate.is_file():
             return candidate

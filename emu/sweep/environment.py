@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cache
 
-from emu import __version__
+from emu.version import __version__
 
 
 @dataclass(frozen=True)

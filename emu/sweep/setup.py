@@ -9,9 +9,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_origin
 
-from emu import __version__
 from emu.errors import InputError
 from emu.evaluation import Bench, DataSource, Task
+from emu.version import __version__
 
 _MOST = 3  # settings in a sentence
 

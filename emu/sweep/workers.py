@@ -14,7 +14,6 @@ from typing import Any
 
 import onnx
 
-from emu import __version__
 from emu.errors import InputError
 from emu.evaluation import Bench, Task, Trial
 from emu.evaluation.data import DataSet
@@ -22,6 +21,7 @@ from emu.libraries import library
 from emu.sweep.environment import here
 from emu.sweep.rows import Result, trial_id
 from emu.sweep.setup import Setup
+from emu.version import __version__
 
 distributed = library("distributed", "cluster")
 _Plugin: Any = distributed.WorkerPlugin

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from emu.runtime.library import programmed_array, programmed_weight, sample_norm
 from emu.train.crossbar import Held, crossbar_product, written
 from emu.train.products import Call, Product, matrix_of, parameter_of
 
-if TYPE_CHECKING:
-    from emu.train.noise import Chip
-
 
 @dataclass(frozen=True)
 class Draw:
@@ -32,12 +29,38 @@ class Draw:
     sample: int
 
 
+class Chip(Protocol):
+    """The chip that a site lies on, as far as its products ask it."""
+
+    model: nn.Module
+    strength: float
+    drop_connect: float
+
+    @property
+    def gradient(self) -> str:
+        """How gradients pass what disturbs a weight."""
+
+    @property
+    def drawn(self) -> Draw:
+        """The noise of the latest forward."""
+
+    @property
+    def batch(self) -> int:
+        """Samples of the latest forward."""
+
+    def numbers(self, device: str) -> NDArray[np.float32]:
+        """The numbers of a device, in the order of its entries."""
+
+    def controls(self, structure: Structure, site: Mapping[str, Any], faults: NDArray[np.int64] | None) -> Controls:
+        """The control inputs of one node for the noise of this forward."""
+
+
 class Emulator:
     """One site."""
 
     def __init__(
         self,
-        chip: "Chip",
+        chip: Chip,
         operator: str,
         site: Mapping[str, Any],
         attributes: dict[str, Any],
@@ -101,7 +124,7 @@ class StoredProduct(Emulator):
 
     def __init__(
         self,
-        chip: "Chip",
+        chip: Chip,
         site: Mapping[str, Any],
         attributes: dict[str, Any],
         weight: nn.Parameter,
@@ -129,7 +152,7 @@ class StoredProduct(Emulator):
 
     @property
     def _numbers(self) -> NDArray[np.float32]:
-        return self.chip._numbers[self.site["device"]]
+        return self.chip.numbers(self.site["device"])
 
     @property
     def _version(self) -> tuple[int, int]:
@@ -200,7 +223,7 @@ class StoredProduct(Emulator):
 class WrittenProduct(Emulator):
     """A product of two activations, the second of which is written into an array for each sample."""
 
-    def __init__(self, chip: "Chip", site: Mapping[str, Any], attributes: dict[str, Any]) -> None:
+    def __init__(self, chip: Chip, site: Mapping[str, Any], attributes: dict[str, Any]) -> None:
         super().__init__(chip, DYNAMIC, site, attributes)
         if self.structure.sample_axis > 0:
             raise InputError(

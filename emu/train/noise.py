@@ -274,6 +274,10 @@ class Chip:
             np.asarray(drawn.sample, np.int64),
         )
 
+    def numbers(self, device: str) -> NDArray[np.float32]:
+        """The numbers of a device, in the order of its entries."""
+        return self._numbers[device]
+
     @property
     def drawn(self) -> Draw:
         """The noise of the latest forward."""
