@@ -1,9 +1,24 @@
-"""Brings a model to the plain form in which sites are found: one list of passes, in order."""
+"""Brings a model to the plain form in which sites are found: one list of steps, in order."""
+
+from dataclasses import dataclass
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from emu.rewriter.batch import Batch
+from emu.rewriter.conditions import (
+    CODES_KEPT,
+    CODES_STORED,
+    FLOAT32,
+    INLINED,
+    NAMED,
+    PLAIN_BLOCKS,
+    PLAIN_CODES,
+    PLAIN_FUSED,
+    STORED,
+    TURNED,
+    Condition,
+)
 from emu.rewriter.passes import (
     ExpandAttentionPass,
     ExpandConvTransposePass,
@@ -21,6 +36,44 @@ from emu.rewriter.passes import (
 )
 
 
+@dataclass(frozen=True)
+class Step:
+    """A pass, what must be true of the graph before it, and what is true from it on."""
+
+    run: ir.passes.PassBase
+    requires: tuple[Condition, ...] = ()
+    ensures: tuple[Condition, ...] = ()
+
+
+def steps(name: str, batch: Batch) -> list[Step]:
+    """The steps of normalization, in order.
+
+    Args:
+        name: how to call the model in an error.
+        batch: where its samples lie.
+
+    """
+    return [
+        Step(common_passes.InlinePass(), ensures=(INLINED,)),
+        Step(NameNodesPass()),
+        Step(FoldCodesPass(), requires=(INLINED,), ensures=(CODES_STORED,)),
+        Step(RefuseUnsupportedPass(name), requires=(CODES_STORED,)),
+        Step(ExpandQuantizedPass(), requires=(CODES_STORED,), ensures=(PLAIN_CODES,)),
+        Step(ExpandFusedPass(), requires=(PLAIN_CODES,), ensures=(PLAIN_FUSED,)),
+        Step(ExpandAttentionPass(batch), requires=(PLAIN_FUSED,)),
+        Step(ExpandEinsumPass(batch), requires=(PLAIN_FUSED,)),
+        Step(ExpandConvTransposePass(), ensures=(PLAIN_BLOCKS,)),
+        Step(NameNodesPass()),
+        Step(StoreRepeatedPass(batch), requires=(PLAIN_FUSED, PLAIN_CODES)),
+        Step(OrientProductsPass(batch), ensures=(TURNED,)),
+        Step(KeepCodesPass(name), requires=(PLAIN_CODES, TURNED), ensures=(CODES_KEPT,)),
+        Step(FoldWeightsPass(), requires=(CODES_KEPT,), ensures=(STORED,)),
+        Step(WidenHalfPass(batch), requires=(STORED,), ensures=(FLOAT32,)),
+        Step(NameNodesPass(), ensures=(NAMED,)),
+        Step(common_passes.RemoveUnusedOpsetsPass()),
+    ]
+
+
 def normalize(model: ir.Model, name: str, batch: Batch) -> ir.Model:
     """The same function of the same inputs, with every product as a plain MatMul, Gemm or Conv.
 
@@ -36,25 +89,6 @@ def normalize(model: ir.Model, name: str, batch: Batch) -> ir.Model:
         InputError: an operator that holds products which would be missed.
 
     """
-    passes: list[ir.passes.PassBase] = [
-        common_passes.InlinePass(),  # functions of the model itself
-        NameNodesPass(),
-        FoldCodesPass(),
-        RefuseUnsupportedPass(name),
-        ExpandQuantizedPass(),
-        ExpandFusedPass(),
-        ExpandAttentionPass(batch),
-        ExpandEinsumPass(batch),
-        ExpandConvTransposePass(),
-        NameNodesPass(),
-        StoreRepeatedPass(batch),
-        OrientProductsPass(batch),
-        KeepCodesPass(name),
-        FoldWeightsPass(),
-        WidenHalfPass(batch),
-        NameNodesPass(),
-        common_passes.RemoveUnusedOpsetsPass(),
-    ]
-    for each in passes:
-        model = each(model).model
+    for step in steps(name, batch):
+        model = step.run(model).model
     return model
