@@ -54,5 +54,6 @@ class RefuseUnsupportedPass(ir.passes.InPlacePass):
         op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         raise InputError(
             f"{self._name}: node '{node.name or node.outputs[0].name}' ({op}) is not supported yet"
-            f"{f' ({reason})' if reason else ''}; export the model without {without}."
+            f"{f' ({reason})' if reason else ''}; export the model without {without}: "
+            "what optimum and torch.onnx write has no such node."
         )
