@@ -250,6 +250,12 @@ def broken(rules: Iterable[Rule], names: Mapping[str, Any]) -> Iterator[str]:
             yield _said(rule.sentence, names)
 
 
+def needed_entries(op: str, attributes: Mapping[str, int | str]) -> dict[str, None]:
+    """Return the entries that attributes ask for, each once, in the order of the schema."""
+    names: dict[str, Any] = {**_absent(), **attributes, **_of_operator(op), "entries": frozenset()}
+    return dict.fromkeys(name for row in NUMBERS.values() for _, name in _needed(row, names))
+
+
 def number_of(name: str) -> Number | None:
     """Return the row of an entry of `device`, None for an unknown name."""
     found = _placed(name)
@@ -362,11 +368,9 @@ def _wrong_entries(entries: tuple[str, ...], names: Mapping[str, Any]) -> Iterat
             yield f"attribute 'entries' names '{name}' twice, expected every name once."
         seen.add(name)
     for row in NUMBERS.values():
-        for attribute, condition in row.needed:
-            if compiled(condition)(names):
-                for name in _members(row, names):
-                    if name not in seen:
-                        yield _lacks(name, f"'{attribute}' is '{names[attribute]}'")
+        for attribute, name in _needed(row, names):
+            if name not in seen:
+                yield _lacks(name, f"'{attribute}' is '{names[attribute]}'")
         if row.beside and row.name in seen and row.beside not in seen:
             yield _lacks(row.beside, f"'{row.name}' is there")
         if row.without and row.name in seen and not names["dynamic"] and compiled(row.without)(names):
@@ -377,6 +381,13 @@ def _wrong_entries(entries: tuple[str, ...], names: Mapping[str, Any]) -> Iterat
             )
 
 
+def _needed(row: Number, names: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (attribute that asks for it, entry) for the entries of a row that must be there."""
+    for attribute, condition in row.needed:
+        if compiled(condition)(names):
+            yield from ((attribute, name) for name in _members(row, names))
+
+
 def _lacks(name: str, reason: str) -> str:
     return f"attribute 'entries' lacks '{name}', expected it because {reason}."
 
@@ -384,9 +395,8 @@ def _lacks(name: str, reason: str) -> str:
 def _members(row: Number, names: Mapping[str, Any]) -> Iterator[str]:
     """Yield the entries that a row stands for: itself, or all that a table has."""
     members = [row.name]
-    for index, count in INDICES.items():
-        if f"<{index}>" in row.name:
-            members = [each.replace(f"<{index}>", str(k)) for each in members for k in range(names[count])]
+    for letter in re.findall("<([ij])>", row.name):
+        members = [each.replace(f"<{letter}>", str(k)) for each in members for k in range(names[INDICES[letter]])]
     yield from members
 
 
