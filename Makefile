@@ -26,6 +26,7 @@ smoke: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m emu.contract.generate --check
 	$(BIN)/clang-format --dry-run --Werror custom_ops/src/* benchmarks/instructions/*.cpp
 
 format: $(VENV)/.dev

@@ -39,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def generated() -> dict[Path, str]:
     """Every generated file with the text that the schema gives."""
-    return {_ROOT / "custom_ops" / "src" / "contract.inc": native()}
+    page = _ROOT / "docs" / "operators.md"
+    return {_ROOT / "custom_ops" / "src" / "contract.inc": native(), page: filled(page.read_text("utf-8"))}
 
 
 def native() -> str:
@@ -222,6 +223,78 @@ def _text(text: str) -> str:
 
 def _bool(value: bool) -> str:
     return str(value).lower()
+
+
+def filled(page: str) -> str:
+    """A page with the tables of the schema between their markers."""
+    tables = {"operators": _signatures, "attributes": _attribute_table, "entries": _entry_table}
+    for name, lines in tables.items():
+        start, end = f"<!-- {name}: generated from emu/contract/schema.py -->\n", f"<!-- end of {name} -->\n"
+        before, rest = page.split(start)
+        page = before + start + "\n".join(lines()) + "\n" + end + rest.split(end)[1]
+    return page
+
+
+def _signatures() -> Iterable[str]:
+    width = max(len(name) for name in OPERATORS)
+    yield "```"
+    for operator in OPERATORS.values():
+        operands = zip(operator.operands, operator.shapes, strict=True)
+        inputs = [f"{each.name} {shape}".strip() for each, shape in operands]
+        inputs += [each.name for each in operator.controls]
+        yield f"emu::{operator.name:{width}}({', '.join(inputs)}) -> {operator.result}"
+    yield "```"
+
+
+def _attribute_table() -> Iterable[str]:
+    yield "| attribute | of | values | meaning |"
+    yield "|---|---|---|---|"
+    kinds = {tuple(OPERATORS): "S D", (STORED, QUANTIZED, FAULTY_WEIGHT): "S", (DYNAMIC,): "D"}
+    for row in ATTRIBUTES.values():
+        of = kinds.get(row.of) or ", ".join(f"`{op}`" for op in row.of)
+        if isinstance(row.legal, tuple):
+            values = " ".join(f"`{word}`" for word in row.legal) or "string"
+        elif row.legal.high == schema.LARGEST_COUNT:
+            values = f"integer from {row.legal.low:g}"
+        else:
+            values = row.legal.in_words.split(";")[0]
+        yield f"| `{row.name}` | {of} | {values} | {row.meaning} |"
+
+
+def _entry_table() -> Iterable[str]:
+    yield "| entry | needed when | unit | range | meaning |"
+    yield "|---|---|---|---|---|"
+    for row in NUMBERS.values():
+        needed = ", or ".join(_prose(ast.parse(condition, mode="eval").body) for _, condition in row.needed)
+        needed = needed or "optional"
+        needed += f", together with `{row.beside}`" if row.beside else ""
+        needed += f"; not where {_prose(tree(row.without))}" if row.without else ""
+        yield f"| `{row.name}` | {needed} | {row.unit} | {row.legal.in_words} | {row.meaning} |"
+
+
+_SETS_IN_PROSE = {
+    "NUMBER_PROGRAMS": "a model of numbers",
+    "SIGMA_PROGRAMS": "a lognormal, normal or uniform model of conductances",
+}
+_IN_PROSE = {ast.Eq: "is", ast.NotEq: "is not", ast.In: "is", ast.NotIn: "is not", ast.Gt: ">"}
+
+
+def _prose(node: ast.expr) -> str:
+    """A condition of the schema in words."""
+    match node:
+        case ast.Constant(value=value):
+            return f"`{value}`" if isinstance(value, str) else str(value)
+        case ast.Name(id=name):
+            return _SETS_IN_PROSE.get(name) or f"`{name}`"
+        case ast.Starred(value=value):
+            return _prose(value)
+        case ast.Tuple(elts=[*others, last]):
+            return f"{', '.join(map(_prose, others))} or {_prose(last)}"
+        case ast.BoolOp(op=op, values=values):
+            return (" and " if isinstance(op, ast.And) else " or ").join(map(_prose, values))
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            return f"{_prose(left)} {_IN_PROSE[type(op)]} {_prose(right)}"
+    raise NotImplementedError(ast.unparse(node))
 
 
 if __name__ == "__main__":

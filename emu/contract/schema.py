@@ -552,7 +552,7 @@ _HAS_DAC, _HAS_ADC = _when("dac", "!= 'none'"), _when("adc", "!= 'none'")
 _DRIFTS, _POWER_LAW = _when("drift", "!= 'none'"), _when("drift", "== 'power_law'")
 _ITERATES = _when("bound_management", "== 'iterative'")
 _HAS_FORMULA, _HAS_NETWORK = _when("ir_drop", "== 'formula'"), _when("ir_drop", "== 'network'")
-_NORMALIZED = "(largest weight) x (largest input)"
+_NORMALIZED = "g_max x (largest input)"
 
 
 def _numbers(*rows: Number) -> dict[str, Number]:

@@ -259,7 +259,7 @@ def needed_entries(op: str, attributes: Mapping[str, int | str]) -> dict[str, No
 def number_of(name: str) -> Number | None:
     """Return the row of an entry of `device`, None for an unknown name."""
     found = _placed(name)
-    return found and found[0]
+    return None if found is None else NUMBERS[found[0]]
 
 
 def check_controls(
@@ -401,21 +401,20 @@ def _members(row: Number, names: Mapping[str, Any]) -> Iterator[str]:
 
 
 @cache
-def _families() -> list[tuple[re.Pattern[str], Number]]:
+def _families() -> list[tuple[re.Pattern[str], str]]:
     index = "(0|[1-9][0-9]{0,5})"
     return [
-        (re.compile(re.sub("<[ij]>", index, re.escape(row.name)).replace("<name>", ".+")), row)
+        (re.compile(re.sub("<[ij]>", index, re.escape(row.name)).replace("<name>", ".+")), row.name)
         for row in NUMBERS.values()
         if row.is_family
     ]
 
 
 @lru_cache(maxsize=1 << 18)  # a table has thousands
-def _placed(name: str) -> tuple[Number, tuple[int, ...]] | None:
-    """Return the row of an entry and the indices in its name, None for an unknown name."""
-    row = NUMBERS.get(name)
-    if row is not None and not row.is_family:
-        return row, ()
+def _placed(name: str) -> tuple[str, tuple[int, ...]] | None:
+    """Return the name of an entry's row and the indices in its own, None for an unknown name."""
+    if name in NUMBERS and not NUMBERS[name].is_family:
+        return name, ()
     for pattern, family in _families():
         if found := pattern.fullmatch(name):
             return family, tuple(map(int, found.groups()))
@@ -428,7 +427,7 @@ def _is_known(name: str, counts: Mapping[str, Any]) -> bool:
     if found is None:
         return False
     row, indices = found
-    sizes = [counts.get(INDICES[letter], math.inf) for letter in re.findall("<([ij])>", row.name)]
+    sizes = [counts.get(INDICES[letter], math.inf) for letter in re.findall("<([ij])>", row)]
     return all(index < size for index, size in zip(indices, sizes, strict=True))
 
 
