@@ -27,6 +27,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m emu.contract.generate --check
 	$(BIN)/clang-format --dry-run --Werror custom_ops/src/* benchmarks/instructions/*.cpp
 
 format: $(VENV)/.dev

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import emu
 from benchmarks.ratios import clean_session, seconds
-from emu.reference.structure import STORED, attribute_types
+from emu.contract.schema import STORED, attribute_types
 
 _LEAST_SECONDS = 0.1  # of clean runs
 _CONVERTERS = {

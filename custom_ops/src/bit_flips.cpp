@@ -73,7 +73,7 @@ class Changes {
     changes->clear();
     if (flips_.from_list) {
       listed(first, last, changes);
-    } else if (flips_.probability > 0 && flips_.protection == Protection::kNone) {
+    } else if (flips_.probability > 0 && flips_.protection == FaultProtection::kNone) {
       unprotected(first, last, changes);
     } else if (flips_.probability > 0) {
       secded(first, last, changes);
@@ -121,7 +121,7 @@ class Changes {
       const int64_t begin = first + word * elements_of_word;
       for (int64_t element = begin; element < std::min(begin + elements_of_word, last); ++element) {
         const uint64_t bits = data >> ((element - begin) * flips_.bits) & ((uint64_t{1} << flips_.bits) - 1);
-        const bool zero = flips_.protection == Protection::kSecdedZero;
+        const bool zero = flips_.protection == FaultProtection::kSecdedZero;
         if (zero || bits != 0) changes->push_back({element, static_cast<uint32_t>(bits), zero});
       }
     }

@@ -10,61 +10,106 @@ namespace {
 constexpr int64_t kLargest = 0xFFFFFFFFll;
 
 [[noreturn]] void fail(const Structure& structure, const char* input, const std::string& problem) {
-  throw Error("node '" + structure.node + "', control input '" + input + "': " + problem);
+  throw Error("node '" + structure.node + "', input '" + input + "' " + problem + ".");
 }
 
-Tensor typed_input(const Structure& structure, const Context& context, size_t index, const char* name, int type) {
-  Tensor tensor = context.input(index);
+[[noreturn]] void wrong_shape(const Structure& structure, const char* input, const Shape& shape,
+                              const std::string& expected) {
+  fail(structure, input, "has shape " + to_string(shape) + ", expected " + expected);
+}
+
+std::string shown(double value) {
+  std::ostringstream text;
+  text << value;
+  return std::isnan(value) ? "nan" : text.str();
+}
+
+// A control input of the type that the contract says; its value is null where the operator has none of that name.
+Tensor control(const Structure& structure, const Context& context, const char* name) {
+  const int place = input_place(structure.kind, name);
+  if (place < 0) return {};
+  Tensor tensor = context.input(static_cast<size_t>(place));
+  const ElementType type = operator_row(structure.kind).inputs[static_cast<size_t>(place)].type;
   if (tensor.element_type != type) {
-    fail(structure, name, std::string("its elements must be ") + (type == kFloat ? "float32" : "int64"));
+    fail(structure, name, std::string("is of another type, expected ") + (type == kFloat ? "float32" : "int64"));
   }
   return tensor;
 }
 
-int64_t scalar(const Structure& structure, const Context& context, size_t index, const char* name, int64_t low) {
-  const Tensor tensor = typed_input(structure, context, index, name, kInt64);
-  if (!tensor.shape.empty())
-    fail(structure, name, "its shape is " + to_string(tensor.shape) + "; expected a scalar []");
-  const int64_t value = tensor.ints()[0];
-  if (value < low || value > kLargest) {
-    fail(structure, name,
-         "it is " + std::to_string(value) + "; expected " + std::to_string(low) + " to " + std::to_string(kLargest));
-  }
-  return value;
+int64_t scalar(const Structure& structure, const Context& context, const char* name) {
+  const Tensor tensor = control(structure, context, name);
+  if (!tensor.shape.empty()) wrong_shape(structure, name, tensor.shape, "[], one integer");
+  return tensor.ints()[0];
 }
 
-void read_ranges(const Structure& structure, const Context& context, size_t index, Controls& controls) {
-  const Tensor ranges = typed_input(structure, context, index, "ranges", kFloat);
+uint32_t seed(const Structure& structure, const Context& context, const char* name) {
+  const int64_t value = scalar(structure, context, name);
+  if (value < 0 || value > kLargest) {
+    fail(structure, name, "is " + std::to_string(value) + ", expected 0 to 2^32 - 1");
+  }
+  return static_cast<uint32_t>(value);
+}
+
+float own_strength(const Structure& structure, const Context& context) {
+  const Tensor strength = control(structure, context, "strength");
+  if (strength.shape != Shape{structure.sites}) {
+    wrong_shape(structure, "strength", strength.shape,
+                "[" + std::to_string(structure.sites) + "], one number for each site");
+  }
+  const float own = strength.floats()[structure.site];
+  if (!(own >= 0) || !std::isfinite(own)) {
+    fail(structure, "strength", "is " + shown(own) + " for this site, expected finite and 0 or greater");
+  }
+  return own;
+}
+
+void read_ranges(const Structure& structure, const Context& context, Controls& controls) {
+  const Tensor ranges = control(structure, context, "ranges");
+  if (ranges.value == nullptr) return;
   if (ranges.shape != Shape{structure.sites, 3}) {
-    fail(structure, "ranges",
-         "its shape is " + to_string(ranges.shape) + "; expected [" + std::to_string(structure.sites) + ", 3]");
+    wrong_shape(structure, "ranges", ranges.shape,
+                "[" + std::to_string(structure.sites) + ", 3], one row for each site");
   }
   const float* row = ranges.floats() + 3 * structure.site;
   controls.calibrated_input = row[0];
   controls.calibrated_low = row[1];
   controls.calibrated_high = row[2];
-  const bool input = std::isfinite(row[0]) && row[0] > 0;
-  const bool output = std::isfinite(row[1]) && std::isfinite(row[2]) && row[1] < row[2];
-  if ((structure.dac == Range::kCalibrated && !input) || (structure.adc == Range::kCalibrated && !output)) {
+  if (structure.dac == Range::kCalibrated && !(std::isfinite(row[0]) && row[0] > 0)) {
     fail(structure, "ranges",
-         "row " + std::to_string(structure.site) +
-             " holds no ranges; calibrate the model with 'emu calibrate', or give an input above 0 and rising outputs");
+         "has the activation " + shown(row[0]) + " for this site, expected finite and > 0: 'emu calibrate' finds it");
+  }
+  if (structure.adc == Range::kCalibrated && !(std::isfinite(row[1]) && std::isfinite(row[2]) && row[1] < row[2])) {
+    fail(structure, "ranges",
+         "has the outputs " + shown(row[1]) + " to " + shown(row[2]) +
+             " for this site, expected finite and rising: 'emu calibrate' finds them");
+  }
+}
+
+void read_faults(const Structure& structure, const Context& context, Controls& controls) {
+  controls.faults = control(structure, context, "faults");
+  if (controls.faults.value == nullptr) return;
+  if (controls.faults.shape.size() != 1) wrong_shape(structure, "faults", controls.faults.shape, "[F], a list");
+  if (structure.fault_source != FaultSource::kList && controls.faults.size() != 0) {
+    fail(structure, "faults",
+         "has " + std::to_string(controls.faults.size()) + " numbers, expected none because 'fault_source' is '" +
+             structure.text(attribute::fault_source) + "'");
   }
 }
 
 // The first sample and the number of samples (0 when it is not given).
-void read_sample(const Structure& structure, const Context& context, size_t index, Controls& controls) {
-  const Tensor sample = typed_input(structure, context, index, "sample", kInt64);
+void read_sample(const Structure& structure, const Context& context, Controls& controls) {
+  const Tensor sample = control(structure, context, "sample");
+  if (sample.value == nullptr) return;
   const bool pair = sample.shape.size() == 1 && sample.size() == 2;
-  if (!sample.shape.empty() && !pair) {
-    fail(structure, "sample", "its shape is " + to_string(sample.shape) + "; expected [] or [2]");
-  }
+  if (!sample.shape.empty() && !pair) wrong_shape(structure, "sample", sample.shape, "[] or [2]");
   const int64_t first = sample.ints()[0];
   const int64_t samples = pair ? sample.ints()[1] : 0;
-  if (first < 0 || samples < 0 || first > kLargest || first + std::max<int64_t>(samples, 1) - 1 > kLargest) {
-    fail(structure, "sample",
-         "the first sample is " + std::to_string(first) + "; expected 0 to " + std::to_string(kLargest) +
-             " for every sample of the batch");
+  const std::string shown_sample = pair ? to_string({first, samples}) : std::to_string(first);
+  if (first < 0 || samples < 0 || first > kLargest || samples > kLargest) {
+    fail(structure, "sample", "is " + shown_sample + ", expected 0 to 2^32 - 1");
+  }
+  if (first + std::max<int64_t>(samples, 1) - 1 > kLargest) {
+    fail(structure, "sample", "is " + shown_sample + ", expected 0 to 2^32 - 1 for every sample of the batch");
   }
   controls.first_sample = static_cast<uint32_t>(first);
   controls.samples = samples;
@@ -72,54 +117,44 @@ void read_sample(const Structure& structure, const Context& context, size_t inde
 
 }  // namespace
 
-int faults_place(Operator kind) { return kind == Operator::kDynamic ? -1 : kind == Operator::kFaultyWeight ? 2 : 3; }
-
-Controls read_controls(const Structure& structure, const Context& context, size_t first_input) {
-  Controls controls;
-  const Tensor device = typed_input(structure, context, first_input, "device", kFloat);
-  if (device.shape.size() != 1) {
-    fail(structure, "device",
-         "its shape is " + to_string(device.shape) + "; expected [" + std::to_string(structure.entries.size()) + "]");
-  }
-  controls.device = structure.device(device.floats(), device.size());
-
-  const Tensor strength = typed_input(structure, context, first_input + 1, "strength", kFloat);
-  if (strength.shape.size() != 1 || strength.size() != structure.sites) {
-    fail(structure, "strength",
-         "its shape is " + to_string(strength.shape) + "; expected [" + std::to_string(structure.sites) +
-             "], one factor per site");
-  }
-  controls.strength = strength.floats()[structure.site];
-  if (!(controls.strength >= 0) || !std::isfinite(controls.strength)) {
-    std::ostringstream value;
-    value << controls.strength;
-    fail(structure, "strength",
-         "entry " + std::to_string(structure.site) + " is " + value.str() + "; expected a finite number from 0");
-  }
-
-  const bool products = structure.kind != Operator::kFaultyWeight;
-  size_t next = first_input + 2;
-  if (products) read_ranges(structure, context, next++, controls);
-  if (faults_place(structure.kind) >= 0) {
-    controls.faults = typed_input(structure, context, next++, "faults", kInt64);
-    const bool listed = structure.fault_source == FaultSource::kList;
-    if (controls.faults.shape.size() != 1 || (!listed && controls.faults.size() != 0)) {
-      fail(structure, "faults",
-           "its shape is " + to_string(controls.faults.shape) + "; expected " + (listed ? "[F]" : "[0]"));
+Structure structure_of(const NodeInfo& info, Operator kind) {
+  Structure structure = parse_structure(
+      info.name(), kind, [&](const char* attribute) { return info.int_attribute(attribute); },
+      [&](const char* attribute) { return info.string_attribute(attribute, may_be_absent(attribute)); });
+  const std::vector<OperatorInput>& inputs = operator_row(kind).inputs;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].constant && !info.input_is_constant(i)) {
+      throw Error("node '" + structure.node + "', input '" + inputs[i].name + "': it must be a constant of the graph");
     }
   }
-  controls.seed = static_cast<uint32_t>(scalar(structure, context, next++, "seed", 0));
-  controls.read_seed = static_cast<uint32_t>(scalar(structure, context, next++, "read_seed", 0));
-  if (products) read_sample(structure, context, next++, controls);
-  const int64_t head = scalar(structure, context, next, "head", -1);
+  return structure;
+}
+
+Controls read_controls(const Structure& structure, const Context& context) {
+  Controls controls;
+  const Tensor device = control(structure, context, "device");
+  if (device.shape.size() != 1) {
+    wrong_shape(structure, "device", device.shape,
+                "[" + std::to_string(structure.entries.size()) + "], one number for each name in 'entries'");
+  }
+  controls.device = structure.device(device.floats(), device.size());
+  controls.strength = own_strength(structure, context);
+  read_sample(structure, context, controls);
+  const int64_t head = scalar(structure, context, "head");
+  if (head < -1) fail(structure, "head", "is " + std::to_string(head) + ", expected -1 (all heads) or greater");
   controls.head = head < 0 ? -1 : head / structure.head_share;
   const bool has_heads = structure.head_axis != HeadAxis::kNone;
   if (head >= 0 && has_heads && controls.head >= structure.heads) {
     fail(structure, "head",
-         "it is " + std::to_string(head) + "; expected -1 for all heads, or less than " +
-             std::to_string(structure.heads * structure.head_share));
+         "is " + std::to_string(head) + ", expected below " + std::to_string(structure.heads * structure.head_share) +
+             " (" + std::to_string(structure.heads) + " heads, each shared by " + std::to_string(structure.head_share) +
+             ")");
   }
   controls.exact = controls.strength == 0 || (head >= 0 && !has_heads);
+  read_ranges(structure, context, controls);
+  read_faults(structure, context, controls);
+  controls.seed = seed(structure, context, "seed");
+  controls.read_seed = seed(structure, context, "read_seed");
   return controls;
 }
 
@@ -151,8 +186,7 @@ SampleRow SampleMap::locate(int64_t row) const {
 void check_samples(const Structure& structure, const SampleMap& map) {
   if (map.end_sample() - 1 > kLargest) {
     fail(structure, "sample",
-         "the last sample of the batch is " + std::to_string(map.end_sample() - 1) + "; expected at most " +
-             std::to_string(kLargest));
+         "is such that the last sample is " + std::to_string(map.end_sample() - 1) + ", expected at most 2^32 - 1");
   }
 }
 

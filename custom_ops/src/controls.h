@@ -25,10 +25,11 @@ struct Controls {
   bool exact = false;
 };
 
-// Reads the control inputs of an operator from first_input on. Throws Error.
-Controls read_controls(const Structure& structure, const Context& context, size_t first_input);
-// The place of `faults` among the control inputs, -1 where the operator has none.
-int faults_place(Operator kind);
+// The checked attributes of a node of which the inputs that must be constant are. Throws Error.
+Structure structure_of(const NodeInfo& info, Operator kind);
+
+// Reads the control inputs of an operator. Throws Error.
+Controls read_controls(const Structure& structure, const Context& context);
 
 struct SampleRow {
   uint32_t sample;

@@ -11,12 +11,6 @@ namespace {
 
 std::atomic<int> g_snapshot_limit{1};
 
-Structure structure_of(const NodeInfo& info, Operator kind) {
-  return parse_structure(
-      info.name(), kind, [&](const char* attribute) { return info.int_attribute(attribute); },
-      [&](const char* attribute) { return info.string_attribute(attribute, may_be_absent(attribute)); });
-}
-
 Shape leading(const Shape& shape, size_t trailing) {
   return {shape.begin(), shape.end() - static_cast<long>(trailing)};
 }
@@ -26,27 +20,7 @@ Shape leading(const Shape& shape, size_t trailing) {
 void set_snapshot_limit(int limit) { g_snapshot_limit.store(std::max(1, limit)); }
 
 StoredProduct::StoredProduct(const NodeInfo& info, Operator kind)
-    : quantized_(kind == Operator::kQuantized), structure_(structure_of(info, kind)) {
-  const std::vector<const char*> constants =
-      quantized_ ? std::vector<const char*>{"codes", "scale", "zero_point"} : std::vector<const char*>{"W"};
-  const size_t faults = 1 + constants.size() + static_cast<size_t>(faults_place(kind));
-  if (!info.input_is_constant(faults)) {
-    throw Error("node '" + structure_.node + "', input 'faults': it must be a constant of the graph");
-  }
-  for (size_t i = 0; i < constants.size(); ++i) {
-    if (!info.input_is_constant(1 + i)) {
-      throw Error("node '" + structure_.node + "', input '" + constants[i] + "': it must be a constant of the graph");
-    }
-  }
-}
-
-std::vector<ElementType> CrossbarMatMul::input_types() {
-  return {kFloat, kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64, kInt64};
-}
-
-std::vector<ElementType> CrossbarMatMulQuantized::input_types() {
-  return {kFloat, kInt8, kFloat, kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64, kInt64};
-}
+    : quantized_(kind == Operator::kQuantized), structure_(structure_of(info, kind)) {}
 
 StoredProduct::Weights StoredProduct::weights(const Context& context) {
   const Tensor w = context.input(1);
@@ -375,7 +349,7 @@ void StoredProduct::one_head(const Controls& controls, const Layout& layout, con
 void StoredProduct::compute(const Context& context) {
   const Tensor x = context.input(0);
   const Weights w = weights(context);
-  const Controls controls = read_controls(structure_, context, quantized_ ? 4 : 2);
+  const Controls controls = read_controls(structure_, context);
   prepare(w);
   const Layout layout = this->layout(x, w);
   check_samples(structure_, SampleMap(layout.y_rows, layout.sample_axis, controls));

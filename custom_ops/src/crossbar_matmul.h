@@ -67,16 +67,14 @@ class StoredProduct {
 
 class CrossbarMatMul : public StoredProduct {
  public:
-  explicit CrossbarMatMul(const NodeInfo& info) : StoredProduct(info, Operator::kStored) {}
-  static const char* op_name() { return "CrossbarMatMul"; }
-  static std::vector<ElementType> input_types();
+  static constexpr Operator kKind = Operator::kStored;
+  explicit CrossbarMatMul(const NodeInfo& info) : StoredProduct(info, kKind) {}
 };
 
 class CrossbarMatMulQuantized : public StoredProduct {
  public:
-  explicit CrossbarMatMulQuantized(const NodeInfo& info) : StoredProduct(info, Operator::kQuantized) {}
-  static const char* op_name() { return "CrossbarMatMulQuantized"; }
-  static std::vector<ElementType> input_types();
+  static constexpr Operator kKind = Operator::kQuantized;
+  explicit CrossbarMatMulQuantized(const NodeInfo& info) : StoredProduct(info, kKind) {}
 };
 
 // How many programmed copies of each weight are kept (the newest); at least 1. Memory against re-programming.

@@ -63,10 +63,7 @@ std::vector<int64_t> sources(const Shape& operand, const Shape& batch) {
 }  // namespace
 
 CrossbarMatMulDynamic::CrossbarMatMulDynamic(const NodeInfo& info)
-    : structure_(parse_structure(
-          info.name(), Operator::kDynamic, [&](const char* attribute) { return info.int_attribute(attribute); },
-          [&](const char* attribute) { return info.string_attribute(attribute); })),
-      matmul_(info) {}
+    : structure_(structure_of(info, kKind)), matmul_(info) {}
 
 // Matrices of B that have no scale, because they (or another one that shares their scale) are not finite.
 std::vector<char> CrossbarMatMulDynamic::lost_matrices(const Batch& batch, const SampleMap& samples,
@@ -224,7 +221,7 @@ void CrossbarMatMulDynamic::compute(const Context& context) {
   Batch batch;
   batch.a = context.input(0);
   batch.b = context.input(1);
-  const Controls controls = read_controls(structure_, context, 2);
+  const Controls controls = read_controls(structure_, context);
   const Shape& a = batch.a.shape;
   const Shape& b = batch.b.shape;
   if (a.size() < 2 || b.size() < 2 || a.back() != b[b.size() - 2]) {

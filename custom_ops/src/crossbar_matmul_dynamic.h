@@ -15,10 +15,7 @@ class CrossbarMatMulDynamic {
   explicit CrossbarMatMulDynamic(const NodeInfo& info);
   void compute(const Context& context);
 
-  static const char* op_name() { return "CrossbarMatMulDynamic"; }
-  static std::vector<ElementType> input_types() {
-    return {kFloat, kFloat, kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64};
-  }
+  static constexpr Operator kKind = Operator::kDynamic;
 
  private:
   struct Batch;

@@ -5,17 +5,7 @@
 
 namespace emu {
 
-FaultyWeight::FaultyWeight(const NodeInfo& info)
-    : structure_(parse_structure(
-          info.name(), Operator::kFaultyWeight, [&](const char* attribute) { return info.int_attribute(attribute); },
-          [&](const char* attribute) { return info.string_attribute(attribute); })) {
-  const auto faults = static_cast<size_t>(1 + faults_place(Operator::kFaultyWeight));
-  for (const auto& [place, name] : {std::pair<size_t, const char*>{0, "W"}, {faults, "faults"}}) {
-    if (!info.input_is_constant(place)) {
-      throw Error("node '" + structure_.node + "', input '" + name + "': it must be a constant of the graph");
-    }
-  }
-}
+FaultyWeight::FaultyWeight(const NodeInfo& info) : structure_(structure_of(info, kKind)) {}
 
 // Once, as W is a constant.
 void FaultyWeight::check(const Tensor& w) {
@@ -49,7 +39,7 @@ std::shared_ptr<const StoredArray> FaultyWeight::stored(const Controls& controls
 
 void FaultyWeight::compute(const Context& context) {
   const Tensor w = context.input(0);
-  const Controls controls = read_controls(structure_, context, 1);
+  const Controls controls = read_controls(structure_, context);
   if (w.shape.empty()) {
     throw Error("node '" + structure_.node + "', input 'W': it is a scalar; expected rank 1 or more");
   }

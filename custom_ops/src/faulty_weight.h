@@ -17,8 +17,7 @@ class FaultyWeight {
   explicit FaultyWeight(const NodeInfo& info);
   void compute(const Context& context);
 
-  static const char* op_name() { return "FaultyWeight"; }
-  static std::vector<ElementType> input_types() { return {kFloat, kFloat, kFloat, kInt64, kInt64, kInt64, kInt64}; }
+  static constexpr Operator kKind = Operator::kFaultyWeight;
 
  private:
   void check(const Tensor& w);

@@ -8,7 +8,9 @@
 
 namespace emu {
 
-enum class Encoding : int { kWeight, kDifferential, kTwoSided, kOffset };
+// What nodes may say, from emu/contract/schema.py.
+#define EMU_CONTRACT_ENUMS
+#include "contract.inc"
 
 enum class Disturbance : int {
   kNone,
@@ -34,10 +36,6 @@ enum class Disturbance : int {
   // Of operands written at run time.
   kClipFormer,
 };
-
-enum class Drift : int { kNone, kPowerLaw, kPcm, kHermesPair, kHermesSingle, kStateIndependent, kCmo };
-
-enum class AdcCode : int { kSignMagnitude, kOffsetBinary, kTwosComplement };
 
 // From numbers to numbers of limited resolution, or to the target conductance of one device;
 // docs/operators.md "Targets".
@@ -124,7 +122,7 @@ struct ReadRow {
   float peak = -1;              // largest magnitude of the row, or -1
   const float* gain = nullptr;  // of the ADC of each column
   const float* offset = nullptr;
-  enum class Range { kNone, kGiven, kAbsMax } range = Range::kNone;
+  enum class Range { kNone, kGiven, kAbsmax } range = Range::kNone;
   AdcCode code = AdcCode::kSignMagnitude;
   double steps = 0;  // 0: no quantization
   float low = 0;

@@ -860,10 +860,10 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   }
   double bottom = row.low;
   double top = row.high;
-  if (row.range == ReadRow::Range::kAbsMax || row.stop_if_saturated) {
+  if (row.range == ReadRow::Range::kAbsmax || row.stop_if_saturated) {
     if (peak < 0) peak = largest_magnitude(p, count);
     if (row.stop_if_saturated && peak > row.high) return true;
-    if (row.range == ReadRow::Range::kAbsMax) {
+    if (row.range == ReadRow::Range::kAbsmax) {
       top = peak;
       bottom = -top;
     }
@@ -935,7 +935,7 @@ void read_narrow_columns(const NarrowRead& read, const float* x, const int64_t* 
   const F one = set(1.0f);
   const F infinity = set(std::numeric_limits<float>::infinity());
   const F nan = set(std::numeric_limits<float>::quiet_NaN());
-  const bool absmax = row.range == ReadRow::Range::kAbsMax;
+  const bool absmax = row.range == ReadRow::Range::kAbsmax;
   const bool from_bottom = row.code == AdcCode::kOffsetBinary;
   const bool twos = row.code == AdcCode::kTwosComplement && row.steps > 0;
   for (int64_t i = 0; i < count; i += kWidth) {

@@ -38,10 +38,12 @@ const OrtCustomOp* custom_op() {
   static const OrtCustomOp op = [] {
     OrtCustomOp entry{};
     entry.version = kApiVersion;
-    entry.GetName = [](const OrtCustomOp*) { return Kernel::op_name(); };
+    entry.GetName = [](const OrtCustomOp*) { return operator_row(Kernel::kKind).name; };
     entry.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
-    entry.GetInputTypeCount = [](const OrtCustomOp*) { return Kernel::input_types().size(); };
-    entry.GetInputType = [](const OrtCustomOp*, size_t index) -> int { return Kernel::input_types()[index]; };
+    entry.GetInputTypeCount = [](const OrtCustomOp*) { return operator_row(Kernel::kKind).inputs.size(); };
+    entry.GetInputType = [](const OrtCustomOp*, size_t index) -> int {
+      return operator_row(Kernel::kKind).inputs[index].type;
+    };
     entry.GetOutputTypeCount = [](const OrtCustomOp*) { return size_t{1}; };
     entry.GetOutputType = [](const OrtCustomOp*, size_t) -> int { return kFloat; };
     entry.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
@@ -78,7 +80,8 @@ Structure structure_from_text(const char* text) {
   const auto get = [&](const char* name) {
     const auto found = values.find(name);
     if (found == values.end() && may_be_absent(name)) return std::string();
-    if (found == values.end()) throw Error(std::string("attributes: '") + name + "' is missing");
+    if (found == values.end())
+      throw Error("node 'program', attribute '" + std::string(name) + "' is missing; every attribute must be present.");
     return found->second;
   };
   return parse_structure(

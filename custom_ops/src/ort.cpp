@@ -77,33 +77,44 @@ std::string NodeInfo::name() const {
 
 int64_t NodeInfo::int_attribute(const char* attribute) const {
   int64_t value = 0;
-  OrtStatus* status = call_status(Slot::KernelInfoGetAttribute_int64, info_, attribute, &value);
-  if (status != nullptr) {
-    call_void(Slot::ReleaseStatus, status);
-    throw Error("node '" + name() + "' has no integer attribute '" + attribute +
-                "'; rewrite the model with the emu version that is installed");
-  }
-  return value;
+  if (read_attribute(attribute, value)) return value;
+  std::string text;
+  if (read_attribute(attribute, text)) refuse(attribute, "'" + text + "', expected an integer.");
+  refuse(attribute, "missing; every attribute must be present.");
 }
 
 std::string NodeInfo::string_attribute(const char* attribute, bool may_be_absent) const {
+  std::string text;
+  if (read_attribute(attribute, text)) return text;
+  int64_t number = 0;
+  if (read_attribute(attribute, number)) refuse(attribute, std::to_string(number) + ", expected a string.");
+  if (may_be_absent) return {};
+  refuse(attribute, "missing; every attribute must be present.");
+}
+
+// False where there is no such attribute of this type.
+bool NodeInfo::read_attribute(const char* attribute, int64_t& value) const {
+  OrtStatus* status = call_status(Slot::KernelInfoGetAttribute_int64, info_, attribute, &value);
+  if (status != nullptr) call_void(Slot::ReleaseStatus, status);
+  return status == nullptr;
+}
+
+bool NodeInfo::read_attribute(const char* attribute, std::string& value) const {
   size_t size = 0;
   OrtStatus* status =
       call_status(Slot::KernelInfoGetAttribute_string, info_, attribute, static_cast<char*>(nullptr), &size);
   if (status != nullptr) {
     call_void(Slot::ReleaseStatus, status);
-    int64_t number = 0;
-    status = may_be_absent ? call_status(Slot::KernelInfoGetAttribute_int64, info_, attribute, &number) : nullptr;
-    if (may_be_absent && status != nullptr) {  // nor a number of that name
-      call_void(Slot::ReleaseStatus, status);
-      return {};
-    }
-    throw Error("node '" + name() + "' has no string attribute '" + attribute +
-                "'; rewrite the model with the emu version that is installed");
+    return false;
   }
-  return read_string([&](char* out, size_t* length) {
+  value = read_string([&](char* out, size_t* length) {
     return call_status(Slot::KernelInfoGetAttribute_string, info_, attribute, out, length);
   });
+  return true;
+}
+
+void NodeInfo::refuse(const char* attribute, const std::string& what) const {
+  throw Error("node '" + name() + "', attribute '" + attribute + "' is " + what);
 }
 
 bool NodeInfo::input_is_constant(size_t index) const {

@@ -61,6 +61,10 @@ class NodeInfo {
   const OrtKernelInfo* handle() const { return info_; }
 
  private:
+  bool read_attribute(const char* attribute, int64_t& value) const;
+  bool read_attribute(const char* attribute, std::string& value) const;
+  [[noreturn]] void refuse(const char* attribute, const std::string& what) const;
+
   const OrtKernelInfo* info_;
 };
 

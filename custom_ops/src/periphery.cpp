@@ -150,14 +150,14 @@ class Reader {
     input_.bound = device_.dac_bound;
     input_.offset_binary = structure_.dac_offset_binary;
     input_.clip = structure_.dac != Range::kNone;
-    if (structure_.input_noise()) input_noise_ = strength_ * device_.input_noise;
-    output_noise_squared_ = structure_.output_noise() ? device_.output_noise * device_.output_noise : 0.0f;
-    if (structure_.weight_noise != WeightNoise::kNone) weight_noise_ = device_.weight_noise;
+    if (structure_.input_noise()) input_noise_ = strength_ * device_.read_input_noise;
+    output_noise_squared_ = structure_.output_noise() ? device_.read_output_noise * device_.read_output_noise : 0.0f;
+    if (structure_.read_noise != ReadNoise::kNone) weight_noise_ = device_.read_weight_noise;
     noisy_ = strength_ * (weight_noise_ + output_noise_squared_) > 0;
     needs_variances_ = noisy_ && needs_noise_weights(structure_) && weight_noise_ > 0;
-    ir_drop_ = structure_.ir_drop == IrDrop::kFormula && device_.ir_drop > 0;
+    ir_drop_ = structure_.ir_drop == IrDrop::kFormula && device_.read_ir_drop > 0;
     pattern_.range = structure_.adc == Range::kNone     ? ReadRow::Range::kNone
-                     : structure_.adc == Range::kAbsMax ? ReadRow::Range::kAbsMax
+                     : structure_.adc == Range::kAbsmax ? ReadRow::Range::kAbsmax
                                                         : ReadRow::Range::kGiven;
     pattern_.code = structure_.adc_code;
     pattern_.steps = structure_.adc_steps(device_);
@@ -169,7 +169,7 @@ class Reader {
     for (const Span& group : product.column_groups) widest_ = std::max(widest_, group.size());
     // Noise finds the largest sums by itself, and what else happens to products changes them.
     needs_peaks_ = !noisy_ && !ir_drop_ && !structure_.adc_errors() &&
-                   (structure_.iterative || pattern_.range == ReadRow::Range::kAbsMax);
+                   (structure_.iterative || pattern_.range == ReadRow::Range::kAbsmax);
     codes_ = product.packing == kernels().fixed_packing;
     measure_adc_errors();
   }
@@ -273,7 +273,7 @@ class Reader {
 
   float range_of_input(float largest) const {
     switch (structure_.dac) {
-      case Range::kAbsMax:
+      case Range::kAbsmax:
         return device_.dac_limit > 0 ? std::min(largest, device_.dac_limit) : largest;
       case Range::kFixed:
         return device_.dac_max;
@@ -298,8 +298,8 @@ class Reader {
     double cell_steps = 0;
     if (structure_.slice_bits > 0) {
       cell_steps = std::exp2(static_cast<double>(structure_.slice_bits)) - 1;
-    } else if (device_.cell_bits > 0) {
-      cell_steps = std::exp2(static_cast<double>(device_.cell_bits)) - 1;
+    } else if (device_.mapping_cell_bits > 0) {
+      cell_steps = std::exp2(static_cast<double>(device_.mapping_cell_bits)) - 1;
     } else if (structure_.weight_bits > 0) {
       cell_steps = std::exp2(static_cast<double>(structure_.weight_bits - 1)) - 1;
     }
@@ -391,8 +391,8 @@ class Reader {
     const int64_t row = rows.matrix * product_.rows + rows.first;
     NarrowRead read;
     read.input = input_;
-    read.alpha = structure_.dac == Range::kAbsMax ? 0.0f : range_of_input(0.0f);
-    read.limit = structure_.dac == Range::kAbsMax ? device_.dac_limit : 0.0f;
+    read.alpha = structure_.dac == Range::kAbsmax ? 0.0f : range_of_input(0.0f);
+    read.limit = structure_.dac == Range::kAbsmax ? device_.dac_limit : 0.0f;
     read.noisy = noisy_;
     read.weight_variance = weight_noise_ * weight_noise_;
     read.output_variance = output_noise_squared_;
@@ -454,7 +454,7 @@ class Reader {
   }
 
   void measure_norms(const float* x, int64_t rows, int64_t depth, Work& work) const {
-    if (structure_.weight_noise != WeightNoise::kAdditiveConstant) return;
+    if (structure_.read_noise != ReadNoise::kAdditiveConstant) return;
     for (int64_t r = 0; r < rows; ++r) {
       const auto i = static_cast<size_t>(r);
       work.norms[i] =
@@ -624,10 +624,10 @@ class Reader {
 
   // Step 4.
   void drop(int64_t depth, int64_t count, const float* currents, const float* ramped, float* y) const {
-    const float ratio = static_cast<float>(depth) / device_.ir_drop_ratio;
+    const float ratio = static_cast<float>(depth) / device_.read_ir_drop_ratio;
     for (int64_t i = 0; i < count; ++i) {
       const float a = ratio * currents[i];
-      y[i] -= device_.ir_drop * (a * (a * (0.05f * a - 0.2f) + 0.5f)) * ramped[i];
+      y[i] -= device_.read_ir_drop * (a * (a * (0.05f * a - 0.2f) + 0.5f)) * ramped[i];
     }
   }
 
@@ -657,8 +657,8 @@ class Reader {
             of_columns[n] = center + strength_ * sigma * normals[static_cast<size_t>(n / structure_.adc_columns)];
           }
         };
-        fill(kAdcGain, 1.0f, device_.gain_sigma, gains_);
-        fill(kAdcOffset, 0.0f, device_.offset_sigma, offsets_);
+        fill(kAdcGain, 1.0f, device_.adc_gain_sigma, gains_);
+        fill(kAdcOffset, 0.0f, device_.adc_offset_sigma, offsets_);
       }
     }
   }
@@ -689,10 +689,10 @@ class Reader {
   }
 
   bool may_repeat(double b) const {
-    if (!structure_.iterative || b > device_.max_bound_factor) return false;
+    if (!structure_.iterative || b > device_.adc_max_bound_factor) return false;
     if (input_.steps <= 0) return true;
     const double step = 2.0 * device_.dac_bound / input_.steps;
-    return !(b > device_.max_bound_resolution / step);
+    return !(b > device_.adc_max_bound_resolution / step);
   }
 
   uint32_t pass_of(size_t i, size_t j) const { return static_cast<uint32_t>(i * input_slices_ + j); }
@@ -720,8 +720,8 @@ class Reader {
         sum += term;
         squares += static_cast<double>(x[k]) * x[k];
         variance += static_cast<double>(x[k]) * x[k] *
-                    (structure_.weight_noise == WeightNoise::kProportional ? static_cast<double>(cells[k]) * cells[k]
-                                                                           : std::fabs(cells[k]));
+                    (structure_.read_noise == ReadNoise::kProportional ? static_cast<double>(cells[k]) * cells[k]
+                                                                       : std::fabs(cells[k]));
         current += std::fabs(term);
         ramped += term * (1.0 - rest * rest);
       }
@@ -733,7 +733,7 @@ class Reader {
         Counter counter = noise_;
         counter.c3 = kUnitColumnRead + (static_cast<uint32_t>(t) << 8) + (pass_of(i, j) << 24);
         const auto of_weights =
-            static_cast<float>(structure_.weight_noise == WeightNoise::kAdditiveConstant ? squares : variance);
+            static_cast<float>(structure_.read_noise == ReadNoise::kAdditiveConstant ? squares : variance);
         const float std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * of_weights + output_noise_squared_);
         const NoiseRow noise{place.row, place.sample, std, nullptr};
         kernels().disturb_rows(counter, 0, &noise, 1, 1, &y, nullptr);

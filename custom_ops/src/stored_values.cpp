@@ -33,7 +33,7 @@ std::vector<float> weight_scales(const Structure& structure, const Device& devic
   const std::vector<Span> row_tiles = structure.row_tiles(rows);
   const std::vector<Span> column_tiles = structure.column_tiles(columns);
   std::vector<float> scales(row_tiles.size() * static_cast<size_t>(columns), 0.0f);
-  const bool ranked = device.percentile > 0;
+  const bool ranked = device.mapping_percentile > 0;
   // Column maxima per row tile first; every coarser scale is a maximum of these.
   for (size_t t = 0; t < row_tiles.size() && !ranked; ++t) {
     float* row = scales.data() + t * static_cast<size_t>(columns);
@@ -45,7 +45,7 @@ std::vector<float> weight_scales(const Structure& structure, const Device& devic
     float peak = 0;
     if (ranked) {
       const Span inside{row_tiles[first_tile].begin, row_tiles[last_tile - 1].end};
-      peak = ranked_magnitude(w, columns, inside, span, device.percentile);
+      peak = ranked_magnitude(w, columns, inside, span, device.mapping_percentile);
     }
     for (size_t t = first_tile; t < last_tile && !ranked; ++t) {
       for (int64_t n = span.begin; n < span.end; ++n) peak = std::max(peak, scales[t * columns + n]);
@@ -134,7 +134,7 @@ class Storing {
     } else {
       stored.slices.push_back(stored_numbers(for_reading));
     }
-    if (device_.modifier > 0) modify(conductances || for_reading, stored.slices[0]);
+    if (device_.program_modifier > 0) modify(conductances || for_reading, stored.slices[0]);
     if (conductances && !for_reading) decode(stored.slices);
     stored.scales = scales_;
     if (for_reading && structure_.unit_column) {
@@ -168,7 +168,7 @@ class Storing {
   // Whether bits flip and nothing else happens to the weights.
   bool only_flips(bool for_reading) const {
     const bool as_they_are = structure_.encoding == Encoding::kWeight && structure_.disturbance == Disturbance::kNone &&
-                             !mapped(map()) && device_.modifier == 0;
+                             !mapped(map()) && device_.program_modifier == 0;
     return as_they_are && !for_reading && w_ != matrices_.values;
   }
 
@@ -199,7 +199,7 @@ class Storing {
     flips.from_list = listed;
     flips.list = matrices_.faults;
     flips.list_size = matrices_.fault_count;
-    flips.probability = listed ? 0.0 : std::min(1.0f, strength_ * device_.ber);
+    flips.probability = listed ? 0.0 : std::min(1.0f, strength_ * device_.faults_ber);
     flips.mask = static_cast<uint32_t>(structure_.fault_mask);
     flips.protection = structure_.protection;
     flips.seed = key_.seed;
@@ -224,9 +224,9 @@ class Storing {
   MapRow map(int64_t slice = 0) const {
     MapRow row;
     row.encoding = structure_.encoding;
-    row.clip = structure_.encoding != Encoding::kWeight || device_.percentile > 0;
+    row.clip = structure_.encoding != Encoding::kWeight || device_.mapping_percentile > 0;
     if (structure_.weight_bits > 0) row.weight_steps = std::exp2(static_cast<float>(structure_.weight_bits - 1)) - 1.0f;
-    if (device_.cell_bits > 0) row.level_steps = std::exp2(device_.cell_bits) - 1.0f;
+    if (device_.mapping_cell_bits > 0) row.level_steps = std::exp2(device_.mapping_cell_bits) - 1.0f;
     if (structure_.slice_bits > 0) {
       row.slice_steps = std::exp2(static_cast<float>(structure_.slice_bits)) - 1.0f;
       row.slice_divisor = std::exp2(static_cast<float>(structure_.slice_bits * slice));
@@ -239,8 +239,8 @@ class Storing {
     Floats values(static_cast<size_t>(rows_ * columns_));
     StoreRow pattern;
     pattern.model = structure_.disturbance;
-    pattern.sigma = strength_ * device_.sigma;
-    pattern.sigma_cycle = strength_ * device_.sigma_cycle;
+    pattern.sigma = strength_ * device_.program_sigma;
+    pattern.sigma_cycle = strength_ * device_.program_sigma_cycle;
     pattern.normalize = for_reading;
     const MapRow mapping = map();
     if (structure_.disturbance == Disturbance::kFunction) {
@@ -357,15 +357,15 @@ class Storing {
   ProgramRow program_pattern(std::vector<float>& levels, Table& table) const {
     ProgramRow row;
     row.model = structure_.disturbance;
-    row.sigma = strength_ * device_.sigma;
-    row.sigma_cycle = strength_ * device_.sigma_cycle;
-    row.sigma_off = strength_ * device_.sigma_off;
+    row.sigma = strength_ * device_.program_sigma;
+    row.sigma_cycle = strength_ * device_.program_sigma_cycle;
+    row.sigma_off = strength_ * device_.program_sigma_off;
     row.floor = floor_;
     if (structure_.clip_to_range) {
       row.lowest = floor_;
       row.highest = 1.0f;
     }
-    const float amplitude = strength_ * device_.scale;
+    const float amplitude = strength_ * device_.program_scale;
     if (row.model == Disturbance::kPolynomial) {
       for (int i = 0; i < 5; ++i) row.c[i] = amplitude * device_.c[i] / device_.reference_us;
     } else if (row.model == Disturbance::kSaturating) {
@@ -407,9 +407,9 @@ class Storing {
     for (size_t i = 0; i < all.target_us.size(); ++i) {
       const auto between = [&](const std::vector<std::vector<float>>& values) {
         return (values[early][i] + share * (static_cast<double>(values[late][i]) - values[early][i])) /
-               device_.g_max_us;
+               device_.mapping_g_max_us;
       };
-      now.target_us.push_back(all.target_us[i] / device_.g_max_us);
+      now.target_us.push_back(all.target_us[i] / device_.mapping_g_max_us);
       now.mean_us[0].push_back(static_cast<float>(between(all.mean_us)));
       now.std_us[0].push_back(static_cast<float>(between(all.std_us) * amplitude));
     }
@@ -531,9 +531,9 @@ class Storing {
     pattern.model = structure_.drift;
     pattern.strength = strength_;
     pattern.scale = device_.drift_scale;
-    pattern.nu = device_.nu;
-    pattern.nu_sigma = device_.nu_sigma;
-    pattern.g_max_us = device_.g_max_us;
+    pattern.nu = device_.drift_nu;
+    pattern.nu_sigma = device_.drift_nu_sigma;
+    pattern.g_max_us = device_.mapping_g_max_us;
     if (structure_.clip_to_range) {
       pattern.lowest = floor_;
       pattern.highest = 1.0f;
@@ -548,7 +548,7 @@ class Storing {
       pattern.log_ratio = static_cast<float>(std::log(time));
       read *= 0.0277316483 * std::sqrt(std::log((time + 1e-6) / 2e-6));
     } else if (pattern.model == Drift::kPowerLaw) {
-      const double t0 = device_.t0_s;
+      const double t0 = device_.drift_t0_s;
       pattern.log_ratio = static_cast<float>(std::log(std::max(time, t0) / t0));
     } else if (pattern.model != Drift::kNone) {
       const bool hermes = pattern.model == Drift::kHermesPair || pattern.model == Drift::kHermesSingle;
@@ -556,7 +556,7 @@ class Storing {
       const double t_read = hermes ? 512e-9 : 250e-9;
       pattern.log_ratio = static_cast<float>(std::log((time + t0) / t0));
       read *= std::sqrt(std::log((time + t0 + t_read) / (2 * t_read)));
-      if (pattern.model == Drift::kStateIndependent) read /= device_.g_max_us;
+      if (pattern.model == Drift::kStateIndependent) read /= device_.mapping_g_max_us;
     }
     pattern.read = static_cast<float>(read);
     return pattern;
@@ -564,8 +564,8 @@ class Storing {
 
   StuckRow stuck_pattern() const {
     StuckRow stuck;
-    stuck.low = std::min(1.0f, strength_ * device_.stuck_low);
-    stuck.high = std::min(1.0f, strength_ * device_.stuck_high);
+    stuck.low = std::min(1.0f, strength_ * device_.faults_stuck_low);
+    stuck.high = std::min(1.0f, strength_ * device_.faults_stuck_high);
     stuck.floor = floor_;
     return stuck;
   }
@@ -604,7 +604,7 @@ class Storing {
   }
 
   void through_wires(Floats& g, const std::vector<Span>& column_tiles, int64_t columns) const {
-    if (structure_.ir_drop != IrDrop::kNetwork || (device_.row_ohm == 0 && device_.column_ohm == 0)) return;
+    if (structure_.ir_drop != IrDrop::kNetwork || (device_.read_row_ohm == 0 && device_.read_column_ohm == 0)) return;
     const auto across = static_cast<int64_t>(column_tiles.size());
     for_each_(static_cast<int64_t>(row_tiles_.size()) * across, [&](int64_t tile) {
       const Span rows = row_tiles_[static_cast<size_t>(tile / across)];
@@ -614,9 +614,9 @@ class Storing {
         const float* row = g.data() + k * columns + span.begin;
         std::copy(row, row + span.size(), cells.data() + (k - rows.begin) * span.size());
       }
-      const double g_max = static_cast<double>(device_.g_max_us) * 1e-6;
-      effective_conductances(cells.data(), rows.size(), span.size(), 1.0 / (device_.row_ohm * g_max),
-                             1.0 / (device_.column_ohm * g_max));
+      const double g_max = static_cast<double>(device_.mapping_g_max_us) * 1e-6;
+      effective_conductances(cells.data(), rows.size(), span.size(), 1.0 / (device_.read_row_ohm * g_max),
+                             1.0 / (device_.read_column_ohm * g_max));
       for (int64_t k = rows.begin; k < rows.end; ++k) {
         const float* row = cells.data() + (k - rows.begin) * span.size();
         std::copy(row, row + span.size(), g.data() + k * columns + span.begin);
@@ -656,8 +656,8 @@ class Storing {
       pattern.low = -device_.adc_bound * decoding_.factors[0];
       pattern.high = device_.adc_bound * decoding_.factors[0];
     }
-    const float output = structure_.output_noise() ? device_.output_noise : 0.0f;
-    const float weight = structure_.weight_noise != WeightNoise::kNone ? device_.weight_noise : 0.0f;
+    const float output = structure_.output_noise() ? device_.read_output_noise : 0.0f;
+    const float weight = structure_.read_noise != ReadNoise::kNone ? device_.read_weight_noise : 0.0f;
     const bool disturbed = noisy && strength_ * (output + weight) > 0;
     pattern.scales = ones.data();
     for_each_(static_cast<int64_t>(row_tiles_.size()), [&](int64_t t) {
@@ -730,7 +730,7 @@ class Storing {
       const float* s = scales_of(k);
       for (size_t c = 0; c < column_tiles_.size(); ++c) {
         const float peak = peaks[tile_of_row_[static_cast<size_t>(k)] * column_tiles_.size() + c];
-        const float amplitude = strength_ * device_.modifier * peak * unit;
+        const float amplitude = strength_ * device_.program_modifier * peak * unit;
         for (int64_t n = column_tiles_[c].begin; n < column_tiles_[c].end; ++n) {
           values[static_cast<size_t>(k * columns_ + n)] +=
               amplitude * noise[static_cast<size_t>(n)] * (normalized ? 1.0f : s[n]);
@@ -771,26 +771,27 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
   }
   key.strength = strength;
   key.seed = seed;
-  if (device.sigma_cycle > 0) key.read_seed = read_seed;
+  if (device.program_sigma_cycle > 0) key.read_seed = read_seed;
   return key;
 }
 
 bool stores_exactly(const Structure& structure, const Device& device, float strength) {
   if (structure.dynamic()) {
     // Clipping acts without noise too.
-    if (structure.disturbance == Disturbance::kClipFormer || device.percentile > 0) return false;
-    return structure.disturbance == Disturbance::kNone || strength * device.sigma == 0;
+    if (structure.disturbance == Disturbance::kClipFormer || device.mapping_percentile > 0) return false;
+    return structure.disturbance == Disturbance::kNone || strength * device.write_sigma == 0;
   }
   // A pair without variation holds p - m = W/s again, up to rounding: exact by definition.
   const bool quiet =
       structure.disturbance == Disturbance::kNone ||
       (structure.disturbance != Disturbance::kTable && structure.disturbance != Disturbance::kFunction &&
        (structure.disturbance == Disturbance::kPolynomial || structure.disturbance == Disturbance::kSaturating
-            ? device.scale == 0
-            : device.sigma == 0 && device.sigma_cycle == 0 && device.sigma_off == 0));
+            ? device.program_scale == 0
+            : device.program_sigma == 0 && device.program_sigma_cycle == 0 && device.program_sigma_off == 0));
   const bool faulty = structure.fault_source != FaultSource::kNone;
-  return quiet && !faulty && structure.weight_bits == 0 && device.cell_bits == 0 && device.percentile == 0 &&
-         structure.drift == Drift::kNone && structure.ir_drop != IrDrop::kNetwork && device.modifier == 0;
+  return quiet && !faulty && structure.weight_bits == 0 && device.mapping_cell_bits == 0 &&
+         device.mapping_percentile == 0 && structure.drift == Drift::kNone && structure.ir_drop != IrDrop::kNetwork &&
+         device.program_modifier == 0;
 }
 
 const Packing& packing_for(const Structure& structure, const Device& device, int64_t rows, bool for_reading) {
@@ -799,10 +800,11 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
   // 256 steps have one code more than bytes hold, which costs a product of its own where a row has both ends: rare,
   // unless inputs are clipped to them.
   const double steps = structure.dac_steps(device);
-  const bool clipped = structure.dac != Range::kAbsMax || device.dac_limit > 0;
+  const bool clipped = structure.dac != Range::kAbsmax || device.dac_limit > 0;
   const bool codes = steps > 0 && steps <= (clipped ? 254 : 256) && std::fmod(steps, 2.0) == 0;
-  const bool more_than_codes = (structure.input_noise() && device.input_noise > 0) || needs_noise_weights(structure) ||
-                               structure.ir_drop == IrDrop::kFormula || decoding(structure, device).offset != 0;
+  const bool more_than_codes = (structure.input_noise() && device.read_input_noise > 0) ||
+                               needs_noise_weights(structure) || structure.ir_drop == IrDrop::kFormula ||
+                               decoding(structure, device).offset != 0;
   // A value that is out of all proportion would leave no digits to its column.
   const bool unbounded =
       structure.fault_storage == FaultStorage::kFloat32 || structure.disturbance == Disturbance::kFunction;
@@ -814,7 +816,7 @@ bool reads_narrow(const Structure& structure, const Device& device, int64_t rows
   const bool few = columns <= kMostNarrow && columns > 0 && rows <= kDeepestNarrow &&
                    structure.row_tiles(rows).size() == 1 && structure.column_groups(columns).size() == 1;
   const bool one_reading = structure.slices() == 1 && structure.dac_slice_bits == 0 && !structure.iterative;
-  const bool plain = !(structure.input_noise() && device.input_noise > 0) && !needs_noise_weights(structure) &&
+  const bool plain = !(structure.input_noise() && device.read_input_noise > 0) && !needs_noise_weights(structure) &&
                      structure.ir_drop != IrDrop::kFormula && decoding(structure, device).offset == 0;
   return !structure.window.empty() && few && one_reading && plain;
 }
@@ -937,8 +939,8 @@ Decoding decoding(const Structure& structure, const Device& device) {
       if (structure.encoding == Encoding::kOffset) result.offset += factor * (floor + range * digit / largest_digit);
     }
   } else if (structure.encoding == Encoding::kOffset) {
-    const double levels = std::exp2(static_cast<double>(device.cell_bits)) - 1;
-    const double used = device.cell_bits > 0 ? range * (levels - 1) / levels : range;
+    const double levels = std::exp2(static_cast<double>(device.mapping_cell_bits)) - 1;
+    const double used = device.mapping_cell_bits > 0 ? range * (levels - 1) / levels : range;
     result.factors = {static_cast<float>(2.0 / range)};
     result.offset = (1.0 - used / 2) * 2.0 / range;
   } else {
@@ -963,11 +965,11 @@ void check_faults(const Structure& structure, const Matrices& w) {
 }
 
 bool needs_noise_weights(const Structure& structure) {
-  return structure.weight_noise == WeightNoise::kPcmRead || structure.weight_noise == WeightNoise::kProportional;
+  return structure.read_noise == ReadNoise::kPcmRead || structure.read_noise == ReadNoise::kProportional;
 }
 
 void noise_weights(const Structure& structure, const float* values, int64_t count, float* out) {
-  if (structure.weight_noise == WeightNoise::kProportional) {
+  if (structure.read_noise == ReadNoise::kProportional) {
     kernels().square(values, count, out);
   } else {
     kernels().absolute(values, count, out);
@@ -985,13 +987,13 @@ void write_operand(const Structure& structure, const Device& device, float stren
   const auto blocks_per_row = static_cast<uint64_t>((columns + 3) / 4);
   StoreRow row;
   row.model = structure.disturbance;
-  row.sigma = strength * device.sigma;
+  row.sigma = strength * device.write_sigma;
   row.floor = device.floor();
   row.normalize = for_reading;
   if (row.model == Disturbance::kClipFormer) {
-    row.sigma *= device.gamma;
-    row.alpha = device.alpha;
-    row.beta = device.beta;
+    row.sigma *= device.write_gamma;
+    row.alpha = device.write_alpha;
+    row.beta = device.write_beta;
     if (device.write_bits > 0) row.write_steps = std::exp2(device.write_bits) - 1.0f;
     row.cells = structure.write_cells;
   }
@@ -1006,7 +1008,7 @@ void write_operand(const Structure& structure, const Device& device, float stren
     for (int64_t k = row_tiles[t].begin; k < row_tiles[t].end; ++k) {
       const float* source = b + k * columns;
       float* target = out + k * columns;
-      if (device.percentile > 0) {
+      if (device.mapping_percentile > 0) {
         kernels().map_row(clipping, source, s, columns, target);
         for (int64_t n = 0; n < columns; ++n) target[n] *= s[n];
         source = target;

@@ -5,22 +5,26 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "kernels.h"
+#include "onnxruntime_abi.h"
 
 namespace emu {
 
-enum class Range { kNone, kFixed, kAbsMax, kCalibrated, kRows, kGranular };
-enum class WeightNoise { kNone, kAdditiveConstant, kPcmRead, kProportional };
-enum class Scaling { kTensor, kColumn, kTile, kTileColumn };
-enum class HeadAxis { kNone, kOutput, kInput, kMatrix };
-enum class FaultSource { kNone, kRandom, kList };
-enum class FaultStorage { kNone, kInt, kFloat32 };
-enum class Protection { kNone, kSecded, kSecdedZero };
-enum class Compensation { kNone, kGlobal, kGlobalExact, kColumn, kColumnExact };
-enum class IrDrop { kNone, kFormula, kNetwork };
+// The inputs of an operator, in order.
+struct OperatorInput {
+  const char* name;
+  ElementType type;
+  bool constant;
+};
+struct OperatorRow {
+  const char* name;
+  std::vector<OperatorInput> inputs;
+};
+const OperatorRow& operator_row(Operator kind);
+// Index of an input among all of the operator's, -1 where it has none of that name.
+int input_place(Operator kind, const std::string& name);
 
 // Runs body(i) for i in [0, count), perhaps in parallel.
 using ForEach = std::function<void(int64_t count, const std::function<void(int64_t)>& body)>;
@@ -53,68 +57,37 @@ struct Table {
 struct Device {
   std::vector<float> values;  // as they were given, in the order of the entries
 
-  float sigma = 0;  // of program, or of write for a dynamic site
-  float sigma_cycle = 0;
-  float sigma_off = 0;
-  float scale = 1;
+#define EMU_CONTRACT_FIELDS
+#include "contract.inc"
+
+  // Of polynomial and saturating laws: the entries, or what a model brings for the time since programming.
   float c[5] = {};
   float reference_us = 1;
-  float current_max_na = 1;
-  float program_time_s = 0;
-  float modifier = 0;
-  float g_min_us = 0;
-  float g_max_us = 1;
-  float cell_bits = 0;
-  float percentile = 0;  // 0: the largest value, not a percentile
-  float drift_time_s = 0;
-  float drift_scale = 1;
-  float drift_read_scale = 1;
-  float nu = 0;
-  float nu_sigma = 0;
-  float t0_s = 1;
-  float ber = 0;
-  float stuck_low = 0;
-  float stuck_high = 0;
-  float gamma = 0;
-  float alpha = 0;
-  float beta = 1;
-  float write_bits = 0;
-  float dac_bits = 0;
-  float dac_steps_given = 0;
-  float dac_bound = 1;
-  float dac_max = 1;
-  float dac_limit = 0;  // 0: none
-  float adc_bits = 0;
-  float adc_steps_given = 0;
-  float adc_bound = 1;
-  float gain_sigma = 0;
-  float offset_sigma = 0;
-  float max_bound_factor = 1;
-  float max_bound_resolution = 1;
-  float weight_noise = 0;
-  float output_noise = 0;
-  float input_noise = 0;
-  float ir_drop = 0;
-  float ir_drop_ratio = 1;
-  float row_ohm = 0;
-  float column_ohm = 0;
   Table table;
   std::string parameters_json;  // of a program function
 
-  float floor() const { return g_min_us / g_max_us; }  // r: g_min in units of g_max
+  float floor() const { return mapping_g_min_us / mapping_g_max_us; }  // r: g_min in units of g_max
 };
 
-// The operators, as far as their attributes differ.
-enum class Operator { kStored, kQuantized, kDynamic, kFaultyWeight };
+struct NumberRow;
 
-struct Entry;
+// What a node says, as it says it; the conditions of the contract look at this.
+struct Given {
+  Operator kind = Operator::kStored;
+  std::vector<int64_t> numbers;    // by attribute; of a choice, the index of its word
+  std::vector<std::string> texts;  // by attribute, where it is no integer
+  std::vector<bool> there;         // by entry, families included
+
+  int64_t number(int attribute) const { return numbers[static_cast<size_t>(attribute)]; }
+  const std::string& text(int attribute) const { return texts[static_cast<size_t>(attribute)]; }
+  bool has(int entry) const { return there[static_cast<size_t>(entry)]; }
+};
 
 // Where the number of an entry of the `device` input goes.
 struct Place {
-  const Entry* known = nullptr;  // else one of a family of names:
-  enum Family { kCoefficient, kTarget, kTableTime, kMean, kStd, kParameter } family = kParameter;
-  int64_t first = -1;  // index in the name, -1: none
-  int64_t second = -1;
+  const NumberRow* row = nullptr;
+  int entry = 0;             // of the row
+  int64_t indices[2] = {};   // in the name, in its order
   bool stored = false;       // what is stored depends on it
   bool of_readings = false;  // what is stored depends on it where compensation reads
 };
@@ -140,7 +113,7 @@ struct Structure {
   bool fault_asymmetric = false;
   bool fault_per_column = false;
   uint64_t fault_mask = 0;
-  Protection protection = Protection::kNone;
+  FaultProtection protection = FaultProtection::kNone;
   Encoding encoding = Encoding::kWeight;
   bool unit_column = false;
   int64_t weight_bits = 0;
@@ -160,7 +133,7 @@ struct Structure {
   AdcCode adc_code = AdcCode::kSignMagnitude;
   int64_t adc_columns = 1;
   bool iterative = false;
-  WeightNoise weight_noise = WeightNoise::kNone;
+  ReadNoise read_noise = ReadNoise::kNone;
   IrDrop ir_drop = IrDrop::kNone;
   int64_t code_bits = 8;           // quantized only
   int64_t block_rows = 0;          // quantized only
@@ -168,15 +141,14 @@ struct Structure {
   std::vector<std::string> entries;
 
   bool dynamic() const { return kind == Operator::kDynamic; }
-  bool has(const char* entry) const;
-  bool output_noise() const { return has_output_noise_; }
-  bool input_noise() const { return has_input_noise_; }
-  bool adc_errors() const { return has_adc_errors_; }
-  bool stuck() const { return has_stuck_; }
+  bool output_noise() const { return given_.has(entry::read_output_noise); }
+  bool input_noise() const { return given_.has(entry::read_input_noise); }
+  bool adc_errors() const { return given_.has(entry::adc_gain_sigma) && adc != Range::kNone; }
+  bool stuck() const { return given_.has(entry::faults_stuck_low) && fault_source == FaultSource::kRandom; }
   // Whether a product is more than a plain product with the stored values.
   bool has_periphery() const {
-    return dac != Range::kNone || adc != Range::kNone || weight_noise != WeightNoise::kNone ||
-           ir_drop == IrDrop::kFormula || has_output_noise_ || has_input_noise_;
+    return dac != Range::kNone || adc != Range::kNone || read_noise != ReadNoise::kNone ||
+           ir_drop == IrDrop::kFormula || output_noise() || input_noise();
   }
   int stored_bits() const;  // of one stored element, for bit flips
   int64_t slices() const;   // of a weight: arrays that hold it together
@@ -189,6 +161,7 @@ struct Structure {
   // Column segments that must be read one by one; a single one unless a decision is taken per tile.
   std::vector<Span> column_groups(int64_t columns) const;
 
+  const std::string& text(int attribute) const { return given_.text(attribute); }
   const std::vector<Place>& places() const { return places_; }  // of the entries
 
   // Checks and names the values of the `device` input. Throws Error.
@@ -198,21 +171,11 @@ struct Structure {
   friend Structure parse_structure(const std::string&, Operator, const std::function<int64_t(const char*)>&,
                                    const std::function<std::string(const char*)>&);
   std::vector<Span> split(int64_t size, int64_t largest) const;
-  void check_entries(const std::vector<std::string>& needed) const;
-  void check_table() const;
-  void require(const std::string& entry) const;
-  void put(const Place& place, const std::string& name, float value, Device& device, std::string& parameters) const;
-  void check_device(const Device& device) const;
+  void put(const Place& place, const std::string& name, float value, Device& device) const;
+  void check(const Device& device) const;
 
-  bool has_output_noise_ = false;
-  bool has_input_noise_ = false;
-  bool has_adc_errors_ = false;
-  bool has_stuck_ = false;
-  int timed_ = 0;  // a model whose coefficients depend on the time
-  int64_t table_times_ = 0;
-  int64_t table_points_ = 0;
+  Given given_;
   std::vector<Place> places_;  // of each entry
-  std::unordered_map<std::string, size_t> index_of_;
 };
 
 // Whether files written by earlier versions lack a string attribute, which is then empty.

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.structure import Controls, Structure
 from emu.reference.converters import input_digits, input_range, through_dac
 from emu.reference.mapping import largest, normalized, scales, spread, targets
 from emu.reference.storing import stored_operand
-from emu.reference.structure import Controls, Structure
 
 
 def stored_contents(w: NDArray[np.float32], structure: Structure, controls: Controls) -> list[NDArray[np.float32]]:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.schema import DYNAMIC, STORED, attribute_types
 from emu.device.loading import load_profile
 from emu.device.profile import Profile
 from emu.errors import InputError
 from emu.files import whole_file
 from emu.reference import crossbar_matmul, crossbar_matmul_dynamic, stored_weight
-from emu.reference.structure import DYNAMIC, STORED, attribute_types
 
 FORMATS = (".png", ".svg", ".pdf")
 

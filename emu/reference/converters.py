@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.schema import DYNAMIC
+from emu.contract.structure import Controls, Structure
 from emu.reference.mapping import levels_of_cell, lowest_conductance
-from emu.reference.structure import DYNAMIC, Controls, Structure
 
 
 def input_range(x: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:

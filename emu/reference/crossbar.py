@@ -7,6 +7,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED
+from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.reference import faults as bit_faults
 from emu.reference import windows
 from emu.reference.codes import Codes, numbers_of, read_codes
@@ -15,16 +17,6 @@ from emu.reference.periphery import Trace, read
 from emu.reference.programming import DeviceArray
 from emu.reference.random import Stream
 from emu.reference.storing import Stored, stored, stored_operand
-from emu.reference.structure import (
-    DYNAMIC,
-    FAULTY_WEIGHT,
-    QUANTIZED,
-    STORED,
-    Controls,
-    Structure,
-    check_controls,
-    parse_structure,
-)
 
 
 def crossbar_matmul(

@@ -12,13 +12,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED, attribute_types
 from emu.reference.crossbar import (
     crossbar_matmul,
     crossbar_matmul_dynamic,
     crossbar_matmul_quantized,
     faulty_weight,
 )
-from emu.reference.structure import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED, attribute_types
 
 _definition = threading.Lock()
 _defined = False

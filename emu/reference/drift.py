@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.structure import Controls, Structure
 from emu.reference.converters import adc_range, through_adc
 from emu.reference.mapping import mapping_of
 from emu.reference.programming import DeviceArray
 from emu.reference.random import Stream, stored_normals
-from emu.reference.structure import Controls, Structure
 
 _Values = NDArray[np.float64]
 

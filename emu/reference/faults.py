@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.structure import Controls, Structure
 from emu.reference.codes import Codes
 from emu.reference.random import Stream, philox4x32
-from emu.reference.structure import Controls, Structure
 
 _FAULTS_PER_ELEMENT = 256
 _FIRST_STUCK = 64

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.reference.structure import Controls, Structure
+from emu.contract.structure import Controls, Structure
 
 
 def scales(w: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.schema import DYNAMIC
+from emu.contract.structure import Controls, Structure
 from emu.reference.converters import adc_range, input_digits, input_range, near_tie, through_adc, through_dac
 from emu.reference.random import Stream, run_time_normals, stored_normals
 from emu.reference.storing import Stored
-from emu.reference.structure import DYNAMIC, Controls, Structure
 
 # Rows of X taken through the periphery at once: rows are independent, this only bounds the memory.
 _ROWS_AT_ONCE = 2048

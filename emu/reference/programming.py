@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.structure import Controls, Structure
 from emu.reference import functions
 from emu.reference.mapping import levels_of_cell, lowest_conductance
 from emu.reference.random import Stream, stored_normals, stored_uniforms
-from emu.reference.structure import Controls, Structure
 
 # Standard deviation in microsiemens of ReRAM as a polynomial of g, by seconds since programming; reference 40 uS.
 # Source: aihwkit, ReRamWan2022NoiseModel.
@@ -175,13 +175,7 @@ def _sonos(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
 
 
 def _of_time(coefficients: Mapping[int, tuple[float, ...]], array: DeviceArray) -> tuple[float, ...]:
-    time_s = array.controls.numbers["program.time_s"]
-    if time_s not in coefficients:
-        raise array.structure.error(
-            f"entry 'program.time_s' of input 'device' is {time_s:g}, "
-            f"expected one of {', '.join(map(str, coefficients))} because 'program' is '{array.structure.program}'."
-        )
-    return coefficients[int(time_s)]
+    return coefficients[int(array.controls.numbers["program.time_s"])]
 
 
 def _level_shared(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:

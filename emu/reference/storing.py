@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.structure import Controls, Structure
 from emu.reference.drift import compensation, drifted
 from emu.reference.faults import stuck, stuck_as_listed
 from emu.reference.mapping import (
@@ -18,7 +19,6 @@ from emu.reference.mapping import (
 )
 from emu.reference.programming import DeviceArray, clipped, programmed, programmed_numbers
 from emu.reference.random import Stream, stored_normals
-from emu.reference.structure import Controls, Structure
 from emu.reference.wires import through_wires
 from emu.reference.writing import written
 

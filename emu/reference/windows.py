@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.reference.structure import Structure
+from emu.contract.structure import Structure
 
 
 def rows_of(

@@ -7,7 +7,7 @@ ground, at its last row; one more segment lies between driver and first cell and
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.reference.structure import Controls, Structure
+from emu.contract.structure import Controls, Structure
 
 
 def through_wires(g: NDArray[np.float64], structure: Structure, controls: Controls) -> NDArray[np.float64]:

@@ -7,10 +7,10 @@ paper.
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.structure import Controls, Structure
 from emu.reference.mapping import lowest_conductance
 from emu.reference.programming import disturbed_number
 from emu.reference.random import Stream, run_time_normals
-from emu.reference.structure import Controls, Structure
 
 _CELLS = 4
 _BITS_OF_CELL = 2

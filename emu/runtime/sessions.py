@@ -135,7 +135,7 @@ def session(
 
 def _completed(source: str | bytes) -> str | bytes:
     """The model with attributes that earlier versions did not write: a Python operator cannot do without."""
-    from emu.reference.structure import DEFAULTS, attribute_types
+    from emu.contract.schema import DEFAULTS, attribute_types
 
     def loaded(external_data: bool) -> onnx.ModelProto:
         if isinstance(source, bytes):

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emu.contract.schema import DYNAMIC
+from emu.contract.structure import Controls, Structure
 from emu.reference.mapping import Mapping, levels_of_cell
 from emu.reference.random import Stream
-from emu.reference.structure import DYNAMIC, Controls, Structure
 
 Normals = Callable[[Stream, int, int, int], Tensor]
 """Standard normals of one reading: of a stream, so many columns, a row tile and a reading; [..., M, columns]."""

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emu.contract.schema import DYNAMIC, NUMBER_PROGRAMS, STORED
+from emu.contract.structure import Controls, Structure, parse_structure
 from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED
 from emu.reference.mapping import mapping_of
 from emu.reference.random import Stream, stored_normals
-from emu.reference.structure import DYNAMIC, NUMBER_PROGRAMS, STORED, Controls, Structure, parse_structure
 from emu.runtime.library import programmed_array, programmed_weight, sample_normals
 from emu.train.crossbar import Held, crossbar_product, written
 from emu.train.products import Call, Product, matrix_of, parameter_of

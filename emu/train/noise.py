@@ -18,17 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from emu.contract.schema import STORED
+from emu.contract.structure import Controls, Structure, check_controls
 from emu.device import parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
 from emu.evaluation.bench import check_calibrated
 from emu.evaluation.controls import LARGEST_SEED
-from emu.reference.structure import (
-    STORED,
-    Controls,
-    Structure,
-    check_controls,
-)
 from emu.rewriter import Device, EmulatedModel, Rule, device_settings, rewrite
 from emu.train.emulated import Draw, StoredProduct, WrittenProduct
 from emu.train.exporting import example_inputs, onnx_of

@@ -253,7 +253,7 @@ def test_a_quantized_convolution_is_that_of_its_numbers() -> None:
 )  # fmt: skip
 def test_a_window_that_is_none_is_refused(window: str) -> None:
     attributes = {**PLAIN_STORED, "window": window}
-    with pytest.raises(InputError, match="attribute 'window' is .*; expected size,stride,dilation,padding before"):
+    with pytest.raises(InputError, match="attribute 'window' is .*, expected size,stride,dilation,padding before"):
         session(one_node_model("CrossbarMatMul", attributes, np.ones((3, 2), np.float32)))
     with pytest.raises(InputError, match="attribute 'window' is .*, expected size,stride,dilation,padding before"):
         crossbar_matmul(np.ones((1, 1, 3), np.float32), np.ones((3, 2), np.float32), **controls([]), **attributes)
@@ -262,7 +262,7 @@ def test_a_window_that_is_none_is_refused(window: str) -> None:
 @pytest.mark.parametrize("change", [{"sample_axis": 1}, {"head_axis": "matrix", "heads": 2}])
 def test_a_window_needs_samples_in_front_and_no_heads(change: dict[str, Any]) -> None:
     attributes = {**PLAIN_STORED, "window": "3,1,1,1,1", **change}
-    with pytest.raises(InputError, match="this needs attributes 'sample_axis' 0 or -1 and 'head_axis' none"):
+    with pytest.raises(InputError, match="because 'window' is given"):
         session(one_node_model("CrossbarMatMul", attributes, np.ones((2, 3, 2), np.float32)))
     with pytest.raises(InputError, match="because 'window' is given"):
         crossbar_matmul(np.ones((1, 2, 3), np.float32), np.ones((2, 3, 2), np.float32), **controls([]), **attributes)
@@ -310,5 +310,5 @@ def test_a_window_of_another_type_is_refused() -> None:
     model: onnx.ModelProto = one_node_model(
         "CrossbarMatMul", {**PLAIN_STORED, "window": 3}, np.ones((3, 2), np.float32)
     )
-    with pytest.raises(InputError, match="has no string attribute 'window'"):
+    with pytest.raises(InputError, match="attribute 'window' is 3, expected a string."):
         session(model)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emu.contract.schema import DYNAMIC, STORED, attribute_types
 from emu.device import load_profile, preset_names
 from emu.reference import crossbar_matmul, crossbar_matmul_dynamic
-from emu.reference.structure import DYNAMIC, STORED, attribute_types
 
 # Standard deviation of programming in microsiemens at some conductances, as published models give it.
 PROGRAMMING = {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from emu.contract.schema import ATTRIBUTES
 from emu.device import Profile, describe, load_profile, preset_names
 from emu.device.explain import entry_number
 from emu.device.profile import ENTRY_NAMES
@@ -249,21 +250,8 @@ def test_stuck_cells_alone_are_random_faults_without_bit_flips() -> None:
     assert "faults.ber" not in load_profile("stuck_at").entries()
 
 
-def test_the_entries_of_the_operators_page_are_those_of_profiles() -> None:
-    table = PAGE[PAGE.index("| entry | present when |") : PAGE.index("## Random numbers")]
-    named = set()
-    for line in table.splitlines()[2:]:
-        cell = line.split("|")[1] if "|" in line else ""
-        named |= set(re.findall(r"`((?:program|write|mapping|drift|faults|dac|adc|read)\.[a-z0-9_]+)", cell))
-    assert named | {f"program.c{power}" for power in range(5)} == set(ENTRY_NAMES)
-
-
-def test_the_attributes_of_the_operators_page_are_those_of_profiles_and_their_values_too() -> None:
-    table = PAGE[PAGE.index("| attribute | of |") : PAGE.index("Entries of `device`, each present")]
-    rows = [line.split("|") for line in table.splitlines()[2:] if line.startswith("| ")]
-    values = {
-        name: set(re.findall(r"`([a-z0-9_]+)`", row[3])) for row in rows for name in re.findall(r"`(\w+)`", row[1])
-    }
+def test_the_attributes_of_the_contract_are_those_of_profiles_and_their_values_too() -> None:
+    values = {name: set() if row.is_integer else set(row.legal) for name, row in ATTRIBUTES.items()}
     of_the_site = {"format", "site", "array", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
     of_the_site |= {"window"}
     of_the_model = {"code_bits", "block_rows"}

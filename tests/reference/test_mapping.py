@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emu.contract.structure import check_controls, parse_structure
 from emu.reference.mapping import mapping_of, normalized, targets
-from emu.reference.structure import check_controls, parse_structure
 
 from .nodes import PLAIN_STORED, controls, held, normal, stored
 

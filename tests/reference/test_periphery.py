@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
+from emu.contract.structure import parse_structure
 from emu.reference import Stream, Trace, run_time_normals
-from emu.reference.structure import parse_structure
 
 from .nodes import EVERYTHING_STORED, PLAIN_STORED, dynamic, held, normal, stored
 

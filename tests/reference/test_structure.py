@@ -181,7 +181,12 @@ _EVERY_ENTRY = (
     ],
 )
 def test_an_entry_that_the_structure_uses_must_be_there(dynamic, structure, entry, attribute):
-    entries = ",".join(name for name in _EVERY_ENTRY if name != entry)
+    of_table = ("program.target_us", "program.mean_us", "program.std_us", "program.table_time_s")
+    entries = ",".join(
+        name
+        for name in _EVERY_ENTRY
+        if name != entry and (structure.get("program") == "table" or not name.startswith(of_table))
+    )
     sentence = (dynamic_sentence if dynamic else stored_sentence)(entries=entries, **structure)
     assert f"attribute 'entries' lacks '{entry}', expected it because '{attribute}' is '" in sentence
 

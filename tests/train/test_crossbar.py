@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
+from emu.contract.structure import check_controls
 from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic
-from emu.reference.structure import check_controls
 from emu.train.emulated import Draw, StoredProduct, WrittenProduct
 from emu.train.products import Call, Place, Product
 from tests.custom_ops.test_native_equals_twin import assert_agree, cases

@@ -1,0 +1,851 @@
+"""Operators, their inputs and attributes, the numbers of a device, and what goes together: as data.
+
+The NumPy twin, the native library, the profiles and `docs/operators.md` follow these rows: `structure.py` walks them,
+`generate.py` prints them as C++ and as tables. Conditions are in the language of `language.py`.
+"""
+
+import math
+from dataclasses import dataclass
+
+# The version of what a rewritten graph says: attribute `format`.
+FORMAT = 2
+
+STORED = "CrossbarMatMul"
+QUANTIZED = "CrossbarMatMulQuantized"
+DYNAMIC = "CrossbarMatMulDynamic"
+FAULTY_WEIGHT = "FaultyWeight"
+
+# Seeds and samples are words of 32 bits.
+LARGEST_WORD = 2**32 - 1
+# Of attributes that count or number something, so that an implementation with integers of 64 bits can multiply two.
+LARGEST_COUNT = 2**31 - 1
+MOST_ROW_TILES = 2**16
+MOST_TABLE_VALUES = 2**16
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of an operator: its name, its element type, and whether it is a constant of the graph."""
+
+    name: str
+    type: str
+    constant: bool = False
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator: its name, its operands and after them the controls, in order, and the shapes as the page has them.
+
+    `shapes` belong to the operands; `result` is the output with its shape.
+    """
+
+    name: str
+    operands: tuple[Input, ...]
+    shapes: tuple[str, ...]
+    controls: tuple[Input, ...]
+    result: str
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """All inputs, in order."""
+        return (*self.operands, *self.controls)
+
+
+_CONTROLS = {
+    each.name: each
+    for each in (
+        Input("device", "float32"),
+        Input("strength", "float32"),
+        Input("ranges", "float32"),
+        Input("faults", "int64", constant=True),
+        Input("seed", "int64"),
+        Input("read_seed", "int64"),
+        Input("sample", "int64"),
+        Input("head", "int64"),
+    )
+}
+
+
+def _controls_without(*names: str) -> tuple[Input, ...]:
+    return tuple(each for name, each in _CONTROLS.items() if name not in names)
+
+
+OPERATORS = {
+    each.name: each
+    for each in (
+        Operator(
+            STORED,
+            (Input("X", "float32"), Input("W", "float32", constant=True)),
+            ("[..., K]", "[K, N] or [G, K, N]"),
+            _controls_without(),
+            "Y [..., N]",
+        ),
+        Operator(
+            QUANTIZED,
+            (
+                Input("X", "float32"),
+                Input("codes", "int8", constant=True),
+                Input("scale", "float32", constant=True),
+                Input("zero_point", "float32", constant=True),
+            ),
+            ("[..., K]", "[K, N] or [G, K, N]", "", ""),
+            _controls_without(),
+            "Y [..., N]",
+        ),
+        Operator(
+            DYNAMIC,
+            (Input("A", "float32"), Input("B", "float32")),
+            ("[..., M, K]", "[..., K, N]"),
+            _controls_without("faults"),
+            "Y [..., M, N]",
+        ),
+        Operator(
+            FAULTY_WEIGHT,
+            (Input("W", "float32", constant=True),),
+            ("[..., N]",),
+            _controls_without("ranges", "sample"),
+            "W' [..., N]",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers are legal; see `in_words`.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        low_included: False when the value must be greater than `low`.
+        or_zero: True when 0 is allowed too, as "off".
+        whole: True for integers.
+        values: the only legal values, where they are few; the rest is not used then.
+        advice: what to do about another value.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_included: bool = True
+    or_zero: bool = False
+    whole: bool = False
+    values: tuple[int, ...] = ()
+    advice: str = ""
+
+    def allows(self, value: float) -> bool:
+        """Whether a value is legal."""
+        if self.values:
+            return value in self.values
+        if not math.isfinite(value) or (self.whole and value != int(value)):
+            return False
+        above = self.low <= value if self.low_included else self.low < value
+        return (above and value <= self.high) or (self.or_zero and value == 0)
+
+    @property
+    def in_words(self) -> str:
+        """The legal values, such as `0 to 10` or `0 or an integer from 2 to 16`."""
+        if self.values:
+            *others, last = map(str, self.values)
+            words = f"{', '.join(others)} or {last}" if others else last
+            return f"{words}; {self.advice}" if self.advice else words
+        if self.low == -math.inf:
+            return "a finite number"
+        low, high = f"{self.low:.10g}", f"{self.high:.10g}"
+        if self.high == math.inf:
+            return f"{low} or greater" if self.low_included else f"greater than {low}"
+        if self.or_zero:
+            return f"0 or an integer from {low} to {high}" if self.whole else f"0 or {low} to {high}"
+        return f"{low} to {high}" if self.low_included else f"greater than {low}, at most {high}"
+
+
+def _whole(low: int, high: int = LARGEST_COUNT, or_zero: bool = False) -> Range:
+    return Range(low, high, or_zero=or_zero, whole=True)
+
+
+def _one_of(*values: int, advice: str = "") -> Range:
+    return Range(whole=True, values=values, advice=advice)
+
+
+# Which models of programming disturb plain numbers (`encoding` `weight`), and which conductances.
+WORD_SETS: dict[str, tuple[str, ...]] = {
+    "NUMBER_PROGRAMS": ("lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range"),
+    "SIGMA_PROGRAMS": (
+        "lognormal_g",
+        "normal_independent",
+        "normal_proportional",
+        "normal_inverse",
+        "uniform_independent",
+        "uniform_proportional",
+        "uniform_inverse",
+    ),
+}
+NUMBER_PROGRAMS, _SIGMA_PROGRAMS = WORD_SETS["NUMBER_PROGRAMS"], WORD_SETS["SIGMA_PROGRAMS"]
+WORD_SETS["CONDUCTANCE_PROGRAMS"] = (
+    *_SIGMA_PROGRAMS,
+    "polynomial",
+    "wan2022",
+    "sonos",
+    "level_shared",
+    "resistance_range",
+    "table",
+)
+
+_EVERY = tuple(OPERATORS)
+_OF_STORED = (STORED, QUANTIZED, FAULTY_WEIGHT)
+_OF_DYNAMIC = (DYNAMIC,)
+_OF_QUANTIZED = (QUANTIZED,)
+_OF_STORED_PRODUCTS = (STORED, QUANTIZED)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute of the operators `of`.
+
+    Attributes:
+        name: as nodes have it.
+        of: the operators that have it.
+        legal: the range of an integer, the words of a choice; no words: free text.
+        absent: what holds for an operator that lacks it: its effect is off.
+        meaning: what it says, for the page.
+        optional: whether files of earlier versions lack it, which means `absent`.
+    """
+
+    name: str
+    of: tuple[str, ...]
+    legal: Range | tuple[str, ...]
+    absent: int | str
+    meaning: str
+    optional: bool = False
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether its values are integers and not words."""
+        return isinstance(self.legal, Range)
+
+
+def _attributes(*rows: Attribute) -> dict[str, Attribute]:
+    return {row.name: row for row in rows}
+
+
+# In the order of the page.
+ATTRIBUTES = _attributes(
+    Attribute(
+        "format",
+        _EVERY,
+        _one_of(FORMAT, advice="rewrite the model with this version"),
+        FORMAT,
+        "version of this page; a model of another version must be rewritten",
+    ),
+    Attribute(
+        "site",
+        _EVERY,
+        _whole(0),
+        0,
+        "index of the site: its entry of `strength`, and counter word c2 of run-time noise",
+    ),
+    Attribute(
+        "array",
+        _EVERY,
+        _whole(0),
+        0,
+        "index of the physical array, counter word c2 of what is stored: sites with the same `array` hold the same "
+        "disturbed values. The lowest `site` that uses it",
+    ),
+    Attribute("sites", _EVERY, _whole(1), 1, "number of sites in the model, the length of `strength`"),
+    Attribute("entries", _EVERY, (), "", "names of the entries of `device`, separated by commas"),
+    Attribute(
+        "sample_axis",
+        _EVERY,
+        _one_of(0, 1, -1),
+        0,
+        "axis of X (A) that carries the samples; -1: no axis does, the product is the same for every sample",
+    ),
+    Attribute("heads", _EVERY, _whole(0), 0, "number of heads at this site, 0 when it has none"),
+    Attribute(
+        "head_axis",
+        _EVERY,
+        ("none", "output", "input", "matrix"),
+        "none",
+        "where heads lie: columns of W, rows of W (both for a stored `[K, N]` only), or matrices (of the batch of a "
+        "dynamic product, of a stack)",
+    ),
+    Attribute(
+        "head_groups",
+        _EVERY,
+        _whole(1),
+        1,
+        "for `output`: number of equal blocks of columns that each hold all heads (3 for q, k, v side by side), else 1",
+    ),
+    Attribute(
+        "head_share",
+        _EVERY,
+        _whole(1),
+        1,
+        "number of query heads that share one head here (grouped-query attention), else 1",
+    ),
+    Attribute("tile_rows", _EVERY, _whole(0), 0, "largest number of rows of one tile, 0 for unlimited"),
+    Attribute("tile_columns", _EVERY, _whole(0), 0, "largest number of columns of one tile, 0 for unlimited"),
+    Attribute(
+        "tile_split",
+        _EVERY,
+        ("fill", "balanced"),
+        "fill",
+        "full tiles and a remainder, or tiles as equal as possible (the first ones one larger)",
+    ),
+    Attribute("scaling", _EVERY, ("tensor", "column", "tile", "tile_column"), "tensor", "what shares one weight scale"),
+    Attribute(
+        "fault_source", _OF_STORED, ("none", "random", "list"), "none", "where bit flips and stuck cells come from"
+    ),
+    Attribute(
+        "fault_storage",
+        _OF_STORED,
+        ("none", "int", "float32"),
+        "none",
+        "what bit flips hit; `int` on `CrossbarMatMulQuantized` is always the model's own codes; `float32` needs "
+        "`encoding` `weight` and is not for `CrossbarMatMulQuantized`",
+    ),
+    Attribute("fault_bits", _OF_STORED, _one_of(2, 4, 8, 16), 8, "bits of a code made for the faults"),
+    Attribute("fault_range", _OF_STORED, ("symmetric", "asymmetric"), "symmetric", "of codes made for the faults"),
+    Attribute("fault_scale", _OF_STORED, ("tensor", "column"), "tensor", "what shares the scale of those codes"),
+    Attribute(
+        "fault_mask",
+        _OF_STORED,
+        _whole(0, LARGEST_WORD),
+        255,
+        "bit i set: bit i of a code (of a float32) may flip; bits that the codes of `CrossbarMatMulQuantized` lack do "
+        "not count",
+    ),
+    Attribute(
+        "fault_protection",
+        _OF_STORED,
+        ("none", "secded", "secded_zero"),
+        "none",
+        "SECDED(72, 64): single errors corrected, words with more left as they are or set to zero; needs all bits in "
+        "`fault_mask`",
+    ),
+    Attribute(
+        "encoding",
+        _OF_STORED,
+        ("weight", "differential", "two_sided", "offset"),
+        "weight",
+        "how a weight becomes conductances; `weight`: no conductances, the array holds the number",
+    ),
+    Attribute(
+        "offset_correction",
+        _OF_STORED,
+        ("digital", "unit_column"),
+        "digital",
+        "how the offset of `offset` is taken off; `unit_column` is not for `program` `function`, and without "
+        "converters or read noise it is the same as `digital`",
+    ),
+    Attribute(
+        "weight_bits",
+        _OF_STORED,
+        _whole(2, 16, or_zero=True),
+        0,
+        "weights are rounded to codes of that many bits before mapping; 0: not",
+    ),
+    Attribute(
+        "slice_bits",
+        _OF_STORED,
+        _whole(0, 8),
+        0,
+        "bits of a code in one cell: the code is cut into slices, each in an array of its own; 0: one cell holds all. "
+        "Needs `weight_bits`; not for `weight` and `two_sided`",
+    ),
+    Attribute(
+        "program",
+        _OF_STORED,
+        ("none", *NUMBER_PROGRAMS, *WORD_SETS["CONDUCTANCE_PROGRAMS"], "function"),
+        "none",
+        "disturbance of a value when it is stored: see *Programming*",
+    ),
+    Attribute(
+        "program_function",
+        _OF_STORED,
+        (),
+        "",
+        "name of the registered function if `program` is `function`, else empty",
+    ),
+    Attribute(
+        "table_times",
+        _OF_STORED,
+        _whole(0, MOST_TABLE_VALUES),
+        0,
+        "times in the table if `program` is `table`, else 0; times and points multiplied are at most "
+        f"{MOST_TABLE_VALUES}",
+    ),
+    Attribute(
+        "table_points",
+        _OF_STORED,
+        _whole(0, MOST_TABLE_VALUES),
+        0,
+        "targets in the table if `program` is `table`, else 0",
+    ),
+    Attribute(
+        "program_clip",
+        _OF_STORED,
+        ("zero", "range"),
+        "zero",
+        "programmed conductances are kept at 0 or above, or between g_min and g_max",
+    ),
+    Attribute(
+        "drift",
+        _OF_STORED,
+        ("none", "power_law", "pcm", "hermes_pair", "hermes_single", "state_independent", "cmo"),
+        "none",
+        "change with time",
+    ),
+    Attribute(
+        "drift_pairs",
+        _OF_STORED,
+        ("physical", "net"),
+        "physical",
+        "each device of a pair drifts by itself, or the programmed difference is mapped to a pair again and that "
+        "drifts (aihwkit); `net` needs `differential` without slices",
+    ),
+    Attribute(
+        "compensation",
+        _OF_STORED,
+        ("none", "global", "global_exact", "column", "column_exact"),
+        "none",
+        "digital factor that undoes the mean drift of a tile, or of a column of a tile; needs `drift`",
+    ),
+    Attribute(
+        "write",
+        _OF_DYNAMIC,
+        ("none", *NUMBER_PROGRAMS, "lognormal_g", "clipformer"),
+        "none",
+        "disturbance of a value when it is written",
+    ),
+    Attribute(
+        "write_cells",
+        _OF_DYNAMIC,
+        ("composite", "cells"),
+        "composite",
+        "`clipformer`: noise of one analog value, or summed over cells of 2 bits",
+    ),
+    Attribute(
+        "write_scaling",
+        _OF_DYNAMIC,
+        ("matrix", "sample"),
+        "matrix",
+        "each matrix of the batch is scaled by itself (`scaling` within it), or all matrices of a sample by one number "
+        "(`scaling` must be `tensor`)",
+    ),
+    Attribute("dac", _EVERY, ("none", "absmax", "fixed", "calibrated"), "none", "input range"),
+    Attribute("dac_code", _EVERY, ("sign_magnitude", "offset_binary"), "sign_magnitude", "levels of the DAC"),
+    Attribute(
+        "dac_slice_bits",
+        _EVERY,
+        _whole(0, 8),
+        0,
+        "magnitude bits fed at once: the input is cut into slices, each read and converted by itself; 0: all at once. "
+        "Needs `dac`, `dac_code` `sign_magnitude`, `dac.bits` > 0",
+    ),
+    Attribute("adc", _EVERY, ("none", "absmax", "fixed", "calibrated", "rows", "granular"), "none", "output range"),
+    Attribute(
+        "adc_code",
+        _EVERY,
+        ("sign_magnitude", "offset_binary", "twos_complement"),
+        "sign_magnitude",
+        "levels of the ADC",
+    ),
+    Attribute("adc_columns", _EVERY, _whole(1), 1, "neighbouring columns that share one ADC, for its errors"),
+    Attribute(
+        "bound_management",
+        _EVERY,
+        ("none", "iterative"),
+        "none",
+        "repeat a saturated product with smaller inputs; needs `adc` `fixed`, one slice of weights and of inputs, and "
+        "`encoding` other than `offset`",
+    ),
+    Attribute(
+        "read_noise",
+        _EVERY,
+        ("none", "additive_constant", "pcm_read", "proportional"),
+        "none",
+        "disturbance of the weights at each product",
+    ),
+    Attribute(
+        "ir_drop",
+        _EVERY,
+        ("none", "formula", "network"),
+        "none",
+        "voltage lost along the wires; `network` is for stored conductances only (D: not `network`; `encoding` not "
+        "`weight`)",
+    ),
+    Attribute("code_bits", _OF_QUANTIZED, _one_of(2, 4, 8, 16), 8, "bits of a code"),
+    Attribute(
+        "block_rows",
+        _OF_QUANTIZED,
+        _whole(0),
+        0,
+        "rows that share one scale, 0 when the scale is `[]`, `[N]` or `[G, N]`",
+    ),
+    Attribute(
+        "window",
+        _OF_STORED_PRODUCTS,
+        (),
+        "",
+        "empty, or how rows are cut out of images: see *Windows*. Absent in files written before it existed, which is "
+        "the same as empty",
+        optional=True,
+    ),
+)
+
+ANY = Range()
+NOT_NEGATIVE = Range(0)
+POSITIVE = Range(0, low_included=False)
+_SIGMA = Range(0, 10)
+_PROBABILITY = Range(0, 1)
+_SHARE = Range(0, 1, low_included=False)
+_BITS = _whole(2, 16, or_zero=True)
+_STEPS = _whole(2, 65536, or_zero=True)
+
+# What the indices in the name of an entry count: `<i>` stays below the first attribute, `<j>` below the second.
+INDICES = {"i": "table_points", "j": "table_times"}
+
+
+@dataclass(frozen=True)
+class Number:
+    """One entry of `device`, or a family of them: `<i>` and `<j>` stand for indices, `<name>` for any text.
+
+    Attributes:
+        name: as in the attribute `entries`.
+        legal: its range.
+        unit: its unit, `1` for a ratio.
+        needed: (attribute that asks for it, condition), for each reason why it must be there; none: optional, an
+            effect that is switched on by its entry.
+        absent: what holds where it is not used.
+        meaning: what the page says of it beyond that.
+        beside: the entry without which it means nothing.
+        without: condition under which a stored site may not have it.
+        rises: of a family with an index: each must be greater than the one before it.
+    """
+
+    name: str
+    legal: Range
+    unit: str
+    needed: tuple[tuple[str, str], ...] = ()
+    absent: float = 0
+    meaning: str = ""
+    beside: str = ""
+    without: str = ""
+    rises: bool = False
+
+    @property
+    def is_family(self) -> bool:
+        """Whether it stands for many entries."""
+        return "<" in self.name
+
+
+def _when(attribute: str, condition: str) -> tuple[tuple[str, str], ...]:
+    return ((attribute, f"{attribute} {condition}"),)
+
+
+_IS_POLYNOMIAL = _when("program", "== 'polynomial'")
+_IS_TABLE = _when("program", "== 'table'")
+_HAS_CONDUCTANCES = (*_when("encoding", "!= 'weight'"), *_when("write", "in ('lognormal_g', 'clipformer')"))
+_IS_CLIPFORMER = _when("write", "== 'clipformer'")
+_HAS_DAC, _HAS_ADC = _when("dac", "!= 'none'"), _when("adc", "!= 'none'")
+_DRIFTS, _POWER_LAW = _when("drift", "!= 'none'"), _when("drift", "== 'power_law'")
+_ITERATES = _when("bound_management", "== 'iterative'")
+_HAS_FORMULA, _HAS_NETWORK = _when("ir_drop", "== 'formula'"), _when("ir_drop", "== 'network'")
+_NORMALIZED = "g_max x (largest input)"
+
+
+def _numbers(*rows: Number) -> dict[str, Number]:
+    return {row.name: row for row in rows}
+
+
+# In the order of a graph's `device` tensor.
+NUMBERS = _numbers(
+    Number(
+        "program.sigma",
+        _SIGMA,
+        "1",
+        _when("program", "in (*NUMBER_PROGRAMS, *SIGMA_PROGRAMS, 'level_shared', 'resistance_range')"),
+        meaning="device to device",
+    ),
+    Number(
+        "program.sigma_cycle",
+        _SIGMA,
+        "1",
+        _when("program", "in (*NUMBER_PROGRAMS, *SIGMA_PROGRAMS)"),
+        meaning="cycle to cycle",
+    ),
+    Number("program.sigma_off", _SIGMA, "1", _when("program", "== 'resistance_range'")),
+    Number(
+        "program.scale",
+        NOT_NEGATIVE,
+        "1",
+        _when("program", "in ('polynomial', 'wan2022', 'sonos', 'table')"),
+        1,
+        "factor on the spread",
+    ),
+    *(Number(f"program.c{power}", ANY, "microsiemens", _IS_POLYNOMIAL) for power in range(5)),
+    Number("program.reference_us", POSITIVE, "microsiemens", _IS_POLYNOMIAL, 1),
+    Number(
+        "program.current_max_na", POSITIVE, "nanoampere", _when("program", "== 'sonos'"), 1, "what g_max stands for"
+    ),
+    Number(
+        "program.time_s",
+        NOT_NEGATIVE,
+        "seconds",
+        (*_when("program", "in ('wan2022', 'sonos')"), ("program", "program == 'table' and table_times > 1")),
+    ),
+    Number("program.target_us.<i>", NOT_NEGATIVE, "microsiemens", _IS_TABLE, meaning="rising", rises=True),
+    Number("program.mean_us.<j>.<i>", ANY, "microsiemens", _IS_TABLE),
+    Number("program.std_us.<j>.<i>", NOT_NEGATIVE, "microsiemens", _IS_TABLE),
+    Number("program.table_time_s.<j>", POSITIVE, "seconds", _IS_TABLE, meaning="rising", rises=True),
+    Number("program.parameter.<name>", ANY, "as the function has it", meaning="for `program` `function`"),
+    Number(
+        "program.modifier",
+        NOT_NEGATIVE,
+        "largest weight of the tile",
+        meaning="standard deviation",
+        without="encoding == 'offset' or slice_bits > 0",
+    ),
+    Number("mapping.g_min_us", NOT_NEGATIVE, "microsiemens", _HAS_CONDUCTANCES, meaning="less than g_max"),
+    Number("mapping.g_max_us", POSITIVE, "microsiemens", _HAS_CONDUCTANCES, 1),
+    Number(
+        "mapping.cell_bits",
+        _whole(1, 12, or_zero=True),
+        "bits",
+        meaning="levels of a cell; 0: analog",
+        without="encoding == 'weight' or slice_bits > 0",
+    ),
+    Number("mapping.percentile", _SHARE, "1", meaning="of the magnitudes, that becomes the scale"),
+    Number("drift.time_s", NOT_NEGATIVE, "seconds", _DRIFTS, meaning="since programming"),
+    Number("drift.scale", NOT_NEGATIVE, "1", _DRIFTS, 1),
+    Number("drift.read_scale", NOT_NEGATIVE, "1", _when("drift", "not in ('none', 'power_law')"), 1),
+    Number("drift.nu", ANY, "1", _POWER_LAW, meaning="exponent"),
+    Number("drift.nu_sigma", NOT_NEGATIVE, "1", _POWER_LAW),
+    Number("drift.t0_s", POSITIVE, "seconds", _POWER_LAW, 1),
+    Number(
+        "faults.ber",
+        _PROBABILITY,
+        "1",
+        (("fault_storage", "fault_source == 'random' and fault_storage != 'none'"),),
+        meaning="probability of each bit",
+    ),
+    Number(
+        "faults.stuck_low",
+        _PROBABILITY,
+        "1",
+        meaning="for `fault_source` `random`; the sum of both is at most 1",
+        beside="faults.stuck_high",
+        without="encoding == 'weight'",
+    ),
+    Number("faults.stuck_high", _PROBABILITY, "1", beside="faults.stuck_low"),
+    Number("write.sigma", _SIGMA, "1", _when("write", "!= 'none'")),
+    Number("write.gamma", NOT_NEGATIVE, "1", _IS_CLIPFORMER),
+    Number("write.alpha", NOT_NEGATIVE, "1", _IS_CLIPFORMER),
+    Number("write.beta", _SHARE, "1", _IS_CLIPFORMER, 1),
+    Number("write.bits", _BITS, "bits", _IS_CLIPFORMER),
+    Number("dac.bits", _BITS, "bits", _HAS_DAC, meaning="0: not quantized, unless by steps"),
+    Number("dac.steps", _STEPS, "steps", _HAS_DAC, meaning="0: derived from bits"),
+    Number("dac.bound", POSITIVE, "largest input", _HAS_DAC, 1),
+    Number("dac.max", POSITIVE, "activation", _when("dac", "== 'fixed'"), 1, "that maps to 1"),
+    Number("dac.limit", POSITIVE, "activation", meaning="for `dac` `absmax`: the largest that maps to 1"),
+    Number("adc.bits", _BITS, "bits", _HAS_ADC, meaning="as for the DAC; `granular` needs bits > 0"),
+    Number("adc.steps", _STEPS, "steps", _HAS_ADC, meaning="as for the DAC"),
+    Number("adc.bound", POSITIVE, _NORMALIZED, _when("adc", "== 'fixed'"), 1),
+    Number("adc.gain_sigma", NOT_NEGATIVE, "1", meaning="for an `adc` that is not `none`", beside="adc.offset_sigma"),
+    Number("adc.offset_sigma", NOT_NEGATIVE, _NORMALIZED, beside="adc.gain_sigma"),
+    Number("adc.max_bound_factor", Range(1, 2**20), "1", _ITERATES, 1),
+    Number("adc.max_bound_resolution", POSITIVE, "1", _ITERATES, 1),
+    Number("read.weight_noise", NOT_NEGATIVE, "1", _when("read_noise", "!= 'none'")),
+    Number("read.output_noise", NOT_NEGATIVE, _NORMALIZED),
+    Number("read.input_noise", NOT_NEGATIVE, "largest input"),
+    Number("read.ir_drop", NOT_NEGATIVE, "1", _HAS_FORMULA),
+    Number("read.ir_drop_ratio", POSITIVE, "1", _HAS_FORMULA, 1),
+    Number("read.row_ohm", NOT_NEGATIVE, "ohm", _HAS_NETWORK, meaning="of a wire between two cells"),
+    Number("read.column_ohm", NOT_NEGATIVE, "ohm", _HAS_NETWORK, meaning="of a wire between two cells"),
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What may not be: a condition, and the sentence where it holds. `{x}` in it is an attribute, number or definition.
+
+    Rules are asked in order, and the first that holds speaks.
+    """
+
+    wrong: str
+    sentence: str
+
+
+# Names for what several rules speak of.
+DEFINITIONS = {
+    "weights": "encoding == 'weight'",
+    "sliced": "slice_bits > 0",
+    "last_site": "sites - 1",
+    "stored_bits": "32 if fault_storage == 'float32' else code_bits if quantized else fault_bits",
+    "every_bit": "2 ** stored_bits - 1",
+    "usable_mask": "fault_mask & 2 ** code_bits - 1 if quantized else fault_mask",
+}
+
+
+def _attribute(name: str, wrong: str, expected: str) -> Rule:
+    value = f"{{{name}}}" if ATTRIBUTES[name].is_integer else f"'{{{name}}}'"
+    return Rule(wrong, f"attribute '{name}' is {value}, expected {expected}.")
+
+
+def _number(name: str, wrong: str, expected: str) -> Rule:
+    return Rule(wrong, f"entry '{name}' of input 'device' is {{{name}}}, expected {expected}.")
+
+
+# Of attributes, asked when a model is loaded.
+ATTRIBUTE_RULES = (
+    _attribute("site", "site >= sites", "0 to {last_site} (sites - 1)"),
+    _attribute("head_axis", "dynamic and head_axis in ('output', 'input')", "one of none, matrix"),
+    _attribute("heads", "head_axis != 'none' and heads == 0", "1 or greater because 'head_axis' is '{head_axis}'"),
+    _attribute("sample_axis", "window != '' and sample_axis == 1", "0 or -1 because 'window' is given"),
+    _attribute("head_axis", "window != '' and head_axis != 'none'", "'none' because 'window' is given"),
+    _attribute("head_groups", "head_axis != 'output' and head_groups != 1", "1 unless 'head_axis' is 'output'"),
+    _attribute(
+        "program",
+        "program in NUMBER_PROGRAMS and not weights",
+        "a model of conductances because 'encoding' is '{encoding}'",
+    ),
+    _attribute(
+        "program", "program in CONDUCTANCE_PROGRAMS and weights", "a model of numbers because 'encoding' is 'weight'"
+    ),
+    _attribute(
+        "slice_bits",
+        "sliced and (encoding in ('weight', 'two_sided') or weight_bits == 0)",
+        "0 unless 'encoding' is 'differential' or 'offset' and 'weight_bits' is given",
+    ),
+    _attribute("slice_bits", "program == 'function' and sliced", "0 because 'program' is 'function'"),
+    _attribute(
+        "program_function",
+        "program == 'function' and program_function == ''",
+        "a name because 'program' is 'function'",
+    ),
+    _attribute(
+        "offset_correction",
+        "program == 'function' and encoding == 'offset' and offset_correction == 'unit_column'",
+        "'digital' because 'program' is 'function'",
+    ),
+    *(
+        _attribute(name, f"program == 'table' and {name} == 0", "1 or greater because 'program' is 'table'")
+        for name in ("table_times", "table_points")
+    ),
+    _attribute(
+        "table_points",
+        f"table_times * table_points > {MOST_TABLE_VALUES}",
+        f"at most {MOST_TABLE_VALUES} together with 'table_times', which is {{table_times}}",
+    ),
+    _attribute(
+        "program",
+        "program == 'level_shared' and not sliced and 'mapping.cell_bits' not in entries",
+        "slices or entry 'mapping.cell_bits' beside 'level_shared', which needs levels",
+    ),
+    _attribute(
+        "drift", "drift != 'none' and weights", "'none' because 'encoding' is 'weight': only conductances drift"
+    ),
+    _attribute(
+        "drift_pairs",
+        "drift_pairs == 'net' and (encoding != 'differential' or sliced)",
+        "'physical' unless 'encoding' is 'differential' without slices",
+    ),
+    _attribute("compensation", "compensation != 'none' and drift == 'none'", "'none' because 'drift' is 'none'"),
+    _attribute(
+        "compensation",
+        "compensation in ('global', 'column') and (sliced or encoding == 'offset')",
+        "an exact one because of slices or an offset",
+    ),
+    _attribute(
+        "fault_storage",
+        "fault_storage == 'float32' and (quantized or not weights)",
+        "'float32' only for float weights with 'encoding' 'weight'",
+    ),
+    _attribute(
+        "fault_mask",
+        "fault_storage != 'none' and usable_mask > every_bit",
+        "at most {every_bit}, the bits that are stored",
+    ),
+    _attribute(
+        "fault_mask",
+        "fault_storage != 'none' and fault_protection != 'none' and usable_mask != every_bit",
+        "{every_bit}, every bit, because 'fault_protection' is '{fault_protection}'",
+    ),
+    _attribute("ir_drop", "ir_drop == 'network' and weights", "'network' only for stored conductances"),
+    _attribute(
+        "scaling", "write_scaling == 'sample' and scaling != 'tensor'", "'tensor' because 'write_scaling' is 'sample'"
+    ),
+    _attribute(
+        "dac_slice_bits",
+        "dac_slice_bits > 0 and (dac == 'none' or dac_code != 'sign_magnitude')",
+        "0 unless 'dac' is on and 'dac_code' is 'sign_magnitude'",
+    ),
+    _attribute(
+        "dac_slice_bits",
+        "dac_slice_bits > 0 and 'read.input_noise' in entries",
+        "0 because of entry 'read.input_noise'",
+    ),
+    _attribute(
+        "bound_management",
+        "bound_management == 'iterative' and adc != 'fixed'",
+        "'none' because 'adc' is '{adc}', not 'fixed'",
+    ),
+    _attribute(
+        "bound_management",
+        "bound_management == 'iterative' and (sliced or dac_slice_bits > 0 or encoding == 'offset')",
+        "'none' because of slices or an offset",
+    ),
+)
+# When the models that bring their own coefficients were measured, in seconds.
+_WAN2022_TIMES = (1, 86400, 172800)
+_SONOS_TIMES = (0, 86400, 172800, 259200, 345600, 432000)
+
+# Of the numbers of a device, asked at every run.
+NUMBER_RULES = (
+    _number(
+        "mapping.g_min_us",
+        "'mapping.g_min_us' in entries and 'mapping.g_max_us' in entries"
+        " and device['mapping.g_min_us'] >= device['mapping.g_max_us']",
+        "less than 'mapping.g_max_us', which is {mapping.g_max_us}",
+    ),
+    _number(
+        "mapping.cell_bits",
+        "encoding == 'offset' and device['mapping.cell_bits'] == 1",
+        "0 or 2 to 12 with an offset",
+    ),
+    _number(
+        "mapping.cell_bits",
+        "program == 'level_shared' and not sliced and device['mapping.cell_bits'] == 0",
+        "1 to 12 because 'program' is 'level_shared'",
+    ),
+    _number(
+        "faults.stuck_high",
+        "device['faults.stuck_low'] + device['faults.stuck_high'] > 1",
+        "at most 1 together with 'faults.stuck_low'",
+    ),
+    *(
+        _number(
+            "program.time_s",
+            f"program == '{model}' and device['program.time_s'] not in {times}",
+            f"one of {', '.join(map(str, times))} because 'program' is '{model}'",
+        )
+        for model, times in (("wan2022", _WAN2022_TIMES), ("sonos", _SONOS_TIMES))
+    ),
+    _number(
+        "drift.time_s", "drift == 'cmo' and 0 < device['drift.time_s'] < 1", "0 or at least 1 because 'drift' is 'cmo'"
+    ),
+    _number("dac.bits", "dac_slice_bits > 0 and device['dac.bits'] == 0", "2 to 16 because 'dac_slice_bits' is given"),
+    _number("dac.steps", "dac_slice_bits > 0 and device['dac.steps'] != 0", "0 because 'dac_slice_bits' is given"),
+    _number("dac.bound", "dac_slice_bits > 0 and device['dac.bound'] != 1", "1 because 'dac_slice_bits' is given"),
+    _number("adc.bits", "adc == 'granular' and device['adc.bits'] == 0", "2 to 16 because 'adc' is 'granular'"),
+)
+
+
+def attribute_types(op: str) -> dict[str, type]:
+    """The names of the attributes of `op`, in order, and whether each is an `int` or a `str`."""
+    return {name: int if row.is_integer else str for name, row in ATTRIBUTES.items() if op in row.of}
+
+
+# What files written by earlier versions lack, and what that means.
+DEFAULTS: dict[str, int | str] = {name: row.absent for name, row in ATTRIBUTES.items() if row.optional}

@@ -1,0 +1,591 @@
+"""What a node says about itself (attributes) and what a run says to it (control inputs), parsed and checked.
+
+Walks the rows of `schema.py`: each mistake has the sentence that stands there, or that of its kind of row here.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from emu.contract.language import compiled
+from emu.contract.schema import (
+    ATTRIBUTE_RULES,
+    ATTRIBUTES,
+    DEFAULTS,
+    DYNAMIC,
+    INDICES,
+    LARGEST_COUNT,
+    LARGEST_WORD,
+    MOST_ROW_TILES,
+    NUMBER_RULES,
+    NUMBERS,
+    QUANTIZED,
+    Number,
+    Range,
+    Rule,
+    attribute_types,
+)
+from emu.errors import InputError
+
+
+@dataclass(frozen=True)
+class WindowAxis:
+    """How a window moves along one axis of an image."""
+
+    size: int
+    stride: int
+    dilation: int
+    before: int
+    """Zeros before the image."""
+    after: int
+
+    def positions(self, size: int) -> int:
+        """Return at how many places the window fits into an axis of that size, 0 or less where it does not."""
+        return (size + self.before + self.after - self.dilation * (self.size - 1) - 1) // self.stride + 1
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The attributes of one node, checked, named as in `docs/operators.md`.
+
+    Those that the operator lacks have the value that switches their effect off, as the schema says.
+    """
+
+    op: str
+    site: int
+    sites: int
+    array: int
+    entries: tuple[str, ...]
+    sample_axis: int
+    heads: int
+    head_axis: str
+    head_groups: int
+    head_share: int
+    tile_rows: int
+    tile_columns: int
+    tile_split: str
+    scaling: str
+    dac: str
+    dac_code: str
+    dac_slice_bits: int
+    adc: str
+    adc_code: str
+    adc_columns: int
+    bound_management: str
+    read_noise: str
+    ir_drop: str
+    fault_source: str
+    fault_storage: str
+    fault_bits: int
+    fault_range: str
+    fault_scale: str
+    fault_mask: int
+    fault_protection: str
+    encoding: str
+    offset_correction: str
+    weight_bits: int
+    slice_bits: int
+    program: str
+    program_function: str
+    table_times: int
+    table_points: int
+    program_clip: str
+    drift: str
+    drift_pairs: str
+    compensation: str
+    write: str
+    write_cells: str
+    write_scaling: str
+    code_bits: int
+    block_rows: int
+    window: tuple[WindowAxis, ...]
+
+    def error(self, sentence: str) -> InputError:
+        """Return the exception that says `sentence` about this node."""
+        return InputError(f"emu: {self.op} at site {self.site}: {sentence}")
+
+    @property
+    def has_periphery(self) -> bool:
+        """Whether a product is more than a plain product with the stored values."""
+        return (
+            not self.dac == self.adc == self.read_noise == "none"
+            or self.ir_drop == "formula"
+            or "read.output_noise" in self.entries
+            or "read.input_noise" in self.entries
+        )
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether a stored weight is the difference of two conductances."""
+        return self.encoding in ("differential", "two_sided")
+
+    @property
+    def weight_slices(self) -> int:
+        """Number of arrays that hold a stored weight together."""
+        if self.slice_bits == 0:
+            return 1
+        # A pair has the sign in its two devices, so only the magnitude is cut.
+        bits = self.weight_bits - 1 if self.encoding == "differential" else self.weight_bits
+        return -(-bits // self.slice_bits)
+
+    @property
+    def has_stuck_cells(self) -> bool:
+        """Whether cells are stuck at random."""
+        return self.fault_source == "random" and "faults.stuck_low" in self.entries
+
+    @property
+    def fault_word_bits(self) -> int:
+        """Bits of one stored element that bit flips hit."""
+        if self.fault_storage == "float32":
+            return 32
+        return self.code_bits if self.op == QUANTIZED else self.fault_bits
+
+    @property
+    def usable_fault_mask(self) -> int:
+        """The bits of an element that may flip; a quantized model's codes may have fewer than the device says."""
+        return self.fault_mask & (2**self.code_bits - 1) if self.op == QUANTIZED else self.fault_mask
+
+    @cached_property
+    def names(self) -> dict[str, Any]:
+        """What the conditions of the schema know of this node."""
+        return {**vars(self), **_of_operator(self.op), "entries": frozenset(self.entries)}
+
+    def row_tiles(self, rows: int) -> list[slice]:
+        """Return the row tiles of a matrix with that many rows."""
+        tiles = _tiles(rows, self.tile_rows, self.tile_split)
+        if len(tiles) > MOST_ROW_TILES:
+            raise self.error(
+                f"attribute 'tile_rows' is {self.tile_rows}, which cuts {rows} rows into {len(tiles)} tiles, "
+                f"expected at most {MOST_ROW_TILES}; use taller tiles."
+            )
+        return tiles
+
+    def column_tiles(self, columns: int) -> list[slice]:
+        """Return the column tiles of a matrix with that many columns."""
+        return _tiles(columns, self.tile_columns, self.tile_split)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The control inputs of one run as one node reads them."""
+
+    numbers: Mapping[str, float]
+    """The entries of `device` by name."""
+    strength: float
+    """This site's entry of `strength`."""
+    input_range: float
+    """The calibrated activation that maps to 1, where the node reads it."""
+    output_range: tuple[float, float]
+    """The calibrated lowest and highest output, where the node reads them."""
+    faults: NDArray[np.int64]
+    """The list of faults, int64 [F]; empty unless the node reads it."""
+    seed: int
+    read_seed: int
+    first_sample: int
+    samples: int | None
+    """Samples in the batch; None when the size of the sample axis says it."""
+    head: int | None
+    """Index among the site's own heads (already divided by `head_share`), None for all."""
+
+    def dac_steps(self, structure: Structure) -> int:
+        """Return the number of steps of the DAC, 0 when it does not quantize."""
+        if structure.dac == "none":
+            return 0
+        bits = int(self.numbers["dac.bits"])
+        least = 1 if structure.dac_code == "offset_binary" else 2
+        return int(self.numbers["dac.steps"]) or (2**bits - least if bits else 0)
+
+    def adc_steps(self, structure: Structure) -> int:
+        """Return the number of steps of the ADC, 0 when it does not quantize."""
+        if structure.adc == "none":
+            return 0
+        bits = int(self.numbers["adc.bits"])
+        less = {"sign_magnitude": 2, "offset_binary": 1, "twos_complement": 0}[structure.adc_code]
+        return int(self.numbers["adc.steps"]) or (2**bits - less if bits else 0)
+
+    def input_slices(self, structure: Structure) -> int:
+        """Return in how many slices an input is fed, one after another."""
+        if structure.dac_slice_bits == 0:
+            return 1
+        return -(-(int(self.numbers["dac.bits"]) - 1) // structure.dac_slice_bits)
+
+    def probability(self, entry: str) -> np.float32:
+        """Return a fault probability with the strength in it, at most 1."""
+        return min(np.float32(self.strength) * np.float32(self.numbers[entry]), np.float32(1))
+
+
+def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
+    """Return the checked attributes of a node of type `op`, such as `CrossbarMatMul`.
+
+    Raises InputError for a missing or unknown attribute, a wrong type or value, attributes that exclude each other, or
+    entries that the structure lacks.
+    """
+    site = attributes.get("site")
+
+    def error(sentence: str) -> InputError:
+        return InputError(f"emu: {op} at site {site}: {sentence}")
+
+    values = {**_absent(), **_legal_values(op, attributes, error)}
+    entries = tuple(values["entries"].split(",")) if values["entries"] else ()
+    window = _window(values["window"], error)
+    names = {**values, **_of_operator(op), "entries": frozenset(entries)}
+    for sentence in (*broken(ATTRIBUTE_RULES, names), *_wrong_entries(entries, names)):
+        raise error(sentence)
+    values |= {"entries": entries, "window": window}
+    del values["format"]
+    return Structure(op=op, **values)
+
+
+def broken(rules: Iterable[Rule], names: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the sentence of each rule that does not hold of `names`: attributes, entries, the device's numbers."""
+    for rule in rules:
+        if compiled(rule.wrong)(names):
+            yield _said(rule.sentence, names)
+
+
+def needed_entries(op: str, attributes: Mapping[str, int | str]) -> dict[str, None]:
+    """Return the entries that attributes ask for, each once, in the order of the schema."""
+    names: dict[str, Any] = {**_absent(), **attributes, **_of_operator(op), "entries": frozenset()}
+    return dict.fromkeys(name for row in NUMBERS.values() for _, name in _needed(row, names))
+
+
+def number_of(name: str) -> Number | None:
+    """Return the row of an entry of `device`, None for an unknown name."""
+    found = _placed(name)
+    return None if found is None else NUMBERS[found[0]]
+
+
+def check_controls(
+    structure: Structure,
+    device: ArrayLike,
+    strength: ArrayLike,
+    ranges: ArrayLike | None,
+    faults: ArrayLike | None,
+    seed: ArrayLike,
+    read_seed: ArrayLike,
+    sample: ArrayLike = 0,
+    head: ArrayLike = -1,
+) -> Controls:
+    """Return the control inputs as this node reads them.
+
+    device: float32 [P]; strength: float32 [sites]; ranges: float32 [sites, 3], None where the operator has none;
+    faults: int64 [F], None where the operator has none; seed, read_seed, head: int64 []; sample: int64 [] or [2].
+    Raises InputError for a wrong type, shape or range.
+    """
+    device_values = _float32(structure, "device", device)
+    if device_values.shape != (len(structure.entries),):
+        raise structure.error(
+            f"input 'device' has shape {list(device_values.shape)}, "
+            f"expected [{len(structure.entries)}], one number for each name in 'entries'."
+        )
+    numbers = {name: float(value) for name, value in zip(structure.entries, device_values, strict=True)}
+    _check_numbers(structure, numbers)
+
+    strengths = _float32(structure, "strength", strength)
+    if strengths.shape != (structure.sites,):
+        raise structure.error(
+            f"input 'strength' has shape {list(strengths.shape)}, "
+            f"expected [{structure.sites}], one number for each site."
+        )
+    own_strength = float(strengths[structure.site])
+    if not math.isfinite(own_strength) or own_strength < 0:
+        raise structure.error(f"input 'strength' is {own_strength:g} for this site, expected finite and 0 or greater.")
+
+    first, samples = _samples(structure, sample)
+    input_range, output_range = _calibrated(structure, ranges)
+    return Controls(
+        numbers=numbers,
+        strength=own_strength,
+        input_range=input_range,
+        output_range=output_range,
+        faults=_listed(structure, faults),
+        seed=_seed(structure, "seed", seed),
+        read_seed=_seed(structure, "read_seed", read_seed),
+        first_sample=first,
+        samples=samples,
+        head=_own_head(structure, head),
+    )
+
+
+@cache
+def _absent() -> dict[str, int | str]:
+    return {name: row.absent for name, row in ATTRIBUTES.items()}
+
+
+def _of_operator(op: str) -> dict[str, bool]:
+    return {"dynamic": op == DYNAMIC, "quantized": op == QUANTIZED}
+
+
+def _legal_values(op: str, attributes: Mapping[str, int | str], error: Callable[[str], InputError]) -> dict[str, Any]:
+    """Check each attribute by itself; return them in the order of the schema, with those that may be absent."""
+    known = attribute_types(op)
+    attributes = {**{name: value for name, value in DEFAULTS.items() if name in known}, **attributes}
+    for name in known:
+        if name not in attributes:
+            raise error(f"attribute '{name}' is missing; every attribute must be present.")
+    for name in attributes:
+        if name not in known:
+            raise error(f"attribute '{name}' is unknown, expected one of {', '.join(known)}.")
+    for name in known:
+        value, legal = attributes[name], ATTRIBUTES[name].legal
+        if isinstance(legal, Range):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise error(f"attribute '{name}' is {value!r}, expected an integer.")
+            if not legal.allows(value):
+                raise error(f"attribute '{name}' is {value}, expected {legal.in_words}.")
+        elif not isinstance(value, str):
+            raise error(f"attribute '{name}' is {value!r}, expected a string.")
+        elif legal and value not in legal:
+            raise error(f"attribute '{name}' is '{value}', expected one of {', '.join(legal)}.")
+    return {name: attributes[name] for name in known}
+
+
+def _said(sentence: str, names: Mapping[str, Any]) -> str:
+    """Put values in the place of the names in a sentence."""
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        return f"{names['device'][name]:g}" if "." in name else str(compiled(name)(names))
+
+    return re.sub(r"\{([\w.]+)\}", value, sentence)
+
+
+def _wrong_entries(entries: tuple[str, ...], names: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each entry that is unknown, twice there, missing, or that may not be there."""
+    counts = {} if names["dynamic"] else names  # a written operand has no table, but reads a device that may have one
+    seen: set[str] = set()
+    for name in entries:
+        if not _is_known(name, counts):
+            yield f"attribute 'entries' names '{name}', expected names among {', '.join(NUMBERS)}."
+        if name in seen:
+            yield f"attribute 'entries' names '{name}' twice, expected every name once."
+        seen.add(name)
+    for row in NUMBERS.values():
+        for attribute, name in _needed(row, names):
+            if name not in seen:
+                yield _lacks(name, f"'{attribute}' is '{names[attribute]}'")
+        if row.beside and row.name in seen and row.beside not in seen:
+            yield _lacks(row.beside, f"'{row.name}' is there")
+        if row.without and row.name in seen and not names["dynamic"] and compiled(row.without)(names):
+            yield _said(
+                f"attribute 'entries' names '{row.name}', expected not to because 'encoding' is '{{encoding}}' and "
+                "'slice_bits' is {slice_bits}.",
+                names,
+            )
+
+
+def _needed(row: Number, names: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (attribute that asks for it, entry) for the entries of a row that must be there."""
+    for attribute, condition in row.needed:
+        if compiled(condition)(names):
+            yield from ((attribute, name) for name in _members(row, names))
+
+
+def _lacks(name: str, reason: str) -> str:
+    return f"attribute 'entries' lacks '{name}', expected it because {reason}."
+
+
+def _members(row: Number, names: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the entries that a row stands for: itself, or all that a table has."""
+    members = [row.name]
+    for letter in re.findall("<([ij])>", row.name):
+        members = [each.replace(f"<{letter}>", str(k)) for each in members for k in range(names[INDICES[letter]])]
+    yield from members
+
+
+@cache
+def _families() -> list[tuple[re.Pattern[str], str]]:
+    index = "(0|[1-9][0-9]{0,5})"
+    return [
+        (re.compile(re.sub("<[ij]>", index, re.escape(row.name)).replace("<name>", ".+")), row.name)
+        for row in NUMBERS.values()
+        if row.is_family
+    ]
+
+
+@lru_cache(maxsize=1 << 18)  # a table has thousands
+def _placed(name: str) -> tuple[str, tuple[int, ...]] | None:
+    """Return the name of an entry's row and the indices in its own, None for an unknown name."""
+    if name in NUMBERS and not NUMBERS[name].is_family:
+        return name, ()
+    for pattern, family in _families():
+        if found := pattern.fullmatch(name):
+            return family, tuple(map(int, found.groups()))
+    return None
+
+
+def _is_known(name: str, counts: Mapping[str, Any]) -> bool:
+    """Whether an entry exists, and lies within the table where `counts` says how large it is."""
+    found = _placed(name)
+    if found is None:
+        return False
+    row, indices = found
+    sizes = [counts.get(INDICES[letter], math.inf) for letter in re.findall("<([ij])>", row)]
+    return all(index < size for index, size in zip(indices, sizes, strict=True))
+
+
+class _Numbers(dict[str, float]):
+    """The numbers of a device; one that it lacks has the value that switches its effect off."""
+
+    def __missing__(self, name: str) -> float:
+        return NUMBERS[name].absent
+
+
+def _check_numbers(structure: Structure, numbers: Mapping[str, float]) -> None:
+    """Check the entries of `device` by themselves, against each other and against the structure."""
+    for name, value in numbers.items():
+        row = number_of(name)
+        if row and not row.legal.allows(value):
+            raise structure.error(f"entry '{name}' of input 'device' is {value:g}, expected {row.legal.in_words}.")
+    for sentence in broken(NUMBER_RULES, {**structure.names, "device": _Numbers(numbers)}):
+        raise structure.error(sentence)
+    if structure.program != "table":
+        return
+    for row in NUMBERS.values():
+        members = list(_members(row, structure.names)) if row.rises else []
+        for before, name in itertools.pairwise(members):
+            if numbers[name] <= numbers[before]:
+                raise structure.error(
+                    f"entry '{name}' of input 'device' is {numbers[name]:g}, expected greater than the one before it, "
+                    f"which is {numbers[before]:g}."
+                )
+
+
+def _window(text: str, error: Callable[[str], InputError]) -> tuple[WindowAxis, ...]:
+    axes = []
+    for axis in text.split(";") if text else ():
+        numbers = [int(each) if re.fullmatch("[0-9]{1,10}", each) else -1 for each in axis.split(",")]
+        fits = len(numbers) == 5 and all(
+            low <= number <= LARGEST_COUNT for low, number in zip((1, 1, 1, 0, 0), numbers, strict=True)
+        )
+        if fits:
+            axes.append(WindowAxis(*numbers))
+        if not fits or len(axes) > 3 or math.prod(each.size for each in axes) > LARGEST_COUNT:
+            raise error(
+                f"attribute 'window' is '{text}', expected size,stride,dilation,padding before,padding after for each "
+                f"of 1 to 3 axes, separated by ';', the first three from 1, none above {LARGEST_COUNT}."
+            )
+    return tuple(axes)
+
+
+def _samples(structure: Structure, sample: ArrayLike) -> tuple[int, int | None]:
+    """Return the first sample and the number of samples, None where the sample axis says it."""
+    sample_values = _int64(structure, "sample", sample)
+    if sample_values.shape not in ((), (2,)):
+        raise structure.error(f"input 'sample' has shape {list(sample_values.shape)}, expected [] or [2].")
+    for number in sample_values.flat:
+        if not 0 <= number <= LARGEST_WORD:
+            raise structure.error(f"input 'sample' is {sample_values.tolist()}, expected 0 to 2^32 - 1.")
+    first = int(sample_values.flat[0])
+    samples = int(sample_values[1]) if sample_values.ndim == 1 else None
+    if first + (samples or 1) - 1 > LARGEST_WORD:
+        raise structure.error(
+            f"input 'sample' is {sample_values.tolist()}, expected 0 to 2^32 - 1 for every sample of the batch."
+        )
+    return first, samples
+
+
+def _own_head(structure: Structure, head: ArrayLike) -> int | None:
+    """Return the head among those of the site, None for all."""
+    any_head = int(_scalar(structure, "head", head))
+    if any_head < -1:
+        raise structure.error(f"input 'head' is {any_head}, expected -1 (all heads) or greater.")
+    own_head = None if any_head < 0 else any_head // structure.head_share
+    if own_head is not None and structure.head_axis != "none" and own_head >= structure.heads:
+        raise structure.error(
+            f"input 'head' is {any_head}, expected below {structure.heads * structure.head_share} "
+            f"({structure.heads} heads, each shared by {structure.head_share})."
+        )
+    return own_head
+
+
+def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, tuple[float, float]]:
+    """Return the calibrated input range and output range, 1 and -1 to 1 where the node does not read them."""
+    input_range, output_range = 1.0, (-1.0, 1.0)
+    if ranges is None:
+        return input_range, output_range
+    values = _float32(structure, "ranges", ranges)
+    if values.shape != (structure.sites, 3):
+        raise structure.error(
+            f"input 'ranges' has shape {list(values.shape)}, expected [{structure.sites}, 3], one row for each site."
+        )
+    largest, low, high = values[structure.site].tolist()
+    if structure.dac == "calibrated":
+        input_range = largest
+        if not (math.isfinite(largest) and largest > 0):
+            raise structure.error(
+                f"input 'ranges' has the activation {largest:g} for this site, expected finite and > 0: "
+                "'emu calibrate' finds it."
+            )
+    if structure.adc == "calibrated":
+        output_range = (low, high)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise structure.error(
+                f"input 'ranges' has the outputs {low:g} to {high:g} for this site, expected finite and "
+                "rising: 'emu calibrate' finds them."
+            )
+    return input_range, output_range
+
+
+def _listed(structure: Structure, faults: ArrayLike | None) -> NDArray[np.int64]:
+    """Return the list of faults, int64 [F]; whether they fit the array is checked where they strike."""
+    if faults is None:
+        return np.zeros(0, dtype=np.int64)
+    values = _int64(structure, "faults", faults)
+    if values.ndim != 1:
+        raise structure.error(f"input 'faults' has shape {list(values.shape)}, expected [F], a list.")
+    if values.size and structure.fault_source != "list":
+        raise structure.error(
+            f"input 'faults' has {values.size} numbers, expected none because 'fault_source' is "
+            f"'{structure.fault_source}'."
+        )
+    return values
+
+
+def _tiles(size: int, largest: int, split: str) -> list[slice]:
+    """Cut `size` into tiles of at most `largest`: full ones and a remainder, or as equal as possible."""
+    if size == 0:
+        return []
+    if largest == 0 or largest >= size:
+        return [slice(0, size)]
+    count = -(-size // largest)
+    if split == "fill":
+        return [slice(start, min(size, start + largest)) for start in range(0, size, largest)]
+    smaller, one_larger = divmod(size, count)
+    ends = np.cumsum([smaller + (index < one_larger) for index in range(count)]).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _float32(structure: Structure, name: str, value: ArrayLike) -> NDArray[np.float32]:
+    array = np.asarray(value)
+    if array.dtype != np.float32:
+        raise structure.error(f"input '{name}' is {array.dtype}, expected float32.")
+    return array
+
+
+def _int64(structure: Structure, name: str, value: ArrayLike) -> NDArray[np.int64]:
+    array = np.asarray(value)
+    if array.dtype != np.int64:
+        raise structure.error(f"input '{name}' is {array.dtype}, expected int64.")
+    return array
+
+
+def _scalar(structure: Structure, name: str, value: ArrayLike) -> NDArray[np.int64]:
+    array = _int64(structure, name, value)
+    if array.shape != ():
+        raise structure.error(f"input '{name}' has shape {list(array.shape)}, expected [], one integer.")
+    return array
+
+
+def _seed(structure: Structure, name: str, value: ArrayLike) -> int:
+    seed = int(_scalar(structure, name, value))
+    if not 0 <= seed <= LARGEST_WORD:
+        raise structure.error(f"input '{name}' is {seed}, expected 0 to 2^32 - 1.")
+    return seed
