@@ -23,6 +23,7 @@ from emu.rewriter.load import DOMAIN, MANIFEST_KEY, Loaded, ModelSource, check_g
 from emu.rewriter.manifest import make_manifest, read_manifest
 from emu.rewriter.normalize import normalize
 from emu.rewriter.passes import NameFusedDomainPass, RestoreCodesPass
+from emu.rewriter.passes.expand_einsum import check_equations
 from emu.rewriter.protobuf_file import in_memory
 from emu.rewriter.replace import replace_products
 from emu.rewriter.save import save
@@ -242,6 +243,7 @@ def _read(loaded: Loaded, batch_axis: str | None) -> _Read:
     name = loaded.name
     NameFusedDomainPass()(loaded.model)
     check_graph(loaded.model, f"{name} is not a valid ONNX model", "export it again")
+    check_equations(loaded.model, name)
     common_passes.RemoveInitializersFromInputsPass()(loaded.model)  # weights that old exporters also list as inputs
     batch = find_batch(loaded.model.graph, name, batch_axis)
     check_one_batch(loaded.model, batch, name)

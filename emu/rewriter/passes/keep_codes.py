@@ -13,7 +13,7 @@ from emu.errors import InputError
 from emu.rewriter.builder import add_initializer
 from emu.rewriter.dataflow import is_standard, sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator
-from emu.rewriter.passes.fold_weights import constant_array, constant_nodes, constant_values, recipe, remove_unused
+from emu.rewriter.passes.fold_weights import Recipes, constant_array, constant_nodes, constant_values, remove_unused
 from emu.rewriter.quantized import CODE_TYPES, QuantizedTensor, quantized_tensor
 
 _LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
@@ -36,6 +36,7 @@ class KeepCodesPass(ir.passes.InPlacePass):
 
         """
         reader = _Reader(constant_values(model.graph), NodeEvaluator(model))
+        recipes = Recipes(reader.constants)
         made: dict[Hashable, ir.Value] = {}
         modified = False
         for node in list(model.graph):
@@ -43,7 +44,7 @@ class KeepCodesPass(ir.passes.InPlacePass):
             nodes = constant_nodes(weight, reader.constants) if weight is not None else []
             if weight is None or not nodes:
                 continue
-            key = recipe(weight)
+            key = recipes.of(weight)
             if key not in made:
                 tensor = reader.read(weight)
                 if tensor is None:
@@ -84,10 +85,20 @@ class _Reader:
     def __init__(self, constants: set[ir.Value], evaluator: NodeEvaluator) -> None:
         self.constants = constants
         self._evaluator = evaluator
+        self._known: dict[ir.Value, QuantizedTensor | None] = {}
 
     def read(self, value: ir.Value | None) -> QuantizedTensor | None:
         """The tensor that a constant value is, None where it is no layout and scaling of codes."""
-        node = value.producer() if value is not None and value in self.constants else None
+        if value is None or value not in self.constants:
+            return None
+        for node in constant_nodes(value, self.constants) if value not in self._known else ():
+            for each in node.outputs:  # in order: no chain is too deep to be followed
+                if each not in self._known:
+                    self._known[each] = self._read(each)
+        return self._known.get(value)
+
+    def _read(self, value: ir.Value) -> QuantizedTensor | None:
+        node = value.producer()
         if node is None:
             return None
         if node.op_type == "DequantizeLinear":  # ONNX's, and onnxruntime's for more types of codes
@@ -173,7 +184,9 @@ class _Reader:
 def _initializer(graph: ir.Graph, weight: ir.Value, tensor: QuantizedTensor) -> ir.Value:
     """A new initializer, which takes over the name of `weight` unless something else needs it."""
     name = weight.name or "weight"
-    if weight.is_graph_output() or any(_weight_of(node) is not weight or place != 1 for node, place in weight.uses()):
+    # What a subgraph captures stays too: products there are not looked at.
+    kept = (node.graph is not graph or _weight_of(node) is not weight or place != 1 for node, place in weight.uses())
+    if weight.is_graph_output() or any(kept):
         name = f"{name}.codes"
     else:
         weight.name = None
