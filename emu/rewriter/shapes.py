@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from emu.errors import InputError
 from emu.rewriter.batch import Batch, free_name
-from emu.rewriter.dataflow import sizes_of, tensor_of
+from emu.rewriter.dataflow import DataFlow, is_standard, sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator
 
 Shape = tuple[int, ...]
@@ -96,6 +96,21 @@ def probe(model: ir.Model, batch: Batch) -> Probes:
     longer = inference.run(_Sizes(batch, BATCHES[0], LENGTHS[1], image))
     longer = longer if longer.conflicts <= base.conflicts else base
     return Probes(base, more, longer, batch.size or BATCHES[0], images != [None])
+
+
+def tokens_first(value: ir.Value, flow: DataFlow, probes: Probes) -> bool:
+    """Whether [tokens * batch, K] was made from [tokens, batch, ...]: samples change fastest along the rows."""
+    shape = probes.base.get(value)
+    for node, _ in flow.upstream(value, set()):
+        source = node.inputs[0] if node.inputs else None
+        if is_standard(node) and node.op_type == "Reshape" and source is not None:
+            before = probes.base.get(source)
+            if before is None or shape is None or len(before) < 3 or before[0] * before[1] != shape[0]:
+                return False
+            return probes.batch_axis(source) == 1
+        if probes.base.get(node.outputs[0]) != shape:
+            return False
+    return False
 
 
 def check_one_batch(model: ir.Model, batch: Batch, name: str) -> None:

@@ -34,8 +34,8 @@ def check_equations(model: ir.Model, name: str) -> None:
         InputError: an equation that is more than letters, `...`, commas and one arrow.
 
     """
-    for graph in (model.graph, *model.functions.values()):
-        for node in graph.all_nodes():
+    for nodes in (model.graph.all_nodes(), *(each.all_nodes() for each in model.functions.values())):
+        for node in nodes:
             text = node.attributes.get_string("equation", "") if node.op_type == "Einsum" else ""
             if not _EQUATION.fullmatch(text.replace(" ", "")):
                 raise InputError(
