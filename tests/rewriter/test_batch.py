@@ -63,6 +63,21 @@ def test_two_names_for_one_size_are_one_batch():
     assert batch_of(original, body="h = Mul(x, m) y = MatMul(h, w)") == ("x", 0)
 
 
+def test_leading_sizes_that_must_equal_the_batch_count_samples_too():
+    cached = model(
+        """
+        k = MatMul(x, w) keys = Concat <axis = 1> (past, k) t = Transpose <perm = [0, 2, 1]> (keys)
+        s = MatMul(x, t) y = MatMul(s, keys)
+        """,
+        inputs="float[batch, p, 4] past, float[x_axis_0, s, 4] x",
+        outputs="float[o, s, 4] y",
+        w=values(4, 4),
+    )
+    axes = [site["sample_axis"] for site in rewrite(cached, device="rram_adc").manifest["sites"]]
+    assert axes == [0, 0, 0]
+    split(cached, {"past": values(4, 3, 4), "x": values(4, 5, 4, seed=1)}, {"past": 0, "x": 0})
+
+
 @pytest.mark.parametrize("wrong", ["z:0", "x:5", "x", "x:-1", "x:one"])
 def test_an_axis_that_is_not_there_is_refused(wrong):
     with pytest.raises(InputError, match=r"expected INPUT:AXIS with an axis from 0, of x \[batch, 4\]"):
