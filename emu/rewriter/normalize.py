@@ -46,7 +46,7 @@ def normalize(model: ir.Model, name: str, batch: Batch) -> ir.Model:
         ExpandFusedPass(),
         ExpandAttentionPass(batch),
         ExpandEinsumPass(batch),
-        ExpandConvTransposePass(),
+        ExpandConvTransposePass(batch),
         NameNodesPass(),
         StoreRepeatedPass(batch),
         OrientProductsPass(batch),
