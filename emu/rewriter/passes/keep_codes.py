@@ -1,7 +1,7 @@
 """Keeps the integer codes of quantized weights: what dequantizes constants becomes one tensor that knows its codes.
 
 Codes are dequantized by DequantizeLinear, or by Cast, Sub and Mul as weight-only quantizers write it. Layout around it
-(Transpose, Reshape and the like) goes into the codes, so that an array holds what the model stores.
+(Transpose, Reshape, Split and the like) goes into the codes, so that an array holds what the model stores.
 """
 
 from collections.abc import Hashable
@@ -14,9 +14,10 @@ from emu.rewriter.builder import add_initializer
 from emu.rewriter.dataflow import is_standard, sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator
 from emu.rewriter.passes.fold_weights import Recipes, constant_array, constant_nodes, constant_values, remove_unused
-from emu.rewriter.quantized import CODE_TYPES, QuantizedTensor, quantized_tensor
+from emu.rewriter.quantized import CODE_TYPES, QuantizedTensor, picked, quantized_tensor
 
 _LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+_PICKS = ("Slice", "Split", "Gather", "Concat")  # operators that take some of the numbers, or put them side by side
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 
@@ -110,6 +111,8 @@ class _Reader:
         if node.op_type in _LAYOUT:
             tensor = self.read(node.inputs[0])
             return None if tensor is None else self._laid_out(tensor, node)
+        if node.op_type in _PICKS:
+            return self._picked(node, value.index() or 0)
         if node.op_type in ("Mul", "Div", "Sub", "Add") and len(node.inputs) == 2:
             return self._arithmetic(node)
         return None
@@ -164,6 +167,15 @@ class _Reader:
         probe = np.broadcast_to(np.int8(0), tensor.sizes)
         others = [None if each is None else self._array(each) for each in node.inputs[1:]]
         return tensor.reshaped(self._evaluator.run(node, [probe, *others])[0].shape)
+
+    def _picked(self, node: ir.Node, output: int) -> QuantizedTensor | None:
+        """Parts of a tensor, or several tensors side by side: packed projections that are split, or joined."""
+        count = len(node.inputs) if node.op_type == "Concat" else 1
+        tensors = [tensor for value in node.inputs[:count] if (tensor := self.read(value)) is not None]
+        if len(tensors) != count or len({(tensor.bits, tensor.dtype) for tensor in tensors}) > 1:
+            return None
+        others = [None if each is None else self._array(each) for each in node.inputs[count:]]
+        return picked(tensors, lambda arrays: self._evaluator.run(node, [*arrays, *others])[output])
 
     def _arithmetic(self, node: ir.Node) -> QuantizedTensor | None:
         """A scale that is multiplied with codes or divides them, or a zero point that is taken off them."""
