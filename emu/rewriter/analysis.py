@@ -7,12 +7,12 @@ from typing import Any
 import onnx_ir as ir
 
 from emu.rewriter.batch import Batch
-from emu.rewriter.dataflow import DataFlow, is_standard, tensor_of
+from emu.rewriter.dataflow import DataFlow, tensor_of
 from emu.rewriter.find import Product, find_products
 from emu.rewriter.heads import HeadFinder, Heads
 from emu.rewriter.label import find_attentions, label_products
 from emu.rewriter.quantized import QuantizedTensor
-from emu.rewriter.shapes import Probes, probe
+from emu.rewriter.shapes import Probes, probe, tokens_first
 from emu.rewriter.sharing import held_by
 from emu.rewriter.site import Site, Skipped
 
@@ -100,7 +100,7 @@ class _Samples:
         fixed = probes.base is probes.more_samples
         depends = value in flow.depends_on_inputs
         rows, matrices = _sizes(product, probes, depends if fixed else grown is not None)
-        if shape is not None and len(shape) == 2 and product.stored and _tokens_first(value, flow, probes):
+        if shape is not None and len(shape) == 2 and product.stored and tokens_first(value, flow, probes):
             return _Samples(1, True, rows, matrices)
         if grown is None:  # of a fixed batch, and of unknown shapes, nothing tells but whether there are data
             told = shape is not None and not fixed
@@ -126,18 +126,3 @@ def _sizes(product: Product, probes: Probes, grows: bool) -> tuple[int | None, i
     if leading % samples:
         return None, stack
     return (leading // samples, stack) if product.stored else (sizes[-2], leading // samples)
-
-
-def _tokens_first(value: ir.Value, flow: DataFlow, probes: Probes) -> bool:
-    """Whether [tokens * batch, K] was made from [tokens, batch, ...]: samples change fastest along the rows."""
-    shape = probes.base.get(value)
-    for node, _ in flow.upstream(value, set()):
-        source = node.inputs[0] if node.inputs else None
-        if is_standard(node) and node.op_type == "Reshape" and source is not None:
-            before = probes.base.get(source)
-            if before is None or shape is None or len(before) < 3 or before[0] * before[1] != shape[0]:
-                return False
-            return probes.batch_axis(source) == 1
-        if probes.base.get(node.outputs[0]) != shape:
-            return False
-    return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from emu.rewriter.dataflow import is_standard, tensor_of
+from emu.rewriter.dataflow import is_standard, sizes_of, tensor_of
 from emu.rewriter.passes.expand_conv_transpose import why_not_expanded as why_blocks_stay
 from emu.rewriter.passes.expand_fused import can_expand
 from emu.rewriter.passes.expand_fused import why_not_expanded as why_fused_stays
@@ -40,6 +40,12 @@ def _codes_are_stored(model: ir.Model) -> bool:
     return all(
         tensor_of(value) is not None for value in inputs if all(map(is_standard, constant_nodes(value, constants)))
     )
+
+
+def _blocks_are_products(model: ir.Model) -> bool:
+    nodes = (node for node in model.graph if is_standard(node) and node.op_type == "ConvTranspose")
+    kernels = ((node, tensor_of(node.inputs[1])) for node in nodes)
+    return all(kernel is None or why_blocks_stay(node, sizes_of(kernel)) is not None for node, kernel in kernels)
 
 
 def _weights_are_on_the_right(model: ir.Model) -> bool:
@@ -76,15 +82,7 @@ PLAIN_FUSED = Condition(
     "fused operators are plain nodes",
     lambda model: not any(can_expand(node) and why_fused_stays(node) is None for node in model.graph),
 )
-PLAIN_BLOCKS = Condition(
-    "transposed convolutions without overlap are products",
-    lambda model: (
-        not any(
-            is_standard(node) and node.op_type == "ConvTranspose" and why_blocks_stay(node) is None
-            for node in model.graph
-        )
-    ),
-)
+PLAIN_BLOCKS = Condition("transposed convolutions without overlap are products", _blocks_are_products)
 TURNED = Condition("weights are second operands", _weights_are_on_the_right)
 CODES_KEPT = Condition("dequantized weights of products know their codes", _codes_are_kept)
 STORED = Condition("weights that follow from constants are constants", _weights_are_stored)

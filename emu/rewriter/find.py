@@ -64,7 +64,7 @@ def find_products(model: ir.Model, flow: DataFlow, probes: Probes, name: str) ->
             skipped.append(_skip(node, reason, None))
         elif node.op_type in _OTHER_PRODUCTS:
             if not _is_rearrangement(node):
-                skipped.append(_skip(node, _why_other(node), macs_of(node, probes)))
+                skipped.append(_skip(node, _why_other(node, probes), macs_of(node, probes)))
         elif node.op_type in PRODUCTS:
             _check_float(node, probes, name)
             found = _FINDERS[node.op_type](node, flow, probes)
@@ -87,11 +87,11 @@ def _is_rearrangement(node: ir.Node) -> bool:
     return node.op_type == "Einsum" and len(node.inputs) == 1
 
 
-def _why_other(node: ir.Node) -> str:
+def _why_other(node: ir.Node, probes: Probes) -> str:
     if node.op_type == "Einsum":
         return "it is more than the product of two operands (repeated or lost letters, or no letter to sum over)"
     if node.op_type == "ConvTranspose":
-        return why_not_expanded(node) or "its kernel is no constant"
+        return why_not_expanded(node, probes.base.get(node.inputs[1])) or "its kernel is no constant"
     return f"products inside {node.op_type} are not mapped to crossbars yet"
 
 

@@ -110,10 +110,7 @@ def check_graph(model: ir.Model, what_is_wrong: str, what_to_do: str) -> None:
     except onnx.checker.ValidationError as error:
         raise InputError(f"{what_is_wrong}: {_checker_sentence(error)}; {what_to_do}.") from None
     except (ValueError, ir.serde.SerdeError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # onnx-ir wraps an error once for every level of the graph
-            cause = cause.__cause__
-        raise InputError(f"{what_is_wrong}: {_first_line(cause)}; {what_to_do}.") from None
+        raise InputError(f"{what_is_wrong}: {_first_line(_cause(error))}; {what_to_do}.") from None
 
 
 @contextmanager
@@ -148,7 +145,7 @@ def _from_proto(proto: onnx.ModelProto, name: str) -> tuple[ir.Model, list[str]]
     try:
         return ir.from_proto(proto), notes
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
-        raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}.") from None
+        raise InputError(f"{name} is not a valid ONNX model: {_first_line(_cause(error))}; export it again.") from None
     finally:
         reports.setLevel(level)
 
@@ -257,6 +254,13 @@ def _found_external(tensor: ir.ExternalTensor, name: str, folders: list[Path]) -
         name=tensor.name or "",
         base_dir=real.parent,
     )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What an error began with: onnx-ir wraps it once for every level of the graph."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _checker_sentence(error: Exception) -> str:

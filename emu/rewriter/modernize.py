@@ -11,6 +11,7 @@ import onnx_ir as ir
 from emu.errors import InputError
 
 OLDEST_OPSET = 11  # Slice and Pad with inputs: the nodes that rewriting adds are written for this one and later
+_LARGEST_DENSE = 1 << 29  # elements of a sparse tensor that is written out in full: what a file can hold in float32
 _INITIALIZERS_BEYOND_INPUTS = 4  # the IR version from which an initializer need not be an input
 # The IR versions that brought element types.
 _BROUGHT = {
@@ -48,7 +49,7 @@ def modernized(proto: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, list
 
     """
     notes = []
-    if proto.graph.sparse_initializer:
+    if proto.graph.sparse_initializer or any(_holds_sparse(node) for node in proto.graph.node):
         proto = _dense(proto, name)
         notes.append("sparse weights were written out in full")
     opset = next((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), OLDEST_OPSET)
@@ -62,21 +63,40 @@ def _dense(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     dense = onnx.ModelProto()
     dense.CopyFrom(proto)
     for sparse in proto.graph.sparse_initializer:
-        values = onnx.numpy_helper.to_array(sparse.values)
-        indices = onnx.numpy_helper.to_array(sparse.indices)
-        array = np.zeros(tuple(sparse.dims), dtype=values.dtype)
-        if indices.ndim == 2:
-            steps = [math.prod(sparse.dims[axis + 1 :]) for axis in range(len(sparse.dims))]
-            indices = indices @ np.array(steps, dtype=np.int64)
-        if indices.shape != values.shape or (indices.size and not 0 <= indices.min() <= indices.max() < array.size):
-            raise InputError(
-                f"{name} is not a valid ONNX model: the indices of sparse tensor '{sparse.values.name}' do not fit "
-                f"its shape {list(sparse.dims)}; export it again."
-            )
-        array.flat[indices] = values
-        dense.graph.initializer.append(onnx.numpy_helper.from_array(array, sparse.values.name))
+        dense.graph.initializer.append(_written_out(sparse, sparse.values.name, name))
     del dense.graph.sparse_initializer[:]
+    for node in dense.graph.node:
+        if _holds_sparse(node):
+            tensor = _written_out(node.attribute[0].sparse_tensor, node.output[0], name)
+            node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", tensor))
     return dense
+
+
+def _holds_sparse(node: onnx.NodeProto) -> bool:
+    """Whether a Constant node gives a sparse tensor."""
+    return node.op_type == "Constant" and [each.name for each in node.attribute] == ["sparse_value"]
+
+
+def _written_out(sparse: onnx.SparseTensorProto, called: str, name: str) -> onnx.TensorProto:
+    values = onnx.numpy_helper.to_array(sparse.values)
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    sizes = list(sparse.dims)
+    total = math.prod(sizes)
+    if any(size < 0 for size in sizes) or total > _LARGEST_DENSE:
+        raise InputError(
+            f"{name} is not supported: sparse tensor '{called}' has the shape {sizes}, which cannot be written out in "
+            f"full; export it as a dense weight of at most {_LARGEST_DENSE} elements."
+        )
+    if indices.ndim == 2 and indices.shape[1] == len(sizes):
+        indices = indices @ np.array([math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))], dtype=np.int64)
+    if indices.shape != values.shape or (indices.size and not 0 <= indices.min() <= indices.max() < total):
+        raise InputError(
+            f"{name} is not a valid ONNX model: the indices of sparse tensor '{called}' do not fit "
+            f"its shape {sizes}; export it again."
+        )
+    array = np.zeros(tuple(sizes), dtype=values.dtype)
+    array.flat[indices] = values
+    return onnx.numpy_helper.from_array(array, called)
 
 
 def _converted(proto: onnx.ModelProto, opset: int, name: str) -> onnx.ModelProto:

@@ -218,6 +218,27 @@ def quantized_tensor(
     return QuantizedTensor(codes, sizes, scales, zeros, blocks, bits, dtype)
 
 
+def picked(tensors: Sequence[QuantizedTensor], pick: Callable[[Sequence[np.ndarray]], np.ndarray]) -> QuantizedTensor:
+    """What `pick` takes from arrays of the shapes of `tensors`, with the scale of each code that it takes.
+
+    The tensors have codes of the same bits. Along an axis where no scale differs, all codes share one.
+    """
+    spread = [[np.broadcast_to(part, each.sizes) for part in each._spread_all()] for each in tensors]
+    scale, zero_point = pick([part for part, _ in spread]), pick([part for _, part in spread])
+    sizes = scale.shape
+    blocks = [1] * len(sizes)
+    for axis, size in enumerate(sizes):
+        first = scale.take([0], axis=axis), zero_point.take([0], axis=axis)
+        if size > 1 and (scale == first[0]).all() and (zero_point == first[1]).all():
+            (scale, zero_point), blocks[axis] = first, size
+    bits, dtype, name = tensors[0].bits, tensors[0].dtype, tensors[0].name
+
+    def codes() -> np.ndarray:
+        return pick([each.codes() for each in tensors])
+
+    return QuantizedTensor(codes, sizes, scale, zero_point, blocks, bits, dtype, name)
+
+
 def unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
     """Codes of 2, 4 or 8 bits from bytes, along the last axis; the low bits of a byte come first."""
     parts = np.stack([packed >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)], axis=-1)

@@ -23,11 +23,12 @@ from emu.rewriter.load import DOMAIN, MANIFEST_KEY, Loaded, ModelSource, check_g
 from emu.rewriter.manifest import make_manifest, read_manifest
 from emu.rewriter.normalize import normalize
 from emu.rewriter.passes import NameFusedDomainPass, RestoreCodesPass
+from emu.rewriter.passes.expand_einsum import check_equations
 from emu.rewriter.protobuf_file import in_memory
 from emu.rewriter.replace import replace_products
 from emu.rewriter.save import save
 from emu.rewriter.selection import matching, select
-from emu.rewriter.shapes import check_one_batch
+from emu.rewriter.shapes import whole_batch
 from emu.rewriter.sharing import Held, Share, arrays_of, check_share, held_by, transposes_of
 from emu.rewriter.site import Site, Skipped
 from emu.rewriter.stored_tensors import StoredTensor, stored_tensors
@@ -242,9 +243,9 @@ def _read(loaded: Loaded, batch_axis: str | None) -> _Read:
     name = loaded.name
     NameFusedDomainPass()(loaded.model)
     check_graph(loaded.model, f"{name} is not a valid ONNX model", "export it again")
+    check_equations(loaded.model, name)
     common_passes.RemoveInitializersFromInputsPass()(loaded.model)  # weights that old exporters also list as inputs
-    batch = find_batch(loaded.model.graph, name, batch_axis)
-    check_one_batch(loaded.model, batch, name)
+    batch = whole_batch(loaded.model, find_batch(loaded.model.graph, name, batch_axis), name)
     model = normalize(loaded.model, name, batch)
     analysis = analyze(model, name, batch)
     if not analysis.sites:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from emu.errors import InputError
 from emu.rewriter.batch import Batch, free_name
-from emu.rewriter.dataflow import sizes_of, tensor_of
+from emu.rewriter.dataflow import DataFlow, is_standard, sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator
 
 Shape = tuple[int, ...]
@@ -98,34 +98,64 @@ def probe(model: ir.Model, batch: Batch) -> Probes:
     return Probes(base, more, longer, batch.size or BATCHES[0], images != [None])
 
 
-def check_one_batch(model: ir.Model, batch: Batch, name: str) -> None:
-    """Refuses free dimensions of equal right that need not be equal: images and texts of a model of both.
+def tokens_first(value: ir.Value, flow: DataFlow, probes: Probes) -> bool:
+    """Whether [tokens * batch, K] was made from [tokens, batch, ...]: samples change fastest along the rows."""
+    shape = probes.base.get(value)
+    for node, _ in flow.upstream(value, set()):
+        source = node.inputs[0] if node.inputs else None
+        if is_standard(node) and node.op_type == "Reshape" and source is not None:
+            before = probes.base.get(source)
+            if before is None or shape is None or len(before) < 3 or before[0] * before[1] != shape[0]:
+                return False
+            return probes.batch_axis(source) == 1
+        if probes.base.get(node.outputs[0]) != shape:
+            return False
+    return False
 
-    Inputs whose leading dimensions merely have different names must be of one size for the model to run.
+
+def whole_batch(model: ir.Model, batch: Batch, name: str) -> Batch:
+    """The batch with all free dimensions that count samples: those that the model can only run with as one size.
 
     Raises:
-        InputError: which of them is the batch cannot be told.
+        InputError: free dimensions of equal right need not be equal (images and texts of a model of both), so which
+            of them is the batch cannot be told.
 
     """
-    if len(batch.symbols) < 2:
-        return
     inference = _Inference(model)
-    together = inference.run(_Sizes(batch, BATCHES[0], LENGTHS[0], None)).conflicts
-    for symbol in sorted(batch.symbols):
-        others = replace(batch, symbols=batch.symbols - {symbol})
-        if inference.run(_Sizes(others, BATCHES[0], LENGTHS[0], None)).conflicts > together:
-            continue
-        found = [
-            f"{value.name}:{axis}"
-            for each in sorted(batch.symbols)
-            for value in model.graph.inputs
-            for axis, dim in enumerate(value.shape or ())
-            if free_name(dim) == each and batch.counts_samples(each, axis)
-        ]
-        raise InputError(
-            f"{name} counts samples by {' and '.join(map(repr, sorted(batch.symbols)))}, and which of them is the "
-            f"batch cannot be told: say it with --batch-axis {' or '.join(found)} (batch_axis in Python)."
-        )
+
+    def conflicts(symbols: frozenset[str]) -> int:
+        return inference.run(_Sizes(replace(batch, symbols=symbols), BATCHES[0], LENGTHS[0], None)).conflicts
+
+    if len(batch.symbols) > 1:
+        together = conflicts(batch.symbols)
+        for symbol in sorted(batch.symbols):
+            if conflicts(batch.symbols - {symbol}) <= together:
+                _refuse_two_batches(model, batch, name)
+    leading = {free_name(value.shape[0]) for value in model.graph.inputs if value.shape is not None and value.shape}
+    others = frozenset(symbol for symbol in leading if symbol) - batch.symbols
+    if batch.size is not None or not batch.symbols or not others:
+        return batch
+    symbols, before = batch.symbols, conflicts(batch.symbols)
+    if before and conflicts(symbols | others) < before:
+        for symbol in sorted(others):
+            after = conflicts(symbols | {symbol})
+            if after < before:
+                symbols, before = symbols | {symbol}, after
+    return replace(batch, symbols=symbols)
+
+
+def _refuse_two_batches(model: ir.Model, batch: Batch, name: str) -> None:
+    found = [
+        f"{value.name}:{axis}"
+        for each in sorted(batch.symbols)
+        for value in model.graph.inputs
+        for axis, dim in enumerate(value.shape or ())
+        if free_name(dim) == each and batch.counts_samples(each, axis)
+    ]
+    raise InputError(
+        f"{name} counts samples by {' and '.join(map(repr, sorted(batch.symbols)))}, and which of them is the "
+        f"batch cannot be told: say it with --batch-axis {' or '.join(found)} (batch_axis in Python)."
+    )
 
 
 @dataclass(frozen=True)

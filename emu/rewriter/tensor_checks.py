@@ -29,7 +29,8 @@ def check_tensors(proto: onnx.ModelProto, name: str) -> None:
         name: how to call it in an error.
 
     Raises:
-        InputError: a negative dimension, or more or fewer numbers than the shape asks for.
+        InputError: a negative dimension, an element type that ONNX does not have, or more or fewer numbers than the
+            shape asks for.
 
     """
     for tensor in (tensor for graph in (proto.graph, *proto.functions) for tensor in _tensors(graph)):
@@ -37,6 +38,11 @@ def check_tensors(proto: onnx.ModelProto, name: str) -> None:
             raise InputError(
                 f"{name} is not a valid ONNX model: tensor '{tensor.name}' has the shape {list(tensor.dims)}, "
                 "with a negative size; export it again."
+            )
+        if tensor.data_type not in onnx.TensorProto.DataType.values() or not tensor.data_type:
+            raise InputError(
+                f"{name} is not a valid ONNX model: tensor '{tensor.name}' is of the element type {tensor.data_type}, "
+                "which ONNX does not have; export it again."
             )
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.HasField("raw_data"):
             continue  # bytes are counted where the tensor is read

@@ -8,7 +8,7 @@ from emu.errors import InputError
 from emu.rewriter import rewrite
 from emu.runtime import session
 
-from .small import model, values
+from .small import assert_same_results, model, values
 
 
 def batch_of(inputs: str, outputs: str = "float[o, n] y", body: str = "y = MatMul(x, w)", **options) -> tuple:
@@ -61,6 +61,21 @@ def test_two_batches_of_equal_right_are_refused_and_can_be_chosen_from():
 def test_two_names_for_one_size_are_one_batch():
     original = "float[ids_axis_0, 4] x, float[mask_axis_0, 4] m"
     assert batch_of(original, body="h = Mul(x, m) y = MatMul(h, w)") == ("x", 0)
+
+
+def test_leading_sizes_that_must_equal_the_batch_count_samples_too():
+    cached = model(
+        """
+        k = MatMul(x, w) keys = Concat <axis = 1> (past, k) t = Transpose <perm = [0, 2, 1]> (keys)
+        s = MatMul(x, t) y = MatMul(s, keys)
+        """,
+        inputs="float[batch, p, 4] past, float[x_axis_0, s, 4] x",
+        outputs="float[o, s, 4] y",
+        w=values(4, 4),
+    )
+    axes = [site["sample_axis"] for site in rewrite(cached, device="rram_adc").manifest["sites"]]
+    assert axes == [0, 0, 0]
+    split(cached, {"past": values(4, 3, 4), "x": values(4, 5, 4, seed=1)}, {"past": 0, "x": 0})
 
 
 @pytest.mark.parametrize("wrong", ["z:0", "x:5", "x", "x:-1", "x:one"])
@@ -124,3 +139,57 @@ def test_what_does_not_grow_with_the_batch_is_the_same_for_every_sample():
     axes = [site["sample_axis"] for site in rewrite(original, device="rram_adc").manifest["sites"]]
     assert axes == [-1, 0]
     split(original, {"t": values(3, 4), "x": values(4, 4, seed=1)}, {"t": None, "x": 0})
+
+
+def test_samples_along_a_third_axis_change_no_noise():
+    original = model("y = MatMul(x, w)", inputs="float[3, 2, b, 4] x", outputs="float[p, q, o, 3] y", w=values(4, 3))
+    split(original, {"x": values(3, 2, 4, 4)}, {"x": 2}, out=2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # both halves of guidance in one batch
+        "two = Concat <axis = 0> (x, x) h = MatMul(two, w) u, v = Split <axis = 0> (h) y = Sub(u, v)",
+        # windows of an image before the batch
+        """
+        parts = Reshape(x, cut) led = Transpose <perm = [1, 0, 2, 3]> (parts) flat = Reshape(led, joined)
+        h = MatMul(flat, w) apart = Reshape(h, whole) y = Transpose <perm = [1, 0, 2, 3]> (apart)
+        """,
+        # heads before the batch, both operands written
+        """
+        heads = Reshape(x, cut) led = Transpose <perm = [1, 0, 2, 3]> (heads) flat = Reshape(led, joined)
+        h = MatMul(flat, w) t = Transpose <perm = [0, 2, 1]> (h) scores = MatMul(h, t) apart = Reshape(scores, squares)
+        y = Transpose <perm = [1, 0, 2, 3]> (apart)
+        """,
+    ],
+)
+def test_samples_between_other_things_of_one_axis_change_no_noise(body):
+    sizes = {"cut": [-1, 3, 2, 4], "joined": [-1, 2, 4], "whole": [3, -1, 2, 3], "squares": [3, -1, 2, 2]}
+    original = model(
+        body,
+        inputs="float[batch, 6, 4] x",
+        outputs="float y",
+        w=values(4, 3),
+        **{name: np.array(each) for name, each in sizes.items() if name in body},
+    )
+    original.graph.output[0].type.tensor_type.ClearField("shape")
+    assert_same_results(original, {"x": values(2, 6, 4)})
+    split(original, {"x": values(4, 6, 4)}, {"x": 0})
+
+
+def test_pictures_of_all_samples_one_after_the_other_change_no_noise():
+    video = model(
+        """
+        led = Transpose <perm = [1, 0, 2, 3, 4]> (x) flat = Reshape(led, images) c = Conv <group = 2> (flat, w, b)
+        apart = Reshape(c, frames) y = Transpose <perm = [1, 0, 2, 3, 4]> (apart)
+        """,
+        inputs="float[batch, 3, 4, 5, 5] x",
+        outputs="float[o, p, q, r, s] y",
+        w=values(8, 2, 3, 3),
+        b=values(8),
+        images=np.array([-1, 4, 5, 5]),
+        frames=np.array([3, -1, 8, 3, 3]),
+    )
+    assert_same_results(video, {"x": values(2, 3, 4, 5, 5)})
+    split(video, {"x": values(4, 3, 4, 5, 5)}, {"x": 0})

@@ -127,3 +127,30 @@ def test_a_transposed_convolution_with_overlap_stays_digital_and_says_how_much_t
     assert "blocks overlap" in skipped["reason"]
     assert skipped["macs"] == 4 * 9 * 5 * 4
     assert manifest["digital_share"] == pytest.approx(720 / (720 + 15))
+
+
+@pytest.mark.parametrize("sides", [[2], [2, 3]])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_convolution_of_groups_is_a_stack(groups, sides):
+    original = model(
+        f"y = ConvTranspose <strides = {sides}, group = {groups}> (x, w, b)",
+        inputs=f"float[batch, 4, {', '.join(['5'] * len(sides))}] x",
+        outputs=f"float[{', '.join('abcd'[: len(sides) + 2])}] y",
+        w=values(4, 6 // groups, *sides),
+        b=values(6),
+    )
+    rewritten = assert_same_results(original, {"x": values(3, 4, *[5] * len(sides))})
+    assert len(crossbars(rewritten)) == 1
+
+
+@pytest.mark.parametrize(
+    "kernel", ["k = Mul(w, w)", "q, s, z = DynamicQuantizeLinear(w) k = DequantizeLinear(q, s, z)", "k = Transpose(w)"]
+)
+def test_the_kernel_of_a_transposed_convolution_may_be_computed(kernel):
+    original = model(
+        f'{kernel} y = ConvTranspose <strides = [2, 2], auto_pad = "SAME_UPPER"> (x, k)',
+        inputs="float[batch, 2, 5, 6] x",
+        outputs="float[a, b, c, d] y",
+        w=values(2, 2, 2, 2),
+    )
+    assert len(crossbars(assert_same_results(original, {"x": values(3, 2, 5, 6)}))) == 1

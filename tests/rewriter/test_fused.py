@@ -250,6 +250,16 @@ def test_a_fused_convolution_is_a_patch_embedding_and_its_activation(summand):
     assert set(crossbars(rewritten)) == {"y"}
 
 
+def test_a_fused_convolution_may_be_clipped():
+    original = fused(
+        """y = com.microsoft.FusedConv <activation = "Clip", activation_params = [-0.5, 0.5]> (x, w)""",
+        inputs="float[batch, 3, 6, 6] x",
+        outputs="float[batch, 5, 5, 5] y",
+        w=values(5, 3, 2, 2),
+    )
+    assert set(crossbars(assert_expanded(original, {"x": values(2, 3, 6, 6)}))) == {"y"}
+
+
 def optimized(original: onnx.ModelProto, path) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

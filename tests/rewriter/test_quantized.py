@@ -857,3 +857,30 @@ def test_an_embedding_of_four_bits_stays_and_what_follows_keeps_its_heads(kind):
     manifest = same_as_in_onnxruntime(original, {"ids": np.array([[3, 5, 19], [7, 7, 1]])}, atol=1e-4)
     found = {site["component"]: site["heads"] for site in manifest["sites"]}
     assert found == dict.fromkeys(("query", "key", "value", "attention_scores", "attention_context"), 2)
+
+
+@pytest.mark.parametrize(
+    ("between", "constants", "shares"),
+    [
+        ("w, rest = Split <axis = 1> (wide, parts)", {"parts": np.array([2, 4])}, "column"),
+        (
+            "w = Slice(wide, start, stop, axis)",
+            {"start": np.array([1]), "stop": np.array([3]), "axis": np.array([1])},
+            "column",
+        ),
+        ("w = Gather <axis = 0> (wide, rows)", {"rows": np.array([3, 1, 0, 2])}, "column"),
+        ("w = Concat <axis = 1> (wide, wide)", {}, "column"),
+        ("t = Transpose(wide) u = Gather <axis = 0> (t, rows) w = Transpose(u)", {"rows": np.array([5, 0])}, "column"),
+    ],
+)
+def test_codes_are_kept_where_parts_of_them_are_taken_or_put_side_by_side(between, constants, shares):
+    original = model(
+        f"wide = DequantizeLinear <axis = 1> (codes, scale, zero) {between} y = MatMul(x, w)",
+        codes=np.arange(24, dtype=np.uint8).reshape(4, 6) * 9,
+        scale=np.linspace(0.01, 0.06, 6, dtype=np.float32),
+        zero=np.arange(100, 106, dtype=np.uint8),
+        **constants,
+    )
+    (site,) = rewrite(original, device="ideal").manifest["sites"]
+    assert (site["op"], site["code_bits"], site["code_scale"]) == ("CrossbarMatMulQuantized", 8, shares)
+    assert_same_results(original, {"x": values(3, 4)})

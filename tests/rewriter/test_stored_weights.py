@@ -136,3 +136,40 @@ def test_an_operand_of_shapes_alone_is_no_written_operand():
     ]
     assert [each["node"] for each in found["skipped"]] == ["q"]
     assert "shapes alone" in found["skipped"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "of_x"),
+    [
+        ("y = MatMul(x, w)", "batch, 2, 3, 5, 4", (2, 2, 3, 5, 4)),
+        ("y = MatMul(x, w)", "batch, 2, 3, tokens, 4", (2, 2, 3, 7, 4)),
+        ("y = MatMul(x, w)", "batch, 1, 1, 5, 4", (2, 1, 1, 5, 4)),
+        ("y = MatMul(x, w)", "batch, 1, 3, 5, 4", (2, 1, 3, 5, 4)),
+        ("y = MatMul(x, w)", "rows, 4", (5, 4)),
+        ("y = MatMul(w, x)", "batch, 2, 3, 6, 5", (2, 2, 3, 6, 5)),
+    ],
+)
+def test_a_weight_with_several_leading_axes_is_one_stack(body, shape, of_x):
+    original = model(body, inputs=f"float[{shape}] x", outputs="float y", w=values(2, 3, 4, 6))
+    original.graph.output[0].type.tensor_type.ClearField("shape")
+    rewritten = assert_same_results(original, {"x": values(*of_x)})
+    (node,) = crossbars(rewritten).values()
+    assert initializer(rewritten, node.input[1]).shape[0] == 6
+
+
+def test_a_stack_along_the_batch_is_no_stack_of_weights():
+    original = model(
+        "h = MatMul(x, w) m = ReduceMean <axes = [0, 1, 2], keepdims = 0> (h) y = MatMul(x, v)",
+        inputs="float[batch, 3, 5, 4] x",
+        outputs="float[a, b, c, d] y, float[e] m",
+        w=values(2, 3, 4, 6),
+        v=values(4, 4),
+    )
+    manifest = rewrite(original, device="ideal").manifest
+    assert [site["node"] for site in manifest["sites"]] == ["y"]
+    assert [each["node"] for each in manifest["skipped"]] == ["h"]
+
+
+def test_a_vector_may_be_the_second_of_two_activations():
+    original = model("y = MatMul(x, v)", inputs="float[batch, 5, 4] x, float[4] v", outputs="float[batch, 5] y")
+    assert set(crossbars(assert_same_results(original, {"x": values(3, 5, 4), "v": values(4)}))) == {"y"}

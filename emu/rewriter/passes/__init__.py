@@ -7,6 +7,7 @@ from emu.rewriter.passes.expand_fused import ExpandFusedPass, NameFusedDomainPas
 from emu.rewriter.passes.expand_quantized import ExpandQuantizedPass
 from emu.rewriter.passes.fold_weights import FoldCodesPass, FoldWeightsPass
 from emu.rewriter.passes.keep_codes import KeepCodesPass
+from emu.rewriter.passes.lead_with_samples import LeadWithSamplesPass
 from emu.rewriter.passes.name_nodes import NameNodesPass
 from emu.rewriter.passes.orient_products import OrientProductsPass
 from emu.rewriter.passes.refuse_unsupported import RefuseUnsupportedPass
@@ -23,6 +24,7 @@ __all__ = [
     "FoldCodesPass",
     "FoldWeightsPass",
     "KeepCodesPass",
+    "LeadWithSamplesPass",
     "NameFusedDomainPass",
     "NameNodesPass",
     "OrientProductsPass",

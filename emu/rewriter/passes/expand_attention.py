@@ -3,9 +3,12 @@
 Meaning: the ONNX standard's description of Attention, opsets 23 to 25.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
+from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.dataflow import is_standard
 from emu.rewriter.passes.expand_fused_body import Body, Names, UnknownShapeError
@@ -55,6 +58,8 @@ def _expand(body: Body, probes: Probes) -> list[ir.Value | None]:
     attributes = body.node.attributes
     flat = body.rank(body.needed(_QUERY)) == 3
     counts = "q_num_heads", "kv_num_heads", "kv_num_heads"
+    if flat:
+        _check_heads(body, counts)
     query, key, value = (
         _by_head(body, body.needed(place), body.count(name)) if flat else body.needed(place)
         for place, name in enumerate(counts)
@@ -96,6 +101,17 @@ def _expand(body: Body, probes: Probes) -> list[ir.Value | None]:
         result = body.reshape(body.transpose(result, 0, 2, 1, 3), 0, 0, -1)
     shown = stages[attributes.get_int("qk_matmul_output_mode", 0)]
     return [result, *presents, body.op("Identity", shown) if body.is_used(3) else None]
+
+
+def _check_heads(body: Body, counts: Sequence[str]) -> None:
+    """Refuses numbers of heads that do not divide what they are the heads of."""
+    for place, name in enumerate(counts):
+        heads, width = body.node.attributes.get_int(name, 0), body.shape(body.needed(place))[2]
+        if heads < 1 or (width is not None and width % heads):
+            raise InputError(
+                f"Node '{body.node.name}' (Attention): {name} is {heads}, expected a divisor of the width of its "
+                f"operand, {width if width is not None else 'which is free'}: export the model again."
+            )
 
 
 def _by_head(body: Body, value: ir.Value, count: int) -> ir.Value:

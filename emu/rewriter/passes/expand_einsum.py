@@ -5,11 +5,13 @@ those of the left or the right operand alone. A weight is always the right opera
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.dataflow import DataFlow, is_standard
 from emu.rewriter.passes.expand_fused_body import Body, Names
@@ -17,6 +19,29 @@ from emu.rewriter.passes.fold_weights import constant_values
 from emu.rewriter.shapes import Probes, probe
 
 _SPARE = "0123456789"  # letters for the axes of an ellipsis
+_TERM = r"[A-Za-z]*(\.\.\.)?[A-Za-z]*"
+_EQUATION = re.compile(rf"{_TERM}(,{_TERM})*(->{_TERM})?")
+
+
+def check_equations(model: ir.Model, name: str) -> None:
+    """Refuses an Einsum whose equation is none: onnx's shape inference never returns from some of these.
+
+    Args:
+        model: a valid model.
+        name: how to call it in an error.
+
+    Raises:
+        InputError: an equation that is more than letters, `...`, commas and one arrow.
+
+    """
+    for nodes in (model.graph.all_nodes(), *(each.all_nodes() for each in model.functions.values())):
+        for node in nodes:
+            text = node.attributes.get_string("equation", "") if node.op_type == "Einsum" else ""
+            if not _EQUATION.fullmatch(text.replace(" ", "")):
+                raise InputError(
+                    f"{name} is not a valid ONNX model: the equation '{text[:60]}' of node '{node.name}' (Einsum) is "
+                    "none, expected letters with commas and an arrow, such as 'bsd,de->bse'; export it again."
+                )
 
 
 class ExpandEinsumPass(ir.passes.InPlacePass):

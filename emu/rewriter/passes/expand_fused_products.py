@@ -25,12 +25,15 @@ _ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "LeakyRelu": ("alpha",),
     "HardSigmoid": ("alpha", "beta"),
 }
+_BOUNDS = "Clip"  # an activation whose two parameters are inputs of the plain operator; Conv has it
 _CONVOLUTION = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 
 def refuse_activation(node: ir.Node) -> str | None:
     """Activations that the expansion does not know."""
     activation = node.attributes.get_string("activation", "")
+    if activation == _BOUNDS and len(node.attributes.get_floats("activation_params", [])) == 2:
+        return None
     return f"the activation {activation}" if activation and activation not in _ACTIVATIONS else None
 
 
@@ -105,6 +108,9 @@ def _activated(body: Body, value: ir.Value, parameters: list[float]) -> ir.Value
     activation = body.node.attributes.get_string("activation", "")
     if not activation:
         return value
+    if activation == _BOUNDS:
+        low, high = parameters
+        return body.op("Clip", value, body.number(low), body.number(high))
     attributes: dict[str, Any] = dict(zip(_ACTIVATIONS[activation], parameters, strict=False))
     return body.op(activation, value, **attributes)
 

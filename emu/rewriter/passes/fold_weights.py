@@ -25,6 +25,7 @@ class FoldWeightsPass(ir.passes.InPlacePass):
         """Folds the operands of every MatMul, Gemm and Conv of the main graph, and those products themselves."""
         evaluator = NodeEvaluator(model)
         constants = constant_values(model.graph)
+        recipes = Recipes(constants)
         folded: dict[Hashable, ir.Value] = {}
         modified = False
         for node in list(model.graph):
@@ -32,7 +33,7 @@ class FoldWeightsPass(ir.passes.InPlacePass):
             for value in (*weight_operands(node), *own):
                 nodes = constant_nodes(value, constants)
                 if nodes and all(evaluator.can_run(each) for each in nodes):
-                    _fold(model.graph, value, nodes, evaluator, folded)
+                    _fold(model.graph, value, nodes, evaluator, recipes, folded)
                     modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -47,12 +48,13 @@ class FoldCodesPass(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         evaluator = NodeEvaluator(model)
         constants = constant_values(model.graph)
+        recipes = Recipes(constants)
         folded: dict[Hashable, ir.Value] = {}
         modified = False
         for value in [value for node in nodes for value in _present(node)]:
             before = constant_nodes(value, constants)
             if before and all(evaluator.can_run(each) for each in before):
-                _fold(model.graph, value, before, evaluator, folded)
+                _fold(model.graph, value, before, evaluator, recipes, folded)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -83,14 +85,54 @@ def constant_values(graph: ir.Graph) -> set[ir.Value]:
 def constant_nodes(value: ir.Value, constants: set[ir.Value]) -> list[ir.Node]:
     """The nodes that compute `value` from constants alone, in order; none if it is no such value or is one itself."""
     nodes: dict[ir.Node, None] = {}
-    pending = [value] if value in constants else []
+    first = value.producer() if value in constants else None
+    pending = [] if first is None else [(first, False)]
     while pending:
-        node = pending.pop().producer()
-        if node is not None:
-            nodes.pop(node, None)  # a node that is needed by several comes before all of them
+        node, is_ready = pending.pop()
+        if node in nodes:
+            continue
+        if is_ready:
             nodes[node] = None
-            pending.extend(_present(node))
-    return list(reversed(nodes))
+            continue
+        pending.append((node, True))
+        before = (each.producer() for each in _present(node))
+        pending.extend((each, False) for each in before if each is not None and each not in nodes)
+    return list(nodes)
+
+
+class Recipes:
+    """Tells constants that are computed alike from the same initializers."""
+
+    def __init__(self, constants: set[ir.Value]) -> None:
+        """`constants` are the values that follow from constants alone."""
+        self._constants = constants
+        self._known: dict[ir.Value, Hashable] = {}
+        self._numbers: dict[Hashable, int] = {}
+
+    def of(self, value: ir.Value) -> Hashable:
+        """How a constant is computed: equal for values that are computed alike."""
+        for node in constant_nodes(value, self._constants):
+            for each in node.outputs:
+                self._own(each)
+        return self._own(value)
+
+    def _own(self, value: ir.Value | None) -> Hashable:
+        """A number for each way to compute something, as constants may be used many times over."""
+        if value is None:
+            return None
+        if value not in self._known:
+            self._known[value] = self._numbers.setdefault(self._way(value), len(self._numbers))
+        return self._known[value]
+
+    def _way(self, value: ir.Value) -> Hashable:
+        tensor = tensor_of(value)
+        if tensor is not None:
+            small = tensor.size <= _SMALL
+            return (tensor.dtype, sizes_of(tensor), tensor.tobytes()) if small else value
+        node = value.producer()
+        assert node is not None, "constant_values() follows from initializers"
+        attributes = tuple(sorted((name, str(each.value)) for name, each in node.attributes.items()))
+        return node.domain, node.op_type, value.index(), attributes, tuple(self._own(each) for each in node.inputs)
 
 
 def _fold(
@@ -98,33 +140,20 @@ def _fold(
     value: ir.Value,
     nodes: list[ir.Node],
     evaluator: NodeEvaluator,
+    recipes: Recipes,
     folded: dict[Hashable, ir.Value],
 ) -> None:
     source = value
     while (node := source.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         source = node.inputs[0]
     if source.producer() is not None:
-        key = recipe(source)
+        key = recipes.of(source)
         if key not in folded:
             folded[key] = _evaluated(graph, source, nodes, evaluator)
         source = folded[key]
     if source is not value:
         value.replace_all_uses_with(source, replace_graph_outputs=False)
         remove_unused(graph, nodes)
-
-
-def recipe(value: ir.Value | None) -> Hashable:
-    """How a constant is computed: equal for values that are computed alike from the same initializers."""
-    if value is None:
-        return None
-    tensor = tensor_of(value)
-    if tensor is not None:
-        small = tensor.size <= _SMALL
-        return (tensor.dtype, sizes_of(tensor), tensor.tobytes()) if small else value
-    node = value.producer()
-    assert node is not None, "constant_values() follows from initializers"
-    attributes = tuple(sorted((name, str(each.value)) for name, each in node.attributes.items()))
-    return node.domain, node.op_type, value.index(), attributes, tuple(recipe(each) for each in node.inputs)
 
 
 def _evaluated(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node], evaluator: NodeEvaluator) -> ir.Value:

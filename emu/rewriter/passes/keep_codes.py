@@ -1,7 +1,7 @@
 """Keeps the integer codes of quantized weights: what dequantizes constants becomes one tensor that knows its codes.
 
 Codes are dequantized by DequantizeLinear, or by Cast, Sub and Mul as weight-only quantizers write it. Layout around it
-(Transpose, Reshape and the like) goes into the codes, so that an array holds what the model stores.
+(Transpose, Reshape, Split and the like) goes into the codes, so that an array holds what the model stores.
 """
 
 from collections.abc import Hashable
@@ -13,10 +13,11 @@ from emu.errors import InputError
 from emu.rewriter.builder import add_initializer
 from emu.rewriter.dataflow import is_standard, sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator
-from emu.rewriter.passes.fold_weights import constant_array, constant_nodes, constant_values, recipe, remove_unused
-from emu.rewriter.quantized import CODE_TYPES, QuantizedTensor, quantized_tensor
+from emu.rewriter.passes.fold_weights import Recipes, constant_array, constant_nodes, constant_values, remove_unused
+from emu.rewriter.quantized import CODE_TYPES, QuantizedTensor, picked, quantized_tensor
 
 _LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+_PICKS = ("Slice", "Split", "Gather", "Concat")  # operators that take some of the numbers, or put them side by side
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 
@@ -36,6 +37,7 @@ class KeepCodesPass(ir.passes.InPlacePass):
 
         """
         reader = _Reader(constant_values(model.graph), NodeEvaluator(model))
+        recipes = Recipes(reader.constants)
         made: dict[Hashable, ir.Value] = {}
         modified = False
         for node in list(model.graph):
@@ -43,7 +45,7 @@ class KeepCodesPass(ir.passes.InPlacePass):
             nodes = constant_nodes(weight, reader.constants) if weight is not None else []
             if weight is None or not nodes:
                 continue
-            key = recipe(weight)
+            key = recipes.of(weight)
             if key not in made:
                 tensor = reader.read(weight)
                 if tensor is None:
@@ -84,10 +86,20 @@ class _Reader:
     def __init__(self, constants: set[ir.Value], evaluator: NodeEvaluator) -> None:
         self.constants = constants
         self._evaluator = evaluator
+        self._known: dict[ir.Value, QuantizedTensor | None] = {}
 
     def read(self, value: ir.Value | None) -> QuantizedTensor | None:
         """The tensor that a constant value is, None where it is no layout and scaling of codes."""
-        node = value.producer() if value is not None and value in self.constants else None
+        if value is None or value not in self.constants:
+            return None
+        for node in constant_nodes(value, self.constants) if value not in self._known else ():
+            for each in node.outputs:  # in order: no chain is too deep to be followed
+                if each not in self._known:
+                    self._known[each] = self._read(each)
+        return self._known.get(value)
+
+    def _read(self, value: ir.Value) -> QuantizedTensor | None:
+        node = value.producer()
         if node is None:
             return None
         if node.op_type == "DequantizeLinear":  # ONNX's, and onnxruntime's for more types of codes
@@ -99,6 +111,8 @@ class _Reader:
         if node.op_type in _LAYOUT:
             tensor = self.read(node.inputs[0])
             return None if tensor is None else self._laid_out(tensor, node)
+        if node.op_type in _PICKS:
+            return self._picked(node, value.index() or 0)
         if node.op_type in ("Mul", "Div", "Sub", "Add") and len(node.inputs) == 2:
             return self._arithmetic(node)
         return None
@@ -154,6 +168,15 @@ class _Reader:
         others = [None if each is None else self._array(each) for each in node.inputs[1:]]
         return tensor.reshaped(self._evaluator.run(node, [probe, *others])[0].shape)
 
+    def _picked(self, node: ir.Node, output: int) -> QuantizedTensor | None:
+        """Parts of a tensor, or several tensors side by side: packed projections that are split, or joined."""
+        count = len(node.inputs) if node.op_type == "Concat" else 1
+        tensors = [tensor for value in node.inputs[:count] if (tensor := self.read(value)) is not None]
+        if len(tensors) != count or len({(tensor.bits, tensor.dtype) for tensor in tensors}) > 1:
+            return None
+        others = [None if each is None else self._array(each) for each in node.inputs[count:]]
+        return picked(tensors, lambda arrays: self._evaluator.run(node, [*arrays, *others])[output])
+
     def _arithmetic(self, node: ir.Node) -> QuantizedTensor | None:
         """A scale that is multiplied with codes or divides them, or a zero point that is taken off them."""
         left, right = node.inputs
@@ -173,7 +196,9 @@ class _Reader:
 def _initializer(graph: ir.Graph, weight: ir.Value, tensor: QuantizedTensor) -> ir.Value:
     """A new initializer, which takes over the name of `weight` unless something else needs it."""
     name = weight.name or "weight"
-    if weight.is_graph_output() or any(_weight_of(node) is not weight or place != 1 for node, place in weight.uses()):
+    # What a subgraph captures stays too: products there are not looked at.
+    kept = (node.graph is not graph or _weight_of(node) is not weight or place != 1 for node, place in weight.uses())
+    if weight.is_graph_output() or any(kept):
         name = f"{name}.codes"
     else:
         weight.name = None

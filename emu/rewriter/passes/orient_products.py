@@ -4,6 +4,7 @@ Weights on the left, vectors, transposed inputs of a Gemm and weights with leadi
 between changes of layout.
 """
 
+import math
 from collections.abc import Sequence
 
 import onnx_ir as ir
@@ -12,7 +13,7 @@ from emu.rewriter.batch import Batch
 from emu.rewriter.dataflow import is_standard
 from emu.rewriter.passes.expand_fused_body import Body, Names
 from emu.rewriter.passes.fold_weights import constant_values
-from emu.rewriter.shapes import probe
+from emu.rewriter.shapes import Probes, probe
 
 
 class OrientProductsPass(ir.passes.InPlacePass):
@@ -29,8 +30,9 @@ class OrientProductsPass(ir.passes.InPlacePass):
         candidates = [node for node in model.graph if _may_need_it(node, constants)]
         if not candidates:
             return ir.passes.PassResult(model, modified=False)
-        shapes = probe(model, self._batch).base
-        sizes = {node: [shapes.get(each) for each in node.inputs[:2]] for node in candidates}
+        probes = probe(model, self._batch)
+        shapes = probes.base
+        sizes = {node: [_sizes(each, probes) for each in node.inputs[:2]] for node in candidates}
         names, opset = Names(model.graph), model.opset_imports.get("", 1)
         modified = False
         for node in candidates:
@@ -42,6 +44,12 @@ class OrientProductsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
+def _sizes(value: ir.Value | None, probes: Probes) -> Sequence[int | None] | None:
+    """The sizes of an operand, None for those that a run decides; None where not even their number is known."""
+    shape = probes.base.get(value)
+    return None if shape is None else probes.certain(value) or [None] * len(shape)
+
+
 def _may_need_it(node: ir.Node, constants: set[ir.Value]) -> bool:
     if not is_standard(node) or node.op_type not in ("MatMul", "Gemm") or node.inputs[0] is None:
         return False
@@ -51,7 +59,7 @@ def _may_need_it(node: ir.Node, constants: set[ir.Value]) -> bool:
     if node.op_type == "Gemm":
         return right not in constants or bool(node.attributes.get_int("transA", 0))
     plain = right is not None and right.shape is not None and len(right.shape) == 2
-    known = left.shape is not None and len(left.shape) > 1
+    known = all(value is not None and value.shape is not None and len(value.shape) > 1 for value in (left, right))
     return left in constants or (right in constants and not (plain and known)) or not known
 
 
@@ -82,7 +90,7 @@ def _gemm(body: Body, constants: set[ir.Value]) -> ir.Value | None:
 
 
 def _matmul(
-    body: Body, constants: set[ir.Value], of_left: Sequence[int] | None, of_right: Sequence[int] | None
+    body: Body, constants: set[ir.Value], of_left: Sequence[int | None] | None, of_right: Sequence[int | None] | None
 ) -> ir.Value | None:
     left, right = body.needed(0), body.needed(1)
     if of_left is None or of_right is None:
@@ -95,7 +103,7 @@ def _matmul(
 
 
 def _turned(
-    body: Body, weight: ir.Value, x: ir.Value, of_weight: Sequence[int], of_x: Sequence[int]
+    body: Body, weight: ir.Value, x: ir.Value, of_weight: Sequence[int | None], of_x: Sequence[int | None]
 ) -> ir.Value | None:
     """W x as (x^T W^T)^T."""
     if len(of_x) < 2:
@@ -115,10 +123,13 @@ def _turned(
 
 
 def _straight(
-    body: Body, x: ir.Value, weight: ir.Value, of_x: Sequence[int], of_weight: Sequence[int]
+    body: Body, x: ir.Value, weight: ir.Value, of_x: Sequence[int | None], of_weight: Sequence[int | None]
 ) -> ir.Value | None:
     """X W with x of two dimensions or more and W a matrix, or a stack where several leading sizes ask for it."""
-    leading = list(of_weight[:-2])
+    leading = [size or 0 for size in of_weight[:-2]]  # a weight has no free sizes
+    several = [size for size in leading if size != 1]
+    if len(several) > 1:
+        return _flat_stack(body, x, weight, of_x, of_weight)
     if len(of_x) > 1 and len(of_weight) > 1 and (not leading or leading[0] > 1):
         return None  # it is so already, or holds several matrices
     squeezed = []
@@ -137,6 +148,35 @@ def _straight(
         weight = body.with_axes("Squeeze", weight, list(range(ones)))
     result = body.op("MatMul", x, weight, name=body.node.name)
     return body.with_axes("Squeeze", result, squeezed) if squeezed else result
+
+
+def _flat_stack(
+    body: Body, x: ir.Value, weight: ir.Value, of_x: Sequence[int | None], of_weight: Sequence[int | None]
+) -> ir.Value | None:
+    """X W for a weight [.., G, H, K, N] as a product with the stack [G * H, K, N]; None where X fits no such stack."""
+    if len(of_x) < 2:
+        return None
+    leading = [size or 0 for size in of_weight[:-2]]
+    while leading[0] == 1:
+        leading.pop(0)
+    depth, missing = len(leading), max(0, len(of_weight) - len(of_x))
+    own = ([1] * missing + list(of_x[:-2]))[-depth:]
+    if any(size not in (1, wanted) for size, wanted in zip(own, leading, strict=True)):
+        return None
+    if missing:
+        x = body.with_axes("Unsqueeze", x, list(range(missing)))
+    if own != leading and any(size != 1 for size in own):
+        x = body.op("Expand", x, body.ints(*leading, 1, 1))
+        own = [*leading]
+    rank = max(len(of_x), len(of_weight))
+    sizes = body.op("Shape", x)
+    before = [body.slice(sizes, 0, 0, rank - 2 - depth)] if rank - 2 > depth else []
+    rows = body.slice(sizes, 0, rank - 2, rank - 1)
+    flat = body.op("Concat", *before, body.ints(math.prod(size or 0 for size in own)), rows, body.ints(-1), axis=0)
+    stack = body.reshape(weight, math.prod(leading), of_weight[-2] or 0, of_weight[-1] or 0)
+    product = body.op("MatMul", body.op("Reshape", x, flat), stack, name=body.node.name)
+    whole = body.op("Concat", *before, body.ints(*leading), rows, body.ints(of_weight[-1] or 0), axis=0)
+    return body.op("Reshape", product, whole)
 
 
 def _swapped(body: Body, value: ir.Value, rank: int) -> ir.Value:
