@@ -50,6 +50,10 @@ class Operator:
         """All inputs, in order."""
         return (*self.operands, *self.controls)
 
+    def place(self, name: str) -> int:
+        """The index of an input among all."""
+        return next(index for index, each in enumerate(self.inputs) if each.name == name)
+
 
 _CONTROLS = {
     each.name: each
