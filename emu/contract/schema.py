@@ -50,6 +50,10 @@ class Operator:
         """All inputs, in order."""
         return (*self.operands, *self.controls)
 
+    def place(self, name: str) -> int:
+        """The index of an input among all."""
+        return next(index for index, each in enumerate(self.inputs) if each.name == name)
+
 
 _CONTROLS = {
     each.name: each
@@ -143,19 +147,23 @@ class Range:
 
     @property
     def in_words(self) -> str:
-        """The legal values, such as `0 to 10` or `0 or an integer from 2 to 16`."""
+        """The legal values, such as `0 to 10` or `0, or a whole number from 2 to 16`."""
         if self.values:
             *others, last = map(str, self.values)
             words = f"{', '.join(others)} or {last}" if others else last
             return f"{words}; {self.advice}" if self.advice else words
         if self.low == -math.inf:
-            return "a finite number"
-        low, high = f"{self.low:.10g}", f"{self.high:.10g}"
+            return "any finite number"
+        kind = "a whole number " if self.whole else ""
         if self.high == math.inf:
-            return f"{low} or greater" if self.low_included else f"greater than {low}"
-        if self.or_zero:
-            return f"0 or an integer from {low} to {high}" if self.whole else f"0 or {low} to {high}"
-        return f"{low} to {high}" if self.low_included else f"greater than {low}, at most {high}"
+            span = f"{kind}{'at least' if self.low_included else 'greater than'} {self.low:.10g}"
+        elif self.whole:
+            span = f"{kind}from {self.low:.10g} to {self.high:.10g}"
+        elif self.low_included:
+            span = f"{self.low:.10g} to {self.high:.10g}"
+        else:
+            span = f"greater than {self.low:.10g} and at most {self.high:.10g}"
+        return f"0, or {span}" if self.or_zero else span
 
 
 def _whole(low: int, high: int = LARGEST_COUNT, or_zero: bool = False) -> Range:
@@ -348,7 +356,7 @@ ATTRIBUTES = _attributes(
     Attribute(
         "slice_bits",
         _OF_STORED,
-        _whole(0, 8),
+        _whole(1, 8, or_zero=True),
         0,
         "bits of a code in one cell: the code is cut into slices, each in an array of its own; 0: one cell holds all. "
         "Needs `weight_bits`; not for `weight` and `two_sided`",
@@ -438,7 +446,7 @@ ATTRIBUTES = _attributes(
     Attribute(
         "dac_slice_bits",
         _EVERY,
-        _whole(0, 8),
+        _whole(1, 8, or_zero=True),
         0,
         "magnitude bits fed at once: the input is cut into slices, each read and converted by itself; 0: all at once. "
         "Needs `dac`, `dac_code` `sign_magnitude`, `dac.bits` > 0",
@@ -697,6 +705,8 @@ def _number(name: str, wrong: str, expected: str) -> Rule:
     return Rule(wrong, f"entry '{name}' of input 'device' is {{{name}}}, expected {expected}.")
 
 
+_UNLESS_CONDUCTANCES = "unless 'encoding' is 'differential', 'two_sided' or 'offset'"
+
 # Of attributes, asked when a model is loaded.
 ATTRIBUTE_RULES = (
     _attribute("site", "site >= sites", "0 to {last_site} (sites - 1)"),
@@ -708,11 +718,9 @@ ATTRIBUTE_RULES = (
     _attribute(
         "program",
         "program in NUMBER_PROGRAMS and not weights",
-        "a model of conductances because 'encoding' is '{encoding}'",
+        "a model of conductances unless 'encoding' is 'weight'",
     ),
-    _attribute(
-        "program", "program in CONDUCTANCE_PROGRAMS and weights", "a model of numbers because 'encoding' is 'weight'"
-    ),
+    _attribute("program", "program in CONDUCTANCE_PROGRAMS and weights", f"a model of numbers {_UNLESS_CONDUCTANCES}"),
     _attribute(
         "slice_bits",
         "sliced and (encoding in ('weight', 'two_sided') or weight_bits == 0)",
@@ -743,9 +751,7 @@ ATTRIBUTE_RULES = (
         "program == 'level_shared' and not sliced and 'mapping.cell_bits' not in entries",
         "slices or entry 'mapping.cell_bits' beside 'level_shared', which needs levels",
     ),
-    _attribute(
-        "drift", "drift != 'none' and weights", "'none' because 'encoding' is 'weight': only conductances drift"
-    ),
+    _attribute("drift", "drift != 'none' and weights", f"'none' {_UNLESS_CONDUCTANCES}: only conductances drift"),
     _attribute(
         "drift_pairs",
         "drift_pairs == 'net' and (encoding != 'differential' or sliced)",
@@ -755,12 +761,12 @@ ATTRIBUTE_RULES = (
     _attribute(
         "compensation",
         "compensation in ('global', 'column') and (sliced or encoding == 'offset')",
-        "an exact one because of slices or an offset",
+        "'{compensation}_exact' because of slices or an offset",
     ),
     _attribute(
         "fault_storage",
         "fault_storage == 'float32' and (quantized or not weights)",
-        "'float32' only for float weights with 'encoding' 'weight'",
+        "'none' or 'int' unless weights are floats and 'encoding' is 'weight'",
     ),
     _attribute(
         "fault_mask",
@@ -772,7 +778,7 @@ ATTRIBUTE_RULES = (
         "fault_storage != 'none' and fault_protection != 'none' and usable_mask != every_bit",
         "{every_bit}, every bit, because 'fault_protection' is '{fault_protection}'",
     ),
-    _attribute("ir_drop", "ir_drop == 'network' and weights", "'network' only for stored conductances"),
+    _attribute("ir_drop", "ir_drop == 'network' and weights", "'none' or 'formula' except for stored conductances"),
     _attribute(
         "scaling", "write_scaling == 'sample' and scaling != 'tensor'", "'tensor' because 'write_scaling' is 'sample'"
     ),
@@ -840,6 +846,13 @@ NUMBER_RULES = (
     _number("dac.bound", "dac_slice_bits > 0 and device['dac.bound'] != 1", "1 because 'dac_slice_bits' is given"),
     _number("adc.bits", "adc == 'granular' and device['adc.bits'] == 0", "2 to 16 because 'adc' is 'granular'"),
 )
+
+
+def range_of(name: str) -> Range:
+    """The range of an entry or family of entries, or of an attribute that is an integer."""
+    legal = NUMBERS[name].legal if name in NUMBERS else ATTRIBUTES[name].legal
+    assert isinstance(legal, Range), name
+    return legal
 
 
 def attribute_types(op: str) -> dict[str, type]:

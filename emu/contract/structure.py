@@ -286,7 +286,8 @@ def check_controls(
             f"expected [{len(structure.entries)}], one number for each name in 'entries'."
         )
     numbers = {name: float(value) for name, value in zip(structure.entries, device_values, strict=True)}
-    _check_numbers(structure, numbers)
+    for sentence in wrong_numbers(structure.names, numbers):
+        raise structure.error(sentence)
 
     strengths = _float32(structure, "strength", strength)
     if strengths.shape != (structure.sites,):
@@ -438,24 +439,37 @@ class _Numbers(dict[str, float]):
         return NUMBERS[name].absent
 
 
-def _check_numbers(structure: Structure, numbers: Mapping[str, float]) -> None:
-    """Check the entries of `device` by themselves, against each other and against the structure."""
+def wrong_numbers(names: Mapping[str, Any], numbers: Mapping[str, float]) -> Iterator[str]:
+    """Yield a sentence for each number of a device that is out of its range, or contradicts another or an attribute.
+
+    names: what the conditions know of the node (`Structure.names`), what is missing there is off; numbers: by entry.
+    """
+    numbers = {name: float(np.float32(value)) for name, value in numbers.items()}
     for name, value in numbers.items():
         row = number_of(name)
         if row and not row.legal.allows(value):
-            raise structure.error(f"entry '{name}' of input 'device' is {value:g}, expected {row.legal.in_words}.")
-    for sentence in broken(NUMBER_RULES, {**structure.names, "device": _Numbers(numbers)}):
-        raise structure.error(sentence)
-    if structure.program != "table":
-        return
-    for row in NUMBERS.values():
-        members = list(_members(row, structure.names)) if row.rises else []
-        for before, name in itertools.pairwise(members):
-            if numbers[name] <= numbers[before]:
-                raise structure.error(
-                    f"entry '{name}' of input 'device' is {numbers[name]:g}, expected greater than the one before it, "
-                    f"which is {numbers[before]:g}."
+            yield f"entry '{name}' of input 'device' is {value:g}, expected {row.legal.in_words}."
+    known = {**_absent(), **_of_operator(""), "entries": numbers.keys(), **names, "device": _Numbers(numbers)}
+    yield from broken(NUMBER_RULES, known)
+    for row in NUMBERS.values() if known["program"] == "table" or not names else ():
+        start = re.sub("<.*", "", row.name)
+        for index in itertools.count(1) if row.rises else ():
+            one, other = numbers.get(f"{start}{index - 1}"), numbers.get(f"{start}{index}")
+            if one is None or other is None:
+                break
+            if other <= one:
+                yield (
+                    f"entry '{start}{index}' of input 'device' is {other:g}, expected greater than the one before it, "
+                    f"which is {one:g}."
                 )
+
+
+def wrong_settings(attributes: Mapping[str, int | str], numbers: Mapping[str, float]) -> Iterator[str]:
+    """Yield a sentence for each contradiction among the attributes that a device gives and its numbers."""
+    names = {**_absent(), **attributes, **_of_operator(""), "entries": frozenset(numbers)}
+    yield from broken(ATTRIBUTE_RULES, names)
+    yield from _wrong_entries(tuple(numbers), names)
+    yield from wrong_numbers(names, numbers)
 
 
 def _window(text: str, error: Callable[[str], InputError]) -> tuple[WindowAxis, ...]:

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from emu.contract.structure import number_of
 from emu.device.fields import Number
-from emu.device.profile import ENTRY_NAMES, Profile
+from emu.device.profile import Profile
 from emu.device.sections import VARIANTS, Section
 from emu.device.sections.section import CHOICES, explain, words
 
 Value: TypeAlias = str | int | float | list[Any] | None
-# Settings that hold several numbers, and how many indices each number has in its entry of the `device` tensor.
-_INDICES = {"parameters": 1, "target_us": 1, "table_time_s": 1, "mean_us": 2, "std_us": 2}
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,11 @@ def describe(profile: Profile) -> list[Setting]:
 
 def entry_number(name: str) -> Number | None:
     """The meaning, unit and range of one entry of the `device` tensor, such as `program.mean_us.0.3`; None if none."""
-    section, _, rest = name.partition(".")
-    field, *indices = rest.split(".")
-    if f"{section}.{field}" not in ENTRY_NAMES:
+    row = number_of(name)
+    if row is None:
         return None
+    section, field = row.name.split(".<")[0].split(".")
     setting = "parameters" if field == "parameter" else field
-    if len(indices) != _INDICES.get(setting, 0) or not all(setting == "parameters" or i.isdigit() for i in indices):
-        return None
     variant = next(variant for variant in VARIANTS[section] if setting in variant.model_fields)
     about = explain(variant, setting)
     return about if isinstance(about, Number) else None

@@ -1,15 +1,17 @@
 """What a setting of a device profile means: its unit, where it comes from, and which values it may take."""
 
 import ctypes
-import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
+
+from emu.contract.schema import Range, range_of
+from emu.contract.structure import wrong_numbers
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 DURATION = "seconds, or text such as '90s', '30min', '1h', '30d' or '1y'"
@@ -40,48 +42,31 @@ class Number:
         meaning: what the number does, in one sentence.
         unit: its unit, `1` for a ratio.
         source: paper or program that the meaning and the usual values come from.
-        low: smallest value.
-        high: largest value.
-        low_included: False when the value must be greater than `low`.
-        or_zero: True when 0 is allowed too, as "off".
-        whole: True for whole numbers.
+        of: the entry or attribute of the contract whose range it has, or a range of its own.
     """
 
     meaning: str
     unit: str
     source: str
-    low: float = -math.inf
-    high: float = math.inf
-    low_included: bool = True
-    or_zero: bool = False
-    whole: bool = False
+    of: str | Range
+
+    @property
+    def legal(self) -> Range:
+        """The allowed values."""
+        return self.of if isinstance(self.of, Range) else range_of(self.of)
 
     @property
     def range(self) -> str:
         """The allowed values in words, such as `0 to 10` or `0, or a whole number from 2 to 16`."""
-        kind = "a whole number " if self.whole else ""
-        if self.low == -math.inf:
-            return "any finite number"
-        if self.high == math.inf:
-            span = f"{kind}{'at least' if self.low_included else 'greater than'} {self.low:g}"
-        elif self.whole:
-            span = f"{kind}from {self.low:g} to {self.high:.10g}"
-        elif self.low_included:
-            span = f"{self.low:g} to {self.high:.10g}"
-        else:
-            span = f"greater than {self.low:g} and at most {self.high:.10g}"
-        return f"0, or {span}" if self.or_zero else span
+        return self.legal.in_words
 
     def allows(self, value: float) -> bool:
         """Whether the value lies in the range, also after rounding to the float32 that a graph holds."""
         if isinstance(value, bool) or not math.isfinite(value):
             return False
         rounded = ctypes.c_float(value).value
-        if not math.isfinite(rounded) or (self.whole and (value != int(value) or rounded != value)):
-            return False
-        if self.or_zero and value == 0:
-            return True
-        return all((self.low <= v if self.low_included else self.low < v) and v <= self.high for v in (value, rounded))
+        exact = not self.legal.whole or rounded == value
+        return exact and self.legal.allows(value) and self.legal.allows(rounded)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Adds the range check behind pydantic's own check of the type."""
@@ -140,23 +125,24 @@ def contradiction(values: Mapping[str, float]) -> str | None:
     for section in ("dac", "adc"):
         if values.get(f"{section}.bits", 0) and values.get(f"{section}.steps", 0):
             return f"{section}.bits has no effect beside {section}.steps: give one of them and 0 for the other"
-    low, high = values.get("mapping.g_min_us"), values.get("mapping.g_max_us")
-    if low is not None and high is not None and not _float32(low) < _float32(high):
-        return f"mapping.g_min_us is {low:g} and must be less than mapping.g_max_us, {high:g}"
-    stuck = _float32(values.get("faults.stuck_low", 0)) + _float32(values.get("faults.stuck_high", 0))
-    if stuck > 1:
-        return f"faults.stuck_low and faults.stuck_high add up to {stuck:g} and must not exceed 1"
-    for prefix in ("program.target_us", "program.table_time_s"):
-        if not rises([value for name, value in values.items() if name.startswith(f"{prefix}.")]):
-            return f"the numbers {prefix} must rise"
-    return None
+    return next(said_of_settings(wrong_numbers({}, values), {}), None)
 
 
-def rises(values: Sequence[float]) -> bool:
-    """Whether each number is greater than the one before, also in float32."""
-    rounded = [_float32(value) for value in values]
-    return all(one < other for one, other in itertools.pairwise(rounded))
+def said_of_settings(sentences: Iterable[str], settings: Mapping[str, str]) -> Iterator[str]:
+    """The sentences of the contract as a profile says them, without the full stop.
 
-
-def _float32(value: float) -> float:
-    return ctypes.c_float(value).value
+    Args:
+        sentences: of attributes of a node and entries of its device.
+        settings: the setting that gives each attribute.
+    """
+    changes = (
+        (r"attribute 'entries' lacks '(\S+)'", r"\1 is missing"),
+        (r"attribute 'entries' names '(\S+)', expected not to", r"\1 is given, expected to be left out"),
+        (r"entry '(\S+)' of input 'device'", r"\1"),
+        (r"'(\w+\.[\w.]+)'", r"\1"),
+    )
+    for sentence in sentences:
+        for pattern, text in changes:
+            sentence = re.sub(pattern, text, sentence)
+        named = re.sub(r"(attribute )?'(\w+)'", lambda found: settings.get(found[2], found[0]), sentence)
+        yield named.removesuffix(".")

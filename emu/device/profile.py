@@ -5,77 +5,59 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
+from emu.contract.schema import ATTRIBUTES, NUMBERS
+from emu.contract.structure import wrong_settings
 from emu.device import sections
 from emu.device.combinations import wrong_combination
-from emu.device.fields import contradiction
+from emu.device.fields import contradiction, said_of_settings
 from emu.device.sections.converters import AdcNone, DacNone
 from emu.device.sections.drift import DriftNone
-from emu.device.sections.faults import FaultsFloat32, FaultsInt, FaultsNone
+from emu.device.sections.faults import FaultsNone
 from emu.device.sections.mapping import MappingWeight
 from emu.device.sections.program import ProgramNone
 from emu.device.sections.read import ReadPlain
 from emu.device.sections.section import ChosenVariant
 from emu.device.sections.write import WriteNone
 
-# The order of a graph's `device` tensor. A setting that holds several numbers has an entry for each: see `entries`.
-ENTRY_NAMES = (
-    "program.sigma",
-    "program.sigma_cycle",
-    "program.sigma_off",
-    "program.scale",
-    "program.c0",
-    "program.c1",
-    "program.c2",
-    "program.c3",
-    "program.c4",
-    "program.reference_us",
-    "program.current_max_na",
-    "program.time_s",
-    "program.target_us",
-    "program.mean_us",
-    "program.std_us",
-    "program.table_time_s",
-    "program.parameter",
-    "program.modifier",
-    "mapping.g_min_us",
-    "mapping.g_max_us",
-    "mapping.cell_bits",
-    "mapping.percentile",
-    "drift.time_s",
-    "drift.scale",
-    "drift.read_scale",
-    "drift.nu",
-    "drift.nu_sigma",
-    "drift.t0_s",
-    "faults.ber",
-    "faults.stuck_low",
-    "faults.stuck_high",
-    "write.sigma",
-    "write.gamma",
-    "write.alpha",
-    "write.beta",
-    "write.bits",
-    "dac.bits",
-    "dac.steps",
-    "dac.bound",
-    "dac.max",
-    "dac.limit",
-    "adc.bits",
-    "adc.steps",
-    "adc.bound",
-    "adc.gain_sigma",
-    "adc.offset_sigma",
-    "adc.max_bound_factor",
-    "adc.max_bound_resolution",
-    "read.weight_noise",
-    "read.output_noise",
-    "read.input_noise",
-    "read.ir_drop",
-    "read.ir_drop_ratio",
-    "read.row_ohm",
-    "read.column_ohm",
-)
+# The settings that give numbers, in the order of a graph's `device` tensor. One that holds several numbers has an entry
+# for each: see `entries`.
+ENTRY_NAMES = tuple(name.split(".<")[0] for name in NUMBERS)
 _SETTING_OF_ENTRY = {"program.parameter": "program.parameters"}
+# The setting that gives each attribute. Where a device has no such setting, or leaves it out, its effect is off.
+SETTINGS = {
+    "tile_rows": "mapping.tile_rows",
+    "tile_columns": "mapping.tile_columns",
+    "tile_split": "mapping.split",
+    "scaling": "mapping.scaling",
+    "fault_storage": "faults.storage",
+    "fault_bits": "faults.bits",
+    "fault_range": "faults.range",
+    "fault_scale": "faults.scale",
+    "fault_mask": "faults.mask",
+    "fault_protection": "faults.protection",
+    "encoding": "mapping.encoding",
+    "offset_correction": "mapping.offset_correction",
+    "weight_bits": "mapping.weight_bits",
+    "slice_bits": "mapping.slice_bits",
+    "program": "program.model",
+    "program_function": "program.function",
+    "program_clip": "program.clip",
+    "drift": "drift.model",
+    "drift_pairs": "drift.pairs",
+    "compensation": "drift.compensation",
+    "write": "write.model",
+    "write_cells": "write.cells",
+    "write_scaling": "write.scaling",
+    "dac": "dac.range",
+    "dac_code": "dac.code",
+    "dac_slice_bits": "dac.slice_bits",
+    "adc": "adc.range",
+    "adc_code": "adc.code",
+    "adc_columns": "adc.columns",
+    "bound_management": "adc.bound_management",
+    "read_noise": "read.weight_noise_model",
+    "ir_drop": "read.wires",
+}
 
 
 class Profile(BaseModel):
@@ -101,7 +83,9 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Self:
-        problem = contradiction(self.entries()) or wrong_combination(self)
+        entries = self.entries()
+        contradictions = said_of_settings(wrong_settings(self.structure(), entries), SETTINGS)
+        problem = wrong_combination(self) or contradiction(entries) or next(contradictions, None)
         if problem:
             raise ValueError(problem)
         return self
@@ -114,8 +98,7 @@ class Profile(BaseModel):
         """
         numbers: dict[str, float] = {}
         for name in ENTRY_NAMES:
-            section, field = _SETTING_OF_ENTRY.get(name, name).split(".", 1)
-            value = getattr(getattr(self, section), field, None)
+            value = self._setting(_SETTING_OF_ENTRY.get(name, name))
             numbers |= {} if value is None else dict(_entries(name, value))
         return numbers
 
@@ -126,56 +109,21 @@ class Profile(BaseModel):
         written at run time (`write`, ...); a node carries those of its operator. `ir_drop` `network` is of stored
         weights only. Where `write.operands` is not `both`, the sites of the other operand have `write` `none`.
         """
-        mapping, program, drift, faults, dac, adc = (
-            self.mapping,
-            self.program,
-            self.drift,
-            self.faults,
-            self.dac,
-            self.adc,
-        )
-        flips = faults if isinstance(faults, FaultsInt | FaultsFloat32) else None
-        codes = faults if isinstance(faults, FaultsInt) else None
-        stuck = getattr(faults, "stuck_low", None) is not None
-        times, points = getattr(program, "table_time_s", ()), getattr(program, "target_us", ())
-        return {
-            "tile_rows": mapping.tile_rows,
-            "tile_columns": mapping.tile_columns,
-            "tile_split": mapping.split,
-            "scaling": mapping.scaling,
+        flips = self.faults.storage != "none"
+        stuck = self._setting("faults.stuck_low") is not None
+        given = {attribute: self._setting(setting) for attribute, setting in SETTINGS.items()} | {
             "fault_source": "random" if flips or stuck else "none",
-            "fault_storage": faults.storage,
-            "fault_bits": codes.bits if codes else 8,
-            "fault_range": codes.range if codes else "symmetric",
-            "fault_scale": codes.scale if codes else "tensor",
-            "fault_mask": flips.mask if flips else 255,
-            "fault_protection": flips.protection if flips else "none",
-            "encoding": mapping.encoding,
-            "offset_correction": getattr(mapping, "offset_correction", "digital"),
-            "weight_bits": mapping.weight_bits,
-            "slice_bits": getattr(mapping, "slice_bits", 0),
-            "program": program.model,
-            "program_function": getattr(program, "function", ""),
-            "table_times": len(times),
-            "table_points": len(points),
-            "program_clip": getattr(program, "clip", None) or "zero",
-            "drift": drift.model,
-            "drift_pairs": getattr(drift, "pairs", "physical"),
-            "compensation": getattr(drift, "compensation", "none"),
-            "write": self.write.model,
-            "write_cells": getattr(self.write, "cells", "composite"),
-            "write_scaling": self.write.scaling,
-            "dac": "none" if isinstance(dac, DacNone) else dac.range,
-            "dac_code": getattr(dac, "code", "sign_magnitude"),
-            "dac_slice_bits": getattr(dac, "slice_bits", 0),
-            "adc": "none" if isinstance(adc, AdcNone) else adc.range,
-            "adc_code": getattr(adc, "code", "sign_magnitude"),
-            "adc_columns": getattr(adc, "columns", None) or 1,
-            "bound_management": getattr(adc, "bound_management", "none"),
-            "read_noise": self.read.weight_noise_model,
-            "ir_drop": self.read.wires,
-            "entries": ",".join(self.entries()),
+            "table_times": len(self._setting("program.table_time_s") or ()),
+            "table_points": len(self._setting("program.target_us") or ()),
         }
+        absent = {name: row.absent for name, row in ATTRIBUTES.items() if name in given}
+        attributes = {name: value if given[name] is None else given[name] for name, value in absent.items()}
+        return {**attributes, "entries": ",".join(self.entries())}
+
+    def _setting(self, name: str) -> Any:
+        """The value of a setting, None where it is left out or not of the chosen variant."""
+        section, field = name.split(".")
+        return getattr(getattr(self, section), field, None)
 
 
 def _entries(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED, attribute_types
+from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, OPERATORS, QUANTIZED, STORED, attribute_types
 from emu.reference.crossbar import (
     crossbar_matmul,
     crossbar_matmul_dynamic,
@@ -36,10 +36,10 @@ def register_python_ops(options: onnxruntime.SessionOptions) -> None:
     with _definition:
         # A second definition of the same name would break every later session of the process.
         if not _defined:
-            _define(STORED, crossbar_matmul, "fffffiiiii", _product_shape)
-            _define(QUANTIZED, crossbar_matmul_quantized, "fbfffffiiiii", _product_shape)
-            _define(DYNAMIC, crossbar_matmul_dynamic, "fffffiiii", _product_shape)
-            _define(FAULTY_WEIGHT, faulty_weight, "fffiiii", lambda w, *_: w.shape)
+            _define(STORED, crossbar_matmul, _product_shape)
+            _define(QUANTIZED, crossbar_matmul_quantized, _product_shape)
+            _define(DYNAMIC, crossbar_matmul_dynamic, _product_shape)
+            _define(FAULTY_WEIGHT, faulty_weight, lambda w, *_: w.shape)
             _defined = True
     options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
 
@@ -54,16 +54,14 @@ def pending_error() -> BaseException | None:
 def _define(
     op_type: str,
     operator: Callable[..., NDArray[np.float32]],
-    inputs: str,
     shape_of: Callable[..., tuple[int, ...]],
 ) -> None:
-    """Define one operator. `inputs` has a letter for each: f float32, b int8, i int64."""
+    """Define one operator with the inputs and attributes of the contract."""
     from onnxruntime_extensions import PyCustomOpDef, onnx_op
 
-    types = {"f": PyCustomOpDef.dt_float, "b": PyCustomOpDef.dt_int8, "i": PyCustomOpDef.dt_int64}
-    attributes = {
-        name: types["i"] if kind is int else PyCustomOpDef.dt_string for name, kind in attribute_types(op_type).items()
-    }
+    types = {"float32": PyCustomOpDef.dt_float, "int8": PyCustomOpDef.dt_int8, "int64": PyCustomOpDef.dt_int64}
+    kinds = {int: PyCustomOpDef.dt_int64, str: PyCustomOpDef.dt_string}
+    attributes = {name: kinds[kind] for name, kind in attribute_types(op_type).items()}
 
     def body(*inputs: NDArray[Any], **attributes: int | str) -> NDArray[np.float32]:
         try:
@@ -74,9 +72,8 @@ def _define(
             y = np.full(shape_of(*inputs), np.nan, dtype=np.float32)
         return cast(NDArray[np.float32], y.view(_Unlisted))
 
-    define = onnx_op(
-        op_type=f"emu::{op_type}", inputs=[types[kind] for kind in inputs], outputs=[types["f"]], attrs=attributes
-    )
+    inputs = [types[each.type] for each in OPERATORS[op_type].inputs]
+    define = onnx_op(op_type=f"emu::{op_type}", inputs=inputs, outputs=[types["float32"]], attrs=attributes)
     define(body)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from emu.contract.schema import FORMAT
 from emu.device import Profile, load_profile, override_entries, parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.load import MANIFEST_KEY, read_proto
-from emu.rewriter.replace import FORMAT, SCALARS, device_inputs, device_numbers, is_calibrated
+from emu.rewriter.replace import SCALARS, device_inputs, device_numbers, is_calibrated
 from emu.rewriter.site import Site, Skipped
 from emu.version import __version__
 

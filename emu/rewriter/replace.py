@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, FORMAT, OPERATORS, QUANTIZED, STORED, attribute_types
 from emu.device import Profile
 from emu.errors import InputError
 from emu.reference.codes import stored_codes
@@ -26,33 +27,9 @@ from emu.rewriter.sharing import Held, held_by
 from emu.rewriter.site import Site
 from emu.rewriter.stored_tensors import StoredTensor
 
-FORMAT = 2  # version of docs/operators.md that the nodes follow
 # The scalar control inputs of a rewritten model and their default values.
 SCALARS = {"emu.seed": 0, "emu.read_seed": 0, "emu.sample": 0, "emu.head": -1}
 _SAMPLE_AND_BATCH = "emu.sample_and_batch"
-# Attributes of a device that only one kind of operator has: what is stored for good, what is written at run time.
-_OF_STORED = (
-    "fault_source",
-    "fault_storage",
-    "fault_bits",
-    "fault_range",
-    "fault_scale",
-    "fault_mask",
-    "fault_protection",
-    "encoding",
-    "offset_correction",
-    "weight_bits",
-    "slice_bits",
-    "program",
-    "program_function",
-    "table_times",
-    "table_points",
-    "program_clip",
-    "drift",
-    "drift_pairs",
-    "compensation",
-)
-_OF_WRITTEN = ("write", "write_cells", "write_scaling")
 _KEY_SIDE = ("attention_scores", "position_scores")  # products whose second operand comes from the keys
 _VALUE_SIDE = ("attention_context",)
 
@@ -98,18 +75,18 @@ def replace_products(
             held = weights.as_float(products[site.array])
         else:
             held = builder.as_initializer(tensors[site.array - len(products)].value)
-        inputs = controls.storing(profiles[site.index], lists.of(site))
+        inputs = controls.of(FAULTY_WEIGHT, profiles[site.index], lists.of(site))
         _replace_tensor(builder, inputs, attributes, tensor, held)
     for site, product in zip(sites, products, strict=False):
         profile = profiles[site.index]
         attributes = node_attributes(site, profile, len(sites), listed, name)
-        inputs = controls.multiplying(profile, lists.of(site) if site.stored else None)
+        inputs = controls.of(STORED, profile, lists.of(site)) if site.stored else controls.of(DYNAMIC, profile)
         crossbar = _Crossbar(builder, inputs, controls.batch, attributes, product.node)
         if not product.stored:
             right = _operand(product.node, 1)
             if attributes["write"] != "none" and _is_shared_by_samples(product, probes):
                 right = _one_per_sample(builder, controls.batch, right, product, probes)
-            result = crossbar.product("CrossbarMatMulDynamic", [crossbar.left, right])
+            result = crossbar.product(DYNAMIC, [crossbar.left, right])
         elif product.node.op_type == "Conv":
             result = _replace_conv(builder, crossbar, weights, product)
         elif product.node.op_type == "Gemm":
@@ -149,9 +126,8 @@ def node_attributes(
             run time and the device's ADC needs to know their levels.
 
     """
-    structure = profile.structure()
-    for name in _OF_WRITTEN if site.stored else _OF_STORED:
-        structure.pop(name, None)
+    known = attribute_types(STORED if site.stored else DYNAMIC)
+    structure = {name: value for name, value in profile.structure().items() if name in known}
     structure["entries"] = ",".join(device_numbers(profile, listed))
     if site.stored:
         structure |= _fault_attributes(site, structure, listed, model)
@@ -221,26 +197,12 @@ class _Controls:
     sample: ir.Value
     batch: ir.Value
 
-    def multiplying(self, profile: Profile, faults: ir.Value | None) -> tuple[ir.Value, ...]:
-        """What a product takes, in order; `faults` for a stored weight only."""
-        return (
-            self._device(profile),
-            self.values["emu.strength"],
-            self.values["emu.ranges"],
-            *([] if faults is None else [faults]),
-            self.values["emu.seed"],
-            self.values["emu.read_seed"],
-            self.sample,
-            self.values["emu.head"],
-        )
-
-    def storing(self, profile: Profile, faults: ir.Value) -> tuple[ir.Value, ...]:
-        """What a FaultyWeight takes, in order."""
-        names = ("emu.seed", "emu.read_seed", "emu.head")
-        return self._device(profile), self.values["emu.strength"], faults, *(self.values[name] for name in names)
-
-    def _device(self, profile: Profile) -> ir.Value:
-        return self.values[self.devices[profile.name]]
+    def of(self, op: str, profile: Profile, faults: ir.Value | None = None) -> tuple[ir.Value, ...]:
+        """What an operator takes after its operands, in order; `faults` for what is stored only."""
+        given = {name.removeprefix("emu."): value for name, value in self.values.items()}
+        given |= {"device": self.values[self.devices[profile.name]], "sample": self.sample}
+        given |= {} if faults is None else {"faults": faults}
+        return tuple(given[each.name] for each in OPERATORS[op].controls)
 
 
 def _add_controls(
@@ -401,7 +363,7 @@ class _Weights:
             if isinstance(held.tensor, QuantizedTensor):
                 self._done[key] = self._codes(held, held.tensor, shape)
             else:
-                self._done[key] = _Weight("CrossbarMatMul", (self._matrix(held, held.tensor, shape),))
+                self._done[key] = _Weight(STORED, (self._matrix(held, held.tensor, shape),))
         return self._done[key]
 
     def as_float(self, product: Product) -> ir.Value:
@@ -427,7 +389,7 @@ class _Weights:
             self.builder.constant(f"{name}.scale", np.array(scale, dtype=np.float32)),
             self.builder.constant(f"{name}.zero_point", np.array(zero_point, dtype=np.float32)),
         )
-        return _Weight("CrossbarMatMulQuantized", values, {"code_bits": bits, "block_rows": rows})
+        return _Weight(QUANTIZED, values, {"code_bits": bits, "block_rows": rows})
 
     def _matrix(self, held: Held, tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> ir.Value:
         value, factor = held.value, held.factor
@@ -457,7 +419,7 @@ def _replace_tensor(
     held: ir.Value,
 ) -> None:
     """Puts a FaultyWeight between a constant and everything that reads it, weights of products left out."""
-    node = ir.node("FaultyWeight", [held, *controls], attributes, domain=DOMAIN, name=tensor.node)
+    node = ir.node(FAULTY_WEIGHT, [held, *controls], attributes, domain=DOMAIN, name=tensor.node)
     result = builder.add(node, "disturbed")
     value = tensor.value
     result.shape, result.type = value.shape, value.type

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
+from emu.contract.schema import OPERATORS, QUANTIZED
 from emu.errors import InputError
 from emu.reference.codes import read_codes
 from emu.rewriter.analysis import Analysis, analyze
@@ -91,10 +92,9 @@ class EmulatedModel:
 
         Codes are int8, or int16 if they have 16 bits, and have the shape of W.
         """
-        count = {"CrossbarMatMul": 1, "CrossbarMatMulQuantized": 3, "FaultyWeight": 1}.get(node.op_type, 0)
-        first = 0 if node.op_type == "FaultyWeight" else 1
-        held = [self.value(value.name or "") for value in node.inputs[first : first + count] if value is not None]
-        if node.op_type == "CrossbarMatMulQuantized":
+        operands = zip(OPERATORS[node.op_type].operands, node.inputs, strict=False)
+        held = [self.value(value.name or "") for operand, value in operands if operand.constant and value is not None]
+        if node.op_type == QUANTIZED:
             held[0] = read_codes(held[0], node.attributes.get_int("code_bits"))
         return held
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from emu.contract.schema import STORED
+from emu.contract.schema import OPERATORS, STORED
 from emu.contract.structure import Controls, Structure, check_controls
 from emu.device import parse_overrides
 from emu.device.loading import Overrides
@@ -202,7 +202,8 @@ class Chip:
             attributes = {name: attribute.value for name, attribute in node.attributes.items()}
             if product.weight is not None:
                 check_same_weights(site, product, self._emulated.stored(node)[0], self._emulated.name)
-                faults = self._emulated.value(node.inputs[5].name or "") if node.inputs[5] is not None else None
+                listed = node.inputs[OPERATORS[node.op_type].place("faults")]
+                faults = self._emulated.value(listed.name or "") if listed is not None else None
                 emulators[product.place] = StoredProduct(self, site, attributes, product.weight, product, faults)
             else:
                 emulators[product.place] = WrittenProduct(self, site, attributes)

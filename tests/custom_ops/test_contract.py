@@ -343,9 +343,13 @@ def test_every_count_has_a_largest_value(name: str, value: int) -> None:
     operands = (np.ones((2, 4), np.float32), np.ones((4, 4), np.int8), np.float32(1), np.float32(0))
     model = one_node_model("CrossbarMatMulQuantized", attributes, *operands[1:])
     largest = 65536 if name.startswith("table") else TWO_TO_31 - 1
-    with pytest.raises(InputError, match=rf"attribute '{name}' is {value}, expected [01] to {largest}"):
+    with pytest.raises(
+        InputError, match=rf"attribute '{name}' is {value}, expected a whole number from [01] to {largest}"
+    ):
         session(model)
-    with pytest.raises(InputError, match=rf"attribute '{name}' is {value}, expected [01] to {largest}"):
+    with pytest.raises(
+        InputError, match=rf"attribute '{name}' is {value}, expected a whole number from [01] to {largest}"
+    ):
         crossbar_matmul_quantized(*operands, **controls([]), **attributes)
 
 

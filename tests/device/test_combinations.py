@@ -39,10 +39,16 @@ def refusal(device: Any, overrides: Any) -> str:
     ("overrides", "says"),
     [
         # mapping
-        ([*PAIR, "mapping.slice_bits=2"], "mapping.slice_bits needs mapping.weight_bits"),
+        (
+            [*PAIR, "mapping.slice_bits=2"],
+            "mapping.slice_bits is 2, expected 0 unless mapping.encoding is 'differential' or 'offset' and",
+        ),
         (["mapping.scaling=column"], "mapping.scaling column has no effect: nothing here depends on the scale"),
-        ([*SLICES, "mapping.cell_bits=4"], "mapping.cell_bits has no effect beside mapping.slice_bits"),
-        ([*OFFSET, "mapping.cell_bits=1"], "mapping.cell_bits is 1 and must be 0 or at least 2"),
+        (
+            [*SLICES, "mapping.cell_bits=4"],
+            "mapping.cell_bits is given, expected to be left out because mapping.encoding is 'differential'",
+        ),
+        ([*OFFSET, "mapping.cell_bits=1"], "mapping.cell_bits is 1, expected 0 or 2 to 12 with an offset"),
         (
             ["mapping.weight_bits=8", "mapping.slice_bits=2"],
             "mapping.slice_bits has no effect with mapping.encoding weight",
@@ -56,30 +62,66 @@ def refusal(device: Any, overrides: Any) -> str:
         # program
         (
             [*PAIR, "program.model=gauss_prop", "program.sigma=0.1"],
-            "gauss_prop disturbs weights and needs mapping.encoding",
+            "'gauss_prop', expected a model of conductances unless mapping.encoding is 'weight'",
         ),
-        (["program.model=uniform_inverse", "program.sigma=0.1"], "uniform_inverse disturbs conductances"),
-        ([*PAIR, "program.model=level_shared", "program.sigma=0.1"], "level_shared needs levels"),
-        ([*SLICES, "program.model=function", "program.function=f"], "function is not for sliced weights"),
+        (
+            ["program.model=uniform_inverse", "program.sigma=0.1"],
+            "expected a model of numbers unless mapping.encoding is 'differential', 'two_sided' or 'offset'",
+        ),
+        (
+            [*PAIR, "program.model=level_shared", "program.sigma=0.1"],
+            "expected slices or entry mapping.cell_bits beside 'level_shared', which needs levels",
+        ),
+        (
+            [*SLICES, "program.model=function", "program.function=f"],
+            "mapping.slice_bits is 2, expected 0 because program.model is 'function'",
+        ),
         (["program.model=function", "program.function=f", "program.clip=zero"], "program.clip has no effect"),
         (["program.clip=zero"], "program.clip has no effect with program.model none"),
-        ([*SLICES, "program.modifier=0.1"], "program.modifier is not for sliced weights"),
-        ([*OFFSET, "program.modifier=0.1"], "program.modifier is not for"),
-        ([*PAIR, "program.model=wan2022", "program.time_s=1h"], "must be 1, 86400 ('1d') or 172800"),
-        ([*PAIR, "program.model=sonos", "program.current_max_na=9", "program.time_s=6d"], "must be 0 or 1 to 5 days"),
+        ([*SLICES, "program.modifier=0.1"], "program.modifier is given, expected to be left out because"),
+        ([*OFFSET, "program.modifier=0.1"], "because mapping.encoding is 'offset' and mapping.slice_bits is 0"),
+        (
+            [*PAIR, "program.model=wan2022", "program.time_s=1h"],
+            "program.time_s is 3600, expected one of 1, 86400, 172800 because program.model is 'wan2022'",
+        ),
+        (
+            [*PAIR, "program.model=sonos", "program.current_max_na=9", "program.time_s=6d"],
+            "expected one of 0, 86400, 172800, 259200, 345600, 432000",
+        ),
         # drift
-        (DRIFT, "drift.model pcm is of conductances"),
+        (DRIFT, "drift.model is 'pcm', expected 'none' unless mapping.encoding is 'differential', 'two_sided' or"),
         (["drift.compensation=global"], "drift.compensation has no effect with drift.model none"),
-        ([*OFFSET, *DRIFT, "drift.pairs=net"], "drift.pairs net needs mapping.encoding differential"),
-        ([*SLICES, *DRIFT, "drift.pairs=net"], "without mapping.slice_bits"),
-        ([*SLICES, *DRIFT, "drift.compensation=global"], "choose global_exact"),
-        ([*OFFSET, *DRIFT, "drift.compensation=column"], "choose column_exact"),
-        ([*PAIR, "drift.model=cmo", "drift.time_s=0.5"], "must be 0 or at least 1"),
+        (
+            [*OFFSET, *DRIFT, "drift.pairs=net"],
+            "drift.pairs is 'net', expected 'physical' unless mapping.encoding is 'differential'",
+        ),
+        ([*SLICES, *DRIFT, "drift.pairs=net"], "unless mapping.encoding is 'differential' without slices"),
+        (
+            [*SLICES, *DRIFT, "drift.compensation=global"],
+            "drift.compensation is 'global', expected 'global_exact' because of slices or an offset",
+        ),
+        (
+            [*OFFSET, *DRIFT, "drift.compensation=column"],
+            "drift.compensation is 'column', expected 'column_exact' because of slices or an offset",
+        ),
+        (
+            [*PAIR, "drift.model=cmo", "drift.time_s=0.5"],
+            "drift.time_s is 0.5, expected 0 or at least 1 because drift.model is 'cmo'",
+        ),
         # faults
-        (["faults.stuck_low=0.1", "faults.stuck_high=0.1"], "are of conductances"),
+        (
+            ["faults.stuck_low=0.1", "faults.stuck_high=0.1"],
+            "faults.stuck_low is given, expected to be left out because mapping.encoding is 'weight'",
+        ),
         ([*PAIR, "faults.stuck_low=0.1"], "stuck_high is missing"),
-        ([*PAIR, "faults.stuck_low=0.6", "faults.stuck_high=0.5"], "add up to 1.1 and must not exceed 1"),
-        ([*PAIR, "faults.storage=float32", "faults.ber=1e-3"], "faults.storage float32 needs mapping.encoding weight"),
+        (
+            [*PAIR, "faults.stuck_low=0.6", "faults.stuck_high=0.5"],
+            "faults.stuck_high is 0.5, expected at most 1 together with faults.stuck_low",
+        ),
+        (
+            [*PAIR, "faults.storage=float32", "faults.ber=1e-3"],
+            "faults.storage is 'float32', expected 'none' or 'int' unless weights are floats",
+        ),
         ([*FLIPS, "faults.flip=sign", "faults.protection=secded"], "needs flip all"),
         ([*FLIPS, "faults.flip=[8]"], "flip names bit 8, and there are bits 0 to 7"),
         ([*FLIPS, "faults.flip=exponent"], "codes do not have"),
@@ -88,27 +130,48 @@ def refusal(device: Any, overrides: Any) -> str:
         (changed(FLIPS, bits="7"), "faults.bits is 7 and must be one of 4, 8 or 16"),
         (["faults.ber=0.1"], "faults.ber has no effect with faults.storage none"),
         # write
-        (["write.scaling=sample", "mapping.scaling=tile"], "write.scaling sample needs mapping.scaling tensor"),
+        (
+            ["write.scaling=sample", "mapping.scaling=tile"],
+            "mapping.scaling is 'tile', expected 'tensor' because write.scaling is 'sample'",
+        ),
         (["write.operands=key"], "write.operands has no effect with write.model none"),
         # converters
-        ([*SLICES, *ITERATIVE], "set mapping.slice_bits to 0"),
-        ([*DAC, "dac.slice_bits=1", *ITERATIVE], "set dac.slice_bits to 0"),
+        ([*SLICES, *ITERATIVE], "adc.bound_management is 'iterative', expected 'none' because of slices or an offset"),
+        (
+            [*DAC, "dac.slice_bits=1", *ITERATIVE],
+            "adc.bound_management is 'iterative', expected 'none' because of slices or an offset",
+        ),
         (
             [*OFFSET, "mapping.offset_correction=unit_column", "read.output_noise=0", *FUNCTION],
-            "mapping.offset_correction unit_column is not for program.model function",
+            "is 'unit_column', expected 'digital' because program.model is 'function'",
         ),
-        ([*OFFSET, *ITERATIVE], "adc.bound_management iterative is not for mapping.encoding offset"),
+        ([*OFFSET, *ITERATIVE], "expected 'none' because of slices or an offset"),
         ([*DAC, *GRANULAR], "granular needs levels of weights"),
         ([*PAIR, "mapping.cell_bits=4", *GRANULAR], "granular needs levels of inputs"),
-        ([*PAIR, "mapping.cell_bits=4", *DAC, *changed(GRANULAR, bits="0")], "range granular needs it"),
-        ([*changed(DAC, bits="0"), "dac.slice_bits=1"], "slice_bits needs bits"),
-        ([*DAC, "dac.slice_bits=1", "dac.code=offset_binary"], "slice_bits needs code sign_magnitude"),
-        ([*DAC, "dac.slice_bits=1", "dac.bound=2"], "slice_bits needs bound 1"),
-        ([*DAC, "dac.slice_bits=1", "read.input_noise=0.1"], "read.input_noise is not for sliced inputs"),
+        (
+            [*PAIR, "mapping.cell_bits=4", *DAC, *changed(GRANULAR, bits="0")],
+            "adc.bits is 0, expected 2 to 16 because adc.range is 'granular'",
+        ),
+        (
+            [*changed(DAC, bits="0"), "dac.slice_bits=1"],
+            "dac.bits is 0, expected 2 to 16 because dac.slice_bits is given",
+        ),
+        (
+            [*DAC, "dac.slice_bits=1", "dac.code=offset_binary"],
+            "expected 0 unless dac.range is on and dac.code is 'sign_magnitude'",
+        ),
+        ([*DAC, "dac.slice_bits=1", "dac.bound=2"], "dac.bound is 2, expected 1 because dac.slice_bits is given"),
+        (
+            [*DAC, "dac.slice_bits=1", "read.input_noise=0.1"],
+            "dac.slice_bits is 1, expected 0 because of entry read.input_noise",
+        ),
         (["adc.model=uniform", "adc.range=rows", "adc.bits=8", "adc.gain_sigma=0.1"], "offset_sigma is missing"),
         (["adc.model=uniform", "adc.range=rows", "adc.bits=8", "adc.columns=8"], "columns has no effect"),
         # read
-        (["read.wires=network", "read.row_ohm=1", "read.column_ohm=1"], "read.wires network is of conductances"),
+        (
+            ["read.wires=network", "read.row_ohm=1", "read.column_ohm=1"],
+            "read.wires is 'network', expected 'none' or 'formula' except for stored conductances",
+        ),
         (["read.ir_drop=1"], "read.ir_drop has no effect"),
         (["read.wires=network"], "read.row_ohm is missing"),
     ],

@@ -159,12 +159,16 @@ def _folder(path: Path) -> Path:
         ("rram", ["adc.model=uniform"], ["adc.range is missing", "absmax, fixed, calibrated, rows, granular."]),
         ("rram", ["mapping.split=even"], ["mapping.split is 'even'", "'fill' or 'balanced'"]),
         ("rram", ["mapping.g_max_us=3"], ["mapping.g_max_us has no effect", "lognormal_g"]),
-        ("rram", ["program.model=lognormal_g"], ["lognormal_g disturbs conductances", "mapping.encoding differential"]),
+        (
+            "rram",
+            ["program.model=lognormal_g"],
+            ["program.model is 'lognormal_g'", "unless mapping.encoding is 'differential'"],
+        ),
         ("rram", ["mapping.encoding=differential"], ["mapping.g_min_us is missing"]),
         (
             "rram",
             ["write.model=lognormal_g", "write.sigma=0.1"],
-            ["mapping.g_min_us is missing", "write.model lognormal_g"],
+            ["mapping.g_min_us is missing", "because write.model is 'lognormal_g'"],
         ),
         ("stuck_at", ["mapping.g_min_us=5", "mapping.g_max_us=5"], ["mapping.g_min_us is 5", "less than"]),
         (

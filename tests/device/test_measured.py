@@ -129,7 +129,10 @@ def test_plain_data_name_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"target_us": [1, 1], "mean_us": [1, 1], "std_us": [1, 1]}, "the numbers of target_us must rise"),
+        (
+            {"target_us": [1, 1], "mean_us": [1, 1], "std_us": [1, 1]},
+            "program.target_us.1 is 1, expected greater than the one before it",
+        ),
         ({"target_us": [1, 2], "mean_us": [1], "std_us": [1, 1]}, "mean_us must have 1 row"),
         ({"target_us": [1, 2], "mean_us": [[1, 2], [1, 2]], "std_us": [1, 1]}, "mean_us must have 1 row"),
         ({"target_us": [1, "x"], "mean_us": [1, 1], "std_us": [1, 1]}, "program.target_us.1 is 'x'"),

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import model_validator
 
+from emu.contract.schema import Range
 from emu.device.fields import Choice, Number
 from emu.device.sections.section import Section
 
@@ -17,8 +18,8 @@ CODES = (
 )
 BITS = "resolution in bits, which with `code` gives the steps over the whole range; 0: not quantized, or given by steps"
 STEPS = "number of steps over the whole range, for resolutions that bits cannot give; 0: given by bits"
-ConverterBits = Annotated[int, Number(BITS, "bits", AIHWKIT, low=2, high=16, whole=True, or_zero=True)]
-ConverterSteps = Annotated[int, Number(STEPS, "steps", AIHWKIT, low=2, high=65536, whole=True, or_zero=True)]
+ConverterBits = Annotated[int, Number(BITS, "bits", AIHWKIT, "dac.bits")]
+ConverterSteps = Annotated[int, Number(STEPS, "steps", AIHWKIT, "dac.steps")]
 
 
 class _Converter(Section):
@@ -56,27 +57,13 @@ class _Dac(_Converter):
             "magnitude bits of an input fed at once, each slice read and converted by itself; 0: all at once",
             "bits",
             "ISAAC (1); PRIME (3); CrossSim, input bit slicing",
-            low=1,
-            high=8,
-            whole=True,
-            or_zero=True,
+            "dac_slice_bits",
         ),
     ] = 0
     bound: Annotated[
         float,
-        Number("inputs are clipped to plus and minus this", "normalized input", AIHWKIT, low=0, low_included=False),
+        Number("inputs are clipped to plus and minus this", "normalized input", AIHWKIT, "dac.bound"),
     ] = 1.0
-
-    @model_validator(mode="after")
-    def _slices_are_of_bits(self) -> Self:
-        if self.slice_bits:
-            if not self.bits:
-                raise ValueError("slice_bits needs bits: the inputs' magnitude bits are what is cut")
-            if self.code != "sign_magnitude":
-                raise ValueError("slice_bits needs code sign_magnitude")
-            if self.bound != 1:
-                raise ValueError(f"slice_bits needs bound 1, and it is {self.bound:g}")
-        return self
 
 
 class DacAbsmax(_Dac):
@@ -89,8 +76,7 @@ class DacAbsmax(_Dac):
             "largest activation that maps to 1, larger ones are clipped; without it there is none",
             "unit of the activation",
             "aihwkit, nm_thres",
-            low=0,
-            low_included=False,
+            "dac.limit",
         ),
     ] = None
 
@@ -101,7 +87,7 @@ class DacFixed(_Dac):
     range: Annotated[Literal["fixed"], DAC_RANGE]
     max: Annotated[
         float,
-        Number("activation that maps to 1", "unit of the activation", AIHWKIT, low=0, low_included=False),
+        Number("activation that maps to 1", "unit of the activation", AIHWKIT, "dac.max"),
     ]
 
 
@@ -139,7 +125,7 @@ class _Adc(_Converter):
     ] = "sign_magnitude"
     gain_sigma: Annotated[
         float | None,
-        Number("standard deviation of an ADC's gain around 1, drawn once per chip", "1", CROSSSIM, low=0),
+        Number("standard deviation of an ADC's gain around 1, drawn once per chip", "1", CROSSSIM, "adc.gain_sigma"),
     ] = None
     offset_sigma: Annotated[
         float | None,
@@ -147,7 +133,7 @@ class _Adc(_Converter):
             "standard deviation of an ADC's offset, drawn once per chip",
             "(largest weight) x (largest input)",
             CROSSSIM,
-            low=0,
+            "adc.offset_sigma",
         ),
     ] = None
     columns: Annotated[
@@ -156,17 +142,12 @@ class _Adc(_Converter):
             "neighbouring columns that share one ADC and its gain and offset; without it each column has its own",
             "columns",
             "CrossSim, group size 8; NeuroSim, 8 columns per ADC",
-            low=1,
-            high=2**20,
-            whole=True,
+            Range(1, 2**20, whole=True),
         ),
     ] = None
 
     @model_validator(mode="after")
-    def _errors_are_given_in_full(self) -> Self:
-        if (self.gain_sigma is None) != (self.offset_sigma is None):
-            missing = "gain_sigma" if self.gain_sigma is None else "offset_sigma"
-            raise ValueError(f"{missing} is missing: give the spread of both gain and offset (0: none)")
+    def _columns_share_something(self) -> Self:
         if self.columns is not None and self.gain_sigma is None:
             raise ValueError("columns has no effect: it says which outputs share gain_sigma and offset_sigma")
         return self
@@ -186,8 +167,7 @@ class _AdcFixed(_Adc):
             "outputs are clipped to plus and minus this; aihwkit uses 10 to 20",
             "(largest weight) x (largest input)",
             AIHWKIT,
-            low=0,
-            low_included=False,
+            "adc.bound",
         ),
     ]
 
@@ -204,7 +184,7 @@ class AdcFixedIterative(_AdcFixed):
     bound_management: Annotated[Literal["iterative"], BOUND_MANAGEMENT]
     max_bound_factor: Annotated[
         float,
-        Number("inputs are not halved again once divided by more than this", "1", AIHWKIT, low=1, high=2**20),
+        Number("inputs are not halved again once divided by more than this", "1", AIHWKIT, "adc.max_bound_factor"),
     ] = 1000.0
     max_bound_resolution: Annotated[
         float,
@@ -212,8 +192,7 @@ class AdcFixedIterative(_AdcFixed):
             "inputs are not halved again once one DAC step exceeds this share of them",
             "1",
             AIHWKIT,
-            low=0,
-            low_included=False,
+            "adc.max_bound_resolution",
         ),
     ] = 0.25
 
@@ -234,12 +213,6 @@ class AdcGranular(_Adc):
     """One step of the ADC is the smallest difference between two outputs that the array can give."""
 
     range: Annotated[Literal["granular"], ADC_RANGE]
-
-    @model_validator(mode="after")
-    def _range_follows_from_bits(self) -> Self:
-        if not self.bits:
-            raise ValueError("bits is 0 and range granular needs it: its steps are given, bits says how many")
-        return self
 
 
 Adc: TypeAlias = AdcNone | AdcAbsmax | AdcFixed | AdcFixedIterative | AdcCalibrated | AdcRows | AdcGranular

@@ -22,8 +22,8 @@ class DriftNone(Section):
 
 
 class _Drift(Section):
-    time_s: Annotated[Seconds, Number("time since programming, such as 3600 or '1h'", "s", AIHWKIT, low=0)]
-    scale: Annotated[float, Number("factor on the drift; 0: none", "1", "aihwkit, drift_scale", low=0)] = 1.0
+    time_s: Annotated[Seconds, Number("time since programming, such as 3600 or '1h'", "s", AIHWKIT, "drift.time_s")]
+    scale: Annotated[float, Number("factor on the drift; 0: none", "1", "aihwkit, drift_scale", "drift.scale")] = 1.0
     pairs: Annotated[
         Literal["physical", "net"],
         Choice(
@@ -46,11 +46,13 @@ class DriftPowerLaw(_Drift):
     """Conductances fall as a power of time, with an exponent of each device's own."""
 
     model: Annotated[Literal["power_law"], MODEL]
-    nu: Annotated[float, Number("mean exponent", "1", "MemTorch: 0.1")]
-    nu_sigma: Annotated[float, Number("standard deviation of the exponent between devices", "1", AIHWKIT, low=0)] = 0.0
+    nu: Annotated[float, Number("mean exponent", "1", "MemTorch: 0.1", "drift.nu")]
+    nu_sigma: Annotated[
+        float, Number("standard deviation of the exponent between devices", "1", AIHWKIT, "drift.nu_sigma")
+    ] = 0.0
     t0_s: Annotated[
         Seconds,
-        Number("time at which the conductance is that of programming", "s", AIHWKIT, low=0, low_included=False),
+        Number("time at which the conductance is that of programming", "s", AIHWKIT, "drift.t0_s"),
     ]
 
 
@@ -60,7 +62,12 @@ class DriftMeasured(_Drift):
     model: Annotated[Literal["pcm", "hermes_pair", "hermes_single", "state_independent", "cmo"], MODEL]
     read_scale: Annotated[
         float,
-        Number("factor on the noise of the one reading after drift; 0: none", "1", "aihwkit, read_noise_scale", low=0),
+        Number(
+            "factor on the noise of the one reading after drift; 0: none",
+            "1",
+            "aihwkit, read_noise_scale",
+            "drift.read_scale",
+        ),
     ] = 1.0
 
 

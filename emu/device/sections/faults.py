@@ -36,7 +36,7 @@ Flip = Annotated[
         options="all, sign, exponent, mantissa, a list of bits",
     ),
 ]
-BitErrorRate = Annotated[float, Number("probability that a stored bit is flipped", "1", SOFT_ERRORS, low=0, high=1)]
+BitErrorRate = Annotated[float, Number("probability that a stored bit is flipped", "1", SOFT_ERRORS, "faults.ber")]
 Protection = Annotated[
     Literal["none", "secded", "secded_zero"],
     Choice(
@@ -49,18 +49,11 @@ Protection = Annotated[
 
 class _Faults(Section):
     stuck_low: Annotated[
-        float | None, Number("probability that a cell is stuck at g_min", "1", STUCK, low=0, high=1)
+        float | None, Number("probability that a cell is stuck at g_min", "1", STUCK, "faults.stuck_low")
     ] = None
     stuck_high: Annotated[
-        float | None, Number("probability that a cell is stuck at g_max", "1", STUCK, low=0, high=1)
+        float | None, Number("probability that a cell is stuck at g_max", "1", STUCK, "faults.stuck_high")
     ] = None
-
-    @model_validator(mode="after")
-    def _stuck_cells_are_given_in_full(self) -> Self:
-        if (self.stuck_low is None) != (self.stuck_high is None):
-            missing = "stuck_low" if self.stuck_low is None else "stuck_high"
-            raise ValueError(f"{missing} is missing: give both probabilities of stuck cells (0: none)")
-        return self
 
 
 class FaultsNone(_Faults):

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal, TypeAlias
 
+from emu.contract.schema import Range
 from emu.device.fields import Choice, Number
 from emu.device.sections.section import Section
 
@@ -19,22 +20,13 @@ TileSize = Annotated[
         "largest number of wires of one array in this direction; 0: unlimited",
         "wires",
         "aihwkit, max_input_size and max_output_size",
-        low=1,
-        high=2**20,
-        whole=True,
-        or_zero=True,
+        Range(1, 2**20, or_zero=True, whole=True),
     ),
 ]
 WeightBits = Annotated[
     int,
     Number(
-        "weights are rounded to signed codes of so many bits before mapping; 0: not",
-        "bits",
-        CROSSSIM,
-        low=2,
-        high=16,
-        whole=True,
-        or_zero=True,
+        "weights are rounded to signed codes of so many bits before mapping; 0: not", "bits", CROSSSIM, "weight_bits"
     ),
 ]
 SliceBits = Annotated[
@@ -43,23 +35,12 @@ SliceBits = Annotated[
         "bits of a code in one cell, each slice in an array of its own; 0: one cell holds all",
         "bits",
         "CrossSim, BITSLICED; ISAAC",
-        low=1,
-        high=8,
-        whole=True,
-        or_zero=True,
+        "slice_bits",
     ),
 ]
 CellBits = Annotated[
     int | None,
-    Number(
-        "a cell has 2^cell_bits levels; 0: analog",
-        "bits",
-        "CrossSim, cell_bits",
-        low=1,
-        high=12,
-        whole=True,
-        or_zero=True,
-    ),
+    Number("a cell has 2^cell_bits levels; 0: analog", "bits", "CrossSim, cell_bits", "mapping.cell_bits"),
 ]
 Percentile = Annotated[
     float | None,
@@ -67,15 +48,11 @@ Percentile = Annotated[
         "share of the weights that the conductance range covers, larger ones are clipped; without it all",
         "1",
         "MemTorch, p_l; CrossSim, percentile",
-        low=0,
-        high=1,
-        low_included=False,
+        "mapping.percentile",
     ),
 ]
-GMin = Number("lowest conductance, which stores 0 (differential)", "microsiemens", CONDUCTANCE, low=0)
-GMax = Number(
-    "highest conductance, which stores the largest weight", "microsiemens", CONDUCTANCE, low=0, low_included=False
-)
+GMin = Number("lowest conductance, which stores 0 (differential)", "microsiemens", CONDUCTANCE, "mapping.g_min_us")
+GMax = Number("highest conductance, which stores the largest weight", "microsiemens", CONDUCTANCE, "mapping.g_max_us")
 
 
 class _Mapping(Section):

@@ -4,14 +4,11 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from emu.device.fields import Choice, ManySeconds, Number, Numbers, Seconds, as_tuples, rises
+from emu.device.fields import Choice, ManySeconds, Number, Numbers, Seconds, as_tuples
 from emu.device.sections.section import Section
 
 LOGNORMAL = "Charan et al. DAC 2020; Jung et al. DATE 2021"
-WAN_TIMES_S = (1.0, 86400.0, 172800.0)
-SONOS_TIMES_S = (0.0, 86400.0, 172800.0, 259200.0, 345600.0, 432000.0)
 
-WEIGHT_MODELS = ("lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range")
 MODEL = Choice(
     "how a stored value differs from its target; of weights: lognormal_w, lognormal_w_meancorr (the same with the mean "
     "kept), gauss_prop (in proportion), gauss_range (in proportion to the largest weight); of conductances g: "
@@ -32,8 +29,7 @@ Sigma = Annotated[
         "device-to-device standard deviation (uniform_: width), drawn once per chip (emu.seed); usually 0.05 to 0.15",
         "1",
         LOGNORMAL,
-        low=0,
-        high=10,
+        "program.sigma",
     ),
 ]
 SigmaCycle = Annotated[
@@ -42,12 +38,12 @@ SigmaCycle = Annotated[
         "cycle-to-cycle standard deviation (uniform_: width), drawn per programming event (emu.seed, emu.read_seed)",
         "1",
         LOGNORMAL,
-        low=0,
-        high=10,
+        "program.sigma_cycle",
     ),
 ]
 Scale = Annotated[
-    float, Number("factor on the spread of the model; 0: as targeted", "1", "aihwkit, prog_noise_scale", low=0)
+    float,
+    Number("factor on the spread of the model; 0: as targeted", "1", "aihwkit, prog_noise_scale", "program.scale"),
 ]
 Clip = Annotated[Literal["zero", "range"], CLIP]
 
@@ -60,7 +56,7 @@ class _Program(Section):
             "it there is none to sweep",
             "largest weight of the tile",
             "aihwkit, weight modifier ADD_NORMAL",
-            low=0,
+            "program.modifier",
         ),
     ] = None
 
@@ -105,7 +101,7 @@ class ProgramLevelShared(_Program):
     model: Annotated[Literal["level_shared"], MODEL]
     sigma: Annotated[
         float,
-        Number("standard deviation of a level's resistance", "1", "MNSIM 2, Device_Variation: 5 %", low=0, high=10),
+        Number("standard deviation of a level's resistance", "1", "MNSIM 2, Device_Variation: 5 %", "program.sigma"),
     ]
     clip: Clip = "zero"
 
@@ -115,17 +111,18 @@ class ProgramResistanceRange(_Program):
 
     model: Annotated[Literal["resistance_range"], MODEL]
     sigma: Annotated[
-        float, Number("standard deviation of the on resistance", "1", "MemTorch, stochastic r_on", low=0, high=10)
+        float, Number("standard deviation of the on resistance", "1", "MemTorch, stochastic r_on", "program.sigma")
     ]
     sigma_off: Annotated[
-        float, Number("standard deviation of the off resistance", "1", "MemTorch, stochastic r_off", low=0, high=10)
+        float,
+        Number("standard deviation of the off resistance", "1", "MemTorch, stochastic r_off", "program.sigma_off"),
     ]
     clip: Clip = "zero"
 
 
 def _coefficient(power: int) -> Number:
     meaning = f"coefficient of g^{power} in the standard deviation, g in units of g_max"
-    return Number(meaning, "microsiemens", "Nandakumar et al. 2019; CrossSim, device models")
+    return Number(meaning, "microsiemens", "Nandakumar et al. 2019; CrossSim, device models", f"program.c{power}")
 
 
 class ProgramPolynomial(_Program):
@@ -144,8 +141,7 @@ class ProgramPolynomial(_Program):
             "conductance that the coefficients were fitted for; they scale with g_max / reference_us",
             "microsiemens",
             "aihwkit, prog_coeff_g_max_reference",
-            low=0,
-            low_included=False,
+            "program.reference_us",
         ),
     ]
     clip: Clip = "zero"
@@ -159,18 +155,13 @@ class ProgramWan(_Program):
     time_s: Annotated[
         Seconds,
         Number(
-            "time after programming: 1 s, 1 or 2 days", "s", "Wan et al. 2022, in aihwkit ReRamWan2022NoiseModel", low=0
+            "time after programming: 1 s, 1 or 2 days",
+            "s",
+            "Wan et al. 2022, in aihwkit ReRamWan2022NoiseModel",
+            "program.time_s",
         ),
     ]
     clip: Clip = "zero"
-
-    @model_validator(mode="after")
-    def _time_is_measured(self) -> Self:
-        if self.time_s not in WAN_TIMES_S:
-            raise ValueError(
-                f"time_s is {self.time_s:g} and must be 1, 86400 ('1d') or 172800 ('2d'): no other is measured"
-            )
-        return self
 
 
 class ProgramSonos(_Program):
@@ -179,7 +170,8 @@ class ProgramSonos(_Program):
     model: Annotated[Literal["sonos"], MODEL]
     scale: Scale = 1.0
     time_s: Annotated[
-        Seconds, Number("time after programming: 0, or 1 to 5 days", "s", "CrossSim, device model SONOS", low=0)
+        Seconds,
+        Number("time after programming: 0, or 1 to 5 days", "s", "CrossSim, device model SONOS", "program.time_s"),
     ]
     current_max_na: Annotated[
         float,
@@ -187,22 +179,10 @@ class ProgramSonos(_Program):
             "current that g_max stands for; 3200 at programming, 1800 with drift",
             "nanoampere",
             "CrossSim, device model SONOS",
-            low=0,
-            low_included=False,
+            "program.current_max_na",
         ),
     ]
     clip: Clip = "zero"
-
-    @model_validator(mode="after")
-    def _time_is_measured(self) -> Self:
-        if self.time_s not in SONOS_TIMES_S:
-            raise ValueError(
-                f"time_s is {self.time_s:g} and must be 0 or 1 to 5 days ('1d' .. '5d'): no other is measured"
-            )
-        return self
-
-
-MOST_TABLE_VALUES = 65536  # of the operators
 
 
 class ProgramTable(_Program):
@@ -211,19 +191,21 @@ class ProgramTable(_Program):
     model: Annotated[Literal["table"], MODEL]
     scale: Scale = 1.0
     time_s: Annotated[
-        Seconds | None, Number("time after programming, if the table has several", "s", "measured", low=0)
+        Seconds | None, Number("time after programming, if the table has several", "s", "measured", "program.time_s")
     ] = None
-    target_us: Annotated[Numbers, Number("targets, rising", "microsiemens", "measured", low=0)]
+    target_us: Annotated[Numbers, Number("targets, rising", "microsiemens", "measured", "program.target_us.<i>")]
     mean_us: Annotated[
         Annotated[tuple[tuple[float, ...], ...], BeforeValidator(lambda value: _rows(value))],
-        Number("mean at each target, one row per time", "microsiemens", "measured"),
+        Number("mean at each target, one row per time", "microsiemens", "measured", "program.mean_us.<j>.<i>"),
     ]
     std_us: Annotated[
         Annotated[tuple[tuple[float, ...], ...], BeforeValidator(lambda value: _rows(value))],
-        Number("standard deviation at each target, one row per time", "microsiemens", "measured", low=0),
+        Number(
+            "standard deviation at each target, one row per time", "microsiemens", "measured", "program.std_us.<j>.<i>"
+        ),
     ]
     table_time_s: Annotated[
-        ManySeconds, Number("time of each row, rising", "s", "measured", low=0, low_included=False)
+        ManySeconds, Number("time of each row, rising", "s", "measured", "program.table_time_s.<j>")
     ] = (1.0,)
     clip: Clip = "zero"
 
@@ -232,11 +214,6 @@ class ProgramTable(_Program):
         times, points = len(self.table_time_s), len(self.target_us)
         if points < 2:
             raise ValueError(f"target_us has {points} and needs at least 2 targets")
-        if times * points > MOST_TABLE_VALUES:
-            raise ValueError(f"the table has {times} x {points} means and may have at most {MOST_TABLE_VALUES}")
-        for name in ("target_us", "table_time_s"):
-            if not rises(getattr(self, name)):
-                raise ValueError(f"the numbers of {name} must rise")
         for name in ("mean_us", "std_us"):
             rows = getattr(self, name)
             if len(rows) != times or any(len(row) != points for row in rows):
@@ -267,9 +244,9 @@ class ProgramFunction(_Program):
             options="a name",
         ),
     ]
-    parameters: Annotated[dict[Name, float], Number("what the function takes, by name", "1", "your own")] = Field(
-        default={}
-    )
+    parameters: Annotated[
+        dict[Name, float], Number("what the function takes, by name", "1", "your own", "program.parameter.<name>")
+    ] = Field(default={})
     clip: Annotated[Clip | None, CLIP] = None
 
 

@@ -26,7 +26,7 @@ class _Read(Section):
             "standard deviation added to each output of a tile; without it there is no output noise to sweep",
             "(largest weight) x (largest input)",
             "aihwkit, out_noise: 0.04 to 0.1",
-            low=0,
+            "read.output_noise",
         ),
     ] = None
     input_noise: Annotated[
@@ -35,7 +35,7 @@ class _Read(Section):
             "standard deviation added to each input of a tile; without it there is no input noise to sweep",
             "largest input",
             "aihwkit, inp_noise",
-            low=0,
+            "read.input_noise",
         ),
     ] = None
 
@@ -48,7 +48,12 @@ class _Noisy(_Read):
     weight_noise_model: Annotated[Literal["additive_constant", "pcm_read", "proportional"], WEIGHT_NOISE]
     weight_noise: Annotated[
         float,
-        Number("standard deviation for the largest weight", "largest weight", "aihwkit, w_noise: 0.0175", low=0),
+        Number(
+            "standard deviation for the largest weight",
+            "largest weight",
+            "aihwkit, w_noise: 0.0175",
+            "read.weight_noise",
+        ),
     ]
 
 
@@ -58,23 +63,24 @@ class _NoWires(Section):
 
 class _WireFormula(Section):
     wires: Annotated[Literal["formula"], WIRES]
-    ir_drop: Annotated[float, Number("factor on the estimated loss; 0: none", "1", "aihwkit, ir_drop", low=0)] = 1.0
+    ir_drop: Annotated[
+        float, Number("factor on the estimated loss; 0: none", "1", "aihwkit, ir_drop", "read.ir_drop")
+    ] = 1.0
     ir_drop_ratio: Annotated[
         float,
         Number(
             "conductance of a wire segment in units of g_max",
             "1",
             "aihwkit, ir_drop_g_ratio: 0.35 ohm and 5 microsiemens",
-            low=0,
-            low_included=False,
+            "read.ir_drop_ratio",
         ),
     ] = 571428.57
 
 
 class _WireNetwork(Section):
     wires: Annotated[Literal["network"], WIRES]
-    row_ohm: Annotated[float, Number(f"{OHM} along a row", "ohm", "CrossSim, Rp_row", low=0)]
-    column_ohm: Annotated[float, Number(f"{OHM} along a column", "ohm", "CrossSim, Rp_col", low=0)]
+    row_ohm: Annotated[float, Number(f"{OHM} along a row", "ohm", "CrossSim, Rp_row", "read.row_ohm")]
+    column_ohm: Annotated[float, Number(f"{OHM} along a column", "ohm", "CrossSim, Rp_col", "read.column_ohm")]
 
 
 class ReadPlain(_NoWires, _Quiet):

@@ -36,8 +36,7 @@ Sigma = Annotated[
         "standard deviation of one write, drawn for each sample (emu.sample and emu.read_seed)",
         "1",
         LOGNORMAL,
-        low=0,
-        high=10,
+        "write.sigma",
     ),
 ]
 
@@ -63,28 +62,25 @@ class WriteClipFormer(Section):
 
     model: Annotated[Literal["clipformer"], MODEL]
     sigma: Annotated[
-        float, Number("standard deviation of the write noise, times gamma", "1", CLIPFORMER, low=0, high=10)
+        float, Number("standard deviation of the write noise, times gamma", "1", CLIPFORMER, "write.sigma")
     ]
-    gamma: Annotated[float, Number("strength of the write noise; studied: 3, 4, 5", "1", CLIPFORMER, low=0)]
+    gamma: Annotated[float, Number("strength of the write noise; studied: 3, 4, 5", "1", CLIPFORMER, "write.gamma")]
     alpha: Annotated[
         float,
-        Number("conductances are lowered by so many g_min, not below g_min; 0: no shift", "g_min", CLIPFORMER, low=0),
+        Number(
+            "conductances are lowered by so many g_min, not below g_min; 0: no shift",
+            "g_min",
+            CLIPFORMER,
+            "write.alpha",
+        ),
     ]
     beta: Annotated[
         float,
-        Number("conductances are clipped to this; 1: no clip", "g_max", CLIPFORMER, low=0, high=1, low_included=False),
+        Number("conductances are clipped to this; 1: no clip", "g_max", CLIPFORMER, "write.beta"),
     ]
     bits: Annotated[
         int,
-        Number(
-            "values are rounded to this resolution before writing; 0: not",
-            "bits",
-            CLIPFORMER,
-            low=2,
-            high=16,
-            whole=True,
-            or_zero=True,
-        ),
+        Number("values are rounded to this resolution before writing; 0: not", "bits", CLIPFORMER, "write.bits"),
     ]
     cells: Annotated[
         Literal["composite", "cells"],
