@@ -183,6 +183,12 @@ def _check_rewritten(model: ir.Model, name: str, wanted: bool) -> None:
 
 def _check_data(model: ir.Model, name: str, folders: list[Path]) -> None:
     """Checks that every tensor has all of its bytes; `folders` may hold external data."""
+    for node in model.graph.all_nodes():
+        for attribute in list(node.attributes.values()):
+            if attribute.type is ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                # Read at once: the checker, which sees attributes, cannot follow their files.
+                data = _found_external(attribute.value, name, folders).numpy().copy()
+                node.attributes[attribute.name] = ir.AttrTensor(attribute.name, ir.tensor(data))
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
             tensor = value.const_value

@@ -1,10 +1,12 @@
 """Brings a model to the plain form in which sites are found: one list of steps, in order."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.conditions import (
     CODES_KEPT,
@@ -35,6 +37,8 @@ from emu.rewriter.passes import (
     StoreRepeatedPass,
     WidenHalfPass,
 )
+
+_LARGEST_GRAPH = 1_000_000  # nodes, with all functions written out
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,32 @@ def normalize(model: ir.Model, name: str, batch: Batch) -> ir.Model:
         batch: where its samples lie.
 
     Raises:
-        InputError: an operator that holds products which would be missed.
+        InputError: an operator that holds products which would be missed, or functions that call each other so often
+            that no memory holds the graph.
 
     """
+    _check_functions(model, name)
     for step in steps(name, batch):
         model = step.run(model).model
     return model
+
+
+def _check_functions(model: ir.Model, name: str) -> None:
+    """Refuses functions that double with every call: a small file may stand for any number of nodes."""
+    sizes: dict[ir.OperatorIdentifier, int] = {}
+
+    def size(nodes: Iterable[ir.Node]) -> int:
+        total = 0
+        for node in nodes:
+            called = node.op_identifier()
+            if called in model.functions and called not in sizes:
+                sizes[called] = 1  # a function that calls itself is refused where it is written out
+                sizes[called] = size(model.functions[called].all_nodes())
+            total += sizes.get(called, 1)
+        return total
+
+    if (total := size(model.graph.all_nodes())) > _LARGEST_GRAPH:
+        raise InputError(
+            f"{name} has {total} nodes with its functions written out, more than {_LARGEST_GRAPH}: export it again "
+            "without functions."
+        )

@@ -84,9 +84,15 @@ def test_an_axis_that_is_not_there_is_refused(wrong):
         batch_of("float[batch, 4] x", batch_axis=wrong)
 
 
-def split(original: onnx.ModelProto, feeds: dict[str, np.ndarray], axes: dict[str, int | None], out: int = 0) -> None:
+def split(
+    original: onnx.ModelProto,
+    feeds: dict[str, np.ndarray],
+    axes: dict[str, int | None],
+    out: int = 0,
+    device: str = "rram_adc",
+) -> None:
     """Run-time noise of a data set in one batch, in halves, and one by one, is the same."""
-    noisy = session(rewrite(original, device="rram_adc"))
+    noisy = session(rewrite(original, device=device))
     whole = noisy.run(["y"], feeds)[0]
     assert not np.allclose(whole, session(rewrite(original, device="ideal")).run(["y"], feeds)[0])
     for size in (2, 1):
@@ -193,3 +199,18 @@ def test_pictures_of_all_samples_one_after_the_other_change_no_noise():
     )
     assert_same_results(video, {"x": values(2, 3, 4, 5, 5)})
     split(video, {"x": values(4, 3, 4, 5, 5)}, {"x": 0})
+
+
+@pytest.mark.parametrize("device", ["rram_adc", "clipformer"])
+def test_heads_before_samples_change_no_noise_of_what_is_written(device):
+    original = model(
+        """
+        q = MatMul(x, w) heads = Reshape(q, cut) led = Transpose <perm = [2, 0, 1, 3]> (heads)
+        k = Transpose <perm = [0, 1, 3, 2]> (led) s = MatMul(led, k) y = Transpose <perm = [1, 0, 2, 3]> (s)
+        """,
+        inputs="float[batch, 5, 4] x",
+        outputs="float[a, b, c, d] y",
+        w=values(4, 6),
+        cut=np.array([-1, 5, 2, 3]),
+    )
+    split(original, {"x": values(4, 5, 4)}, {"x": 0}, device=device)

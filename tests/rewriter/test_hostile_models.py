@@ -122,3 +122,13 @@ def test_codes_that_a_subgraph_captures_stay_for_it():
         scale=np.full(6, 0.02, np.float32),
     )
     assert_same_results(shared, *({"x": values(3, 4), "flag": np.array(flag)} for flag in (True, False)))
+
+
+def test_functions_that_stand_for_more_nodes_than_memory_holds_are_refused():
+    opsets = '<domain: "own", opset_import: ["" : 17, "own" : 1]>'
+    functions = f"{opsets} F0 (a) => (r) {{ r = Relu(a) }}"
+    for i in range(1, 24):
+        functions += f"{opsets} F{i} (a) => (r) {{ b = own.F{i - 1}(a) r = own.F{i - 1}(b) }}"
+    doubled = model("h = MatMul(x, w) y = own.F23(h)", imports=', "own" : 1', functions=functions, w=values(4, 3))
+    with pytest.raises(InputError, match="8388609 nodes with its functions written out"):
+        rewrite(doubled)

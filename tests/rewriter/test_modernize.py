@@ -142,3 +142,19 @@ def test_the_command_line_says_what_reading_changed_and_where_samples_lie(tmp_pa
     assert batch == {"input": "x", "axis": 0, "size": None, "told": "by 'batch'"}
     options = ("--device", "rram", "--batch-axis", "x:1", "-o", str(tmp_path / "r.onnx"))
     assert "Samples: axis 1 of 'x' (given)." in said("rewrite", str(path), *options)
+
+
+def test_the_data_of_a_constant_node_may_lie_in_another_file(tmp_path):
+    original = model("y = MatMul(x, w)")
+    weight = onnx.numpy_helper.from_array(values(4, 3))
+    original.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=weight))
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        original, path, save_as_external_data=True, size_threshold=0, location="model.data", convert_attribute=True
+    )
+    rewrite(path, device="ideal").save(tmp_path / "ideal.onnx")
+    (y,) = session(tmp_path / "ideal.onnx").run(None, {"x": values(2, 4, seed=1)})
+    np.testing.assert_allclose(y, values(2, 4, seed=1) @ values(4, 3), atol=1e-5)
+    (tmp_path / "model.data").unlink()
+    with pytest.raises(InputError, match=r"its external data .*model\.data is missing"):
+        rewrite(path)

@@ -130,7 +130,8 @@ def _wrapped(
     other = probes.base.get(matrix)
     if node.op_type != "MatMul" or other is None or len(other) != len(shape) or place.axis >= len(shape) - 2:
         return None
-    if places.get(matrix) != place or (place.axis == 0 and place.outer == 1) or (place.axis == 1 and place.is_alone):
+    # What is written is keyed by the first axis alone.
+    if places.get(matrix) != place or (place.axis == 0 and place.outer == 1):
         return None
     return place, False
 
