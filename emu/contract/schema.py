@@ -236,271 +236,108 @@ def _attributes(*rows: Attribute) -> dict[str, Attribute]:
 
 
 # In the order of the page.
+# fmt: off
 ATTRIBUTES = _attributes(
-    Attribute(
-        "format",
-        _EVERY,
-        _one_of(FORMAT, advice="rewrite the model with this version"),
-        FORMAT,
-        "version of this page; a model of another version must be rewritten",
-    ),
-    Attribute(
-        "site",
-        _EVERY,
-        _whole(0),
-        0,
-        "index of the site: its entry of `strength`, and counter word c2 of run-time noise",
-    ),
-    Attribute(
-        "array",
-        _EVERY,
-        _whole(0),
-        0,
+    Attribute("format", _EVERY, _one_of(FORMAT, advice="rewrite the model with this version"), FORMAT,
+        "version of this page; a model of another version must be rewritten"),
+    Attribute("site", _EVERY, _whole(0), 0,
+        "index of the site: its entry of `strength`, and counter word c2 of run-time noise"),
+    Attribute("array", _EVERY, _whole(0), 0,
         "index of the physical array, counter word c2 of what is stored: sites with the same `array` hold the same "
-        "disturbed values. The lowest `site` that uses it",
-    ),
+        "disturbed values. The lowest `site` that uses it"),
     Attribute("sites", _EVERY, _whole(1), 1, "number of sites in the model, the length of `strength`"),
     Attribute("entries", _EVERY, (), "", "names of the entries of `device`, separated by commas"),
-    Attribute(
-        "sample_axis",
-        _EVERY,
-        _one_of(0, 1, -1),
-        0,
-        "axis of X (A) that carries the samples; -1: no axis does, the product is the same for every sample",
-    ),
+    Attribute("sample_axis", _EVERY, _one_of(0, 1, -1), 0,
+        "axis of X (A) that carries the samples; -1: no axis does, the product is the same for every sample"),
     Attribute("heads", _EVERY, _whole(0), 0, "number of heads at this site, 0 when it has none"),
-    Attribute(
-        "head_axis",
-        _EVERY,
-        ("none", "output", "input", "matrix"),
-        "none",
-        "where heads lie: columns of W, rows of W (both for a stored `[K, N]` only), or matrices (of the batch of a "
-        "dynamic product, of a stack)",
-    ),
-    Attribute(
-        "head_groups",
-        _EVERY,
-        _whole(1),
-        1,
-        "for `output`: number of equal blocks of columns that each hold all heads (3 for q, k, v side by side), else 1",
-    ),
-    Attribute(
-        "head_share",
-        _EVERY,
-        _whole(1),
-        1,
-        "number of query heads that share one head here (grouped-query attention), else 1",
-    ),
+    Attribute("head_axis", _EVERY, ("none", "output", "input", "matrix"), "none",
+        "where heads lie: columns of W, rows of W (both for a stored `[K, N]` only), or matrices (of the batch of a"
+        " dynamic product, of a stack)"),
+    Attribute("head_groups", _EVERY, _whole(1), 1,
+        "for `output`: number of equal blocks of columns that each hold all heads (3 for q, k, v side by side), "
+        "else 1"),
+    Attribute("head_share", _EVERY, _whole(1), 1,
+        "number of query heads that share one head here (grouped-query attention), else 1"),
     Attribute("tile_rows", _EVERY, _whole(0), 0, "largest number of rows of one tile, 0 for unlimited"),
     Attribute("tile_columns", _EVERY, _whole(0), 0, "largest number of columns of one tile, 0 for unlimited"),
-    Attribute(
-        "tile_split",
-        _EVERY,
-        ("fill", "balanced"),
-        "fill",
-        "full tiles and a remainder, or tiles as equal as possible (the first ones one larger)",
-    ),
+    Attribute("tile_split", _EVERY, ("fill", "balanced"), "fill",
+        "full tiles and a remainder, or tiles as equal as possible (the first ones one larger)"),
     Attribute("scaling", _EVERY, ("tensor", "column", "tile", "tile_column"), "tensor", "what shares one weight scale"),
-    Attribute(
-        "fault_source", _OF_STORED, ("none", "random", "list"), "none", "where bit flips and stuck cells come from"
-    ),
-    Attribute(
-        "fault_storage",
-        _OF_STORED,
-        ("none", "int", "float32"),
-        "none",
+    Attribute("fault_source", _OF_STORED, ("none", "random", "list"), "none",
+        "where bit flips and stuck cells come from"),
+    Attribute("fault_storage", _OF_STORED, ("none", "int", "float32"), "none",
         "what bit flips hit; `int` on `CrossbarMatMulQuantized` is always the model's own codes; `float32` needs "
-        "`encoding` `weight` and is not for `CrossbarMatMulQuantized`",
-    ),
+        "`encoding` `weight` and is not for `CrossbarMatMulQuantized`"),
     Attribute("fault_bits", _OF_STORED, _one_of(2, 4, 8, 16), 8, "bits of a code made for the faults"),
     Attribute("fault_range", _OF_STORED, ("symmetric", "asymmetric"), "symmetric", "of codes made for the faults"),
     Attribute("fault_scale", _OF_STORED, ("tensor", "column"), "tensor", "what shares the scale of those codes"),
-    Attribute(
-        "fault_mask",
-        _OF_STORED,
-        _whole(0, LARGEST_WORD),
-        255,
-        "bit i set: bit i of a code (of a float32) may flip; bits that the codes of `CrossbarMatMulQuantized` lack do "
-        "not count",
-    ),
-    Attribute(
-        "fault_protection",
-        _OF_STORED,
-        ("none", "secded", "secded_zero"),
-        "none",
-        "SECDED(72, 64): single errors corrected, words with more left as they are or set to zero; needs all bits in "
-        "`fault_mask`",
-    ),
-    Attribute(
-        "encoding",
-        _OF_STORED,
-        ("weight", "differential", "two_sided", "offset"),
-        "weight",
-        "how a weight becomes conductances; `weight`: no conductances, the array holds the number",
-    ),
-    Attribute(
-        "offset_correction",
-        _OF_STORED,
-        ("digital", "unit_column"),
-        "digital",
+    Attribute("fault_mask", _OF_STORED, _whole(0, LARGEST_WORD), 255,
+        "bit i set: bit i of a code (of a float32) may flip; bits that the codes of `CrossbarMatMulQuantized` lack "
+        "do not count"),
+    Attribute("fault_protection", _OF_STORED, ("none", "secded", "secded_zero"), "none",
+        "SECDED(72, 64): single errors corrected, words with more left as they are or set to zero; needs all bits "
+        "in `fault_mask`"),
+    Attribute("encoding", _OF_STORED, ("weight", "differential", "two_sided", "offset"), "weight",
+        "how a weight becomes conductances; `weight`: no conductances, the array holds the number"),
+    Attribute("offset_correction", _OF_STORED, ("digital", "unit_column"), "digital",
         "how the offset of `offset` is taken off; `unit_column` is not for `program` `function`, and without "
-        "converters or read noise it is the same as `digital`",
-    ),
-    Attribute(
-        "weight_bits",
-        _OF_STORED,
-        _whole(2, 16, or_zero=True),
-        0,
-        "weights are rounded to codes of that many bits before mapping; 0: not",
-    ),
-    Attribute(
-        "slice_bits",
-        _OF_STORED,
-        _whole(1, 8, or_zero=True),
-        0,
-        "bits of a code in one cell: the code is cut into slices, each in an array of its own; 0: one cell holds all. "
-        "Needs `weight_bits`; not for `weight` and `two_sided`",
-    ),
-    Attribute(
-        "program",
-        _OF_STORED,
-        ("none", *NUMBER_PROGRAMS, *WORD_SETS["CONDUCTANCE_PROGRAMS"], "function"),
-        "none",
-        "disturbance of a value when it is stored: see *Programming*",
-    ),
-    Attribute(
-        "program_function",
-        _OF_STORED,
-        (),
-        "",
-        "name of the registered function if `program` is `function`, else empty",
-    ),
-    Attribute(
-        "table_times",
-        _OF_STORED,
-        _whole(0, MOST_TABLE_VALUES),
-        0,
+        "converters or read noise it is the same as `digital`"),
+    Attribute("weight_bits", _OF_STORED, _whole(2, 16, or_zero=True), 0,
+        "weights are rounded to codes of that many bits before mapping; 0: not"),
+    Attribute("slice_bits", _OF_STORED, _whole(1, 8, or_zero=True), 0,
+        "bits of a code in one cell: the code is cut into slices, each in an array of its own; 0: one cell holds "
+        "all. Needs `weight_bits`; not for `weight` and `two_sided`"),
+    Attribute("program", _OF_STORED, ("none", *NUMBER_PROGRAMS, *WORD_SETS["CONDUCTANCE_PROGRAMS"], "function"), "none",
+        "disturbance of a value when it is stored: see *Programming*"),
+    Attribute("program_function", _OF_STORED, (), "",
+        "name of the registered function if `program` is `function`, else empty"),
+    Attribute("table_times", _OF_STORED, _whole(0, MOST_TABLE_VALUES), 0,
         "times in the table if `program` is `table`, else 0; times and points multiplied are at most "
-        f"{MOST_TABLE_VALUES}",
-    ),
-    Attribute(
-        "table_points",
-        _OF_STORED,
-        _whole(0, MOST_TABLE_VALUES),
-        0,
-        "targets in the table if `program` is `table`, else 0",
-    ),
-    Attribute(
-        "program_clip",
-        _OF_STORED,
-        ("zero", "range"),
-        "zero",
-        "programmed conductances are kept at 0 or above, or between g_min and g_max",
-    ),
-    Attribute(
-        "drift",
-        _OF_STORED,
-        ("none", "power_law", "pcm", "hermes_pair", "hermes_single", "state_independent", "cmo"),
-        "none",
-        "change with time",
-    ),
-    Attribute(
-        "drift_pairs",
-        _OF_STORED,
-        ("physical", "net"),
-        "physical",
+        f"{MOST_TABLE_VALUES}"),
+    Attribute("table_points", _OF_STORED, _whole(0, MOST_TABLE_VALUES), 0,
+        "targets in the table if `program` is `table`, else 0"),
+    Attribute("program_clip", _OF_STORED, ("zero", "range"), "zero",
+        "programmed conductances are kept at 0 or above, or between g_min and g_max"),
+    Attribute("drift", _OF_STORED,
+        ("none", "power_law", "pcm", "hermes_pair", "hermes_single", "state_independent", "cmo"), "none",
+        "change with time"),
+    Attribute("drift_pairs", _OF_STORED, ("physical", "net"), "physical",
         "each device of a pair drifts by itself, or the programmed difference is mapped to a pair again and that "
-        "drifts (aihwkit); `net` needs `differential` without slices",
-    ),
-    Attribute(
-        "compensation",
-        _OF_STORED,
-        ("none", "global", "global_exact", "column", "column_exact"),
-        "none",
-        "digital factor that undoes the mean drift of a tile, or of a column of a tile; needs `drift`",
-    ),
-    Attribute(
-        "write",
-        _OF_DYNAMIC,
-        ("none", *NUMBER_PROGRAMS, "lognormal_g", "clipformer"),
-        "none",
-        "disturbance of a value when it is written",
-    ),
-    Attribute(
-        "write_cells",
-        _OF_DYNAMIC,
-        ("composite", "cells"),
-        "composite",
-        "`clipformer`: noise of one analog value, or summed over cells of 2 bits",
-    ),
-    Attribute(
-        "write_scaling",
-        _OF_DYNAMIC,
-        ("matrix", "sample"),
-        "matrix",
-        "each matrix of the batch is scaled by itself (`scaling` within it), or all matrices of a sample by one number "
-        "(`scaling` must be `tensor`)",
-    ),
+        "drifts (aihwkit); `net` needs `differential` without slices"),
+    Attribute("compensation", _OF_STORED, ("none", "global", "global_exact", "column", "column_exact"), "none",
+        "digital factor that undoes the mean drift of a tile, or of a column of a tile; needs `drift`"),
+    Attribute("write", _OF_DYNAMIC, ("none", *NUMBER_PROGRAMS, "lognormal_g", "clipformer"), "none",
+        "disturbance of a value when it is written"),
+    Attribute("write_cells", _OF_DYNAMIC, ("composite", "cells"), "composite",
+        "`clipformer`: noise of one analog value, or summed over cells of 2 bits"),
+    Attribute("write_scaling", _OF_DYNAMIC, ("matrix", "sample"), "matrix",
+        "each matrix of the batch is scaled by itself (`scaling` within it), or all matrices of a sample by one "
+        "number (`scaling` must be `tensor`)"),
     Attribute("dac", _EVERY, ("none", "absmax", "fixed", "calibrated"), "none", "input range"),
     Attribute("dac_code", _EVERY, ("sign_magnitude", "offset_binary"), "sign_magnitude", "levels of the DAC"),
-    Attribute(
-        "dac_slice_bits",
-        _EVERY,
-        _whole(1, 8, or_zero=True),
-        0,
-        "magnitude bits fed at once: the input is cut into slices, each read and converted by itself; 0: all at once. "
-        "Needs `dac`, `dac_code` `sign_magnitude`, `dac.bits` > 0",
-    ),
+    Attribute("dac_slice_bits", _EVERY, _whole(1, 8, or_zero=True), 0,
+        "magnitude bits fed at once: the input is cut into slices, each read and converted by itself; 0: all at "
+        "once. Needs `dac`, `dac_code` `sign_magnitude`, `dac.bits` > 0"),
     Attribute("adc", _EVERY, ("none", "absmax", "fixed", "calibrated", "rows", "granular"), "none", "output range"),
-    Attribute(
-        "adc_code",
-        _EVERY,
-        ("sign_magnitude", "offset_binary", "twos_complement"),
-        "sign_magnitude",
-        "levels of the ADC",
-    ),
+    Attribute("adc_code", _EVERY, ("sign_magnitude", "offset_binary", "twos_complement"), "sign_magnitude",
+        "levels of the ADC"),
     Attribute("adc_columns", _EVERY, _whole(1), 1, "neighbouring columns that share one ADC, for its errors"),
-    Attribute(
-        "bound_management",
-        _EVERY,
-        ("none", "iterative"),
-        "none",
-        "repeat a saturated product with smaller inputs; needs `adc` `fixed`, one slice of weights and of inputs, and "
-        "`encoding` other than `offset`",
-    ),
-    Attribute(
-        "read_noise",
-        _EVERY,
-        ("none", "additive_constant", "pcm_read", "proportional"),
-        "none",
-        "disturbance of the weights at each product",
-    ),
-    Attribute(
-        "ir_drop",
-        _EVERY,
-        ("none", "formula", "network"),
-        "none",
+    Attribute("bound_management", _EVERY, ("none", "iterative"), "none",
+        "repeat a saturated product with smaller inputs; needs `adc` `fixed`, one slice of weights and of inputs, "
+        "and `encoding` other than `offset`"),
+    Attribute("read_noise", _EVERY, ("none", "additive_constant", "pcm_read", "proportional"), "none",
+        "disturbance of the weights at each product"),
+    Attribute("ir_drop", _EVERY, ("none", "formula", "network"), "none",
         "voltage lost along the wires; `network` is for stored conductances only (D: not `network`; `encoding` not "
-        "`weight`)",
-    ),
+        "`weight`)"),
     Attribute("code_bits", _OF_QUANTIZED, _one_of(2, 4, 8, 16), 8, "bits of a code"),
-    Attribute(
-        "block_rows",
-        _OF_QUANTIZED,
-        _whole(0),
-        0,
-        "rows that share one scale, 0 when the scale is `[]`, `[N]` or `[G, N]`",
-    ),
-    Attribute(
-        "window",
-        _OF_STORED_PRODUCTS,
-        (),
-        "",
-        "empty, or how rows are cut out of images: see *Windows*. Absent in files written before it existed, which is "
-        "the same as empty",
-        optional=True,
-    ),
+    Attribute("block_rows", _OF_QUANTIZED, _whole(0), 0,
+        "rows that share one scale, 0 when the scale is `[]`, `[N]` or `[G, N]`"),
+    Attribute("window", _OF_STORED_PRODUCTS, (), "",
+        "empty, or how rows are cut out of images: see *Windows*. Absent in files written before it existed, which "
+        "is the same as empty", optional=True),
 )
+# fmt: on
 
 ANY = Range()
 NOT_NEGATIVE = Range(0)
@@ -568,62 +405,33 @@ def _numbers(*rows: Number) -> dict[str, Number]:
 
 
 # In the order of a graph's `device` tensor.
+# fmt: off
 NUMBERS = _numbers(
-    Number(
-        "program.sigma",
-        _SIGMA,
-        "1",
+    Number("program.sigma", _SIGMA, "1",
         _when("program", "in (*NUMBER_PROGRAMS, *SIGMA_PROGRAMS, 'level_shared', 'resistance_range')"),
-        meaning="device to device",
-    ),
-    Number(
-        "program.sigma_cycle",
-        _SIGMA,
-        "1",
-        _when("program", "in (*NUMBER_PROGRAMS, *SIGMA_PROGRAMS)"),
-        meaning="cycle to cycle",
-    ),
+        meaning="device to device"),
+    Number("program.sigma_cycle", _SIGMA, "1", _when("program", "in (*NUMBER_PROGRAMS, *SIGMA_PROGRAMS)"),
+        meaning="cycle to cycle"),
     Number("program.sigma_off", _SIGMA, "1", _when("program", "== 'resistance_range'")),
-    Number(
-        "program.scale",
-        NOT_NEGATIVE,
-        "1",
-        _when("program", "in ('polynomial', 'wan2022', 'sonos', 'table')"),
-        1,
-        "factor on the spread",
-    ),
+    Number("program.scale", NOT_NEGATIVE, "1", _when("program", "in ('polynomial', 'wan2022', 'sonos', 'table')"), 1,
+        "factor on the spread"),
     *(Number(f"program.c{power}", ANY, "microsiemens", _IS_POLYNOMIAL) for power in range(5)),
     Number("program.reference_us", POSITIVE, "microsiemens", _IS_POLYNOMIAL, 1),
-    Number(
-        "program.current_max_na", POSITIVE, "nanoampere", _when("program", "== 'sonos'"), 1, "what g_max stands for"
-    ),
-    Number(
-        "program.time_s",
-        NOT_NEGATIVE,
-        "seconds",
-        (*_when("program", "in ('wan2022', 'sonos')"), ("program", "program == 'table' and table_times > 1")),
-    ),
+    Number("program.current_max_na", POSITIVE, "nanoampere", _when("program", "== 'sonos'"), 1,
+        "what g_max stands for"),
+    Number("program.time_s", NOT_NEGATIVE, "seconds",
+        (*_when("program", "in ('wan2022', 'sonos')"), ("program", "program == 'table' and table_times > 1"))),
     Number("program.target_us.<i>", NOT_NEGATIVE, "microsiemens", _IS_TABLE, meaning="rising", rises=True),
     Number("program.mean_us.<j>.<i>", ANY, "microsiemens", _IS_TABLE),
     Number("program.std_us.<j>.<i>", NOT_NEGATIVE, "microsiemens", _IS_TABLE),
     Number("program.table_time_s.<j>", POSITIVE, "seconds", _IS_TABLE, meaning="rising", rises=True),
     Number("program.parameter.<name>", ANY, "as the function has it", meaning="for `program` `function`"),
-    Number(
-        "program.modifier",
-        NOT_NEGATIVE,
-        "largest weight of the tile",
-        meaning="standard deviation",
-        without="encoding == 'offset' or slice_bits > 0",
-    ),
+    Number("program.modifier", NOT_NEGATIVE, "largest weight of the tile", meaning="standard deviation",
+        without="encoding == 'offset' or slice_bits > 0"),
     Number("mapping.g_min_us", NOT_NEGATIVE, "microsiemens", _HAS_CONDUCTANCES, meaning="less than g_max"),
     Number("mapping.g_max_us", POSITIVE, "microsiemens", _HAS_CONDUCTANCES, 1),
-    Number(
-        "mapping.cell_bits",
-        _whole(1, 12, or_zero=True),
-        "bits",
-        meaning="levels of a cell; 0: analog",
-        without="encoding == 'weight' or slice_bits > 0",
-    ),
+    Number("mapping.cell_bits", _whole(1, 12, or_zero=True), "bits", meaning="levels of a cell; 0: analog",
+        without="encoding == 'weight' or slice_bits > 0"),
     Number("mapping.percentile", _SHARE, "1", meaning="of the magnitudes, that becomes the scale"),
     Number("drift.time_s", NOT_NEGATIVE, "seconds", _DRIFTS, meaning="since programming"),
     Number("drift.scale", NOT_NEGATIVE, "1", _DRIFTS, 1),
@@ -631,21 +439,11 @@ NUMBERS = _numbers(
     Number("drift.nu", ANY, "1", _POWER_LAW, meaning="exponent"),
     Number("drift.nu_sigma", NOT_NEGATIVE, "1", _POWER_LAW),
     Number("drift.t0_s", POSITIVE, "seconds", _POWER_LAW, 1),
-    Number(
-        "faults.ber",
-        _PROBABILITY,
-        "1",
+    Number("faults.ber", _PROBABILITY, "1",
         (("fault_storage", "fault_source == 'random' and fault_storage != 'none'"),),
-        meaning="probability of each bit",
-    ),
-    Number(
-        "faults.stuck_low",
-        _PROBABILITY,
-        "1",
-        meaning="for `fault_source` `random`; the sum of both is at most 1",
-        beside="faults.stuck_high",
-        without="encoding == 'weight'",
-    ),
+        meaning="probability of each bit"),
+    Number("faults.stuck_low", _PROBABILITY, "1", meaning="for `fault_source` `random`; the sum of both is at most 1",
+        beside="faults.stuck_high", without="encoding == 'weight'"),
     Number("faults.stuck_high", _PROBABILITY, "1", beside="faults.stuck_low"),
     Number("write.sigma", _SIGMA, "1", _when("write", "!= 'none'")),
     Number("write.gamma", NOT_NEGATIVE, "1", _IS_CLIPFORMER),
@@ -672,6 +470,7 @@ NUMBERS = _numbers(
     Number("read.row_ohm", NOT_NEGATIVE, "ohm", _HAS_NETWORK, meaning="of a wire between two cells"),
     Number("read.column_ohm", NOT_NEGATIVE, "ohm", _HAS_NETWORK, meaning="of a wire between two cells"),
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -708,6 +507,7 @@ def _number(name: str, wrong: str, expected: str) -> Rule:
 _UNLESS_CONDUCTANCES = "unless 'encoding' is 'differential', 'two_sided' or 'offset'"
 
 # Of attributes, asked when a model is loaded.
+# fmt: off
 ATTRIBUTE_RULES = (
     _attribute("site", "site >= sites", "0 to {last_site} (sites - 1)"),
     _attribute("head_axis", "dynamic and head_axis in ('output', 'input')", "one of none, matrix"),
@@ -715,121 +515,67 @@ ATTRIBUTE_RULES = (
     _attribute("sample_axis", "window != '' and sample_axis == 1", "0 or -1 because 'window' is given"),
     _attribute("head_axis", "window != '' and head_axis != 'none'", "'none' because 'window' is given"),
     _attribute("head_groups", "head_axis != 'output' and head_groups != 1", "1 unless 'head_axis' is 'output'"),
-    _attribute(
-        "program",
-        "program in NUMBER_PROGRAMS and not weights",
-        "a model of conductances unless 'encoding' is 'weight'",
-    ),
+    _attribute("program", "program in NUMBER_PROGRAMS and not weights",
+        "a model of conductances unless 'encoding' is 'weight'"),
     _attribute("program", "program in CONDUCTANCE_PROGRAMS and weights", f"a model of numbers {_UNLESS_CONDUCTANCES}"),
-    _attribute(
-        "slice_bits",
-        "sliced and (encoding in ('weight', 'two_sided') or weight_bits == 0)",
-        "0 unless 'encoding' is 'differential' or 'offset' and 'weight_bits' is given",
-    ),
+    _attribute("slice_bits", "sliced and (encoding in ('weight', 'two_sided') or weight_bits == 0)",
+        "0 unless 'encoding' is 'differential' or 'offset' and 'weight_bits' is given"),
     _attribute("slice_bits", "program == 'function' and sliced", "0 because 'program' is 'function'"),
-    _attribute(
-        "program_function",
-        "program == 'function' and program_function == ''",
-        "a name because 'program' is 'function'",
-    ),
-    _attribute(
-        "offset_correction",
+    _attribute("program_function", "program == 'function' and program_function == ''",
+        "a name because 'program' is 'function'"),
+    _attribute("offset_correction",
         "program == 'function' and encoding == 'offset' and offset_correction == 'unit_column'",
-        "'digital' because 'program' is 'function'",
-    ),
+        "'digital' because 'program' is 'function'"),
     *(
         _attribute(name, f"program == 'table' and {name} == 0", "1 or greater because 'program' is 'table'")
         for name in ("table_times", "table_points")
     ),
-    _attribute(
-        "table_points",
-        f"table_times * table_points > {MOST_TABLE_VALUES}",
-        f"at most {MOST_TABLE_VALUES} together with 'table_times', which is {{table_times}}",
-    ),
-    _attribute(
-        "program",
-        "program == 'level_shared' and not sliced and 'mapping.cell_bits' not in entries",
-        "slices or entry 'mapping.cell_bits' beside 'level_shared', which needs levels",
-    ),
+    _attribute("table_points", f"table_times * table_points > {MOST_TABLE_VALUES}",
+        f"at most {MOST_TABLE_VALUES} together with 'table_times', which is {{table_times}}"),
+    _attribute("program", "program == 'level_shared' and not sliced and 'mapping.cell_bits' not in entries",
+        "slices or entry 'mapping.cell_bits' beside 'level_shared', which needs levels"),
     _attribute("drift", "drift != 'none' and weights", f"'none' {_UNLESS_CONDUCTANCES}: only conductances drift"),
-    _attribute(
-        "drift_pairs",
-        "drift_pairs == 'net' and (encoding != 'differential' or sliced)",
-        "'physical' unless 'encoding' is 'differential' without slices",
-    ),
+    _attribute("drift_pairs", "drift_pairs == 'net' and (encoding != 'differential' or sliced)",
+        "'physical' unless 'encoding' is 'differential' without slices"),
     _attribute("compensation", "compensation != 'none' and drift == 'none'", "'none' because 'drift' is 'none'"),
-    _attribute(
-        "compensation",
-        "compensation in ('global', 'column') and (sliced or encoding == 'offset')",
-        "'{compensation}_exact' because of slices or an offset",
-    ),
-    _attribute(
-        "fault_storage",
-        "fault_storage == 'float32' and (quantized or not weights)",
-        "'none' or 'int' unless weights are floats and 'encoding' is 'weight'",
-    ),
-    _attribute(
-        "fault_mask",
-        "fault_storage != 'none' and usable_mask > every_bit",
-        "at most {every_bit}, the bits that are stored",
-    ),
-    _attribute(
-        "fault_mask",
-        "fault_storage != 'none' and fault_protection != 'none' and usable_mask != every_bit",
-        "{every_bit}, every bit, because 'fault_protection' is '{fault_protection}'",
-    ),
+    _attribute("compensation", "compensation in ('global', 'column') and (sliced or encoding == 'offset')",
+        "'{compensation}_exact' because of slices or an offset"),
+    _attribute("fault_storage", "fault_storage == 'float32' and (quantized or not weights)",
+        "'none' or 'int' unless weights are floats and 'encoding' is 'weight'"),
+    _attribute("fault_mask", "fault_storage != 'none' and usable_mask > every_bit",
+        "at most {every_bit}, the bits that are stored"),
+    _attribute("fault_mask", "fault_storage != 'none' and fault_protection != 'none' and usable_mask != every_bit",
+        "{every_bit}, every bit, because 'fault_protection' is '{fault_protection}'"),
     _attribute("ir_drop", "ir_drop == 'network' and weights", "'none' or 'formula' except for stored conductances"),
-    _attribute(
-        "scaling", "write_scaling == 'sample' and scaling != 'tensor'", "'tensor' because 'write_scaling' is 'sample'"
-    ),
-    _attribute(
-        "dac_slice_bits",
-        "dac_slice_bits > 0 and (dac == 'none' or dac_code != 'sign_magnitude')",
-        "0 unless 'dac' is on and 'dac_code' is 'sign_magnitude'",
-    ),
-    _attribute(
-        "dac_slice_bits",
-        "dac_slice_bits > 0 and 'read.input_noise' in entries",
-        "0 because of entry 'read.input_noise'",
-    ),
-    _attribute(
-        "bound_management",
-        "bound_management == 'iterative' and adc != 'fixed'",
-        "'none' because 'adc' is '{adc}', not 'fixed'",
-    ),
-    _attribute(
-        "bound_management",
+    _attribute("scaling", "write_scaling == 'sample' and scaling != 'tensor'",
+        "'tensor' because 'write_scaling' is 'sample'"),
+    _attribute("dac_slice_bits", "dac_slice_bits > 0 and (dac == 'none' or dac_code != 'sign_magnitude')",
+        "0 unless 'dac' is on and 'dac_code' is 'sign_magnitude'"),
+    _attribute("dac_slice_bits", "dac_slice_bits > 0 and 'read.input_noise' in entries",
+        "0 because of entry 'read.input_noise'"),
+    _attribute("bound_management", "bound_management == 'iterative' and adc != 'fixed'",
+        "'none' because 'adc' is '{adc}', not 'fixed'"),
+    _attribute("bound_management",
         "bound_management == 'iterative' and (sliced or dac_slice_bits > 0 or encoding == 'offset')",
-        "'none' because of slices or an offset",
-    ),
+        "'none' because of slices or an offset"),
 )
+# fmt: on
 # When the models that bring their own coefficients were measured, in seconds.
 _WAN2022_TIMES = (1, 86400, 172800)
 _SONOS_TIMES = (0, 86400, 172800, 259200, 345600, 432000)
 
 # Of the numbers of a device, asked at every run.
+# fmt: off
 NUMBER_RULES = (
-    _number(
-        "mapping.g_min_us",
-        "'mapping.g_min_us' in entries and 'mapping.g_max_us' in entries"
-        " and device['mapping.g_min_us'] >= device['mapping.g_max_us']",
-        "less than 'mapping.g_max_us', which is {mapping.g_max_us}",
-    ),
-    _number(
-        "mapping.cell_bits",
-        "encoding == 'offset' and device['mapping.cell_bits'] == 1",
-        "0 or 2 to 12 with an offset",
-    ),
-    _number(
-        "mapping.cell_bits",
-        "program == 'level_shared' and not sliced and device['mapping.cell_bits'] == 0",
-        "1 to 12 because 'program' is 'level_shared'",
-    ),
-    _number(
-        "faults.stuck_high",
-        "device['faults.stuck_low'] + device['faults.stuck_high'] > 1",
-        "at most 1 together with 'faults.stuck_low'",
-    ),
+    _number("mapping.g_min_us",
+        "'mapping.g_min_us' in entries and 'mapping.g_max_us' in entries and device['mapping.g_min_us'] >= "
+        "device['mapping.g_max_us']", "less than 'mapping.g_max_us', which is {mapping.g_max_us}"),
+    _number("mapping.cell_bits", "encoding == 'offset' and device['mapping.cell_bits'] == 1",
+        "0 or 2 to 12 with an offset"),
+    _number("mapping.cell_bits", "program == 'level_shared' and not sliced and device['mapping.cell_bits'] == 0",
+        "1 to 12 because 'program' is 'level_shared'"),
+    _number("faults.stuck_high", "device['faults.stuck_low'] + device['faults.stuck_high'] > 1",
+        "at most 1 together with 'faults.stuck_low'"),
     *(
         _number(
             "program.time_s",
@@ -838,14 +584,14 @@ NUMBER_RULES = (
         )
         for model, times in (("wan2022", _WAN2022_TIMES), ("sonos", _SONOS_TIMES))
     ),
-    _number(
-        "drift.time_s", "drift == 'cmo' and 0 < device['drift.time_s'] < 1", "0 or at least 1 because 'drift' is 'cmo'"
-    ),
+    _number("drift.time_s", "drift == 'cmo' and 0 < device['drift.time_s'] < 1",
+        "0 or at least 1 because 'drift' is 'cmo'"),
     _number("dac.bits", "dac_slice_bits > 0 and device['dac.bits'] == 0", "2 to 16 because 'dac_slice_bits' is given"),
     _number("dac.steps", "dac_slice_bits > 0 and device['dac.steps'] != 0", "0 because 'dac_slice_bits' is given"),
     _number("dac.bound", "dac_slice_bits > 0 and device['dac.bound'] != 1", "1 because 'dac_slice_bits' is given"),
     _number("adc.bits", "adc == 'granular' and device['adc.bits'] == 0", "2 to 16 because 'adc' is 'granular'"),
 )
+# fmt: on
 
 
 def range_of(name: str) -> Range:
@@ -853,6 +599,11 @@ def range_of(name: str) -> Range:
     legal = NUMBERS[name].legal if name in NUMBERS else ATTRIBUTES[name].legal
     assert isinstance(legal, Range), name
     return legal
+
+
+def plain(op: str) -> dict[str, int | str]:
+    """The attributes of a node of type `op` whose device does nothing."""
+    return {name: row.absent for name, row in ATTRIBUTES.items() if op in row.of}
 
 
 def attribute_types(op: str) -> dict[str, type]:

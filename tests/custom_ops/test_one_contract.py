@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from emu.contract.schema import ATTRIBUTES, NUMBERS, OPERATORS, Range, attribute_types
+from emu.contract.schema import ATTRIBUTES, NUMBERS, OPERATORS, Range, attribute_types, plain
 from emu.contract.structure import check_controls, needed_entries, parse_structure
 from emu.errors import InputError
 from emu.runtime import library_path
@@ -27,10 +27,6 @@ FED = {"X": np.ones((2, 3), np.float32), "A": np.ones((2, 3), np.float32), "B": 
 # What concerns the node's own place, and is set only by the test of single attributes.
 OF_THE_SITE = ("site", "sites", "array", "sample_axis", "heads", "head_axis", "head_groups", "head_share", "window")
 Case = tuple[str, dict[str, Any], list[float]]
-
-
-def plain(op: str) -> dict[str, Any]:
-    return {name: row.absent for name, row in ATTRIBUTES.items() if op in row.of}
 
 
 def values_of(name: str, wrong: bool = False) -> list[Any]:

@@ -5,64 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED, plain
 from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic, crossbar_matmul_quantized, stored_weight
 from emu.reference.codes import stored_codes
 
-COMMON: dict[str, int | str] = {
-    "format": 2,
-    "site": 0,
-    "array": 0,
-    "sites": 1,
-    "entries": "",
-    "sample_axis": 0,
-    "heads": 0,
-    "head_axis": "none",
-    "head_groups": 1,
-    "head_share": 1,
-    "tile_rows": 0,
-    "tile_columns": 0,
-    "tile_split": "fill",
-    "scaling": "tensor",
-    "dac": "none",
-    "dac_code": "sign_magnitude",
-    "dac_slice_bits": 0,
-    "adc": "none",
-    "adc_code": "sign_magnitude",
-    "adc_columns": 1,
-    "bound_management": "none",
-    "read_noise": "none",
-    "ir_drop": "none",
-}
-PLAIN_FAULTY_WEIGHT: dict[str, int | str] = {
-    **COMMON,
-    "fault_source": "none",
-    "fault_storage": "none",
-    "fault_bits": 8,
-    "fault_range": "symmetric",
-    "fault_scale": "tensor",
-    "fault_mask": 2**8 - 1,
-    "fault_protection": "none",
-    "encoding": "weight",
-    "offset_correction": "digital",
-    "weight_bits": 0,
-    "slice_bits": 0,
-    "program": "none",
-    "program_function": "",
-    "table_times": 0,
-    "table_points": 0,
-    "program_clip": "zero",
-    "drift": "none",
-    "drift_pairs": "physical",
-    "compensation": "none",
-}
-PLAIN_STORED: dict[str, int | str] = {**PLAIN_FAULTY_WEIGHT, "window": ""}
-PLAIN_QUANTIZED: dict[str, int | str] = {**PLAIN_STORED, "code_bits": 8, "block_rows": 0}
-PLAIN_DYNAMIC: dict[str, int | str] = {
-    **COMMON,
-    "write": "none",
-    "write_cells": "composite",
-    "write_scaling": "matrix",
-}
+PLAIN_STORED, PLAIN_QUANTIZED = plain(STORED), plain(QUANTIZED)
+PLAIN_DYNAMIC, PLAIN_FAULTY_WEIGHT = plain(DYNAMIC), plain(FAULTY_WEIGHT)
 
 # One device that uses every effect at once.
 EVERYTHING: dict[str, Any] = {
