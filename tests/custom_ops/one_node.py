@@ -7,19 +7,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from emu.contract.schema import OPERATORS
 from emu.runtime import session
-
-CONTROLS = ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "head")
-# Controls that an operator does not take.
-WITHOUT = {"CrossbarMatMulDynamic": ("faults",), "FaultyWeight": ("ranges", "sample")}
-
 
 # Operands of each operator: those fed at run time, then the constants.
 OPERANDS = {
-    "CrossbarMatMul": (("X",), ("W",)),
-    "CrossbarMatMulQuantized": (("X",), ("codes", "scale", "zero_point")),
-    "CrossbarMatMulDynamic": (("A", "B"), ()),
-    "FaultyWeight": ((), ("W",)),
+    op: tuple(tuple(each.name for each in row.operands if each.constant == constant) for constant in (False, True))
+    for op, row in OPERATORS.items()
 }
 
 
@@ -28,11 +22,11 @@ def one_node_model(
 ) -> onnx.ModelProto:
     """Return a model of one node; its other operands and the controls are inputs (all operands if not constant)."""
     fed, fixed = OPERANDS[op]
-    names = tuple(name for name in CONTROLS if name not in WITHOUT.get(op, ()))
+    types = {each.name: each.type for each in OPERATORS[op].inputs}
+    names = tuple(each.name for each in OPERATORS[op].controls)
     fixed = (*fixed, *(("faults",) if "faults" in names else ()))
-    integers = ("faults", "seed", "read_seed", "sample", "head")
     inputs = [
-        helper.make_tensor_value_info(name, TensorProto.INT64 if name in integers else TensorProto.FLOAT, None)
+        helper.make_tensor_value_info(name, TensorProto.INT64 if types[name] == "int64" else TensorProto.FLOAT, None)
         for name in (*fed, *(() if constant else fixed), *(name for name in names if name != "faults"))
     ]
     operands = [*fed, *(name for name in fixed if name != "faults")]
@@ -78,7 +72,9 @@ def run_one_node(
 ) -> NDArray[np.float32]:
     """Run an operator once; the operands in the order of its inputs."""
     fed, _ = OPERANDS[op]
-    faults = [feeds["faults"]] if "faults" in feeds and "faults" not in WITHOUT.get(op, ()) else []
+    faults = (
+        [feeds["faults"]] if "faults" in feeds and "faults" in (each.name for each in OPERATORS[op].controls) else []
+    )
     constants = [*operands[len(fed) :], *faults]
     opened = session(one_node_model(op, attributes, *constants), **session_options)
     wanted = {value.name for value in opened.get_inputs()}

@@ -15,7 +15,7 @@ from emu.contract.schema import ATTRIBUTES, NUMBERS, OPERATORS, Range, attribute
 from emu.contract.structure import check_controls, needed_entries, parse_structure
 from emu.errors import InputError
 from emu.runtime import library_path
-from tests.custom_ops.one_node import CONTROLS, controls, one_node_model
+from tests.custom_ops.one_node import controls, one_node_model
 
 OPERANDS: dict[str, tuple[Any, ...]] = {
     "CrossbarMatMul": (np.ones((3, 4), np.float32),),
@@ -86,8 +86,7 @@ def twin_says(case: Case) -> str:
         structure = parse_structure(op, attributes)
         feeds["strength"] = np.ones(structure.sites, np.float32)
         feeds["ranges"] = np.ones((structure.sites, 3), np.float32) * np.float32([1, -1, 1])
-        has = {each.name for each in OPERATORS[op].controls}
-        given = {name: feeds[name] for name in CONTROLS if name in has}
+        given = {each.name: feeds[each.name] for each in OPERATORS[op].controls}
         check_controls(structure, **{"ranges": None, "faults": None, **given})
     except InputError as error:
         return str(error).split(": ", 2)[2]
