@@ -99,15 +99,19 @@ def probe(model: ir.Model, batch: Batch) -> Probes:
 
 
 def tokens_first(value: ir.Value, flow: DataFlow, probes: Probes) -> bool:
-    """Whether [tokens * batch, K] was made from [tokens, batch, ...]: samples change fastest along the rows."""
+    """Whether [tokens * batch, K] was made from [tokens, batch, ...], or from [tokens, batch * heads, ...].
+
+    Then samples change fastest along the rows.
+    """
     shape = probes.base.get(value)
     for node, _ in flow.upstream(value, set()):
         source = node.inputs[0] if node.inputs else None
         if is_standard(node) and node.op_type == "Reshape" and source is not None:
             before = probes.base.get(source)
-            if before is None or shape is None or len(before) < 3 or before[0] * before[1] != shape[0]:
+            if before is None or shape is None or len(before) < 3 or not before[0] or shape[0] % before[0]:
                 return False
-            return probes.batch_axis(source) == 1
+            samples = shape[0] // before[0]
+            return probes.batch_axis(source) == 1 and samples % probes.batch == 0 and before[1] % samples == 0
         if probes.base.get(node.outputs[0]) != shape:
             return False
     return False

@@ -30,7 +30,7 @@ def chip_of(case: dict[str, Any]) -> Any:
         drawn=Draw(int(feeds["seed"]), int(feeds["read_seed"]), int(sample[0])),
         batch=batch,
         strength=float(feeds["strength"][0]),
-        _numbers={"device": feeds["device"]},
+        numbers={"device": feeds["device"]}.__getitem__,
         controls=controls,
         model=SimpleNamespace(training=False),
         gradient="straight_through",
