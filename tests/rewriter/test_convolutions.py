@@ -88,13 +88,15 @@ def test_inspect_shows_how_many_arrays_a_stack_has(tmp_path):
 @pytest.mark.parametrize("settings", ["group = 2, pads = [1, 1, 1, 1]", "strides = [2, 2]"])
 def test_a_convolution_has_noise_of_its_own_in_every_group_and_place(settings):
     kernel = (6, 2, 3, 3) if "group" in settings else (6, 4, 3, 3)
-    original = convolution(settings, (2, 4, 7, 7), kernel)
-    feeds = {"x": np.ones((4, 4, 7, 7), np.float32)}
+    original = convolution(settings, (2, 4, 11, 11), kernel)
+    feeds = {"x": np.ones((4, 4, 11, 11), np.float32)}
     clean = session(original.SerializeToString()).run(None, feeds)[0]
     noisy = session(rewrite(original, device="rram_adc"))
     whole = noisy.run(None, feeds)[0]
     difference = (whole - clean)[:, :, 1:-1, 1:-1]
-    assert len(np.unique(difference.round(6))) > 0.5 * difference.size or np.std(difference) > 0
+    # Equal inputs everywhere: without noise of its own, a channel would have one value in all places.
+    assert (difference.std(axis=(2, 3)) > 0).all()
+    assert (difference.std(axis=1) > 0).all()
     halves = [
         noisy.run(None, {"x": feeds["x"][start : start + 2], "emu.sample": np.int64(start)})[0] for start in (0, 2)
     ]
