@@ -8,6 +8,8 @@ namespace emu {
 namespace {
 
 constexpr int64_t kLargest = 0xFFFFFFFFll;
+constexpr int64_t kRangesOfSite = 4;        // input, lowest and highest output, written operand
+constexpr int64_t kMostMatrices = 1 << 16;  // of one sample
 
 [[noreturn]] void fail(const Structure& structure, const char* input, const std::string& problem) {
   throw Error("node '" + structure.node + "', input '" + input + "' " + problem + ".");
@@ -66,14 +68,16 @@ float own_strength(const Structure& structure, const Context& context) {
 void read_ranges(const Structure& structure, const Context& context, Controls& controls) {
   const Tensor ranges = control(structure, context, "ranges");
   if (ranges.value == nullptr) return;
-  if (ranges.shape != Shape{structure.sites, 3}) {
-    wrong_shape(structure, "ranges", ranges.shape,
-                "[" + std::to_string(structure.sites) + ", 3], one row for each site");
+  if (ranges.shape != Shape{structure.sites, kRangesOfSite}) {
+    wrong_shape(
+        structure, "ranges", ranges.shape,
+        "[" + std::to_string(structure.sites) + ", " + std::to_string(kRangesOfSite) + "], one row for each site");
   }
-  const float* row = ranges.floats() + 3 * structure.site;
+  const float* row = ranges.floats() + kRangesOfSite * structure.site;
   controls.calibrated_input = row[0];
   controls.calibrated_low = row[1];
   controls.calibrated_high = row[2];
+  controls.calibrated_operand = row[3];
   if (structure.dac == Range::kCalibrated && !(std::isfinite(row[0]) && row[0] > 0)) {
     fail(structure, "ranges",
          "has the activation " + shown(row[0]) + " for this site, expected finite and > 0: 'emu calibrate' finds it");
@@ -82,6 +86,10 @@ void read_ranges(const Structure& structure, const Context& context, Controls& c
     fail(structure, "ranges",
          "has the outputs " + shown(row[1]) + " to " + shown(row[2]) +
              " for this site, expected finite and rising: 'emu calibrate' finds them");
+  }
+  if (structure.write_scaling == WriteScaling::kCalibrated && !(std::isfinite(row[3]) && row[3] > 0)) {
+    fail(structure, "ranges",
+         "has the operand " + shown(row[3]) + " for this site, expected finite and > 0: 'emu calibrate' finds it");
   }
 }
 
@@ -115,6 +123,29 @@ void read_sample(const Structure& structure, const Context& context, Controls& c
   controls.samples = samples;
 }
 
+void read_positions(const Structure& structure, const Context& context, Controls& controls) {
+  const Tensor position = control(structure, context, "position");
+  if (position.value != nullptr) {
+    if (position.shape.size() != 1) wrong_shape(structure, "position", position.shape, "[b], one for each sample");
+    controls.positions.assign(position.ints(), position.ints() + position.size());
+  }
+  const Tensor keys = control(structure, context, "keys");
+  if (keys.value == nullptr) return;
+  if (keys.shape.size() != 2 || keys.shape[1] != 2) {
+    wrong_shape(structure, "keys", keys.shape, "[b, 2], two for each sample");
+  }
+  if (structure.key_axis == KeyAxis::kNone && keys.size() != 0) {
+    fail(structure, "keys", "is given, expected none because 'key_axis' is 'none'");
+  }
+  for (int64_t i = 0; i < keys.shape[0]; ++i) {
+    const int64_t* row = keys.ints() + 2 * i;
+    if (row[0] < 0 || row[0] > kLargest || row[1] < 0 || row[1] > kLargest) {
+      fail(structure, "keys", "is " + to_string({row[0], row[1]}) + " for a sample, expected 0 to 2^32 - 1");
+    }
+    controls.keys.push_back({row[0], row[1]});
+  }
+}
+
 }  // namespace
 
 Structure structure_of(const NodeInfo& info, Operator kind) {
@@ -140,6 +171,7 @@ Controls read_controls(const Structure& structure, const Context& context) {
   controls.device = structure.device(device.floats(), device.size());
   controls.strength = own_strength(structure, context);
   read_sample(structure, context, controls);
+  read_positions(structure, context, controls);
   const int64_t head = scalar(structure, context, "head");
   if (head < -1) fail(structure, "head", "is " + std::to_string(head) + ", expected -1 (all heads) or greater");
   controls.head = head < 0 ? -1 : head / structure.head_share;
@@ -158,10 +190,12 @@ Controls read_controls(const Structure& structure, const Context& context) {
   return controls;
 }
 
-SampleMap::SampleMap(const Shape& leading, int64_t sample_axis, const Controls& controls) {
+SampleMap::SampleMap(const Shape& leading, int64_t sample_axis, const Controls& controls, bool of_stack)
+    : controls_(&controls) {
   if (sample_axis < 0) {
     constant_ = true;
     outer_ = product(leading);
+    positions_ = leading.empty() ? 1 : leading.back();
     return;
   }
   first_sample_ = controls.first_sample;
@@ -172,15 +206,29 @@ SampleMap::SampleMap(const Shape& leading, int64_t sample_axis, const Controls& 
   rest_ = product(leading, axis + 1, leading.size());
   const int64_t samples = controls.samples;
   factor_ = samples > 0 && axis_ % samples == 0 && axis_ > 0 ? axis_ / samples : 1;
+  // Along the last axis that does not count samples, else along what of that axis belongs to one.
+  const bool last = axis + 1 == leading.size();
+  samples_last_ = last && axis > 0 && !of_stack;
+  positions_ = samples_last_ ? outer_ : last ? factor_ : leading.back();
 }
 
-SampleRow SampleMap::locate(int64_t row) const {
-  if (constant_) return {0, static_cast<uint64_t>(row)};
+SampleMap::Index SampleMap::index(int64_t row) const {
+  if (constant_) return {0, row};
   const int64_t outer = row / (axis_ * rest_);
   const int64_t index = (row / rest_) % axis_;
   const int64_t in_rest = row % rest_;
-  const int64_t in_sample = (outer * factor_ + index % factor_) * rest_ + in_rest;
-  return {first_sample_ + static_cast<uint32_t>(index / factor_), static_cast<uint64_t>(in_sample)};
+  return {index / factor_, (outer * factor_ + index % factor_) * rest_ + in_rest};
+}
+
+SampleRow SampleMap::locate(int64_t row) const {
+  const Index place = index(row);
+  const int64_t stride = samples_last_ ? factor_ : 1;  // of positions
+  const int64_t position = place.within / stride % std::max<int64_t>(1, positions_);
+  const int64_t matrix = samples_last_ ? place.within % factor_ : place.within / std::max<int64_t>(1, positions_);
+  const std::vector<int64_t>& starts = controls_->positions;
+  const int64_t start = starts.empty() ? 0 : starts[starts.size() == 1 ? 0 : static_cast<size_t>(place.sample)];
+  return {first_sample() + static_cast<uint32_t>(place.sample), static_cast<uint32_t>(start + position),
+          static_cast<uint32_t>(matrix)};
 }
 
 void check_samples(const Structure& structure, const SampleMap& map) {
@@ -190,11 +238,28 @@ void check_samples(const Structure& structure, const SampleMap& map) {
   }
 }
 
-void check_counter_range(const Structure& structure, const SampleMap& map, int64_t rows, uint64_t blocks_per_row) {
-  if (rows == 0) return;
-  if (static_cast<uint64_t>(map.rows_per_sample()) * blocks_per_row > (uint64_t{1} << 32)) {
-    throw Error("node '" + structure.node +
-                "': one sample has more values than the noise counter can tell apart (2^34); split the input");
+void check_places(const Structure& structure, const SampleMap& map, const Controls& controls) {
+  const auto check_count = [&](const char* input, size_t given) {
+    if (given > 1 && static_cast<int64_t>(given) != map.samples()) {
+      fail(structure, input,
+           "is for " + std::to_string(given) + " samples, expected none, 1 or " + std::to_string(map.samples()));
+    }
+  };
+  check_count("position", controls.positions.size());
+  check_count("keys", controls.keys.size());
+  const int64_t rows = map.positions();
+  if (rows == 0 || map.rows_of_sample() == 0) return;
+  for (const int64_t start : controls.positions) {
+    if (start <= -rows || start > kLargest + 1 - rows) {
+      fail(structure, "position",
+           "is " + std::to_string(start) + " for the first of " + std::to_string(rows) +
+               " rows, expected positions that end between 0 and 2^32 - 1");
+    }
+  }
+  if (rows > kLargest + 1 || map.rows_of_sample() / rows > kMostMatrices) {
+    throw Error("node '" + structure.node + "': one sample has " + std::to_string(map.rows_of_sample() / rows) +
+                " matrices of " + std::to_string(rows) + " rows, and noise tells " + std::to_string(kMostMatrices) +
+                " of 2^32 apart; split the input");
   }
 }
 

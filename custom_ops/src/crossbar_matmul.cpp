@@ -281,8 +281,8 @@ void StoredProduct::crossbar_product(const Controls& controls, const Layout& lay
     multiply_plain(context, read, *weights->packing, weights->slices[0].data());
     return;
   }
-  const SampleMap samples(layout.y_rows, layout.sample_axis, controls);
-  check_counter_range(structure_, samples, product(layout.y_rows), static_cast<uint64_t>((columns_ + 3) / 4));
+  const SampleMap samples(layout.y_rows, layout.sample_axis, controls, matrices_ > 1);
+  check_places(structure_, samples, controls);
   read.structure = &structure_;
   read.controls = &controls;
   read.b_matrices = matrices_;

@@ -19,10 +19,14 @@ class CrossbarMatMulDynamic {
 
  private:
   struct Batch;
-  std::vector<char> lost_matrices(const Batch& batch, const SampleMap& samples, const Context& context) const;
-  void measure_scales(const Controls& controls, const Batch& batch, const SampleMap& samples,
-                      const std::vector<char>& lost, const Context& context, std::vector<float>& scales) const;
+  struct Part;
+  class Writer;
+  Part part_of(const Batch& batch, const Controls& controls, int64_t sample) const;
   void crossbar_product(const Controls& controls, const Batch& batch, const Context& context, float* y) const;
+  void multiply_written(const Writer& writer, const Batch& batch, const Context& context, float* y,
+                        const Shape& y_shape) const;
+  void read_matrices(const Controls& controls, const Writer& writer, const SampleMap& samples, const Batch& batch,
+                     int64_t begin, int64_t end, const Context& context, float* y) const;
 
   Structure structure_;
   MatMul matmul_;

@@ -111,8 +111,8 @@ struct StuckRow {
 
 // Noise on one row: what its counter has of its own, and the standard deviation.
 struct NoiseRow {
-  uint64_t block = 0;   // first of the row
-  uint32_t sample = 0;  // c1; not read where blocks are wide
+  uint64_t block = 0;     // first of the row
+  uint32_t position = 0;  // c1; not read where blocks are wide
   float std = 0;
   const float* std_each = nullptr;  // of each column, instead
 };

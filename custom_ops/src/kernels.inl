@@ -793,7 +793,7 @@ inline void disturb_ends(const Counter& counter, const RoundKeys& keys, uint64_t
   for (int g = 0; g < kGroups; ++g) {
     row_of[g] = row;
     column_of[g] = column;
-    blocks.set_group(g, counter, rows[row].block + first_block + static_cast<uint64_t>(column / 4), rows[row].sample);
+    blocks.set_group(g, counter, rows[row].block + first_block + static_cast<uint64_t>(column / 4), rows[row].position);
     column += kNormalsAtOnce;
     if (column >= columns) {
       column = begin;
@@ -821,7 +821,7 @@ void disturb_rows(const Counter& counter, int64_t first_column, const NoiseRow* 
   if (first_column % 4 != 0) {  // begins inside a block
     for (int64_t row = 0; row < count; ++row) {
       own.block = rows[row].block;
-      own.c1 = rows[row].sample;
+      own.c1 = rows[row].position;
       for_each_random<MakeNormals>(own, first_column, columns, [&](int64_t i, auto some, F normal) {
         raise_peak(peaks, row, absolute(disturb_lane(rows[row], i, some, normal, y + row * columns)));
       });
@@ -831,7 +831,7 @@ void disturb_rows(const Counter& counter, int64_t first_column, const NoiseRow* 
     const auto first_block = static_cast<uint64_t>(first_column / 4);
     const int64_t whole = columns - columns % (kGroupsAtOnce * kNormalsAtOnce);
     for (int64_t row = 0; row < count && whole > 0; ++row) {
-      own.c1 = rows[row].sample;
+      own.c1 = rows[row].position;
       F peak = set(0.0f);
       disturb_steps(own, keys, rows[row].block + first_block, rows[row], whole, y + row * columns, peak);
       raise_peak(peaks, row, peak);

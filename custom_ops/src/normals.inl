@@ -21,9 +21,12 @@ struct Blocks {
   W c0[kGroups];
   W c1[kGroups];
 
-  void set_group(int g, const Counter& counter, uint64_t block, uint32_t sample) {
-    c0[g] = add_wide(set_wide(block), block_offsets());
-    c1[g] = counter.wide_block ? high_half(c0[g]) : set_wide(sample);
+  void set_group(int g, const Counter& counter, uint64_t block, uint32_t row) {
+    const W index = add_wide(set_wide(block), block_offsets());
+    c0[g] = counter.block_word == BlockWord::kC1 ? set_wide(0) : index;
+    c1[g] = counter.block_word == BlockWord::kC0     ? set_wide(row)
+            : counter.block_word == BlockWord::kWide ? high_half(index)
+                                                     : index;
   }
   // One group after another.
   static Blocks of_row(const Counter& counter, uint64_t block) {

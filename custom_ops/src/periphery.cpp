@@ -143,7 +143,6 @@ class Reader {
         structure_(*product.structure),
         device_(product.controls->device),
         strength_(product.controls->strength),
-        blocks_per_row_(blocks(product.columns)),
         weight_slices_(product.decoding.factors.size()),
         input_slices_(static_cast<size_t>(structure_.input_slices(device_))) {
     input_.steps = structure_.dac_steps(device_);
@@ -161,9 +160,7 @@ class Reader {
                                                         : ReadRow::Range::kGiven;
     pattern_.code = structure_.adc_code;
     pattern_.steps = structure_.adc_steps(device_);
-    noise_.key0 = product.controls->seed;
-    noise_.key1 = product.controls->read_seed;
-    noise_.c2 = static_cast<uint32_t>(structure_.site);
+    find_sample_keys();
     if (structure_.adc == Range::kGranular) granular_step_ = granular_step();
     for (const Span& tile : product.row_tiles) deepest_ = std::max(deepest_, tile.size());
     for (const Span& group : product.column_groups) widest_ = std::max(widest_, group.size());
@@ -326,10 +323,9 @@ class Reader {
     row.inverse = 1.0f / factor;
     kernels().quantize_input(row, x, tile.size(), out);
     if (input_noise_ > 0) {
-      Counter counter = noise_;
-      counter.c3 = kInputNoise;
-      const NoiseRow noise{place.row * blocks(product_.depth), place.sample, input_noise_, nullptr};
-      kernels().disturb_rows(counter, tile.begin, &noise, 1, tile.size(), out, nullptr);
+      const NoiseRow noise{0, place.position, input_noise_, nullptr};
+      kernels().disturb_rows(run_time(place, kInputNoise), product_.first_row + tile.begin, &noise, 1, tile.size(), out,
+                             nullptr);
     }
   }
 
@@ -403,10 +399,9 @@ class Reader {
     if (noisy_) {  // one block each, of rows that follow each other
       static_assert(kMostNarrow == 4, "as many as a block has");
       const SampleRow place = product_.samples->locate(row);
-      Counter counter = noise_;
-      counter.block = place.row;
-      counter.c1 = place.sample;
-      counter.c3 = kRead;
+      Counter counter = run_time(place, kRead);
+      counter.block = place.position;
+      counter.block_word = BlockWord::kC1;
       kernels().normals(counter, 0, rows.count * kMostNarrow, rows.normals);
     }
     kernels().read_narrow(read, rows.x, rows.offsets, product_.depth, rows.count,
@@ -416,7 +411,7 @@ class Reader {
 
   void find_places(const Rows& rows, Work& work) const {
     for (int64_t r = 0; r < rows.count; ++r) {
-      work.places[static_cast<size_t>(r)] = product_.samples->locate(rows.y[r]);
+      work.places[static_cast<size_t>(r)] = locate(rows.y[r]);
     }
   }
 
@@ -481,9 +476,9 @@ class Reader {
     if (ir_drop_) {
       kernels().absolute(x, rows.count * depth, work.derived.data());
       times(work.derived.data(), product_.magnitude_tile(i, t, g), work.currents);
-      ramp_inputs(x, rows.count, depth, work.derived.data());
+      ramp_inputs(x, rows.count, t, work.derived.data());
       times(work.derived.data(), product_.tile(i, t, g), work.ramped);
-      drop(depth, rows.count * width, work.currents.data(), work.ramped.data(), work.products.data());
+      drop(t, rows.count * width, work.currents.data(), work.ramped.data(), work.products.data());
     }
     if (needs_variances_) {
       kernels().square(x, rows.count * depth, work.derived.data());
@@ -579,8 +574,7 @@ class Reader {
     for (int64_t r = begin; r < end; ++r) {
       const SampleRow& place = work.places[static_cast<size_t>(r)];
       NoiseRow& row = work.noise[static_cast<size_t>(r)];
-      row.block = place.row * blocks_per_row_;
-      row.sample = place.sample;
+      row.position = place.position;
       if (needs_variances_) {
         float* variances = work.variances.data() + r * group.size();
         kernels().noise_std(variances, weight_noise_ * weight_noise_, output_noise_squared_, strength_, group.size(),
@@ -591,10 +585,56 @@ class Reader {
         row.std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * norm + output_noise_squared_);
       }
     }
-    Counter counter = noise_;
-    counter.c3 = kRead + (static_cast<uint32_t>(t) << 8) + (pass << 24);
-    kernels().disturb_rows(counter, group.begin, work.noise.data() + begin, end - begin, group.size(),
-                           work.products.data() + begin * group.size(), work.peaks.data() + begin * kPeakLanes);
+    while (begin < end) {  // rows of one matrix at once
+      const SampleRow& place = work.places[static_cast<size_t>(begin)];
+      int64_t next = begin + 1;
+      while (next < end && same_matrix(place, work.places[static_cast<size_t>(next)])) ++next;
+      kernels().disturb_rows(run_time(place, tile_stream(kRead, t, pass)), product_.first_column + group.begin,
+                             work.noise.data() + begin, next - begin, group.size(),
+                             work.products.data() + begin * group.size(), work.peaks.data() + begin * kPeakLanes);
+      begin = next;
+    }
+  }
+
+  static bool same_matrix(const SampleRow& one, const SampleRow& other) {
+    return one.sample == other.sample && one.matrix == other.matrix;
+  }
+
+  SampleRow locate(int64_t y_row) const { return product_.samples->locate(product_.first_y_row + y_row); }
+
+  void find_sample_keys() {
+    const SampleMap& samples = *product_.samples;
+    for (int64_t i = 0; i < samples.samples(); ++i) {
+      keys_.push_back(sample_key(product_.controls->seed, product_.controls->read_seed,
+                                 samples.first_sample() + static_cast<uint32_t>(i)));
+    }
+  }
+
+  // The counter of run-time noise in a row, but for its position.
+  Counter run_time(const SampleRow& place, uint32_t stream) const {
+    const SampleKey& key = keys_[place.sample - product_.samples->first_sample()];
+    Counter counter;
+    counter.key0 = key.key0;
+    counter.key1 = key.key1;
+    counter.c1 = place.position;
+    counter.c2 = static_cast<uint32_t>(structure_.site) + (place.matrix << 16);
+    counter.c3 = stream;
+    return counter;
+  }
+
+  // Number of a row tile in the arrays.
+  int64_t tile_number(size_t t) const {
+    const int64_t before = product_.first_row == 0 ? 0 : product_.first_row / structure_.tile_rows;
+    return before + static_cast<int64_t>(t);
+  }
+  uint32_t tile_stream(uint32_t stream, size_t t, uint32_t pass) const {
+    return stream + (static_cast<uint32_t>(tile_number(t)) << 8) + (pass << 24);
+  }
+  int64_t tile_depth(size_t t) const {
+    return product_.tile_rows > 0 ? product_.tile_rows : product_.row_tiles[t].size();
+  }
+  int64_t offset_in_tile(size_t t) const {
+    return product_.tile_rows > 0 ? (product_.first_row + product_.row_tiles[t].begin) % product_.tile_rows : 0;
   }
 
   // Digit j of the magnitudes, with their signs.
@@ -611,10 +651,11 @@ class Reader {
   }
 
   // x_k (1 - (1 - k / n)^2), the share of the inputs that meets the resistance of the wires.
-  static void ramp_inputs(const float* x, int64_t rows, int64_t depth, float* out) {
+  void ramp_inputs(const float* x, int64_t rows, size_t t, float* out) const {
+    const int64_t depth = product_.row_tiles[t].size();
     std::vector<float> ramp(static_cast<size_t>(depth));
     for (int64_t k = 0; k < depth; ++k) {
-      const double rest = 1.0 - static_cast<double>(k) / static_cast<double>(depth);
+      const double rest = 1.0 - static_cast<double>(offset_in_tile(t) + k) / static_cast<double>(tile_depth(t));
       ramp[static_cast<size_t>(k)] = static_cast<float>(1.0 - rest * rest);
     }
     for (int64_t row = 0; row < rows; ++row) {
@@ -623,8 +664,8 @@ class Reader {
   }
 
   // Step 4.
-  void drop(int64_t depth, int64_t count, const float* currents, const float* ramped, float* y) const {
-    const float ratio = static_cast<float>(depth) / device_.read_ir_drop_ratio;
+  void drop(size_t t, int64_t count, const float* currents, const float* ramped, float* y) const {
+    const float ratio = static_cast<float>(tile_depth(t)) / device_.read_ir_drop_ratio;
     for (int64_t i = 0; i < count; ++i) {
       const float a = ratio * currents[i];
       y[i] -= device_.read_ir_drop * (a * (a * (0.05f * a - 0.2f) + 0.5f)) * ramped[i];
@@ -638,7 +679,11 @@ class Reader {
   void measure_adc_errors() {
     if (!structure_.adc_errors()) return;
     const auto tiles = static_cast<int64_t>(product_.row_tiles.size());
-    const int64_t converters = (product_.columns + structure_.adc_columns - 1) / structure_.adc_columns;
+    // The converters of the columns in hand, and of all before them.
+    const int64_t before = product_.first_column / structure_.adc_columns;
+    const int64_t all =
+        (product_.first_column + product_.columns + structure_.adc_columns - 1) / structure_.adc_columns;
+    const int64_t converters = all - before;
     std::vector<float> normals(static_cast<size_t>(converters));
     gains_.resize(static_cast<size_t>(converter_matrices() * tiles * product_.columns) * weight_slices_);
     offsets_.resize(gains_.size());
@@ -646,15 +691,20 @@ class Reader {
       for (size_t i = 0; i < weight_slices_; ++i) {
         Counter counter;
         counter.key0 = product_.controls->seed;
-        counter.wide_block = true;
-        counter.block = static_cast<uint64_t>(row) * blocks(converters);
+        if (structure_.dynamic()) {  // its columns may grow
+          counter.c1 = static_cast<uint32_t>(tile_number(static_cast<size_t>(row)));
+        } else {
+          counter.block_word = BlockWord::kWide;
+          counter.block = static_cast<uint64_t>(row) * blocks(converters);
+        }
         counter.c2 = static_cast<uint32_t>(structure_.dynamic() ? structure_.site : structure_.array);
         const auto fill = [&](uint32_t stream, float center, float sigma, std::vector<float>& values) {
           counter.c3 = stream + (static_cast<uint32_t>(i) << 8);
-          kernels().normals(counter, 0, converters, normals.data());
+          kernels().normals(counter, before, converters, normals.data());
           float* of_columns = values.data() + converter_row(i, static_cast<size_t>(row % tiles), row / tiles);
           for (int64_t n = 0; n < product_.columns; ++n) {
-            of_columns[n] = center + strength_ * sigma * normals[static_cast<size_t>(n / structure_.adc_columns)];
+            const int64_t own = (product_.first_column + n) / structure_.adc_columns - before;
+            of_columns[n] = center + strength_ * sigma * normals[static_cast<size_t>(own)];
           }
         };
         fill(kAdcGain, 1.0f, device_.adc_gain_sigma, gains_);
@@ -670,7 +720,7 @@ class Reader {
 
   void set_range(size_t t, ReadRow& row) const {
     row.high = device_.adc_bound;
-    if (structure_.adc == Range::kRows) row.high = static_cast<float>(product_.row_tiles[t].size());
+    if (structure_.adc == Range::kRows) row.high = static_cast<float>(tile_depth(t));
     if (structure_.adc == Range::kGranular) row.high = static_cast<float>(granular_step_ * pattern_.steps / 2);
     row.low = -row.high;
     if (structure_.adc == Range::kCalibrated) {
@@ -705,7 +755,7 @@ class Reader {
       return static_cast<float>(product_.decoding.offset * sum);
     }
     const Span tile = product_.row_tiles[t];
-    const SampleRow place = product_.samples->locate(y_row);
+    const SampleRow place = locate(y_row);
     double total = 0;
     for (size_t i = 0; i < weight_slices_; ++i) {
       const float* cells = (*product_.unit_columns)[i].data() + b_matrix(y_row) * product_.depth + tile.begin;
@@ -728,14 +778,13 @@ class Reader {
       auto y = static_cast<float>(sum);
       const auto a = static_cast<float>(current);
       const auto along = static_cast<float>(ramped);
-      if (ir_drop_) drop(depth, 1, &a, &along, &y);
+      if (ir_drop_) drop(t, 1, &a, &along, &y);
       if (noisy_) {
-        Counter counter = noise_;
-        counter.c3 = kUnitColumnRead + (static_cast<uint32_t>(t) << 8) + (pass_of(i, j) << 24);
         const auto of_weights =
             static_cast<float>(structure_.read_noise == ReadNoise::kAdditiveConstant ? squares : variance);
         const float std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * of_weights + output_noise_squared_);
-        const NoiseRow noise{place.row, place.sample, std, nullptr};
+        const NoiseRow noise{0, place.position, std, nullptr};
+        const Counter counter = run_time(place, tile_stream(kUnitColumnRead, t, pass_of(i, j)));
         kernels().disturb_rows(counter, 0, &noise, 1, 1, &y, nullptr);
       }
       ReadRow row = pattern_;
@@ -765,7 +814,6 @@ class Reader {
   const Structure& structure_;
   const Device& device_;
   float strength_;
-  uint64_t blocks_per_row_;
   size_t weight_slices_;
   size_t input_slices_;
   int64_t deepest_ = 0;       // row tile
@@ -774,7 +822,7 @@ class Reader {
   std::vector<float> offsets_;
   InputRow input_;
   ReadRow pattern_;
-  Counter noise_;
+  std::vector<SampleKey> keys_;  // of the samples of the batch
   float input_noise_ = 0;
   float weight_noise_ = 0;
   float output_noise_squared_ = 0;

@@ -62,6 +62,11 @@ struct CrossbarProduct : Product {
   const std::vector<Floats>* unit_columns = nullptr;  // of each slice, [b matrices, depth]
   const float* scales = nullptr;                      // [b matrices, row tiles, columns]
   const SampleMap* samples = nullptr;                 // of the rows of Y
+  int64_t first_y_row = 0;                            // among them
+  // Where rows and columns of B lie in the arrays, if it is a part of what they hold.
+  int64_t first_row = 0;
+  int64_t first_column = 0;
+  int64_t tile_rows = 0;  // of every tile, also of one that is not full; 0: as many as it has
 };
 
 // Rows of A with an infinite value or a NaN give NaN in the whole row of Y.

@@ -31,22 +31,33 @@ enum Stream : uint32_t {
   kRead = 64,
   kInputNoise = 65,
   kUnitColumnRead = 66,
+  kSampleKey = 127,  // gives the key of a sample's run-time noise
+};
+
+// Which words of the counter the index of a block runs through.
+enum class BlockWord {
+  kC0,    // run-time noise: along a row
+  kWide,  // stored arrays: c0, and its high half c1
+  kC1,    // run-time noise of rows that have one block each
 };
 
 // Everything that names a row of random numbers but the block index, which runs along the row.
 struct Counter {
   uint32_t key0 = 0;
   uint32_t key1 = 0;
-  uint64_t block = 0;       // first block of the row: c0 and, for stored arrays, c1
-  uint32_t c1 = 0;          // sample index of run-time noise; ignored for stored arrays
-  bool wide_block = false;  // true for stored arrays: the high half of the block goes to c1
+  uint64_t block = 0;  // first block of the row
+  BlockWord block_word = BlockWord::kC0;
+  uint32_t c1 = 0;  // of kC0: position of the row
   uint32_t c2 = 0;
   uint32_t c3 = 0;
 };
 
 inline void philox(const Counter& counter, uint64_t block, uint32_t words[4]) {
-  uint32_t c0 = static_cast<uint32_t>(block);
-  uint32_t c1 = counter.wide_block ? static_cast<uint32_t>(block >> 32) : counter.c1;
+  const auto low = static_cast<uint32_t>(block);
+  uint32_t c0 = counter.block_word == BlockWord::kC1 ? 0 : low;
+  uint32_t c1 = counter.block_word == BlockWord::kC0     ? counter.c1
+                : counter.block_word == BlockWord::kWide ? static_cast<uint32_t>(block >> 32)
+                                                         : low;
   uint32_t c2 = counter.c2;
   uint32_t c3 = counter.c3;
   uint32_t k0 = counter.key0;
@@ -65,6 +76,21 @@ inline void philox(const Counter& counter, uint64_t block, uint32_t words[4]) {
   words[1] = c1;
   words[2] = c2;
   words[3] = c3;
+}
+
+// The key of the run-time noise of one sample.
+struct SampleKey {
+  uint32_t key0;
+  uint32_t key1;
+};
+inline SampleKey sample_key(uint32_t seed, uint32_t read_seed, uint32_t sample) {
+  Counter counter;
+  counter.key0 = seed;
+  counter.key1 = read_seed;
+  counter.c3 = kSampleKey;
+  uint32_t words[4];
+  philox(counter, sample, words);
+  return {words[0], words[1]};
 }
 
 }  // namespace emu

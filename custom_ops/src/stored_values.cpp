@@ -30,8 +30,12 @@ float ranked_magnitude(const float* w, int64_t columns, const Span& rows, const 
 
 std::vector<float> weight_scales(const Structure& structure, const Device& device, const float* w, int64_t rows,
                                  int64_t columns) {
-  const std::vector<Span> row_tiles = structure.row_tiles(rows);
-  const std::vector<Span> column_tiles = structure.column_tiles(columns);
+  return weight_scales(structure.scaling, device, w, columns, structure.row_tiles(rows),
+                       structure.column_tiles(columns));
+}
+
+std::vector<float> weight_scales(Scaling scaling, const Device& device, const float* w, int64_t columns,
+                                 const std::vector<Span>& row_tiles, const std::vector<Span>& column_tiles) {
   std::vector<float> scales(row_tiles.size() * static_cast<size_t>(columns), 0.0f);
   const bool ranked = device.mapping_percentile > 0;
   // Column maxima per row tile first; every coarser scale is a maximum of these.
@@ -54,7 +58,7 @@ std::vector<float> weight_scales(const Structure& structure, const Device& devic
       for (int64_t n = span.begin; n < span.end; ++n) scales[t * columns + n] = peak;
     }
   };
-  switch (structure.scaling) {
+  switch (scaling) {
     case Scaling::kTensor:
       spread(0, row_tiles.size(), {0, columns});
       break;
@@ -184,7 +188,7 @@ class Storing {
     result.key0 = key_.seed;
     result.key1 = key1;
     result.block = static_cast<uint64_t>(k) * static_cast<uint64_t>(((columns > 0 ? columns : columns_) + 3) / 4);
-    result.wide_block = true;
+    result.block_word = BlockWord::kWide;
     result.c2 = static_cast<uint32_t>(structure_.array);
     result.c3 = stream;
     return result;
@@ -778,7 +782,7 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
 bool stores_exactly(const Structure& structure, const Device& device, float strength) {
   if (structure.dynamic()) {
     // Clipping acts without noise too.
-    if (structure.disturbance == Disturbance::kClipFormer || device.mapping_percentile > 0) return false;
+    if (structure.disturbance == Disturbance::kClipFormer || clips_operand(structure, device)) return false;
     return structure.disturbance == Disturbance::kNone || strength * device.write_sigma == 0;
   }
   // A pair without variation holds p - m = W/s again, up to rounding: exact by definition.
@@ -981,10 +985,8 @@ StoredArray store_array(const Structure& structure, const Device& device, const 
   return Storing(structure, device, key, w, for_each).run(for_reading);
 }
 
-void write_operand(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed,
-                   const float* b, int64_t columns, const std::vector<Span>& row_tiles, const float* scales,
-                   bool for_reading, const DynamicRow& place, float* out) {
-  const auto blocks_per_row = static_cast<uint64_t>((columns + 3) / 4);
+void write_operand(const Structure& structure, const Device& device, float strength, const float* b, int64_t columns,
+                   const Span& rows, const float* scales, bool for_reading, const OperandPlace& place, float* out) {
   StoreRow row;
   row.model = structure.disturbance;
   row.sigma = strength * device.write_sigma;
@@ -997,25 +999,21 @@ void write_operand(const Structure& structure, const Device& device, float stren
     if (device.write_bits > 0) row.write_steps = std::exp2(device.write_bits) - 1.0f;
     row.cells = structure.write_cells;
   }
-  row.device.key0 = seed;
-  row.device.key1 = read_seed;
-  row.device.c1 = place.sample;
-  row.device.c2 = static_cast<uint32_t>(structure.site);
+  row.device.key0 = place.key.key0;
+  row.device.key1 = place.key.key1;
+  row.device.c2 = static_cast<uint32_t>(structure.site) + (place.matrix << 16);
   row.device.c3 = kWrite;
   const MapRow clipping;  // of numbers to their scale
-  for (size_t t = 0; t < row_tiles.size(); ++t) {
-    const float* s = scales + static_cast<int64_t>(t) * columns;
-    for (int64_t k = row_tiles[t].begin; k < row_tiles[t].end; ++k) {
-      const float* source = b + k * columns;
-      float* target = out + k * columns;
-      if (device.mapping_percentile > 0) {
-        kernels().map_row(clipping, source, s, columns, target);
-        for (int64_t n = 0; n < columns; ++n) target[n] *= s[n];
-        source = target;
-      }
-      row.device.block = (place.first_row + static_cast<uint64_t>(k)) * blocks_per_row;
-      kernels().store_row(row, source, s, 0, columns, target);
+  for (int64_t k = rows.begin; k < rows.end; ++k) {
+    const float* source = b + k * columns;
+    float* target = out + k * columns;
+    if (clips_operand(structure, device)) {
+      kernels().map_row(clipping, source, scales, columns, target);
+      for (int64_t n = 0; n < columns; ++n) target[n] *= scales[n];
+      source = target;
     }
+    row.device.c1 = static_cast<uint32_t>(place.first_row + k);
+    kernels().store_row(row, source, scales, place.first_column, columns, target);
   }
 }
 

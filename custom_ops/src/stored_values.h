@@ -7,6 +7,7 @@
 #include "bit_flips.h"
 #include "floats.h"
 #include "kernels.h"
+#include "philox.h"
 #include "structure.h"
 
 namespace emu {
@@ -14,6 +15,8 @@ namespace emu {
 // Scales of one matrix W [rows, columns]: for row tile t and column n, scales[t * columns + n].
 std::vector<float> weight_scales(const Structure& structure, const Device& device, const float* w, int64_t rows,
                                  int64_t columns);
+std::vector<float> weight_scales(Scaling scaling, const Device& device, const float* w, int64_t columns,
+                                 const std::vector<Span>& row_tiles, const std::vector<Span>& column_tiles);
 
 // What the stored values depend on; equal keys give equal values.
 struct StoreKey {
@@ -104,15 +107,22 @@ Floats pack_whole(const Packing& packing, const float* values, int64_t matrices,
 void pack_array(const Structure& structure, const Packing& packing, int64_t matrices, int64_t rows, int64_t columns,
                 bool for_reading, const ForEach& for_each, StoredArray& array);
 
-// Writes a matrix B [rows, columns] of one sample into out; for reading, in units of the scales (conductances: of
-// g_max).
-struct DynamicRow {
-  uint32_t sample;
-  uint64_t first_row;  // within the sample
+// Whether an operand is limited to its scale.
+inline bool clips_operand(const Structure& structure, const Device& device) {
+  return device.mapping_percentile > 0 || structure.write_scaling == WriteScaling::kCalibrated;
+}
+
+// Where a matrix of an operand is written.
+struct OperandPlace {
+  SampleKey key;
+  uint32_t matrix;  // within the sample
+  int64_t first_row = 0;
+  int64_t first_column = 0;
 };
-void write_operand(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed,
-                   const float* b, int64_t columns, const std::vector<Span>& row_tiles, const float* scales,
-                   bool for_reading, const DynamicRow& place, float* out);
+// Writes rows [rows.begin, rows.end) of a matrix B [.., columns], which share scales (one for each column), into out;
+// for reading, in units of the scales (conductances: of g_max). out may be b.
+void write_operand(const Structure& structure, const Device& device, float strength, const float* b, int64_t columns,
+                   const Span& rows, const float* scales, bool for_reading, const OperandPlace& place, float* out);
 
 // What weight noise is proportional to, element by element.
 void noise_weights(const Structure& structure, const float* values, int64_t count, float* out);

@@ -210,8 +210,18 @@ std::vector<Span> Structure::split(int64_t size, int64_t largest) const {
 }
 
 std::vector<Span> Structure::column_groups(int64_t columns) const {
-  const bool decided_per_tile = adc == Range::kAbsmax || iterative;
-  return decided_per_tile ? column_tiles(columns) : std::vector<Span>{{0, columns}};
+  return decides_per_tile() ? column_tiles(columns) : std::vector<Span>{{0, columns}};
+}
+
+std::vector<Span> Structure::key_tiles(int64_t keys, int64_t largest, int64_t first) const {
+  if (largest <= 0) return {{0, keys}};
+  std::vector<Span> spans;
+  for (int64_t begin = 0; begin < keys;) {
+    const int64_t end = std::min(keys, (first + begin) / largest * largest + largest - first);
+    spans.push_back({begin, end});
+    begin = end;
+  }
+  return spans;
 }
 
 namespace {
@@ -564,7 +574,8 @@ void fill(const Given& given, Structure& it) {
   choice(it.net_pairs, attribute::drift_pairs);
   choice(it.compensation, attribute::compensation);
   choice(it.write_cells, attribute::write_cells);
-  choice(it.write_per_sample, attribute::write_scaling);
+  choice(it.write_scaling, attribute::write_scaling);
+  choice(it.key_axis, attribute::key_axis);
   choice(it.dac, attribute::dac);
   choice(it.dac_offset_binary, attribute::dac_code);
   it.dac_slice_bits = number(attribute::dac_slice_bits);

@@ -125,7 +125,8 @@ struct Structure {
   bool net_pairs = false;
   Compensation compensation = Compensation::kNone;
   bool write_cells = false;
-  bool write_per_sample = false;
+  WriteScaling write_scaling = WriteScaling::kMatrix;
+  KeyAxis key_axis = KeyAxis::kNone;
   Range dac = Range::kNone;
   bool dac_offset_binary = false;
   int64_t dac_slice_bits = 0;
@@ -160,6 +161,9 @@ struct Structure {
   std::vector<Span> column_tiles(int64_t columns) const { return split(columns, tile_columns); }
   // Column segments that must be read one by one; a single one unless a decision is taken per tile.
   std::vector<Span> column_groups(int64_t columns) const;
+  // The same for keys from position `first` on: full tiles, wherever the first key lies.
+  std::vector<Span> key_tiles(int64_t keys, int64_t largest, int64_t first) const;
+  bool decides_per_tile() const { return adc == Range::kAbsmax || iterative; }
 
   const std::string& text(int attribute) const { return given_.text(attribute); }
   const std::vector<Place>& places() const { return places_; }  // of the entries

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 # The version of what a rewritten graph says: attribute `format`.
-FORMAT = 2
+FORMAT = 3
 
 STORED = "CrossbarMatMul"
 QUANTIZED = "CrossbarMatMulQuantized"
@@ -20,6 +20,10 @@ LARGEST_WORD = 2**32 - 1
 # Of attributes that count or number something, so that an implementation with integers of 64 bits can multiply two.
 LARGEST_COUNT = 2**31 - 1
 MOST_ROW_TILES = 2**16
+# Sites of a model, and matrices of one sample: halves of a word of the counter.
+MOST_SITES = MOST_MATRICES = 2**16
+# Numbers of one site in the input `ranges`: input, lowest and highest output, written operand.
+RANGES_OF_SITE = 4
 MOST_TABLE_VALUES = 2**16
 
 
@@ -65,6 +69,8 @@ _CONTROLS = {
         Input("seed", "int64"),
         Input("read_seed", "int64"),
         Input("sample", "int64"),
+        Input("position", "int64"),
+        Input("keys", "int64"),
         Input("head", "int64"),
     )
 }
@@ -81,7 +87,7 @@ OPERATORS = {
             STORED,
             (Input("X", "float32"), Input("W", "float32", constant=True)),
             ("[..., K]", "[K, N] or [G, K, N]"),
-            _controls_without(),
+            _controls_without("keys"),
             "Y [..., N]",
         ),
         Operator(
@@ -93,7 +99,7 @@ OPERATORS = {
                 Input("zero_point", "float32", constant=True),
             ),
             ("[..., K]", "[K, N] or [G, K, N]", "", ""),
-            _controls_without(),
+            _controls_without("keys"),
             "Y [..., N]",
         ),
         Operator(
@@ -107,7 +113,7 @@ OPERATORS = {
             FAULTY_WEIGHT,
             (Input("W", "float32", constant=True),),
             ("[..., N]",),
-            _controls_without("ranges", "sample"),
+            _controls_without("ranges", "sample", "position", "keys"),
             "W' [..., N]",
         ),
     )
@@ -240,12 +246,12 @@ def _attributes(*rows: Attribute) -> dict[str, Attribute]:
 ATTRIBUTES = _attributes(
     Attribute("format", _EVERY, _one_of(FORMAT, advice="rewrite the model with this version"), FORMAT,
         "version of this page; a model of another version must be rewritten"),
-    Attribute("site", _EVERY, _whole(0), 0,
-        "index of the site: its entry of `strength`, and counter word c2 of run-time noise"),
+    Attribute("site", _EVERY, _whole(0, MOST_SITES - 1), 0,
+        "index of the site: its entry of `strength`, and the low half of counter word c2 of run-time noise"),
     Attribute("array", _EVERY, _whole(0), 0,
         "index of the physical array, counter word c2 of what is stored: sites with the same `array` hold the same "
         "disturbed values. The lowest `site` that uses it"),
-    Attribute("sites", _EVERY, _whole(1), 1, "number of sites in the model, the length of `strength`"),
+    Attribute("sites", _EVERY, _whole(1, MOST_SITES), 1, "number of sites in the model, the length of `strength`"),
     Attribute("entries", _EVERY, (), "", "names of the entries of `device`, separated by commas"),
     Attribute("sample_axis", _EVERY, _one_of(0, 1, -1), 0,
         "axis of X (A) that carries the samples; -1: no axis does, the product is the same for every sample"),
@@ -310,9 +316,13 @@ ATTRIBUTES = _attributes(
         "disturbance of a value when it is written"),
     Attribute("write_cells", _OF_DYNAMIC, ("composite", "cells"), "composite",
         "`clipformer`: noise of one analog value, or summed over cells of 2 bits"),
-    Attribute("write_scaling", _OF_DYNAMIC, ("matrix", "sample"), "matrix",
-        "each matrix of the batch is scaled by itself (`scaling` within it), or all matrices of a sample by one "
-        "number (`scaling` must be `tensor`)"),
+    Attribute("write_scaling", _OF_DYNAMIC, ("matrix", "sample", "token", "calibrated"), "matrix",
+        "each matrix of the batch is scaled by itself (`scaling` within it), all matrices of a sample by one number, "
+        "every key by itself along `key_axis` (every column where that is `none`), or all by the number of `ranges`; "
+        "`scaling` must be `tensor` for `sample`, and says nothing for the last two"),
+    Attribute("key_axis", _OF_DYNAMIC, ("none", "columns", "rows"), "none",
+        "what of B are keys of attention, written one after another: its columns (of scores), its rows (of their "
+        "context), or nothing"),
     Attribute("dac", _EVERY, ("none", "absmax", "fixed", "calibrated"), "none", "input range"),
     Attribute("dac_code", _EVERY, ("sign_magnitude", "offset_binary"), "sign_magnitude", "levels of the DAC"),
     Attribute("dac_slice_bits", _EVERY, _whole(1, 8, or_zero=True), 0,

@@ -27,6 +27,7 @@ from emu.contract.schema import (
     NUMBER_RULES,
     NUMBERS,
     QUANTIZED,
+    RANGES_OF_SITE,
     Number,
     Range,
     Rule,
@@ -103,6 +104,7 @@ class Structure:
     write: str
     write_cells: str
     write_scaling: str
+    key_axis: str
     code_bits: int
     block_rows: int
     window: tuple[WindowAxis, ...]
@@ -171,6 +173,13 @@ class Structure:
         """Return the column tiles of a matrix with that many columns."""
         return _tiles(columns, self.tile_columns, self.tile_split)
 
+    def key_tiles(self, keys: int, largest: int, first: int) -> list[slice]:
+        """Return the tiles of keys from position `first` on: full ones, wherever the first key lies."""
+        if largest == 0:
+            return [slice(0, keys)] if keys else []
+        begins = [0, *range(largest - first % largest, keys, largest)] if keys else []
+        return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], keys], strict=True)]
+
 
 @dataclass(frozen=True)
 class Controls:
@@ -184,6 +193,8 @@ class Controls:
     """The calibrated activation that maps to 1, where the node reads it."""
     output_range: tuple[float, float]
     """The calibrated lowest and highest output, where the node reads them."""
+    operand_range: float
+    """The calibrated magnitude of a written operand that maps to 1, where the node reads it."""
     faults: NDArray[np.int64]
     """The list of faults, int64 [F]; empty unless the node reads it."""
     seed: int
@@ -191,6 +202,10 @@ class Controls:
     first_sample: int
     samples: int | None
     """Samples in the batch; None when the size of the sample axis says it."""
+    positions: NDArray[np.int64]
+    """Position of the first row: int64 [samples], one for all, or none: 0."""
+    keys: NDArray[np.int64]
+    """Positions after the last key and after the last that counts: int64 [samples, 2], one row for all, or none."""
     head: int | None
     """Index among the site's own heads (already divided by `head_share`), None for all."""
 
@@ -271,12 +286,15 @@ def check_controls(
     seed: ArrayLike,
     read_seed: ArrayLike,
     sample: ArrayLike = 0,
+    position: ArrayLike | None = None,
+    keys: ArrayLike | None = None,
     head: ArrayLike = -1,
 ) -> Controls:
     """Return the control inputs as this node reads them.
 
-    device: float32 [P]; strength: float32 [sites]; ranges: float32 [sites, 3], None where the operator has none;
-    faults: int64 [F], None where the operator has none; seed, read_seed, head: int64 []; sample: int64 [] or [2].
+    device: float32 [P]; strength: float32 [sites]; ranges: float32 [sites, 4], None where the operator has none;
+    faults: int64 [F], None where the operator has none; seed, read_seed, head: int64 []; sample: int64 [] or [2];
+    position: int64 [b] and keys: int64 [b, 2], None where the operator has none.
     Raises InputError for a wrong type, shape or range.
     """
     device_values = _float32(structure, "device", device)
@@ -300,17 +318,20 @@ def check_controls(
         raise structure.error(f"input 'strength' is {own_strength:g} for this site, expected finite and 0 or greater.")
 
     first, samples = _samples(structure, sample)
-    input_range, output_range = _calibrated(structure, ranges)
+    input_range, output_range, operand_range = _calibrated(structure, ranges)
     return Controls(
         numbers=numbers,
         strength=own_strength,
         input_range=input_range,
         output_range=output_range,
+        operand_range=operand_range,
         faults=_listed(structure, faults),
         seed=_seed(structure, "seed", seed),
         read_seed=_seed(structure, "read_seed", read_seed),
         first_sample=first,
         samples=samples,
+        positions=_positions(structure, position),
+        keys=_keys(structure, keys),
         head=_own_head(structure, head),
     )
 
@@ -506,6 +527,25 @@ def _samples(structure: Structure, sample: ArrayLike) -> tuple[int, int | None]:
     return first, samples
 
 
+def _positions(structure: Structure, position: ArrayLike | None) -> NDArray[np.int64]:
+    values = _int64(structure, "position", np.zeros(0, np.int64) if position is None else position)
+    if values.ndim != 1:
+        raise structure.error(f"input 'position' has shape {list(values.shape)}, expected [b], one for each sample.")
+    return values
+
+
+def _keys(structure: Structure, keys: ArrayLike | None) -> NDArray[np.int64]:
+    values = _int64(structure, "keys", np.zeros((0, 2), np.int64) if keys is None else keys)
+    if values.ndim != 2 or values.shape[1] != 2:
+        raise structure.error(f"input 'keys' has shape {list(values.shape)}, expected [b, 2], two for each sample.")
+    if values.size and structure.key_axis == "none":
+        raise structure.error("input 'keys' is given, expected none because 'key_axis' is 'none'.")
+    for row in values.tolist():
+        if not all(0 <= each <= LARGEST_WORD for each in row):
+            raise structure.error(f"input 'keys' is {row} for a sample, expected 0 to 2^32 - 1.")
+    return values
+
+
 def _own_head(structure: Structure, head: ArrayLike) -> int | None:
     """Return the head among those of the site, None for all."""
     any_head = int(_scalar(structure, "head", head))
@@ -520,17 +560,19 @@ def _own_head(structure: Structure, head: ArrayLike) -> int | None:
     return own_head
 
 
-def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, tuple[float, float]]:
-    """Return the calibrated input range and output range, 1 and -1 to 1 where the node does not read them."""
-    input_range, output_range = 1.0, (-1.0, 1.0)
+def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, tuple[float, float], float]:
+    """Return the calibrated ranges of inputs, outputs and operand; 1, -1 to 1, and 1 where the node does not read them.
+    """
+    input_range, output_range, operand_range = 1.0, (-1.0, 1.0), 1.0
     if ranges is None:
-        return input_range, output_range
+        return input_range, output_range, operand_range
     values = _float32(structure, "ranges", ranges)
-    if values.shape != (structure.sites, 3):
+    if values.shape != (structure.sites, RANGES_OF_SITE):
         raise structure.error(
-            f"input 'ranges' has shape {list(values.shape)}, expected [{structure.sites}, 3], one row for each site."
+            f"input 'ranges' has shape {list(values.shape)}, expected [{structure.sites}, {RANGES_OF_SITE}], "
+            "one row for each site."
         )
-    largest, low, high = values[structure.site].tolist()
+    largest, low, high, operand = values[structure.site].tolist()
     if structure.dac == "calibrated":
         input_range = largest
         if not (math.isfinite(largest) and largest > 0):
@@ -545,7 +587,14 @@ def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, 
                 f"input 'ranges' has the outputs {low:g} to {high:g} for this site, expected finite and "
                 "rising: 'emu calibrate' finds them."
             )
-    return input_range, output_range
+    if structure.write_scaling == "calibrated":
+        operand_range = operand
+        if not (math.isfinite(operand) and operand > 0):
+            raise structure.error(
+                f"input 'ranges' has the operand {operand:g} for this site, expected finite and > 0: "
+                "'emu calibrate' finds it."
+            )
+    return input_range, output_range, operand_range
 
 
 def _listed(structure: Structure, faults: ArrayLike | None) -> NDArray[np.int64]:

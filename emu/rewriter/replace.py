@@ -21,6 +21,7 @@ from emu.rewriter.dataflow import tensor_of
 from emu.rewriter.find import Product
 from emu.rewriter.load import DOMAIN
 from emu.rewriter.modernize import lowest_ir_version
+from emu.rewriter.positions import Along, PositionInputs, Positions, find_positions
 from emu.rewriter.quantized import QuantizedTensor
 from emu.rewriter.shapes import Probes
 from emu.rewriter.sharing import Held, held_by
@@ -30,6 +31,7 @@ from emu.rewriter.stored_tensors import StoredTensor
 # The scalar control inputs of a rewritten model and their default values.
 SCALARS = {"emu.seed": 0, "emu.read_seed": 0, "emu.sample": 0, "emu.head": -1}
 _SAMPLE_AND_BATCH = "emu.sample_and_batch"
+_KEY_AXES = {"attention_scores": "columns", "attention_context": "rows"}  # of their second operand
 _KEY_SIDE = ("attention_scores", "position_scores")  # products whose second operand comes from the keys
 _VALUE_SIDE = ("attention_context",)
 
@@ -66,7 +68,8 @@ def replace_products(
     """
     builder = GraphBuilder(model.graph, name)
     listed = faults is not None
-    controls = _add_controls(builder, sites, profiles, listed, batch)
+    sequences = find_positions(model, batch)
+    controls = _add_controls(builder, sites, profiles, listed, batch, sequences)
     lists = _FaultLists(builder, faults or {})
     weights = _Weights(builder, {product: products[site.array] for site, product in zip(sites, products, strict=False)})
     for site, tensor in zip(sites[len(products) :], tensors, strict=True):
@@ -80,7 +83,13 @@ def replace_products(
     for site, product in zip(sites, products, strict=False):
         profile = profiles[site.index]
         attributes = node_attributes(site, profile, len(sites), listed, name)
-        inputs = controls.of(STORED, profile, lists.of(site)) if site.stored else controls.of(DYNAMIC, profile)
+        if site.stored:
+            inputs = controls.of(STORED, profile, lists.of(site), _rows_along(product, site, sequences))
+        else:
+            keys = _keys_along(product, site, sequences)
+            attributes["key_axis"] = _KEY_AXES.get(site.component, "none")
+            attributes["write_scaling"] = _write_scaling(site, profile, keys, sequences, name)
+            inputs = controls.of(DYNAMIC, profile, None, _rows_along(product, site, sequences), keys)
         crossbar = _Crossbar(builder, inputs, controls.batch, attributes, product.node)
         if not product.stored:
             right = _operand(product.node, 1)
@@ -157,6 +166,34 @@ def node_attributes(
     }
 
 
+def _rows_along(product: Product, site: Site, positions: Positions) -> Along | None:
+    """What the rows of a product's activation count of a sequence."""
+    value = product.activation
+    rank = positions.rank(value)
+    if product.convolution is not None or site.sample_axis < 0 or rank is None:
+        return None
+    return positions.along(value, 0 if rank == 2 else rank - 2)
+
+
+def _keys_along(product: Product, site: Site, positions: Positions) -> Along | None:
+    """What the keys that a product's second operand holds count of a sequence."""
+    right, axis = _operand(product.node, 1), {"columns": -1, "rows": -2}.get(_KEY_AXES.get(site.component, ""))
+    return None if axis is None or site.sample_axis < 0 else positions.along(right, axis)
+
+
+def _write_scaling(site: Site, profile: Profile, keys: Along | None, positions: Positions, model: str) -> str:
+    """What shares a scale of a written operand: by default every token where the operand grows with a cache."""
+    chosen: str | None = profile.write.scaling
+    if not positions.is_cached(keys):
+        return chosen or "matrix"
+    if chosen in ("matrix", "sample"):
+        raise InputError(
+            f"{model}: node '{site.node}' reads keys from a cache that grows, and write.scaling '{chosen}' would scale "
+            "what is written already by what comes later: set it to token or calibrated."
+        )
+    return chosen or "token"
+
+
 def _is_disturbed(site: Site, profile: Profile) -> bool:
     """Whether the device disturbs this written operand: K, V or both."""
     operands = getattr(profile.write, "operands", "both")
@@ -196,17 +233,31 @@ class _Controls:
     devices: Mapping[str, str]
     sample: ir.Value
     batch: ir.Value
+    positions: PositionInputs
 
-    def of(self, op: str, profile: Profile, faults: ir.Value | None = None) -> tuple[ir.Value, ...]:
+    def of(
+        self,
+        op: str,
+        profile: Profile,
+        faults: ir.Value | None = None,
+        rows: Along | None = None,
+        keys: Along | None = None,
+    ) -> tuple[ir.Value, ...]:
         """What an operator takes after its operands, in order; `faults` for what is stored only."""
         given = {name.removeprefix("emu."): value for name, value in self.values.items()}
         given |= {"device": self.values[self.devices[profile.name]], "sample": self.sample}
+        given |= {"position": self.positions.position(rows), "keys": self.positions.keys(keys)}
         given |= {} if faults is None else {"faults": faults}
         return tuple(given[each.name] for each in OPERATORS[op].controls)
 
 
 def _add_controls(
-    builder: GraphBuilder, sites: Sequence[Site], profiles: Sequence[Profile], listed: bool, where: Batch
+    builder: GraphBuilder,
+    sites: Sequence[Site],
+    profiles: Sequence[Profile],
+    listed: bool,
+    where: Batch,
+    sequences: Positions,
 ) -> _Controls:
     devices = device_inputs(profiles)
     by_name = {profile.name: profile for profile in profiles}
@@ -242,20 +293,22 @@ def _add_controls(
         axis = builder.constant("emu.batch_axis", np.array([where.axis]))
         batch = builder.node("Gather", [shape, axis], f"{_SAMPLE_AND_BATCH}.batch", axis=0)
     both = builder.node("Concat", [sample, batch], _SAMPLE_AND_BATCH, axis=0)
+    positions = PositionInputs(builder, sequences.sequences)
     builder.insert_first()
-    return _Controls(values, devices, both, batch)
+    return _Controls(values, devices, both, batch, positions)
 
 
-def _ranges(site: Site, profile: Profile) -> tuple[float, float, float]:
+def _ranges(site: Site, profile: Profile) -> tuple[float, ...]:
     """The calibrated ranges of a site until it is calibrated: NaN, which operators refuse, where they are read."""
-    dac, adc = is_calibrated(profile) if site.feeds_product else (False, False)
-    return (math.nan if dac else 1.0, *((math.nan, math.nan) if adc else (-1.0, 1.0)))
+    dac, adc, operand = is_calibrated(profile) if site.feeds_product else (False, False, False)
+    low, high = (math.nan, math.nan) if adc else (-1.0, 1.0)
+    return math.nan if dac else 1.0, low, high, math.nan if operand and not site.stored else 1.0
 
 
-def is_calibrated(profile: Profile) -> tuple[bool, bool]:
-    """Whether the DAC, and whether the ADC of a device has a calibrated range."""
+def is_calibrated(profile: Profile) -> tuple[bool, bool, bool]:
+    """Whether the DAC, the ADC and the scale of written operands of a device have a calibrated range."""
     structure = profile.structure()
-    return structure["dac"] == "calibrated", structure["adc"] == "calibrated"
+    return tuple(structure[name] == "calibrated" for name in ("dac", "adc", "write_scaling"))  # type: ignore[return-value]
 
 
 @dataclass

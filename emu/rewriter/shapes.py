@@ -7,7 +7,7 @@ all of them follow. Two runs that differ in one size show which axes carry it.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -98,6 +98,12 @@ def probe(model: ir.Model, batch: Batch) -> Probes:
     return Probes(base, more, longer, batch.size or BATCHES[0], images != [None])
 
 
+def infer_shapes(model: ir.Model, batch: Batch, lengths: Mapping[str, int]) -> Shapes:
+    """A model's shapes where symbolic dimensions have these sizes; others as `probe` has them."""
+    image = next(_image_sizes(model))
+    return _Inference(model).run(_Sizes(batch, BATCHES[0], LENGTHS[0], image, lengths))
+
+
 def tokens_first(value: ir.Value, flow: DataFlow, probes: Probes) -> bool:
     """Whether [tokens * batch, K] was made from [tokens, batch, ...], or from [tokens, batch * heads, ...].
 
@@ -170,6 +176,7 @@ class _Sizes:
     batch: int
     length: int
     image: tuple[int, int] | None  # channels and side of a four-dimensional input whose sizes are symbolic
+    lengths: Mapping[str, int] = field(default_factory=dict)  # of some symbols
 
     def input_shape(self, value: ir.Value) -> Shape | None:
         if value.shape is None:
@@ -185,7 +192,8 @@ class _Sizes:
             return self.batch
         if rank == 4 and self.image is not None and axis > 0:
             return self.image[min(axis - 1, 1)]
-        return self.length * max(1, len(symbol.split("+")))  # 'past + new' is the sum of two lengths
+        parts = [part.strip() for part in symbol.split("+")]  # 'past + new' is the sum of two lengths
+        return sum(int(part) if part.isdigit() and part else self.lengths.get(part, self.length) for part in parts)
 
 
 def _image_sizes(model: ir.Model) -> Iterator[tuple[int, int] | None]:

@@ -15,10 +15,11 @@ MODEL = Choice(
     f"lognormal: {LOGNORMAL}; clipformer: {CLIPFORMER}",
 )
 Scaling = Annotated[
-    Literal["matrix", "sample"],
+    Literal["matrix", "sample", "token", "calibrated"] | None,
     Choice(
-        "what is scaled by one number: each matrix by itself (within it as mapping.scaling says), or all matrices of a "
-        "sample, such as all heads",
+        "what is scaled by one number: each matrix by itself (within it as mapping.scaling says), all matrices of a "
+        "sample, such as all heads, each key or value vector, or everything that a site writes, by a range that is "
+        "calibrated; left out: token where keys and values go to a cache, else matrix",
         CLIPFORMER,
     ),
 ]
@@ -45,7 +46,7 @@ class WriteNone(Section):
     """Operands written at run time are exact."""
 
     model: Annotated[Literal["none"], MODEL]
-    scaling: Scaling = "matrix"
+    scaling: Scaling = None
 
 
 class WriteDisturbed(Section):
@@ -53,7 +54,7 @@ class WriteDisturbed(Section):
 
     model: Annotated[Literal["lognormal_w", "lognormal_w_meancorr", "lognormal_g", "gauss_prop", "gauss_range"], MODEL]
     sigma: Sigma
-    scaling: Scaling = "matrix"
+    scaling: Scaling = None
     operands: Operands = "both"
 
 
@@ -86,7 +87,7 @@ class WriteClipFormer(Section):
         Literal["composite", "cells"],
         Choice("noise of one analog value, or summed over four cells of 2 bits", CLIPFORMER),
     ] = "composite"
-    scaling: Scaling = "matrix"
+    scaling: Scaling = None
     operands: Operands = "both"
 
 
