@@ -4,6 +4,7 @@ The NumPy twin, the native library, the profiles and `docs/operators.md` follow 
 `generate.py` prints them as C++ and as tables. Conditions are in the language of `language.py`.
 """
 
+import ctypes
 import math
 from dataclasses import dataclass
 
@@ -114,6 +115,11 @@ OPERATORS = {
 }
 
 
+def in_float32(value: float) -> float:
+    """The nearest number of 32 bits, which is what a graph holds."""
+    return ctypes.c_float(value).value
+
+
 @dataclass(frozen=True)
 class Range:
     """Which numbers are legal; see `in_words`.
@@ -144,6 +150,13 @@ class Range:
             return False
         above = self.low <= value if self.low_included else self.low < value
         return (above and value <= self.high) or (self.or_zero and value == 0)
+
+    def allows_stored(self, value: float) -> bool:
+        """Whether a value is legal, also after rounding to the float32 that a graph holds."""
+        if isinstance(value, bool) or not math.isfinite(value):
+            return False
+        rounded = in_float32(value)
+        return self.allows(value) and self.allows(rounded) and (rounded == value or not self.whole)
 
     @property
     def in_words(self) -> str:
