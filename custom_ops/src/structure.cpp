@@ -265,12 +265,9 @@ void Structure::put(const Place& place, const std::string& name, float value, De
     case entry::program_std_us:
       device.table.std_us[first][second] = value;
       break;
-    default: {
-      std::ostringstream text;
-      text.precision(9);
-      text << '"' << name.substr(std::string(place.row->start).size()) << "\": " << value;
-      device.parameters_json += (device.parameters_json.empty() ? "" : ", ") + text.str();
-    }
+    default:
+      device.parameter_names.push_back(name.substr(std::string(place.row->start).size()));
+      device.parameters.push_back(value);
   }
 }
 
@@ -299,7 +296,6 @@ Device Structure::device(const float* values, int64_t count) const {
       put(places_[i], entries[i], values[i], device);
     }
   }
-  device.parameters_json = "{" + device.parameters_json + "}";
   check(device);
   if (!dynamic()) set_coefficients(static_cast<Program>(given_.number(attribute::program)), device);
   return device;

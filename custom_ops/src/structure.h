@@ -64,7 +64,8 @@ struct Device {
   float c[5] = {};
   float reference_us = 1;
   Table table;
-  std::string parameters_json;  // of a program function
+  std::vector<std::string> parameter_names;  // of a program function
+  std::vector<float> parameters;
 
   float floor() const { return mapping_g_min_us / mapping_g_max_us; }  // r: g_min in units of g_max
 };

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
     import pandas as pd
 
-    from emu.device.loading import Overrides
+    from emu.device import Overrides
     from emu.rewriter import Device, EmulatedModel, Rule
 
 ISAAC = "ISAAC (Shafiee et al. 2016, 32 nm) as quoted by PUMA, MNSIM and hwcomponents-library"

@@ -27,7 +27,7 @@ from emu.rewriter.dataflow import DataFlow, is_standard
 if TYPE_CHECKING:
     import onnx
 
-    from emu.device.loading import Overrides
+    from emu.device import Overrides
     from emu.rewriter import Device, Rule
 
 Kind = Literal["attention", "block", "context"]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from emu.contract.structure import number_of
 from emu.device.fields import Number
 from emu.device.profile import Profile
 from emu.device.sections import VARIANTS, Section
@@ -57,18 +56,6 @@ def describe(profile: Profile) -> list[Setting]:
                 entry = name in entries or any(key.startswith(f"{name}.") for key in entries)
                 rows.append(Setting(name, _plain(each), unit, allowed, about.meaning, about.source, entry))
     return rows
-
-
-def entry_number(name: str) -> Number | None:
-    """The meaning, unit and range of one entry of the `device` tensor, such as `program.mean_us.0.3`; None if none."""
-    row = number_of(name)
-    if row is None:
-        return None
-    section, field = row.name.split(".<")[0].split(".")
-    setting = "parameters" if field == "parameter" else field
-    variant = next(variant for variant in VARIANTS[section] if setting in variant.model_fields)
-    about = explain(variant, setting)
-    return about if isinstance(about, Number) else None
 
 
 def _plain(value: Any) -> Value:

@@ -9,7 +9,7 @@ from emu.contract.schema import ATTRIBUTES, NUMBERS
 from emu.contract.structure import wrong_settings
 from emu.device import sections
 from emu.device.combinations import wrong_combination
-from emu.device.fields import contradiction, said_of_settings
+from emu.device.fields import said_of_settings
 from emu.device.sections.converters import AdcNone, DacNone
 from emu.device.sections.drift import DriftNone
 from emu.device.sections.faults import FaultsNone
@@ -85,7 +85,7 @@ class Profile(BaseModel):
     def _settings_fit_each_other(self) -> Self:
         entries = self.entries()
         contradictions = said_of_settings(wrong_settings(self.structure(), entries), SETTINGS)
-        problem = wrong_combination(self) or contradiction(entries) or next(contradictions, None)
+        problem = wrong_combination(self) or next(contradictions, None)
         if problem:
             raise ValueError(problem)
         return self

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from emu.device import Profile, load_profile, parse_overrides
-from emu.device.loading import Overrides
+from emu.device import Overrides, Profile, load_profile, parse_overrides
 from emu.errors import InputError
 from emu.rewriter.selection import Selectable, matching
 

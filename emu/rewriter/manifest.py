@@ -12,12 +12,11 @@ import onnx
 import onnx_ir as ir
 
 from emu.contract.schema import FORMAT
-from emu.device import Profile, load_profile, override_entries, parse_overrides
-from emu.device.loading import Overrides
+from emu.device import DeviceNumbers, Profile, load_profile
 from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.load import MANIFEST_KEY, read_proto
-from emu.rewriter.replace import SCALARS, device_inputs, device_numbers, is_calibrated
+from emu.rewriter.replace import SCALARS, device_inputs, entries_of, is_calibrated
 from emu.rewriter.site import Site, Skipped
 from emu.version import __version__
 
@@ -63,7 +62,7 @@ def make_manifest(
         "devices": {
             name: {
                 "profile": by_name[name].model_dump(mode="json"),
-                "entries": list(device_numbers(by_name[name], listed=faults is not None)),
+                "entries": list(entries_of(by_name[name], listed=faults is not None)),
                 "input": value,
             }
             for name, value in device_inputs(profiles).items()
@@ -133,47 +132,23 @@ def parse_manifest(text: str, name: str) -> dict[str, Any]:
     return manifest
 
 
-def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -> dict[str, dict[str, float]]:
-    """The numbers of a rewritten model's devices: by the device's name, by entry, in the order of its control input.
-
-    Args:
-        manifest: the model's manifest.
-        set: numbers that change: `program.sigma` where one device has it, `pcm:program.sigma` where several do.
+def device_numbers(manifest: Mapping[str, Any]) -> DeviceNumbers:
+    """The numbers of a rewritten model's devices, in the order of their control inputs.
 
     Raises:
-        InputError: a device or entry that is not there, an entry that several devices have, or as in
-            `emu.device.override_entries`.
+        InputError: a profile in the manifest is wrong, or lacks an entry.
 
     """
-    devices = manifest["devices"]
-    settings: dict[str, dict[str, float]] = {}
-    for name, device in devices.items():
-        values = load_profile(device["profile"]).entries()
-        unknown = [entry for entry in device["entries"] if not isinstance(entry, str) or entry not in values]
+    devices = {name: (load_profile(each["profile"]), each["entries"]) for name, each in manifest["devices"].items()}
+    for name, (profile, entries) in devices.items():
+        values = profile.entries()
+        unknown = [entry for entry in entries if not isinstance(entry, str) or entry not in values]
         if unknown:
             raise InputError(
                 f"The model's manifest is damaged (device '{name}' has no number '{_short(unknown[0])}'): rewrite the "
                 "original model again."
             )
-        settings[name] = {entry: values[entry] for entry in device["entries"]}
-    changes: dict[str, dict[str, Any]] = {}
-    for key, value in parse_overrides(set).items():
-        name, colon, entry = key.rpartition(":")
-        if not colon:
-            having = [each for each, entries in settings.items() if entry in entries]
-            if len(having) > 1:
-                raise InputError(
-                    f"Several devices have '{entry}' ({', '.join(having)}): say which, as in "
-                    f"{having[0]}:{entry}={value}."
-                )
-            # A setting that no device has is refused below, with what can change.
-            name = having[0] if having else next(iter(settings))
-        elif name not in settings:
-            raise InputError(f"'{key}' sets a device that the model does not have: it has {', '.join(settings)}.")
-        if entry in changes.setdefault(name, {}):
-            raise InputError(f"'{entry}' of device '{name}' is set twice: keep one of them.")
-        changes[name][entry] = value
-    return {name: override_entries(entries, changes.get(name)) for name, entries in settings.items()}
+    return DeviceNumbers(devices)
 
 
 _PARTS = {"devices": dict, "controls": dict, "sites": list, "skipped": list}

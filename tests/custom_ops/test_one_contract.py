@@ -15,6 +15,7 @@ from emu.contract.schema import ATTRIBUTES, NUMBERS, OPERATORS, Range, attribute
 from emu.contract.structure import check_controls, needed_entries, parse_structure
 from emu.errors import InputError
 from emu.runtime import library_path
+from emu.runtime.library import programmed_weight
 from tests.custom_ops.one_node import controls, one_node_model
 
 OPERANDS: dict[str, tuple[Any, ...]] = {
@@ -144,6 +145,17 @@ def test_random_nodes_meet_the_same_sentence() -> None:
         kind = re.sub(r"'[^']*'|[\d.]+", "_", twin_says(case))
         spoken[kind] = spoken.get(kind, 0) + 1
     assert len(spoken) > 30 and spoken[""] > 200  # not all of one kind
+
+
+def test_what_ctypes_gives_meets_the_sentences_of_a_node() -> None:
+    for changes in ({"weight_bits": 1}, {"weight_bits": "8"}, {"encoding": 3}, {"encoding": "other"}):
+        case = ("CrossbarMatMul", {**plain("CrossbarMatMul"), **changes}, [])
+        with pytest.raises(InputError) as refusal:
+            programmed_weight(np.ones((3, 4), np.float32), case[1], np.zeros(0, np.float32))
+        assert str(refusal.value) == f"node 'program', {library_says(case)}" == f"node 'program', {twin_says(case)}"
+    lacking = {name: value for name, value in plain("CrossbarMatMul").items() if name != "site"}
+    with pytest.raises(InputError, match="attribute 'site' is missing; every attribute must be present"):
+        programmed_weight(np.ones((3, 4), np.float32), lacking, np.zeros(0, np.float32))
 
 
 @pytest.mark.parametrize("op", OPERATORS)

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from emu.contract.schema import ATTRIBUTES
+from emu.contract.structure import number_of
 from emu.device import Profile, describe, load_profile, preset_names
-from emu.device.explain import entry_number
 from emu.device.profile import ENTRY_NAMES
 from emu.device.sections import VARIANTS
 from emu.device.sections.section import explain, words
@@ -376,14 +376,14 @@ def test_choices_are_listed_once_and_before_the_numbers_that_they_bring() -> Non
     ],
 )
 def test_ranges_are_those_of_the_operators_page_also_in_float32(name: str, good: list[float], bad: list[float]) -> None:
-    number = entry_number(name)
-    assert number is not None
-    assert [number.allows(value) for value in good] == [True] * len(good)
-    assert [number.allows(value) for value in bad] == [False] * len(bad)
+    row = number_of(name)
+    assert row is not None
+    assert [row.legal.allows_stored(value) for value in good] == [True] * len(good)
+    assert [row.legal.allows_stored(value) for value in bad] == [False] * len(bad)
 
 
 @pytest.mark.parametrize(
     "name", ["mapping.tile_rows", "program.target_us", "program.mean_us.0", "program.mean_us.a.b", "drift", "x.y"]
 )
 def test_what_is_no_entry_has_no_number(name: str) -> None:
-    assert entry_number(name) is None
+    assert number_of(name) is None

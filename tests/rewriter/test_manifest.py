@@ -9,7 +9,7 @@ import pytest
 
 import emu
 from emu.errors import InputError
-from emu.rewriter import device_settings, read_manifest, rewrite
+from emu.rewriter import device_numbers, read_manifest, rewrite
 from tests.rewriter.small import transformer
 
 
@@ -89,7 +89,7 @@ def test_a_manifest_names_no_files(rewritten: onnx.ModelProto) -> None:
     program = {"model": "table", "csv": "/dev/zero"}
     manifest["devices"]["rram"]["profile"]["program"] = program
     model = changed(rewritten, json.dumps(manifest))
-    for use in (emu.session, lambda model: device_settings(read_manifest(model))):
+    for use in (emu.session, lambda model: device_numbers(read_manifest(model))):
         with pytest.raises(InputError, match="names a file, which plain data may not"):
             use(model)
 
@@ -98,4 +98,4 @@ def test_a_number_that_the_profile_has_not_is_one_sentence(rewritten: onnx.Model
     manifest = read_manifest(rewritten)
     manifest["devices"]["rram"]["entries"] = ["program.nonsense"]
     with pytest.raises(InputError, match="device 'rram' has no number 'program.nonsense'"):
-        device_settings(manifest)
+        device_numbers(manifest)
