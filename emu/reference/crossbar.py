@@ -8,11 +8,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emu.contract.codes import Codes, numbers_of, read_codes
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.reference import faults as bit_faults
 from emu.reference import windows
-from emu.reference.codes import Codes, numbers_of, read_codes
 from emu.reference.mapping import largest, scales
 from emu.reference.periphery import Trace, read
 from emu.reference.programming import DeviceArray
