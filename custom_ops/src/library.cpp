@@ -230,13 +230,21 @@ EMU_EXPORT int emu_program_for_reading(const emu::GivenNode* node, const int64_t
   });
 }
 
-// Standard normals of run-time noise: for each of so many samples from counter[1] on, count normals from the block
-// counter[0] on.
-EMU_EXPORT void emu_sample_normals(const uint32_t key[2], const uint32_t counter[4], int64_t samples, int64_t count,
-                                   float* out) {
-  emu::Counter start = emu::counter_of(key, counter);
-  for (int64_t sample = 0; sample < samples; ++sample, ++start.c1) {
-    emu::kernels().normals(start, 0, count, out + sample * count);
+// Standard normals of run-time noise: columns [first_column, first_column + count) of rows that lie in these samples,
+// matrices and positions.
+EMU_EXPORT void emu_run_time_normals(const uint32_t seeds[2], uint32_t site, uint32_t c3, const uint32_t* samples,
+                                     const uint32_t* matrices, const uint32_t* positions, int64_t rows,
+                                     int64_t first_column, int64_t count, float* out) {
+  emu::SampleKey key{};
+  for (int64_t row = 0; row < rows; ++row) {
+    if (row == 0 || samples[row] != samples[row - 1]) key = emu::sample_key(seeds[0], seeds[1], samples[row]);
+    emu::Counter counter;
+    counter.key0 = key.key0;
+    counter.key1 = key.key1;
+    counter.c1 = positions[row];
+    counter.c2 = site + (matrices[row] << 16);
+    counter.c3 = c3;
+    emu::kernels().normals(counter, first_column, count, out + row * count);
   }
 }
 

@@ -109,6 +109,8 @@ class Structure:
     code_bits: int
     block_rows: int
     window: tuple[WindowAxis, ...]
+    first_key: int = 0
+    """No attribute: the position of the first key in hand, along `key_axis`."""
 
     def error(self, sentence: str) -> InputError:
         """Return the exception that says `sentence` about this node."""
@@ -160,8 +162,29 @@ class Structure:
         """What the conditions of the schema know of this node."""
         return {**vars(self), **_of_operator(self.op), "entries": frozenset(self.entries)}
 
+    @property
+    def first_row(self) -> int:
+        """Where the rows in hand begin in the array."""
+        return self.first_key if self.key_axis == "rows" else 0
+
+    @property
+    def first_column(self) -> int:
+        """Where the columns in hand begin in the array."""
+        return self.first_key if self.key_axis == "columns" else 0
+
+    @property
+    def first_tile(self) -> int:
+        """The number of the first row tile in hand."""
+        return self.first_row // self.tile_rows if self.tile_rows else 0
+
+    def tile_depth(self, rows: int) -> int:
+        """Return how many rows a row tile has of which so many are in hand: all, where more keys may follow."""
+        return self.tile_rows if self.key_axis == "rows" and self.tile_rows else rows
+
     def row_tiles(self, rows: int) -> list[slice]:
         """Return the row tiles of a matrix with that many rows."""
+        if self.key_axis == "rows":
+            return _key_tiles(rows, self.tile_rows, self.first_key)
         tiles = _tiles(rows, self.tile_rows, self.tile_split)
         if len(tiles) > MOST_ROW_TILES:
             raise self.error(
@@ -172,14 +195,9 @@ class Structure:
 
     def column_tiles(self, columns: int) -> list[slice]:
         """Return the column tiles of a matrix with that many columns."""
+        if self.key_axis == "columns":
+            return _key_tiles(columns, self.tile_columns, self.first_key)
         return _tiles(columns, self.tile_columns, self.tile_split)
-
-    def key_tiles(self, keys: int, largest: int, first: int) -> list[slice]:
-        """Return the tiles of keys from position `first` on: full ones, wherever the first key lies."""
-        if largest == 0:
-            return [slice(0, keys)] if keys else []
-        begins = [0, *range(largest - first % largest, keys, largest)] if keys else []
-        return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], keys], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -646,6 +664,14 @@ def _tiles(size: int, largest: int, split: str) -> list[slice]:
     smaller, one_larger = divmod(size, count)
     ends = np.cumsum([smaller + (index < one_larger) for index in range(count)]).tolist()
     return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _key_tiles(keys: int, largest: int, first: int) -> list[slice]:
+    """Cut keys from position `first` on into full tiles, wherever the first key lies."""
+    if largest == 0 or keys == 0:
+        return [slice(0, keys)] if keys else []
+    begins = [0, *range(largest - first % largest, keys, largest)]
+    return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], keys], strict=True)]
 
 
 def _float32(structure: Structure, name: str, value: ArrayLike) -> NDArray[np.float32]:

@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emu.contract.codes import Codes, numbers_of, read_codes
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.reference import faults as bit_faults
 from emu.reference import windows
-from emu.reference.codes import Codes, numbers_of, read_codes
-from emu.reference.mapping import largest, scales
+from emu.reference.mapping import clips_to_scale, largest
 from emu.reference.periphery import Trace, read
+from emu.reference.places import Places, check_places, places, samples_along
 from emu.reference.programming import DeviceArray
 from emu.reference.random import Stream
 from emu.reference.storing import Stored, stored, stored_operand
@@ -29,7 +32,8 @@ def crossbar_matmul(
     seed: ArrayLike,
     read_seed: ArrayLike,
     sample: ArrayLike,
-    head: ArrayLike,
+    position: ArrayLike | None = None,
+    head: ArrayLike = -1,
     *,
     trace: Trace | None = None,
     **attributes: int | str,
@@ -44,7 +48,7 @@ def crossbar_matmul(
     Raises InputError for a wrong type, rank, shape, range, attribute or entry.
     """
     structure = parse_structure(STORED, attributes)
-    controls = check_controls(structure, device, strength, ranges, faults, seed, read_seed, sample, head)
+    controls = check_controls(structure, device, strength, ranges, faults, seed, read_seed, sample, position, head=head)
     _check_operand(structure, "X", x, "rank 2 or more", x.ndim >= 2)
     _check_weights(structure, w)
     return _stored_product(x, w, lambda: _arrays(w, structure, controls), structure, controls, trace, "W")
@@ -62,7 +66,8 @@ def crossbar_matmul_quantized(
     seed: ArrayLike,
     read_seed: ArrayLike,
     sample: ArrayLike,
-    head: ArrayLike,
+    position: ArrayLike | None = None,
+    head: ArrayLike = -1,
     *,
     trace: Trace | None = None,
     **attributes: int | str,
@@ -75,7 +80,7 @@ def crossbar_matmul_quantized(
     Raises InputError for a wrong type, rank, shape, range, attribute or entry, or a code that needs more bits.
     """
     structure = parse_structure(QUANTIZED, attributes)
-    controls = check_controls(structure, device, strength, ranges, faults, seed, read_seed, sample, head)
+    controls = check_controls(structure, device, strength, ranges, faults, seed, read_seed, sample, position, head=head)
     _check_operand(structure, "X", x, "rank 2 or more", x.ndim >= 2)
     held_codes = _codes(codes, structure)
     _check_parameters(held_codes, scale, zero_point, structure)
@@ -99,7 +104,9 @@ def crossbar_matmul_dynamic(
     seed: ArrayLike,
     read_seed: ArrayLike,
     sample: ArrayLike,
-    head: ArrayLike,
+    position: ArrayLike | None = None,
+    keys: ArrayLike | None = None,
+    head: ArrayLike = -1,
     *,
     trace: Trace | None = None,
     **attributes: int | str,
@@ -111,7 +118,7 @@ def crossbar_matmul_dynamic(
     Raises InputError for a wrong type, rank, shape, range, attribute or entry.
     """
     structure = parse_structure(DYNAMIC, attributes)
-    controls = check_controls(structure, device, strength, ranges, None, seed, read_seed, sample, head)
+    controls = check_controls(structure, device, strength, ranges, None, seed, read_seed, sample, position, keys, head)
     _check_operand(structure, "A", a, "rank 2 or more", a.ndim >= 2)
     _check_operand(structure, "B", b, "rank 2 or more", b.ndim >= 2)
     _check_products(structure, a, b, "A", "B")
@@ -342,8 +349,7 @@ def _crossbar(
     elif held is not None:
         of_head = (np.arange(len(w)) % structure.heads == head)[:, None, None]
     else:
-        _, matrix = _places(batch, structure.sample_axis, controls)
-        of_head = (matrix % structure.heads == head)[..., None, None]
+        of_head = (places(batch, structure.sample_axis, controls).within % structure.heads == head)[..., None, None]
     disturbed = _disturbed(x, w, held, structure, controls, trace)
     if trace is not None:
         trace.undecided &= of_head
@@ -374,18 +380,22 @@ def _disturbed(
     trace: Trace | None,
 ) -> NDArray[np.float32]:
     """Return the crossbar's product of x [..., M, K] and w [..., K, N], all of it."""
+    leading = (*np.broadcast_shapes(x.shape[:-2], w.shape[:-2]), x.shape[-2])
+    of_stack = _is_stack(w.shape, structure)
+    check_places(leading, _sample_axis_of_y(x, w.shape, structure), structure, controls, of_stack)
     if held is not None:
-        return _through_arrays(x, held(), w.shape, structure, controls, trace)
+        arrays = {index: _Held.whole(array, structure) for index, array in held().items()}
+        return _through_arrays(x, arrays, w.shape, structure, controls, trace)
     if not structure.has_periphery and _writes_exactly(structure, controls):
         return _exact(x, w)
     lost = _lost_matrices(w, structure, controls)
-    arrays = _written(np.where(lost, np.float32(0), w), structure, controls)
-    return np.where(lost, np.float32(np.nan), _through_arrays(x, arrays, w.shape, structure, controls, trace))
+    written = _written(np.where(lost, np.float32(0), w), structure, controls)
+    return np.where(lost, np.float32(np.nan), _through_arrays(x, written, w.shape, structure, controls, trace))
 
 
 def _through_arrays(
     x: NDArray[np.float32],
-    arrays: dict[tuple[int, ...], Stored],
+    arrays: dict[tuple[int, ...], "_Held"],
     w_shape: tuple[int, ...],
     structure: Structure,
     controls: Controls,
@@ -393,61 +403,119 @@ def _through_arrays(
 ) -> NDArray[np.float32]:
     """Return the product of x [..., M, K] with what the array of each matrix of W [..., K, N] holds."""
     shape = (*np.broadcast_shapes(x.shape[:-2], w_shape[:-2]), x.shape[-2], w_shape[-1])
-    sample, row = _places(shape[:-1], _sample_axis_of_y(x, w_shape, structure), controls)
+    axis, of_stack = _sample_axis_of_y(x, w_shape, structure), _is_stack(w_shape, structure)
+    where = places(shape[:-1], axis, controls, of_stack)
     if len(w_shape) == 2:  # one matrix serves every row, so all rows go through it together
-        x, sample, row = x.reshape(-1, x.shape[-1]), sample.reshape(-1), row.reshape(-1)
+        x, where = x.reshape(-1, x.shape[-1]), where.reshaped(-1)
     if not structure.has_periphery:
         weights = np.empty(w_shape, dtype=np.float32)
-        for index, array in arrays.items():
-            weights[index] = array.weights
+        for index, held in arrays.items():
+            weights[index] = held.weights
         return _exact(x, weights).reshape(shape)
 
-    batch = sample.shape[:-1]
+    batch = where.sample.shape[:-1]
     x = np.broadcast_to(x, batch + x.shape[-2:])
-    y = np.empty(sample.shape + w_shape[-1:], dtype=np.float32)
-    undecided = np.empty(y.shape, dtype=np.bool_)
+    y = np.zeros(where.sample.shape + w_shape[-1:], dtype=np.float32)
+    undecided = np.zeros(y.shape, dtype=np.bool_)
     tolerance = trace.tolerance if trace is not None else None
     for index in np.ndindex(batch):
         own = index[len(index) - (len(w_shape) - 2) :]
-        array = arrays[tuple(place if size > 1 else 0 for place, size in zip(own, w_shape[:-2], strict=True))]
-        y[index], undecided[index] = read(x[index], array, structure, controls, sample[index], row[index], tolerance)
+        held = arrays[tuple(place if size > 1 else 0 for place, size in zip(own, w_shape[:-2], strict=True))]
+        if held.array.weights.size:
+            result = read(x[index][:, held.rows], held.array, held.structure, controls, where[index], tolerance)
+            y[index][:, held.columns], undecided[index][:, held.columns] = result
     if trace is not None:
         trace.undecided = undecided.reshape(shape)
     return y.reshape(shape)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What the array of one matrix holds: the matrix, or the part of it that counts."""
+
+    array: Stored
+    structure: Structure
+    """That of the node, for the part."""
+    rows: slice
+    columns: slice
+    weights: NDArray[np.float32]
+    """Of the whole matrix, as a product without periphery finds it."""
+
+    @staticmethod
+    def whole(array: Stored, structure: Structure) -> "_Held":
+        return _Held(array, structure, slice(None), slice(None), array.weights)
+
+
 def _writes_exactly(structure: Structure, controls: Controls) -> bool:
     """Whether writing changes nothing."""
-    if structure.write == "clipformer" or "mapping.percentile" in structure.entries:
+    if structure.write == "clipformer" or clips_to_scale(structure, controls):
         return False
     return structure.write == "none" or controls.strength * controls.numbers["write.sigma"] == 0
 
 
 def _lost_matrices(b: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.bool_]:
     """Return which matrices of B [..., K, N] have no scale, because they are not finite, bool [..., 1, 1]."""
-    lost: NDArray[np.bool_] = ~np.all(np.isfinite(b), axis=(-2, -1), keepdims=True)
+    where = _matrices(b, structure, controls)
+    lost = np.zeros(b.shape[:-2], np.bool_)
+    for index in np.ndindex(lost.shape):
+        rows, columns, _ = _keys_that_count(b.shape, int(where.of_batch[index]), structure, controls)
+        lost[index] = not np.isfinite(b[index][rows, columns]).all()
     if structure.write_scaling == "sample":
-        sample, _ = _places(b.shape[:-2], min(structure.sample_axis, 0), controls)
-        lost = np.isin(sample, sample[lost[..., 0, 0]])[..., None, None]
-    return lost
+        lost = np.isin(where.sample, where.sample[lost])
+    return lost[..., None, None]
 
 
-def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -> dict[tuple[int, ...], Stored]:
+def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -> dict[tuple[int, ...], _Held]:
     """Return what the arrays hold of every matrix of B [..., K, N]; axis 0 of B carries the samples, or none."""
-    sample, matrix = _places(b.shape[:-2], min(structure.sample_axis, 0), controls)
-    arrays: dict[tuple[int, ...], Stored] = {}
+    where = _matrices(b, structure, controls)
+    parts = {i: _keys_that_count(b.shape, i, structure, controls) for i in np.unique(where.of_batch).tolist()}
     of_sample: dict[int, NDArray[np.float32]] = {}
     if structure.write_scaling == "sample":
-        for number in np.unique(sample):
-            magnitude = np.abs(b[sample == number]).reshape(-1, 1)
-            of_sample[int(number)] = largest(magnitude, controls)
+        for number, (rows, columns, _) in parts.items():
+            magnitude = np.abs(b[where.of_batch == number][:, rows, columns]).reshape(-1, 1)
+            of_sample[number] = largest(magnitude, controls)
+    arrays: dict[tuple[int, ...], _Held] = {}
     for index in np.ndindex(b.shape[:-2]):
-        s = scales(b[index], structure, controls)
-        if structure.write_scaling == "sample":
-            shared = of_sample[int(sample[index])]
-            s[:] = np.where(shared == 0, np.float32(1), shared)
-        arrays[index] = stored_operand(b[index], s, int(matrix[index]), int(sample[index]), structure, controls)
+        number = int(where.of_batch[index])
+        rows, columns, first = parts[number]
+        part, own = b[index][rows, columns], replace(structure, first_key=first)
+        of_rows = _rows_of_matrix(where[index], own.first_row, len(part))
+        array = stored_operand(part, partial(of_rows.normals, own, controls), own, controls, of_sample.get(number))
+        weights = b[index].copy()
+        weights[rows, columns] = array.weights
+        arrays[index] = _Held(array, own, rows, columns, weights)
     return arrays
+
+
+def _matrices(b: NDArray[np.float32], structure: Structure, controls: Controls) -> Places:
+    """Return where the matrices of B [..., K, N] lie: `within` is their index within the sample."""
+    return places(b.shape[:-2], min(structure.sample_axis, 0), controls)
+
+
+def _rows_of_matrix(matrix: Places, first: int, count: int) -> Places:
+    """Return where the rows of a matrix of B lie that are written from row `first` of the array on."""
+    same = (np.full(count, each) for each in (matrix.sample, matrix.of_batch, matrix.within))
+    rows = first + np.arange(count)
+    return Places(*same, position=rows, within=rows)
+
+
+def _keys_that_count(
+    shape: tuple[int, ...], of_batch: int, structure: Structure, controls: Controls
+) -> tuple[slice, slice, int]:
+    """Return rows and columns of the matrices of B of a sample that are no padding, and the first key's position."""
+    every = slice(0, shape[-2]), slice(0, shape[-1])
+    if structure.key_axis == "none" or not len(controls.keys):
+        return *every, 0
+    count = shape[-2] if structure.key_axis == "rows" else shape[-1]
+    last, counted = controls.keys[0 if len(controls.keys) == 1 else of_batch].tolist()
+    begin = min(count, max(0, count - last))
+    keys = slice(begin, max(begin, min(count, counted - last + count)))
+    first = last - count + begin
+    return (keys, every[1], first) if structure.key_axis == "rows" else (every[0], keys, first)
+
+
+def _is_stack(w_shape: tuple[int, ...], structure: Structure) -> bool:
+    return structure.op != DYNAMIC and len(w_shape) > 2 and w_shape[0] > 1
 
 
 def _sample_axis_of_y(x: NDArray[np.float32], w_shape: tuple[int, ...], structure: Structure) -> int:
@@ -456,40 +524,13 @@ def _sample_axis_of_y(x: NDArray[np.float32], w_shape: tuple[int, ...], structur
     return structure.sample_axis + (1 if rows_for_all and structure.sample_axis >= 0 else 0)
 
 
-def _samples_along(length: int, controls: Controls) -> int:
-    """Return how many samples lie along an axis: its length where that is no multiple of the number of samples."""
-    samples = length if controls.samples is None else controls.samples
-    return samples if samples > 0 and length > 0 and length % samples == 0 else length
-
-
 def _check_samples(leading: tuple[int, ...], axis: int, structure: Structure, controls: Controls) -> None:
     """Check that the index of every sample of the batch fits a word of the counter."""
     if axis < 0 or axis >= len(leading):
         return
-    last = controls.first_sample + _samples_along(leading[axis], controls) - 1
+    last = controls.first_sample + samples_along(leading[axis], controls) - 1
     if last >= 2**32:
         raise structure.error(f"input 'sample' is such that the last sample is {last}, expected at most 2^32 - 1.")
-
-
-def _places(leading: tuple[int, ...], axis: int, controls: Controls) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return for every index of the leading dimensions its sample and its place within that sample, both int64.
-
-    `axis` carries the samples: -1 for none (all is sample 0), beyond these dimensions for the first sample only.
-    """
-    size = math.prod(leading)
-    if axis < 0 or axis >= len(leading):
-        sample = 0 if axis < 0 else controls.first_sample
-        return np.full(leading, sample, dtype=np.int64), np.arange(size, dtype=np.int64).reshape(leading)
-    length = leading[axis]
-    f = length // _samples_along(length, controls) if length > 0 else 1
-    before, after = leading[:axis], leading[axis + 1 :]
-    split = (*before, length // f, f, *after)
-    position = np.arange(length // f, dtype=np.int64).reshape(-1, 1, *(1,) * len(after))
-    within = np.arange(math.prod((*before, f, *after)), dtype=np.int64).reshape(*before, 1, f, *after)
-    return (
-        np.broadcast_to(controls.first_sample + position, split).reshape(leading),
-        np.broadcast_to(within, split).reshape(leading),
-    )
 
 
 def _check_operand(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from emu.contract.structure import Controls, Structure
 from emu.reference import functions
+from emu.reference.arrays import Array, namespace
 from emu.reference.mapping import levels_of_cell, lowest_conductance
 from emu.reference.random import Stream, stored_normals, stored_uniforms
 
@@ -80,15 +81,14 @@ def programmed_numbers(w: NDArray[np.float32], array: DeviceArray) -> NDArray[np
     return disturbed_number(structure.program, value, _theta(array), _variance(controls))
 
 
-def disturbed_number(
-    model: str, value: NDArray[np.float64], theta: NDArray[np.float64], variance: float
-) -> NDArray[np.float64]:
+def disturbed_number(model: str, value: Array, theta: Array, variance: float) -> Array:
     """Return a value in units of its scale, disturbed by theta, which has that variance."""
+    xp = namespace(theta)
     match model:
         case "lognormal_w":
-            return value * np.exp(theta)
+            return value * xp.exp(theta)
         case "lognormal_w_meancorr":
-            return value * np.exp(theta - variance / 2)
+            return value * xp.exp(theta - variance / 2)
         case "gauss_prop":
             return value * (1 + theta)
         case _:  # gauss_range

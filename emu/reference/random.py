@@ -4,33 +4,46 @@ Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emu.contract.schema import Stream as Stream
+from emu.reference.arrays import Array
 
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_KEY_STEPS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _ROUNDS = 10
 _VALUES_PER_BLOCK = 4
 # Blocks computed at once: bounds the memory of the intermediate words, and keeps them in the processor's cache.
 _BLOCKS_AT_ONCE = 1 << 15
 
+
+class Normals(Protocol):
+    """A source of run-time noise for rows whose places it knows."""
+
+    def __call__(self, stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Array:
+        """Return standard normals of one reading, [..., rows, columns of `part`]; as for `run_time_normals`."""
+
+
 _Words = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
 
 
-def philox4x32(c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: int, k1: int) -> _Words:
-    """Return the four words of Philox4x32-10 for counters that broadcast against each other.
+def philox4x32(
+    c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: ArrayLike, k1: ArrayLike
+) -> _Words:
+    """Return the four words of Philox4x32-10 for counters and keys that broadcast against each other.
 
     Counter and key words are integers from 0 to 2^32 - 1. Every result has the broadcast shape, uint32.
     """
-    a, b, c, d = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in (c0, c1, c2, c3)))
+    words = (np.asarray(word, dtype=np.uint64) for word in (c0, c1, c2, c3, k0, k1))
+    a, b, c, d, key0, key1 = np.broadcast_arrays(*words)
     for round_index in range(_ROUNDS):
-        key0 = np.uint64((k0 + round_index * _KEY_STEPS[0]) & 0xFFFFFFFF)
-        key1 = np.uint64((k1 + round_index * _KEY_STEPS[1]) & 0xFFFFFFFF)
+        if round_index > 0:
+            key0, key1 = ((key + step) & _MASK for key, step in zip((key0, key1), _KEY_STEPS, strict=True))
         product_a = _MULTIPLIERS[0] * a
         product_c = _MULTIPLIERS[1] * c
         a, b, c, d = (
@@ -86,33 +99,45 @@ def run_time_normals(
     site: int,
     stream: int,
     sample: NDArray[np.int64],
-    row: NDArray[np.int64],
-    columns: int,
+    matrix: NDArray[np.int64],
+    position: NDArray[np.int64],
     *,
+    part: slice,
     tile: int = 0,
     reading: int = 0,
-    part: slice = slice(None),
 ) -> NDArray[np.float64]:
-    """Return standard normals of run-time noise, float64 [len(row), columns of `part`].
+    """Return standard normals of run-time noise, float64 [rows, columns of `part`].
 
-    `sample` and `row` (int64 [rows]) say for every row which sample it belongs to and where in that sample it lies.
-    `columns` is the full width of the array, `part` the columns wanted; `tile` is the row tile and `reading` the index
-    of the reading (`pass` of the page).
+    `sample`, `matrix` and `position` (int64 [rows]) say where every row lies: in which sample of the data set, in
+    which matrix of that sample, and where on its sequence. `part` are columns of the array, `tile` is its row tile and
+    `reading` the index of the reading (`pass` of the page).
     """
-    first, last, _ = part.indices(columns)
-    blocks_per_row = _blocks(columns)
-    first_block = first // _VALUES_PER_BLOCK
+    first_block, last_block = part.start // _VALUES_PER_BLOCK, _blocks(part.stop)
     c3 = (int(stream) + (tile << 8) + (reading << 24)) & 0xFFFFFFFF
-    normals = np.empty((len(row), max(0, last - first)))
-    rows_at_once = max(1, _BLOCKS_AT_ONCE // max(1, _blocks(last) - first_block))
-    for start in range(0, len(row), rows_at_once):
+    samples, own = np.unique(sample, return_inverse=True)
+    k0, k1, _, _ = philox4x32(samples.astype(np.uint64) & _MASK, 0, 0, Stream.SAMPLE_KEY, seed, read_seed)
+    normals = np.empty((len(sample), max(0, part.stop - part.start)))
+    rows_at_once = max(1, _BLOCKS_AT_ONCE // max(1, last_block - first_block))
+    for start in range(0, len(sample), rows_at_once):
         now = slice(start, start + rows_at_once)
-        block = _block_indices(row[now].astype(np.uint64), blocks_per_row, first_block, _blocks(last))
-        c1 = sample[now, None].astype(np.uint64) & _MASK
-        words = philox4x32(block & _MASK, c1, site, c3, seed, read_seed)
-        skipped = first_block * _VALUES_PER_BLOCK
-        normals[now] = _normals(*words)[:, first - skipped : last - skipped]
+        row = own.reshape(-1)[now, None]
+        block = np.arange(first_block, last_block, dtype=np.uint64)[None]
+        c1, c2 = position[now, None].astype(np.uint64) & _MASK, (matrix[now, None] << 16) + site
+        words = philox4x32(block, c1, c2.astype(np.uint64) & _MASK, c3, k0[row], k1[row])
+        skipped = part.start - first_block * _VALUES_PER_BLOCK
+        normals[now] = _normals(*words)[:, skipped : skipped + normals.shape[1]]
     return normals
+
+
+def adc_normals(
+    seed: int, site: int, stream: int, tiles: slice, adcs: slice, weight_slice: int
+) -> NDArray[np.float64]:
+    """Return standard normals of the converters of a written operand, float64 [row tiles, ADCs]."""
+    tile = np.arange(tiles.start, tiles.stop, dtype=np.uint64)[:, None]
+    block = np.arange(adcs.start // _VALUES_PER_BLOCK, _blocks(adcs.stop), dtype=np.uint64)[None]
+    words = philox4x32(block, tile, site, int(stream) + (weight_slice << 8), seed, 0)
+    skipped = adcs.start % _VALUES_PER_BLOCK
+    return _normals(*words)[:, skipped : skipped + adcs.stop - adcs.start]
 
 
 def _stored(

@@ -100,8 +100,9 @@ def _library() -> ctypes.CDLL:
     library.emu_program_for_reading.argtypes = [
         ctypes.POINTER(_Node), ctypes.POINTER(ctypes.c_int64), floats, floats, floats,
     ]  # fmt: skip
-    library.emu_sample_normals.argtypes = [words, words, ctypes.c_int64, ctypes.c_int64, floats]
-    library.emu_sample_normals.restype = None
+    word, size = ctypes.c_uint32, ctypes.c_int64
+    library.emu_run_time_normals.argtypes = [words, word, word, words, words, words, size, size, size, floats]
+    library.emu_run_time_normals.restype = None
     library.emu_register_function.argtypes = [ctypes.c_char_p, _CALLBACK]
     library.emu_set_function_error.argtypes = [ctypes.c_char_p]
     library.emu_set_function_error.restype = None
@@ -159,15 +160,31 @@ def normals(
     return out
 
 
-def sample_normals(
-    key: tuple[int, int], counter: tuple[int, int, int, int], samples: int, count: int
+def run_time_normals(
+    seeds: tuple[int, int],
+    site: int,
+    stream: int,
+    samples: NDArray[Any],
+    matrices: NDArray[Any],
+    positions: NDArray[Any],
+    part: slice,
 ) -> NDArray[np.float32]:
-    """Standard normals of run-time noise, float32 `[samples, count]`.
+    """Standard normals of run-time noise, float32 `[rows, columns of part]`.
 
-    Those of each sample begin at `counter`, whose second word counts the samples up.
+    Args:
+        seeds: `seed` and `read_seed`.
+        site: index of the site.
+        stream: counter word c3: stream, row tile and reading.
+        samples: integers `[rows]`: index of the sample of each row.
+        matrices: likewise, of its matrix within the sample.
+        positions: likewise, its position; negative ones are those of padding.
+        part: columns of the array.
     """
-    out = np.empty((samples, count), np.float32)
-    _library().emu_sample_normals(_words(key), _words(counter), samples, count, _pointer(out))
+    words = [np.ascontiguousarray(each).astype(np.uint32) for each in (samples, matrices, positions)]
+    out = np.empty((len(words[0]), part.stop - part.start), np.float32)
+    places = [each.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32)) for each in words]
+    size = len(out), part.start, out.shape[1]
+    _library().emu_run_time_normals(_words(seeds), site, stream, *places, *size, _pointer(out))
     return out
 
 

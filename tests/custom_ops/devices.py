@@ -214,6 +214,6 @@ def dynamic_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
     if draw(st.sampled_from((False, False, True))):
         numbers["mapping.percentile"] = draw(st.sampled_from((0.9, 1.0)))
     if attributes["scaling"] == "tensor":
-        attributes["write_scaling"] = draw(st.sampled_from(("matrix", "sample")))
+        attributes["write_scaling"] = draw(st.sampled_from(("matrix", "sample", "token", "calibrated")))
     attributes["entries"] = ",".join(numbers)
     return attributes, numbers

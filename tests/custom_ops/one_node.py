@@ -47,8 +47,9 @@ def controls(
     read_seed: int = 0,
     sample: Any = 0,
     head: int = -1,
-    ranges: Any = (1.0, -1.0, 1.0),
+    ranges: Any = (1.0, -1.0, 1.0, 1.0),
     faults: Any = (),
+    position: Any = (),
 ) -> dict[str, NDArray[Any]]:
     """Return the controls of a model with one site; `ranges` is its row."""
     return {
@@ -59,6 +60,7 @@ def controls(
         "seed": np.asarray(seed, np.int64),
         "read_seed": np.asarray(read_seed, np.int64),
         "sample": np.asarray(sample, np.int64),
+        "position": np.asarray(position, np.int64),
         "head": np.asarray(head, np.int64),
     }
 
@@ -78,6 +80,6 @@ def run_one_node(
     constants = [*operands[len(fed) :], *faults]
     opened = session(one_node_model(op, attributes, *constants), **session_options)
     wanted = {value.name for value in opened.get_inputs()}
-    given = {**dict(zip(fed, operands, strict=False)), **feeds}
+    given = {"keys": np.zeros((0, 2), np.int64), **dict(zip(fed, operands, strict=False)), **feeds}
     (y,) = opened.run(None, {name: value for name, value in given.items() if name in wanted})
     return np.asarray(y)

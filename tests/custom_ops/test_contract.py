@@ -108,7 +108,7 @@ def test_noise_differs_between_samples_tokens_and_sites() -> None:
         **case["feeds"],
         "device": device,
         "strength": np.ones(2, np.float32),
-        "ranges": np.ones((2, 3), np.float32),
+        "ranges": np.ones((2, 4), np.float32),
     }
     other = run({**case, "left": same, "attributes": elsewhere, "feeds": feeds})
     assert not np.any(np.all(other.reshape(rows.shape) == rows, axis=1))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from emu.contract.codes import numbers_of, read_codes, stored_codes
 from emu.reference import random as twin_random
-from emu.reference.codes import numbers_of, read_codes, stored_codes
 from emu.reference.crossbar import (
     crossbar_matmul,
     crossbar_matmul_dynamic,
@@ -67,12 +67,38 @@ def test_integer_streams_are_equal_to_the_bit(key: Any, counter: Any, blocks: in
 
 def test_normals_agree_to_a_millionth(instruction_set: str) -> None:
     count = 400_000
-    native = library.normals((7, 3), (0, 11, 5, int(twin_random.Stream.READ)), count)
-    twin = twin_random.run_time_normals(
-        7, 3, 5, twin_random.Stream.READ, sample=np.asarray([11]), row=np.asarray([0]), columns=count
-    )[0]
+    stream = twin_random.Stream.READ
+    (native,) = library.run_time_normals((7, 3), 5, stream, *np.asarray([[4], [2], [11]]), slice(0, count))
+    (twin,) = twin_random.run_time_normals(7, 3, 5, stream, *np.asarray([[4], [2], [11]]), part=slice(0, count))
     assert np.abs(native - twin).max() < 2e-6
     assert np.abs(native - twin).mean() < 1e-7
+
+
+@st.composite
+def positions(draw: st.DrawFn, left: Any, right: Any, attributes: dict[str, Any], sample: Any, stored: bool) -> Any:
+    """Where rows and keys lie: of all samples together, or of each; sets `key_axis` of a written operand."""
+    axis, leading = attributes["sample_axis"], left.shape[:-1]
+    if not stored:
+        leading = (*np.broadcast_shapes(left.shape[:-2], right.shape[:-2]), left.shape[-2])
+    along = leading[axis] if axis >= 0 else 1
+    given = sample[1] if isinstance(sample, list) else along
+    samples = given if axis >= 0 and given and along % given == 0 else along
+    rows = leading[-1] if len(leading) > 1 and axis < len(leading) - 1 else 1
+    starts = st.integers(1 - rows, 300)
+    position = draw(st.one_of(st.just([]), starts.map(lambda one: [one])))
+    keys: list[tuple[int, int]] = []
+    if not stored and axis <= 0:
+        attributes["key_axis"] = draw(st.sampled_from(("none", "columns", "rows")))
+        if attributes["key_axis"] != "none":
+            count = right.shape[-1 if attributes["key_axis"] == "columns" else -2]
+            last = st.integers(0, 2 * count + 100)
+            ends = last.flatmap(lambda end: st.tuples(st.just(end), st.integers(max(0, end - count), end)))
+            keys = draw(st.one_of(st.just([]), ends.map(lambda one: [one]), st.lists(ends, min_size=1, max_size=1)))
+            same = right.ndim > 2 and right.shape[0] == left.shape[0] and axis == 0 and samples == len(right)
+            if same and draw(st.booleans()):
+                keys = draw(st.lists(ends, min_size=samples, max_size=samples))
+                position = draw(st.lists(starts, min_size=samples, max_size=samples))
+    return position, keys
 
 
 @st.composite
@@ -121,6 +147,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         left[..., 0, :] = 0
         right[..., 0] = 0
     sample = draw(st.sampled_from((0, 5, [0, batch], [7, batch], [3, 2])))
+    position, keys = draw(positions(left, right, attributes, sample, stored))
     feeds = controls(
         list(numbers.values()),
         strength=draw(st.sampled_from((1.0, 0.5, 0.0))),
@@ -128,10 +155,12 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         read_seed=draw(st.sampled_from((0, 1, 2**32 - 1))),
         sample=sample,
         head=draw(st.sampled_from((-1, -1, 0, heads - 1))),
-        ranges=(1.7, -3.0, 2.0),
+        ranges=(1.7, -3.0, 2.0, 1.3),
+        position=position,
     )
     if not stored:
         del feeds["faults"]
+        feeds["keys"] = np.reshape(np.asarray(keys, np.int64), (-1, 2))
     return {"stored": stored, "attributes": attributes, "left": left, "right": right, "feeds": feeds}
 
 
@@ -331,7 +360,7 @@ def test_faulty_weights_agree(shape: Any, model: str, strength: float, seed: int
     }
     feeds = controls(list(numbers.values()), strength=strength, seed=seed, read_seed=6, head=head)
     native = run_one_node("FaultyWeight", attributes, (w,), feeds)
-    del feeds["sample"], feeds["ranges"], attributes["window"]
+    del feeds["sample"], feeds["position"], feeds["ranges"], attributes["window"]
     expected = faulty_weight(w, **feeds, **attributes)
     np.testing.assert_allclose(native, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
     changes = model != "none" and strength > 0 and head < 0
@@ -344,7 +373,7 @@ def test_sites_that_share_an_array_hold_the_same_values() -> None:
     attributes = {**case["attributes"], **quiet, "entries": "program.sigma,program.sigma_cycle", "sites": 4, "site": 1}
     feeds = controls([0.1, 0.05], seed=3) | {
         "strength": np.ones(4, np.float32),
-        "ranges": np.ones((4, 3), np.float32),
+        "ranges": np.ones((4, 4), np.float32),
     }
 
     def of(site: int, array: int) -> NDArray[np.float32]:

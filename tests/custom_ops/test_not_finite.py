@@ -74,7 +74,7 @@ def with_numbers(plain: dict[str, Any], periphery: str, **changes: Any) -> tuple
     if plain is PLAIN_DYNAMIC and "weight_bits" in attributes:
         attributes = {**attributes, "adc": "rows"}  # operands have no levels
         del attributes["weight_bits"]
-    feeds = controls(list(numbers.values()), ranges=(2.0, -3.0, 2.0), head=changes.pop("head", -1))
+    feeds = controls(list(numbers.values()), ranges=(2.0, -3.0, 2.0, 1.0), head=changes.pop("head", -1))
     return {**plain, "entries": ",".join(numbers), "tile_rows": 16, **attributes, **changes}, feeds
 
 

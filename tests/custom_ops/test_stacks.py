@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu.reference.codes import stored_codes
+from emu.contract.codes import stored_codes
 from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_quantized, flipped_bits, stuck_cells
 from emu.reference.crossbar import stored_weight as twin_stored_weight
 from emu.reference.periphery import Trace
@@ -49,7 +49,7 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
         read_seed=draw(st.sampled_from((0, 7))),
         sample=draw(st.sampled_from((0, 5, [0, batch], [7, batch], [3, 2]))),
         head=draw(st.sampled_from((-1, -1, 0, max(0, heads - 1)))),
-        ranges=(1.7, -3.0, 2.0),
+        ranges=(1.7, -3.0, 2.0, 1.3),
     )
     left = rng.standard_normal((*leading, depth), np.float32)
     right = rng.standard_normal((matrices, depth, columns), np.float32)

@@ -513,7 +513,7 @@ def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
         "dac8_sm": [{**pair, "dac": "fixed", "dac_slice_bits": bits, "numbers": dac} for bits in (0, 1)],
         "adc8_max": [{**pair, "adc": "rows", **binary, "numbers": adc}],
         "adc8_sm_max": [{**pair, "adc": "rows", "numbers": adc}],
-        "adc8_cal_pm2": [{**pair, "adc": "calibrated", **binary, "ranges": (1, -2, 2), "numbers": adc}],
+        "adc8_cal_pm2": [{**pair, "adc": "calibrated", **binary, "ranges": (1, -2, 2, 1), "numbers": adc}],
         "parasitic_1ohm": [{**pair, "ir_drop": "network", "numbers": wires}],
     }
     assert set(cases) == set(value) - {"W", "x", "note"}

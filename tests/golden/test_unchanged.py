@@ -33,7 +33,7 @@ def values_of(preset: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """What is stored and what comes out of each operator; nothing of an operator that cannot be of this device."""
     profile = load_profile(preset)
     numbers = list(profile.entries().values())
-    feeds = controls(numbers, seed=5, read_seed=7, sample=11, ranges=(2.5, -6.0, 7.0))
+    feeds = controls(numbers, seed=5, read_seed=7, sample=11, ranges=(2.5, -6.0, 7.0, 2.0))
     for op, (plain, operands) in OPERANDS.items():
         given = {name: value for name, value in profile.structure().items() if name in plain}
         attributes = {**plain, **given, "tile_rows": 8, "tile_columns": 6}

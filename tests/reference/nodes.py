@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from emu.contract.codes import stored_codes
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED, plain
 from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic, crossbar_matmul_quantized, stored_weight
-from emu.reference.codes import stored_codes
 
 PLAIN_STORED, PLAIN_QUANTIZED = plain(STORED), plain(QUANTIZED)
 PLAIN_DYNAMIC, PLAIN_FAULTY_WEIGHT = plain(DYNAMIC), plain(FAULTY_WEIGHT)
@@ -51,8 +51,9 @@ def controls(
     head: int = -1,
     site: int = 0,
     sites: int | None = None,
-    ranges: Any = (1.0, -1.0, 1.0),
+    ranges: Any = (1.0, -1.0, 1.0, 1.0),
     faults: Any = (),
+    position: Any = (),
 ) -> dict[str, Any]:
     """Return the control inputs and the attributes that belong to them; `ranges` is the row of every site."""
     numbers = numbers or {}
@@ -68,6 +69,7 @@ def controls(
         "seed": np.int64(seed),
         "read_seed": np.int64(read_seed),
         "sample": np.asarray(sample, dtype=np.int64),
+        "position": np.asarray(position, dtype=np.int64),
         "head": np.int64(head),
     }
 
@@ -78,13 +80,14 @@ _CONTROL_NAMES = (
     "seed",
     "read_seed",
     "sample",
+    "position",
     "head",
     "site",
     "sites",
     "ranges",
     "faults",
 )
-_NOT_OF_ARRAYS = ("ranges", "sample", "head")
+_NOT_OF_ARRAYS = ("ranges", "sample", "position", "head")
 
 
 def arguments(plain: dict[str, Any], changes: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:

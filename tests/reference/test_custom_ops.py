@@ -12,13 +12,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from emu.contract.schema import OPERATORS
 from emu.errors import InputError
 from emu.reference import custom_ops
 from emu.reference.custom_ops import pending_error, register_python_ops
 
 from .nodes import EVERYTHING_DYNAMIC, EVERYTHING_STORED, PLAIN_DYNAMIC, PLAIN_STORED, controls, dynamic, normal, stored
 
-CONTROL_INPUTS = ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "head")
+CONTROL_INPUTS = ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "position", "keys", "head")
 
 
 def model_bytes(op: str, w: np.ndarray | None, **node: Any) -> bytes:
@@ -26,7 +27,8 @@ def model_bytes(op: str, w: np.ndarray | None, **node: Any) -> bytes:
     numbers = node.pop("numbers")
     is_dynamic = op == "CrossbarMatMulDynamic"
     values = {**(PLAIN_DYNAMIC if is_dynamic else PLAIN_STORED), **controls(numbers), **node}
-    names = tuple(name for name in CONTROL_INPUTS if not (is_dynamic and name == "faults"))
+    values |= {"keys": np.zeros((0, 2), np.int64)}
+    names = tuple(each.name for each in OPERATORS[op].controls)
     defaults = {name: np.asarray(values[name]) for name in names}
     values = {name: value for name, value in values.items() if name not in CONTROL_INPUTS}
     leading = ["batch", "rows"]

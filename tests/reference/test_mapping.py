@@ -67,7 +67,7 @@ def conductances(w: Any, negative: bool, weight_slice: int = 0, **changes: Any) 
     numbers = changes.pop("numbers", MAPPING)
     call = {**PLAIN_STORED, **controls(numbers), **changes}
     values = {name: call.pop(name) for name in ("device", "strength", "ranges", "faults", "seed", "read_seed")}
-    del call["sample"], call["head"]
+    del call["sample"], call["position"], call["head"]
     structure = parse_structure("CrossbarMatMul", call)
     of_run = check_controls(structure, **values)
     unit = normalized(np.asarray(w, np.float32), np.float32(1), structure, of_run)
