@@ -16,7 +16,7 @@ from emu.reference import faults as bit_faults
 from emu.reference import windows
 from emu.reference.mapping import clips_to_scale, largest
 from emu.reference.periphery import Trace, read
-from emu.reference.places import Places, check_places, places, samples_along
+from emu.reference.places import Places, check_places, keys_that_count, places, rows_of_operand, samples_along
 from emu.reference.programming import DeviceArray
 from emu.reference.random import Stream
 from emu.reference.storing import Stored, stored, stored_operand
@@ -406,7 +406,7 @@ def _through_arrays(
     axis, of_stack = _sample_axis_of_y(x, w_shape, structure), _is_stack(w_shape, structure)
     where = places(shape[:-1], axis, controls, of_stack)
     if len(w_shape) == 2:  # one matrix serves every row, so all rows go through it together
-        x, where = x.reshape(-1, x.shape[-1]), where.reshaped(-1)
+        x, where = x.reshape(-1, x.shape[-1]), where.arranged(np.ravel)
     if not structure.has_periphery:
         weights = np.empty(w_shape, dtype=np.float32)
         for index, held in arrays.items():
@@ -458,7 +458,7 @@ def _lost_matrices(b: NDArray[np.float32], structure: Structure, controls: Contr
     where = _matrices(b, structure, controls)
     lost = np.zeros(b.shape[:-2], np.bool_)
     for index in np.ndindex(lost.shape):
-        rows, columns, _ = _keys_that_count(b.shape, int(where.of_batch[index]), structure, controls)
+        rows, columns, _ = keys_that_count(b.shape, int(where.of_batch[index]), structure, controls)
         lost[index] = not np.isfinite(b[index][rows, columns]).all()
     if structure.write_scaling == "sample":
         lost = np.isin(where.sample, where.sample[lost])
@@ -468,7 +468,7 @@ def _lost_matrices(b: NDArray[np.float32], structure: Structure, controls: Contr
 def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -> dict[tuple[int, ...], _Held]:
     """Return what the arrays hold of every matrix of B [..., K, N]; axis 0 of B carries the samples, or none."""
     where = _matrices(b, structure, controls)
-    parts = {i: _keys_that_count(b.shape, i, structure, controls) for i in np.unique(where.of_batch).tolist()}
+    parts = {i: keys_that_count(b.shape, i, structure, controls) for i in np.unique(where.of_batch).tolist()}
     of_sample: dict[int, NDArray[np.float32]] = {}
     if structure.write_scaling == "sample":
         for number, (rows, columns, _) in parts.items():
@@ -479,7 +479,7 @@ def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -
         number = int(where.of_batch[index])
         rows, columns, first = parts[number]
         part, own = b[index][rows, columns], replace(structure, first_key=first)
-        of_rows = _rows_of_matrix(where[index], own.first_row, len(part))
+        of_rows = rows_of_operand(where[index], own.first_row, len(part))
         array = stored_operand(part, partial(of_rows.normals, own, controls), own, controls, of_sample.get(number))
         weights = b[index].copy()
         weights[rows, columns] = array.weights
@@ -490,28 +490,6 @@ def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -
 def _matrices(b: NDArray[np.float32], structure: Structure, controls: Controls) -> Places:
     """Return where the matrices of B [..., K, N] lie: `within` is their index within the sample."""
     return places(b.shape[:-2], min(structure.sample_axis, 0), controls)
-
-
-def _rows_of_matrix(matrix: Places, first: int, count: int) -> Places:
-    """Return where the rows of a matrix of B lie that are written from row `first` of the array on."""
-    same = (np.full(count, each) for each in (matrix.sample, matrix.of_batch, matrix.within))
-    rows = first + np.arange(count)
-    return Places(*same, position=rows, within=rows)
-
-
-def _keys_that_count(
-    shape: tuple[int, ...], of_batch: int, structure: Structure, controls: Controls
-) -> tuple[slice, slice, int]:
-    """Return rows and columns of the matrices of B of a sample that are no padding, and the first key's position."""
-    every = slice(0, shape[-2]), slice(0, shape[-1])
-    if structure.key_axis == "none" or not len(controls.keys):
-        return *every, 0
-    count = shape[-2] if structure.key_axis == "rows" else shape[-1]
-    last, counted = controls.keys[0 if len(controls.keys) == 1 else of_batch].tolist()
-    begin = min(count, max(0, count - last))
-    keys = slice(begin, max(begin, min(count, counted - last + count)))
-    first = last - count + begin
-    return (keys, every[1], first) if structure.key_axis == "rows" else (every[0], keys, first)
 
 
 def _is_stack(w_shape: tuple[int, ...], structure: Structure) -> bool:

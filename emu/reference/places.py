@@ -1,6 +1,7 @@
 """Where rows of an activation lie: sample, matrix and position, which run-time noise is keyed by."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,11 @@ class Places:
     """Index among all rows of the sample."""
 
     def __getitem__(self, index: Any) -> "Places":
-        return Places(*(getattr(self, name)[index] for name in vars(self)))
+        return self.arranged(lambda each: each[index])
 
-    def reshaped(self, *shape: int) -> "Places":
+    def arranged(self, change: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> "Places":
         """The same rows in another arrangement."""
-        return Places(*(getattr(self, name).reshape(*shape) for name in vars(self)))
+        return Places(*(change(getattr(self, name)) for name in vars(self)))
 
     def normals(
         self,
@@ -79,6 +80,32 @@ def places(leading: tuple[int, ...], axis: int, controls: Controls, of_stack: bo
         position = position + starts[np.zeros_like(of_batch) if len(starts) == 1 else of_batch]
     within = _flat(of_sample, leading)
     return Places(first + of_batch, of_batch, matrix, position, within)
+
+
+def rows_of_operand(matrices: Places, first: int, count: int) -> Places:
+    """Return where the rows of matrices of B lie, [..., count], that are written from row `first` of the array on."""
+    shape = (*np.shape(matrices.sample), count)
+    rows = np.broadcast_to(first + np.arange(count), shape)
+    same = (
+        np.broadcast_to(np.asarray(each)[..., None], shape)
+        for each in (matrices.sample, matrices.of_batch, matrices.within)
+    )
+    return Places(*same, position=rows, within=rows)
+
+
+def keys_that_count(
+    shape: tuple[int, ...], of_batch: int, structure: Structure, controls: Controls
+) -> tuple[slice, slice, int]:
+    """Return rows and columns of the matrices of B of a sample that are no padding, and the first key's position."""
+    every = slice(0, shape[-2]), slice(0, shape[-1])
+    if structure.key_axis == "none" or not len(controls.keys):
+        return *every, 0
+    count = shape[-2] if structure.key_axis == "rows" else shape[-1]
+    last, counted = controls.keys[0 if len(controls.keys) == 1 else of_batch].tolist()
+    begin = min(count, max(0, count - last))
+    keys = slice(begin, max(begin, min(count, counted - last + count)))
+    first = last - count + begin
+    return (keys, every[1], first) if structure.key_axis == "rows" else (every[0], keys, first)
 
 
 def _flat(indices: list[tuple[NDArray[np.int64], int]], shape: tuple[int, ...]) -> NDArray[np.int64]:

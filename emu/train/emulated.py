@@ -1,7 +1,8 @@
 """The products of one site on a chip, in PyTorch: with a parameter of the model, or with an operand that is written."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,11 +15,12 @@ from emu.contract.schema import DYNAMIC, NUMBER_PROGRAMS, STORED
 from emu.contract.structure import Controls, Structure, parse_structure
 from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED
-from emu.reference.mapping import largest, mapping_of, scales
+from emu.reference.mapping import largest, mapping_of
 from emu.reference.periphery import Reading, adc_errors
+from emu.reference.places import Places, keys_that_count, places, rows_of_operand
 from emu.reference.random import Normals
 from emu.reference.storing import Stored, held_weights, stored_operand
-from emu.runtime.library import programmed_array, programmed_weight, sample_normals
+from emu.runtime.library import programmed_array, programmed_weight, run_time_normals
 from emu.train.crossbar import crossbar_product
 from emu.train.products import Call, Product, matrix_of, parameter_of
 
@@ -75,35 +77,50 @@ class Emulator:
         self.structure = parse_structure(operator, attributes)
         self.faults = faults if faults is not None else np.zeros(0, np.int64)
 
-    def normals(self, like: Tensor) -> Normals:
-        """Source of the run-time noise of rows `[samples, matrices, rows, ...]`."""
-        draw = self.chip.drawn
-        samples, matrices, rows = like.shape[:3]
+    def normals(self, where: Places, device: torch.device) -> Normals:
+        """Source of the run-time noise of rows that lie there, in any arrangement."""
+        draw, site = self.chip.drawn, self.structure.site
+        shape = where.sample.shape
+        flat = [each.reshape(-1) for each in (where.sample, where.matrix, where.position)]
 
-        def of(stream: int, *, columns: int, tile: int = 0, reading: int = 0, part: slice = slice(None)) -> Tensor:
+        def of(stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Tensor:
             c3 = (int(stream) + (tile << 8) + (reading << 24)) & 0xFFFFFFFF
-            shape = (samples, matrices * rows, columns)
-            if like.device.type != "cpu" and self.chip.model.training:
-                generator = torch.Generator(like.device)
-                generator.manual_seed(hash((draw.seed, draw.read_seed, self.structure.site, c3)) & LARGEST_SEED)
-                normals = torch.randn(shape, device=like.device, generator=generator)
-            else:
-                width = -(-columns // 4) * 4
-                sample = draw.sample if self.structure.sample_axis >= 0 else 0
-                counter = (0, sample, self.structure.site, c3)
-                values = sample_normals((draw.seed, draw.read_seed), counter, samples, matrices * rows * width)
-                normals = torch.from_numpy(values).view(samples, matrices * rows, width)[..., :columns].to(like.device)
-            return normals.reshape(samples, matrices, rows, columns)[..., part]
+            columns = part.stop - part.start
+            if device.type != "cpu" and self.chip.model.training:
+                generator = torch.Generator(device)
+                generator.manual_seed(hash((draw.seed, draw.read_seed, site, c3, part.start)) & LARGEST_SEED)
+                return torch.randn((*shape, columns), device=device, generator=generator)
+            values = run_time_normals((draw.seed, draw.read_seed), site, c3, *flat, part)
+            return torch.from_numpy(values).view(*shape, columns).to(device)
 
         return of
 
-    def read(self, x: Tensor, weights: Tensor, stored: Stored, errors: _Errors, controls: Controls) -> Tensor:
-        """Rows `[samples, matrices, M, K]` times what arrays hold; `weights` are that of `stored`, with gradients."""
-        return crossbar_product(x, weights, Reading(stored, errors, self.structure, controls, self.normals(x)))
+    def places(self, leading: Sequence[int], axis: int, controls: Controls, trailing: int = 0) -> Places:
+        """Where rows with these leading dimensions lie, as `to_samples` arranges what has `trailing` dimensions more.
 
-    def adc_errors(self, stored: Stored, controls: Controls) -> _Errors:
+        Of the matrices of an operand with `trailing` 1, whose rows are the last of `leading`.
+        """
+        if axis == 1 and len(leading) == 1:
+            leading = leading[0] // self.chip.batch, self.chip.batch
+        where = places(tuple(leading), axis, controls)
+        return where.arranged(lambda each: self.to_samples(torch.from_numpy(each), axis, trailing).numpy())
+
+    def read(
+        self,
+        x: Tensor,
+        weights: Tensor,
+        stored: Stored,
+        errors: _Errors,
+        structure: Structure,
+        controls: Controls,
+        where: Places,
+    ) -> Tensor:
+        """Rows `[samples, matrices, M, K]` times what arrays hold; `weights` are that of `stored`, with gradients."""
+        return crossbar_product(x, weights, Reading(stored, errors, structure, controls, self.normals(where, x.device)))
+
+    def adc_errors(self, stored: Stored, structure: Structure, controls: Controls) -> _Errors:
         """Gain and offset of the ADC of every column, `[slices, row tiles, N]`, None without."""
-        errors, device = adc_errors(stored, self.structure, controls), stored.v.device
+        errors, device = adc_errors(stored, structure, controls), stored.v.device
         return None if errors is None else (tensor_of(errors[0], device), tensor_of(errors[1], device))
 
     def to_samples(self, x: Tensor, axis: int, trailing: int) -> Tensor:
@@ -196,7 +213,7 @@ class StoredProduct(Emulator):
         controls = self.chip.controls(structure, self.site, self.faults)
         mapping = mapping_of(structure, controls)
         stored = Stored(v, s, mapping, held_weights(v, s, mapping, structure), column)
-        return stored, self.adc_errors(stored, controls)
+        return stored, self.adc_errors(stored, structure, controls)
 
     def product(self, func: Any, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The product that `func(*args, **kwargs)` computes, by the array."""
@@ -213,7 +230,8 @@ class StoredProduct(Emulator):
         stored, errors = held
         disturbed = parameter_of_tensor(stored.weights, self.weight, self.kind)
         weights = matrix_of_tensor(self._differentiable(disturbed), self.kind)
-        y = self.read(rows, weights.float(), stored, errors, controls)[:, 0]
+        where = self.places(x.shape[:-1], axis, controls)[:, None]
+        y = self.read(rows, weights.float(), stored, errors, structure, controls, where)[:, 0]
         return finish(self.from_samples(y, x.shape[:-1], axis).to(_result_type(x)))
 
     def _differentiable(self, disturbed: Tensor) -> Tensor:
@@ -248,17 +266,48 @@ class WrittenProduct(Emulator):
         first = self.to_samples(a.expand(*leading, *a.shape[-2:]).float(), axis, 2)
         second = self.to_samples(b.expand(*leading, *b.shape[-2:]).float(), axis, 2)
         controls = self.chip.controls(structure, self.site, None)
+        matrices = self.places(leading, axis, controls)
+        rows = self.places((*leading, a.shape[-2]), axis, controls, 1)
+        parts = [keys_that_count(second.shape, i, structure, controls) for i in range(len(second))]
+        alike = [list(group) for _, group in groupby(range(len(second)), lambda i: parts[i])]
+        products = [
+            self._product(first[part], second[part], matrices[part], rows[part], *parts[group[0]], controls)
+            for group in alike
+            for part in (slice(group[0], group[-1] + 1),)
+        ]
+        return self.from_samples(torch.cat(products), leading, axis).to(_result_type(a))
+
+    def _product(
+        self,
+        first: Tensor,
+        second: Tensor,
+        matrices: Places,
+        rows: Places,
+        counted_rows: slice,
+        counted_columns: slice,
+        first_key: int,
+        controls: Controls,
+    ) -> Tensor:
+        """The product of samples whose keys lie alike: those rows and columns of the operand count."""
+        structure = replace(self.structure, first_key=first_key)
+        operand = second[..., counted_rows, counted_columns]
+        if operand.numel() == 0:
+            return first @ (second * 0)
         with torch.no_grad():
             shared = structure.write_scaling == "sample"
-            of_sample = largest(second.abs().reshape(len(second), 1, -1, 1), controls) if shared else None
-            s = scales(second, structure, controls, of_sample)
-            stored = stored_operand(second, s, self.normals(second), structure, controls)
-        disturbed = second + (stored.weights - second).detach()
+            of_sample = largest(operand.abs().reshape(len(operand), 1, -1, 1), controls) if shared else None
+            of_operand = rows_of_operand(matrices, structure.first_row, operand.shape[-2])
+            normals = self.normals(of_operand, operand.device)
+            stored = stored_operand(operand, normals, structure, controls, of_sample)
         if structure.has_periphery:
-            y = self.read(first, disturbed, stored, self.adc_errors(stored, controls), controls)
-        else:
-            y = first @ disturbed
-        return self.from_samples(y, leading, axis).to(_result_type(a))
+            disturbed = operand + (stored.weights - operand).detach()
+            errors = self.adc_errors(stored, structure, controls)
+            y = self.read(first[..., counted_rows], disturbed, stored, errors, structure, controls, rows)
+            after = second.shape[-1] - counted_columns.stop
+            return functional.pad(y, (counted_columns.start, after)) if counted_columns.start or after else y
+        whole = second.detach().clone()
+        whole[..., counted_rows, counted_columns] = stored.weights
+        return first @ (second + (whole - second).detach())
 
 
 def tensor_of(values: NDArray[Any], device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from emu.contract.schema import DYNAMIC, STORED
 from emu.contract.structure import check_controls, parse_structure
 from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic
-from emu.reference.mapping import mapping_of, scales
+from emu.reference.mapping import mapping_of
 from emu.reference.periphery import Reading
 from emu.reference.storing import Stored, held_weights, stored_operand
 from emu.train.emulated import Draw, StoredProduct, WrittenProduct
@@ -27,7 +27,7 @@ def chip_of(case: dict[str, Any]) -> Any:
     batch = int(sample[1]) if len(sample) == 2 else (case["left"].shape[axis] if axis >= 0 else 1)
 
     def controls(structure: Any, site: Any, faults: Any) -> Any:
-        names = ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample")
+        names = ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "position", "keys")
         return check_controls(structure, *(feeds.get(name) for name in names))
 
     return SimpleNamespace(
@@ -85,7 +85,7 @@ def test_products_stay_on_the_device_of_their_operands(case: dict[str, Any]) -> 
         return torch.empty(shape, device="meta")
 
     def normals_of(*leading: int) -> Any:
-        return lambda _, columns, tile=0, reading=0, part=slice(None): empty(*leading, columns)[..., part]
+        return lambda _, part, tile=0, reading=0: empty(*leading, part.stop - part.start)
 
     tiles = len(structure.row_tiles(rows))
     if case["stored"]:
@@ -95,7 +95,7 @@ def test_products_stay_on_the_device_of_their_operands(case: dict[str, Any]) -> 
         stored = Stored(v, s, mapping, held_weights(v, s, mapping, structure), of_unit)
     else:
         b = empty(*stack, rows, columns)
-        stored = stored_operand(b, scales(b, structure, controls), normals_of(*stack, rows), structure, controls)
+        stored = stored_operand(b, normals_of(*stack, rows), structure, controls)
     errors = (empty(len(stored.v), tiles, columns),) * 2
     y = Reading(stored, errors, structure, controls, normals_of(*stack, 7)).of(empty(*stack, 7, rows))
     assert (y.shape, y.dtype, y.device.type) == ((*stack, 7, columns), torch.float32, "meta")
