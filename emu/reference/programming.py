@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract import functions
 from emu.contract.structure import Controls, Structure
-from emu.reference import functions
 from emu.reference.arrays import Array, namespace
 from emu.reference.mapping import levels_of_cell, lowest_conductance
 from emu.reference.random import Stream, stored_normals, stored_uniforms
@@ -233,7 +233,7 @@ def _of_function(target: NDArray[np.float64], array: DeviceArray) -> NDArray[np.
     if function is None:
         raise structure.error(
             f"attribute 'program_function' is '{structure.program_function}', expected a function of this process; "
-            f"call emu.reference.functions.register('{structure.program_function}', function) first."
+            f"call emu.register_device_function('{structure.program_function}', function) first."
         )
     prefix = "program.parameter."
     parameters = {name[len(prefix) :]: value for name, value in controls.numbers.items() if name.startswith(prefix)}

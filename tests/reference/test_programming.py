@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from emu.contract import functions
 from emu.errors import InputError
-from emu.reference import Stream, functions, stored_normals, stored_uniforms
+from emu.reference import Stream, stored_normals, stored_uniforms
 
 from .nodes import dynamic, held, normal, stored
 
