@@ -274,8 +274,9 @@ def cost(
     elif device is not None or map or only is not None or exclude is not None:
         raise InputError(f"{name} is already rewritten: give it without a device and a selection of sites.")
     profiles = {key: load_profile(each["profile"], set) for key, each in manifest["devices"].items()}
+    lent: list[str] = []
     if costs_of is not None:
-        profiles = _with_costs_of(profiles, load_profile(costs_of))
+        profiles, lent = _with_costs_of(profiles, load_profile(costs_of))
     digital = baseline if isinstance(baseline, Baseline) else Baseline.of(baseline)
     parts = []
     lengths: list[int | None] = [*tokens] or [None]
@@ -292,6 +293,7 @@ def cost(
         parts.append(frame)
     frame = _pandas().concat(parts, ignore_index=True)
     frame.attrs = {"model": name, "device": ", ".join(profiles), **parts[0].attrs}
+    frame.attrs["notes"] = lent + frame.attrs["notes"]
     return frame
 
 
@@ -644,6 +646,8 @@ def _conversion(profile: Profile, bits: int, notes: Notes) -> tuple[float, float
 
 def _mean_conductance(entries: Mapping[str, float], it: CostCircuits) -> float:
     """Of one device, in uS; NaN where the device has no conductances."""
+    if it.conductance_us is not None:
+        return it.conductance_us
     low, high = entries.get("mapping.g_min_us", math.nan), entries.get("mapping.g_max_us", math.nan)
     return low + it.mean_conductance * (high - low)
 
@@ -666,7 +670,7 @@ def _say_what_is_missing(
     of = f"of device '{profile.name}'"
     missing = [f"{_PART_LABELS[part]} ({_settings(PARTS[part])})" for part in PARTS if math.isnan(pj[part])]
     if math.isnan(cell_us) and math.isnan(pj["array"]):
-        missing[0] = f"{_PART_LABELS['array']} (mapping.g_max_us: the device has no conductances)"
+        missing[0] = f"{_PART_LABELS['array']} (cost.conductance_us: the device has no conductances)"
     if missing:
         notes.setdefault(f"Not modelled, so in no sum: energy of {{}} {of}.", {}).update(dict.fromkeys(missing))
     if math.isnan(_modelled(pj, ("array", "dac", "adc"))):
@@ -715,13 +719,30 @@ def _with_rates(frame: "pd.DataFrame", pace: str) -> "pd.DataFrame":
     return frame
 
 
-def _with_costs_of(profiles: Mapping[str, Profile], lender: Profile) -> dict[str, Profile]:
+def _with_costs_of(profiles: Mapping[str, Profile], lender: Profile) -> tuple[dict[str, Profile], list[str]]:
+    """The devices with another's constants where they have none, and a note for each that takes some."""
     if lender.cost.model != "circuits":
         raise InputError(f"Device '{lender.name}' has no [cost] to lend: 'emu devices NAME' shows who has.")
-    lent = {"cost": lender.cost}
-    return {
-        key: each if each.cost.model == "circuits" else each.model_copy(update=lent) for key, each in profiles.items()
-    }
+    # What is published of the lender is not of them, and an array reads as it does with its own conductances.
+    lent = _constants_of(lender) | {"conductance_us": _mean_conductance(lender.entries(), lender.cost)}
+    lent = {name: value for name, value in lent.items() if not name.startswith("published")}
+    found, notes = {}, []
+    for key, each in profiles.items():
+        own = _constants_of(each)
+        taken = lent.keys() - own.keys() - ({"conductance_us"} if "mapping.g_max_us" in each.entries() else set[str]())
+        merged = CostCircuits.model_validate({**{name: lent[name] for name in lent if name in taken}, **own})
+        found[key] = each.model_copy(update={"cost": merged})
+        if taken:
+            some = "constants" if own else "all constants"
+            notes.append(f"Device '{each.name}' takes {some} that it does not have from '{lender.name}'.")
+    return found, notes
+
+
+def _constants_of(profile: Profile) -> dict[str, Any]:
+    """The constants that a profile gives, but for their sources."""
+    return (
+        {} if profile.cost.model != "circuits" else profile.cost.model_dump(exclude_defaults=True, exclude={"sources"})
+    )
 
 
 def _digital_pj(

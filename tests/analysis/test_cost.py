@@ -224,8 +224,24 @@ def test_a_device_without_constants_is_counted_and_says_what_to_set() -> None:
     total = total_cost(frame).iloc[0]
     assert math.isnan(total["energy_uj"]) and math.isnan(total["ratio"]) and math.isnan(total["paper_ratio"])
     assert "--costs-of" in frame.attrs["notes"][-1] and "--set cost." in frame.attrs["notes"][-1]
+
+
+def test_constants_are_lent_where_a_device_has_none() -> None:
     lent = cost(VIT, device="rram_adc", costs_of="isaac")
     assert lent["energy_adc_uj"].sum() == pytest.approx(lent["adc_conversions"].sum() * 1.5625e-6)
+    of_array = 2.4 * 100 / 8 / 128**2  # pJ of a cell and reading, by ISAAC's table
+    query = lent[lent["component"] == "query"].iloc[0]
+    readings = query["vectors"] * 7  # 8 bits, one of them the sign
+    assert query["energy_array_uj"] == pytest.approx(query["cells"] * readings * of_array * 1e-6, rel=1e-3)
+    assert lent.attrs["notes"][0] == "Device 'rram_adc' takes all constants that it does not have from 'isaac'."
+    assert math.isnan(peak(lent.attrs["profiles"]["rram_adc"])["published_tops_per_w"])
+    own = cost(VIT, device="rram_adc", set={"cost.adc_pj": 2.0}, costs_of="isaac")
+    assert own["energy_adc_uj"].sum() == pytest.approx(own["adc_conversions"].sum() * 2e-6)
+    assert own["energy_dac_uj"].tolist() == lent["energy_dac_uj"].tolist()
+    # Its own conductances stay: they are what energy follows.
+    single = cost(VIT, device="pcm_hermes_single", costs_of="pcm_hermes")
+    pair = cost(VIT, device="pcm_hermes")
+    assert single["energy_array_uj"].tolist() == pytest.approx((pair["energy_array_uj"] / 2).tolist())
     with pytest.raises(InputError, match="no \\[cost\\] to lend"):
         cost(VIT, device="rram_adc", costs_of="ideal")
 

@@ -50,6 +50,10 @@ class CostCircuits(Section):
     phases: Annotated[
         int, Number("readings of one input, beside its slices; 4: HERMES at high precision", "readings", CHIP, COUNT)
     ] = 1
+    conductance_us: Annotated[
+        float | None,
+        Number("mean of the devices; without it mean_conductance of their range", "microsiemens", CHIP, NOT_NEGATIVE),
+    ] = None
     mean_conductance: Annotated[
         float, Number("mean of the devices, from g_min (0) to g_max (1)", "1", "assumed unless given", SHARE)
     ] = 0.5
