@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from emu.rewriter import Device, EmulatedModel, Rule
 
 HOROWITZ = "Horowitz 2014, 45 nm"
-PARTS = {  # of the energy, and the constants of [cost] that each takes
-    "array": ("read_voltage_v", "read_ns"),
-    "dac": ("dac_pj",),
-    "adc": ("adc_pj",),
-    "shift_add": ("shift_add_pj",),
-    "buffer": ("buffer_pj_per_bit",),
-    "core": ("core_pj",),
-    "write": ("write_pj, or cost.write_voltage_v", "write_ns"),
+PARTS = {  # of the energy, and the constants that each takes
+    "array": "cost.read_voltage_v, cost.read_ns",
+    "dac": "cost.dac_pj",
+    "adc": "cost.adc_pj",
+    "shift_add": "cost.shift_add_pj",
+    "buffer": "cost.buffer_pj_per_bit",
+    "core": "cost.core_pj",
+    "write": "cost.write_pj, or cost.write_voltage_v and cost.write_ns",
 }
 AREAS = {
-    "cells": "cell_area_um2",
-    "DACs": "dac_area_um2",
-    "ADCs": "adc_area_um2",
-    "all else in a core": "core_area_um2",
+    "cells": "cost.cell_area_um2",
+    "DACs": "cost.dac_area_um2",
+    "ADCs": "cost.adc_area_um2",
+    "all else in a core": "cost.core_area_um2",
 }
 ENERGIES = tuple(f"energy_{part}_uj" for part in PARTS)
 DIGITAL = ("digital_arithmetic_uj", "digital_cache_uj", "digital_fetch_uj")
@@ -548,9 +548,8 @@ def _product(
             f"Device '{profile.name}' does not limit its tiles: each matrix is counted as one array "
             "(--set mapping.tile_rows=128 --set mapping.tile_columns=128 cuts it)."
         ] = {}
-    is_known = profile.cost.model == "circuits"
-    it = profile.cost if profile.cost.model == "circuits" else CostCircuits()
-    serial_bits = 1 if is_known and it.dac == "bit_serial" else dac_bits - 1
+    it = profile.cost if profile.cost.model == "circuits" else CostCircuits(dac="pwm")
+    serial_bits = 1 if it.dac == "bit_serial" else dac_bits - 1
     fed_bits = max(1, int(structure["dac_slice_bits"]) or serial_bits)
     counts = count(
         k,
@@ -590,11 +589,8 @@ def _product(
         "ADCs": adcs * adc_um2,
         "all else in a core": counts.arrays * _or_nan(it.core_area_um2),
     }
-    times = {
-        "reading (cost.read_ns, cost.adc_ns)": vectors
-        * counts.readings
-        * _reading_ns(it, min(shared, counts.converted))
-    }
+    reading_ns = _reading_ns(it, min(shared, counts.converted))
+    times = {"reading (cost.read_ns, cost.adc_ns)": vectors * counts.readings * reading_ns}
     if written:
         times["writing K and V (cost.write_ns)"] = min(k, tile_rows or k) * it.write_pulses * _or_nan(it.write_ns)
     _say_what_is_missing(profile, pj, areas, times, cell_us, notes)
@@ -625,7 +621,8 @@ def _reading_ns(it: CostCircuits, shared: float) -> float:
         return read_ns
     if it.adc == "ramp":
         return read_ns + adc_ns
-    return read_ns if read_ns >= shared * adc_ns else shared * adc_ns * (read_ns / read_ns)  # NaN if either is
+    converting_ns = shared * adc_ns
+    return math.nan if math.isnan(read_ns + converting_ns) else max(read_ns, converting_ns)
 
 
 def _conversion(profile: Profile, bits: int, notes: Notes) -> tuple[float, float]:
@@ -668,14 +665,14 @@ def _say_what_is_missing(
         ] = {}
         return
     of = f"of device '{profile.name}'"
-    missing = [f"{_PART_LABELS[part]} ({_settings(PARTS[part])})" for part in PARTS if math.isnan(pj[part])]
+    missing = [f"{_PART_LABELS[part]} ({PARTS[part]})" for part in PARTS if math.isnan(pj[part])]
     if math.isnan(cell_us) and math.isnan(pj["array"]):
         missing[0] = f"{_PART_LABELS['array']} (cost.conductance_us: the device has no conductances)"
     if missing:
         notes.setdefault(f"Not modelled, so in no sum: energy of {{}} {of}.", {}).update(dict.fromkeys(missing))
     if math.isnan(_modelled(pj, ("array", "dac", "adc"))):
         notes[f"There is no sum of the energy {of} without cells, DACs and ADCs."] = {}
-    missing = [f"{part} ({_settings([AREAS[part]])})" for part in AREAS if math.isnan(areas[part])]
+    missing = [f"{part} ({AREAS[part]})" for part in AREAS if math.isnan(areas[part])]
     if missing:
         notes.setdefault(f"Not modelled, so in no sum: area of {{}} {of}.", {}).update(dict.fromkeys(missing))
     if math.isnan(_modelled(areas, ("cells", "ADCs"))):
@@ -683,10 +680,6 @@ def _say_what_is_missing(
     for part, ns in times.items():
         if math.isnan(ns):
             notes.setdefault(f"Not modelled, so in no sum: time of {{}} {of}.", {})[part] = None
-
-
-def _settings(names: Sequence[str]) -> str:
-    return ", ".join(f"cost.{name}" for name in names)
 
 
 def _modelled(parts: Mapping[str, float], needed: Sequence[str]) -> float:
