@@ -138,7 +138,8 @@ def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -
 
     Args:
         manifest: the model's manifest.
-        set: numbers that change: `program.sigma` where one device has it, `pcm:program.sigma` where several do.
+        set: numbers that change: `program.sigma` where one device has it, `pcm:program.sigma` where several do; of a
+            device that was measured at several times also `program.time_s`, which chooses its coefficients.
 
     Raises:
         InputError: a device or entry that is not there, an entry that several devices have, or as in
@@ -147,8 +148,9 @@ def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -
     """
     devices = manifest["devices"]
     settings: dict[str, dict[str, float]] = {}
+    profiles = {name: load_profile(device["profile"]) for name, device in devices.items()}
     for name, device in devices.items():
-        values = load_profile(device["profile"]).entries()
+        values = profiles[name].entries()
         unknown = [entry for entry in device["entries"] if not isinstance(entry, str) or entry not in values]
         if unknown:
             raise InputError(
@@ -160,7 +162,7 @@ def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -
     for key, value in parse_overrides(set).items():
         name, colon, entry = key.rpartition(":")
         if not colon:
-            having = [each for each, entries in settings.items() if entry in entries]
+            having = [each for each in settings if entry in (*settings[each], *profiles[each].selectors())]
             if len(having) > 1:
                 raise InputError(
                     f"Several devices have '{entry}' ({', '.join(having)}): say which, as in "
@@ -173,6 +175,11 @@ def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -
         if entry in changes.setdefault(name, {}):
             raise InputError(f"'{entry}' of device '{name}' is set twice: keep one of them.")
         changes[name][entry] = value
+    for name, given in changes.items():
+        chosen = {entry: given.pop(entry) for entry in profiles[name].selectors() if entry in given}
+        if chosen:
+            values = load_profile(profiles[name], chosen).entries()
+            settings[name] = {entry: values[entry] for entry in settings[name]}
     return {name: override_entries(entries, changes.get(name)) for name, entries in settings.items()}
 
 
