@@ -14,9 +14,9 @@ from emu.contract.schema import DYNAMIC, NUMBER_PROGRAMS, STORED
 from emu.contract.structure import Controls, Structure, parse_structure
 from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED
+from emu.reference.arrays import Normals
 from emu.reference.mapping import largest, mapping_of, scales
 from emu.reference.periphery import Reading, adc_errors
-from emu.reference.random import Normals
 from emu.reference.storing import Stored, held_weights, stored_operand
 from emu.runtime.library import programmed_array, programmed_weight, sample_normals
 from emu.train.crossbar import crossbar_product
