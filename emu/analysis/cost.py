@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 from emu.analysis.figures import COLORS, GREY, below_axes, grid, line_styles
+from emu.contract.site import Site
 from emu.device import Profile, load_profile
 from emu.errors import InputError
 
@@ -337,7 +338,7 @@ def cost(
         set = None
     elif device is not None or map or only is not None or exclude is not None:
         raise InputError(f"{name} is already rewritten: give it without a device and a selection of sites.")
-    profiles = {key: load_profile(each["profile"], set) for key, each in manifest["devices"].items()}
+    profiles = {key: load_profile(each.profile, set) for key, each in manifest.devices.items()}
     costs = constants if isinstance(constants, CostModel) else CostModel.of(constants)
     parts = []
     lengths: list[int | None] = [*tokens] or [None]
@@ -346,7 +347,7 @@ def cost(
         changed = profiles
         if height is not None:
             changed = {key: load_profile(each, {"mapping.tile_rows": height}) for key, each in profiles.items()}
-        sites = manifest["sites"]
+        sites = manifest.sites
         frame = cost_of_sites(sites, changed, tokens=length, constants=costs, name=name)
         used = next(iter(changed.values())).mapping.tile_rows if len(changed) == 1 or height is not None else None
         frame.insert(0, "tile_rows", used)
@@ -358,7 +359,7 @@ def cost(
 
 
 def cost_of_sites(
-    sites: Sequence[Mapping[str, Any]],
+    sites: Sequence[Site],
     profiles: Mapping[str, Profile],
     *,
     tokens: int | None = None,
@@ -385,14 +386,14 @@ def cost_of_sites(
     costs = constants or CostModel()
     if tokens is not None and tokens < 1:
         raise InputError(f"{tokens} tokens were asked for: give at least one.")
-    products = [site for site in sites if site["op"] != "FaultyWeight"]
+    products = [site for site in sites if site.is_product]
     own = _own_tokens(products)
     notes: dict[str, None] = {}
     if len(products) < len(sites):
         notes["Stored tensors that feed no product are not counted."] = None
     rows = []
     for site in products:
-        profile = profiles[site["device"]]
+        profile = profiles[site.device]
         k, n, vectors, matrices = _geometry(site, tokens, own, name)
         rows.append(_row(site, profile, k, n, vectors, matrices, costs, notes))
     frame = _pandas().DataFrame(rows)
@@ -494,7 +495,7 @@ def _draw_components(frame: "pd.DataFrame", axes: Any) -> None:
 
 
 def _row(
-    site: Mapping[str, Any],
+    site: Site,
     profile: Profile,
     k: int,
     n: int,
@@ -505,7 +506,7 @@ def _row(
 ) -> dict[str, Any]:
     """Counts and costs of one site; energy in uJ, area in mm2, latency in us."""
     structure, entries = profile.structure(), profile.entries()
-    written = site["op"] == "CrossbarMatMulDynamic"
+    written = not site.is_stored
     slices, devices, extra, cell_bits = _cells_of(structure, entries, written, costs, notes, profile.name)
     dac_bits = _bits("dac", structure, entries, costs, notes, profile.name)
     adc_bits = costs.adc_bits or _bits("adc", structure, entries, costs, notes, profile.name)
@@ -551,7 +552,7 @@ def _row(
         cell_pj = costs.write_pulses * costs.write_voltage_v**2 * g_us * costs.write_pulse_ns * 1e-3
         pj["write"] = matrices * counts.cells * cell_pj
         latency_ns += min(k, int(structure["tile_rows"]) or k) * costs.write_pulses * costs.write_pulse_ns
-    holds = matrices * (site["array"] == site["index"])  # a shared array is counted where it is first used
+    holds = matrices * (site.array == site.index)  # a shared array is counted where it is first used
     area_um2 = (
         counts.allocated * costs.array_area_um2 / 128**2
         + counts.arrays * (int(structure["tile_rows"]) or k) * costs.dac_area_um2
@@ -560,10 +561,10 @@ def _row(
     arithmetic_pj, memory_pj = _digital_pj(k, n, runs, matrices, written, costs)
     energy = {f"energy_{part}_uj": pj[part] * 1e-6 for part in PARTS}
     return {
-        "site": site["index"],
-        "node": site["node"],
-        "layer": site["layer"],
-        "component": site["component"],
+        "site": site.index,
+        "node": site.node,
+        "layer": site.layer,
+        "component": site.component,
         "rows": k,
         "columns": n,
         "vectors": vectors,
@@ -644,35 +645,34 @@ def _bits(
     return costs.converter_bits
 
 
-def _own_tokens(sites: Sequence[Mapping[str, Any]]) -> int | None:
+def _own_tokens(sites: Sequence[Site]) -> int | None:
     """Tokens of one sample, None where the model leaves them open."""
     for site in sites:
-        if site["component"] in ("query", "query_key_value") and site["macs"]:
-            return int(site["macs"] // site["macs_per_row"])
+        if site.component in ("query", "query_key_value") and site.macs:
+            return site.macs // (site.macs_per_row or 1)
     return None
 
 
-def _geometry(site: Mapping[str, Any], tokens: int | None, own: int | None, name: str) -> tuple[int, int, int, int]:
+def _geometry(site: Site, tokens: int | None, own: int | None, name: str) -> tuple[int, int, int, int]:
     """Rows and columns of the matrix, input rows of a sample for each matrix, and matrices."""
-    k, n = site["shape"]
-    written = site["op"] == "CrossbarMatMulDynamic"
-    where = f"{name}: site {site['index']} '{site['node']}'"
-    if site["macs"] is None:
+    k, n = site.shape
+    written = not site.is_stored
+    where = f"{name}: site {site.index} '{site.node}'"
+    if site.macs is None or k is None or n is None:
         if tokens is None:
             raise InputError(f"{where} depends on the number of tokens, which the model leaves open: give tokens.")
-        matrices = (site["heads"] or 1) if written else site.get("stack", 1)
+        matrices = (site.heads or 1) if written else site.stack
         return tokens if k is None else k, tokens if n is None else n, tokens, matrices
-    runs = site["macs"] // site["macs_per_row"] if site["macs_per_row"] else 0
-    stack = site.get("stack", 1)
-    if stack > 1:
-        return k, n, runs // stack, stack
-    keys = {"attention_scores": n, "attention_context": k}.get(site["component"])
+    runs = site.macs // site.macs_per_row if site.macs_per_row else 0
+    if site.stack > 1:
+        return k, n, runs // site.stack, site.stack
+    keys = {"attention_scores": n, "attention_context": k}.get(site.component)
     if own is None or tokens is None or tokens == own:
-        matrices = (site["heads"] or 1) if written else 1
+        matrices = (site.heads or 1) if written else 1
         if written and keys and own and keys != own and runs % keys == 0:
             matrices = runs // keys  # attention within windows
         return k, n, runs // matrices, matrices
-    if site["layer"] is None:  # patches count with the tokens; pooler and classifier see a chosen token
+    if site.layer is None:  # patches count with the tokens; pooler and classifier see a chosen token
         return k, n, runs + tokens - own if runs > max(1, own - 3) else runs, 1
     if runs % own or (keys is not None and keys != own):
         raise InputError(
@@ -681,8 +681,8 @@ def _geometry(site: Mapping[str, Any], tokens: int | None, own: int | None, name
         )
     if not written:
         return k, n, runs // own * tokens, 1
-    columns = tokens if site["component"] == "attention_scores" else n
-    return tokens if site["component"] == "attention_context" else k, columns, tokens, runs // own
+    columns = tokens if site.component == "attention_scores" else n
+    return tokens if site.component == "attention_context" else k, columns, tokens, runs // own
 
 
 def _published(rows: "pd.DataFrame", costs: CostModel) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from emu.calibration.outputs import stored_contents, tile_outputs, written_contents
 from emu.calibration.ranges import Method, check_method, find_range
+from emu.contract.schema import DYNAMIC
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.errors import InputError
 from emu.evaluation.data import fixed_batch, model_inputs
@@ -19,7 +20,7 @@ from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Arrays
 from emu.reference import windows
 from emu.reference.codes import numbers_of
-from emu.rewriter import EmulatedModel
+from emu.rewriter import EmulatedModel, calibrated_sites
 
 if TYPE_CHECKING:
     import onnx
@@ -99,23 +100,6 @@ def calibrate(
     return emulated.calibrated(ranges, how)
 
 
-def calibrated_sites(manifest: Mapping[str, Any]) -> dict[int, tuple[bool, bool]]:
-    """The sites with calibrated converters, by index: whether the DAC is, and whether the ADC is."""
-    kinds = {
-        name: (_is_calibrated(device["profile"], "dac"), _is_calibrated(device["profile"], "adc"))
-        for name, device in manifest["devices"].items()
-    }
-    return {
-        site["index"]: kinds[site["device"]]
-        for site in manifest["sites"]
-        if any(kinds[site["device"]]) and site["op"] != "FaultyWeight"
-    }
-
-
-def _is_calibrated(profile: Mapping[str, Any], converter: str) -> bool:
-    return bool(profile[converter].get("range") == "calibrated")
-
-
 @dataclass
 class _Site:
     """A site with calibrated converters, and the largest magnitude that it was fed."""
@@ -133,18 +117,18 @@ class _Site:
     @classmethod
     def of(cls, emulated: EmulatedModel, index: int, dac: bool, adc: bool) -> "_Site":
         """The site of that index. Its controls are those of an undisturbed one (strength 0)."""
-        facts = emulated.manifest["sites"][index]
-        node = emulated.nodes()[facts["node"]]
+        facts = emulated.manifest.sites[index]
+        node = emulated.nodes()[facts.node]
         structure = parse_structure(node.op_type, {name: each.value for name, each in node.attributes.items()})
-        device = emulated.value(emulated.manifest["devices"][facts["device"]]["input"])
+        device = emulated.value(emulated.manifest.devices[facts.device].input)
         strength = np.zeros(structure.sites, np.float32)
         controls = check_controls(structure, device, strength, None, None, np.int64(0), np.int64(0))
-        shape = (facts.get("stack", 1), facts["shape"][0] or 0, facts["shape"][1] or 0)
-        return cls(index, facts["node"], node, dac, adc, structure, controls, shape)
+        shape = (facts.stack, facts.shape[0] or 0, facts.shape[1] or 0)
+        return cls(index, facts.node, node, dac, adc, structure, controls, shape)
 
     @property
     def is_stored(self) -> bool:
-        return bool(self.node.op_type != "CrossbarMatMulDynamic")
+        return bool(self.node.op_type != DYNAMIC)
 
     @property
     def operands(self) -> list[str]:
@@ -282,7 +266,7 @@ def _run(
             raise InputError(f"The batch size is {batch_size}: give {fixed or 'a whole number from 1'}.")
         size = fixed or batch_size or DEFAULT_BATCH
         batches = -(-len(dataset.labels) // size)
-        count = len(emulated.manifest["sites"])
+        count = len(emulated.manifest.sites)
         # Ranges must be numbers, although nothing is converted at strength 0.
         clean = {"emu.strength": np.zeros(count, np.float32), "emu.ranges": np.array([[1, -1, 1]] * count, np.float32)}
         outputs = {output.name for output in session.get_outputs()}

@@ -191,7 +191,6 @@ def evaluate(
 
     clean = bench.run_clean(step)
     scores = tuple(bench.run(Trial(seed=seed, read_seed=read_seed), step) for seed in seeds)
-    manifest = bench.manifest
     return Evaluation(
         clean=clean,
         chips=scores,
@@ -199,7 +198,7 @@ def evaluate(
         read_seed=read_seed,
         model=bench.name,
         data=bench.dataset.where,
-        device=", ".join(manifest["devices"]) if manifest else None,
+        device=bench.device_names or None,
         settings=bench.settings,
         sites=len(bench.sites),
         batch_size=bench.batch_size,
