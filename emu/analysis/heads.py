@@ -17,11 +17,11 @@ from emu.analysis.sensitivity import (
     mean_and_interval,
     primary_values,
     run_announced,
-    seeds_of,
 )
 from emu.contract.site import Site
 from emu.errors import InputError
 from emu.evaluation import Bench, Trial
+from emu.evaluation.bench import seeds_of
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 

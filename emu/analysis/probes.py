@@ -26,6 +26,7 @@ from emu.evaluation.tasks import Arrays
 from emu.rewriter import EmulatedModel, read_manifest, rewrite
 from emu.rewriter.dataflow import DataFlow, is_standard
 from emu.rewriter.find import PRODUCTS
+from emu.rewriter.load import DOMAIN
 
 if TYPE_CHECKING:
     import onnx
@@ -389,7 +390,7 @@ class _Finder:
         """
         ends = self._of(layer, ("ffn_down", "attention_output")) or self._of(layer, None)
         site, last = max(ends, key=lambda end: self._flow.position[end[1]])
-        stop = {node for node in self._flow.nodes if node.domain == "emu" or node.op_type in PRODUCTS}
+        stop = {node for node in self._flow.nodes if node.domain == DOMAIN or node.op_type in PRODUCTS}
         sums = [node for node, _ in self._flow.downstream(last.outputs[0], stop) if self._joins(node, self._own[last])]
         if not sums:
             return f"no residual sum follows '{site.node}'"

@@ -15,7 +15,7 @@ from emu.analysis.figures import half_width, heat_map
 from emu.contract.site import Site
 from emu.errors import InputError
 from emu.evaluation import Bench, Trial
-from emu.evaluation.controls import LARGEST_SEED
+from emu.evaluation.bench import seeds_of
 from emu.evaluation.metrics import metric_spread
 
 if TYPE_CHECKING:
@@ -77,17 +77,6 @@ def groups_of(bench: Bench) -> list[Group]:
         else:  # no selection says "outside layers"
             groups += [Group(f"node={site.node}", None, component, (site,)) for site in sites]
     return groups
-
-
-def seeds_of(chips: int, first_seed: int = 0) -> range:
-    """The seeds of so many chips.
-
-    Raises:
-        InputError: no chip, or seeds that do not exist.
-    """
-    if chips < 1 or first_seed < 0 or first_seed + chips - 1 > LARGEST_SEED:
-        raise InputError(f"{chips} chips from seed {first_seed} on: give at least one chip, with seeds 0 to 2^32 - 1.")
-    return range(first_seed, first_seed + chips)
 
 
 def run_announced(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emu.calibration.outputs import stored_contents, tile_outputs, written_contents
 from emu.calibration.ranges import Method, check_method, find_range
-from emu.contract.schema import DYNAMIC
+from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.errors import InputError
 from emu.evaluation.data import fixed_batch, model_inputs
@@ -88,12 +88,12 @@ def calibrate(
             largest = site.largest
             if method != "minmax":
                 largest = find_range(observer.inputs_of(site), True, method, percentile)[1]
-            ranges[site.index, 0] = largest or 1.0
+            ranges[site.facts.index, 0] = largest or 1.0
         if site.adc:
-            site.controls = replace(site.controls, input_range=float(ranges[site.index, 0]))
+            site.controls = replace(site.controls, input_range=float(ranges[site.facts.index, 0]))
             outputs = _outputs(emulated, observer, site, None if method == "minmax" else _MOST_OUTPUTS)
             symmetric = site.structure.adc_code != "offset_binary"
-            ranges[site.index, 1:] = find_range(outputs, symmetric, method, percentile)
+            ranges[site.facts.index, 1:] = find_range(outputs, symmetric, method, percentile)
     how: dict[str, Any] = {"method": method, "samples": used, "data": where}
     if method == "percentile":
         how["percentile"] = percentile
@@ -104,8 +104,7 @@ def calibrate(
 class _Site:
     """A site with calibrated converters, and the largest magnitude that it was fed."""
 
-    index: int
-    name: str
+    facts: Site
     node: Any
     dac: bool
     adc: bool
@@ -124,16 +123,12 @@ class _Site:
         strength = np.zeros(structure.sites, np.float32)
         controls = check_controls(structure, device, strength, None, None, np.int64(0), np.int64(0))
         shape = (facts.stack, facts.shape[0] or 0, facts.shape[1] or 0)
-        return cls(index, facts.node, node, dac, adc, structure, controls, shape)
-
-    @property
-    def is_stored(self) -> bool:
-        return bool(self.node.op_type != DYNAMIC)
+        return cls(facts, node, dac, adc, structure, controls, shape)
 
     @property
     def operands(self) -> list[str]:
         """Names of the activations that it multiplies."""
-        return [value.name for value in self.node.inputs[: 1 if self.is_stored else 2]]
+        return [value.name for value in self.node.inputs[: 1 if self.facts.is_stored else 2]]
 
     @property
     def fed(self) -> tuple[object, ...]:
@@ -171,7 +166,7 @@ class _Observer:
         """Takes in one of so many batches."""
         stored: dict[tuple[object, ...], list[_Site]] = {}
         for site in self.sites:
-            if site.is_stored:
+            if site.facts.is_stored:
                 stored.setdefault(site.fed, []).append(site)
         width = sum(sites[0].shape[0] * sites[0].shape[1] for sites in stored.values())
         count = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
@@ -181,14 +176,16 @@ class _Observer:
             for site in sites:
                 site.largest = max(site.largest, float(np.abs(array).max(initial=0)))
         for site in self.sites:
-            if not site.is_stored:
+            if not site.facts.is_stored:
                 a, b = (values[name] for name in site.operands)
                 site.largest = max(site.largest, float(np.abs(a).max(initial=0)))
-                self.matrices.setdefault(site.index, []).extend(_pairs(site, a, b, samples, -(-_MATRICES // batches)))
+                self.matrices.setdefault(site.facts.index, []).extend(
+                    _pairs(site, a, b, samples, -(-_MATRICES // batches))
+                )
 
     def inputs_of(self, site: _Site) -> list[NDArray[np.float32]]:
         """The rows that were kept of what a site is fed."""
-        return self.rows[site.fed] if site.is_stored else [rows for rows, _ in self.matrices[site.index]]
+        return self.rows[site.fed] if site.facts.is_stored else [rows for rows, _ in self.matrices[site.facts.index]]
 
 
 def _pairs(
@@ -212,12 +209,12 @@ def _outputs(
     emulated: EmulatedModel, observer: _Observer, site: _Site, most: int | None
 ) -> Iterator[NDArray[np.float32]]:
     """What the ADCs of a site convert; about `most` numbers of evenly spaced rows."""
-    if site.is_stored:
+    if site.facts.is_stored:
         fed = np.concatenate(observer.inputs_of(site), axis=1)
         matrices = _weight(emulated, site).reshape(site.shape)
         pairs = [(x, stored_contents(w, site.structure, site.controls)) for x, w in zip(fed, matrices, strict=True)]
     else:
-        pairs = observer.matrices[site.index]
+        pairs = observer.matrices[site.facts.index]
     for x, contents in pairs:
         if most is not None:
             tiles, slices = len(site.structure.row_tiles(x.shape[1])), site.controls.input_slices(site.structure)
@@ -280,7 +277,9 @@ def _run(
             values |= {name: emulated.value(name) for name in names if name not in values}
             for site in observer.sites:
                 if not all(np.isfinite(values[name]).all() for name in site.operands):
-                    raise InputError(f"{dataset.where}: the inputs of node '{site.name}' are not finite on these data.")
+                    raise InputError(
+                        f"{dataset.where}: the inputs of node '{site.facts.node}' are not finite on these data."
+                    )
             observer.see(values, size if fixed else len(next(iter(feeds.values()))), batches)
             if progress is not None:
                 progress(done, batches)

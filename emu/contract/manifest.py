@@ -96,21 +96,18 @@ class Manifest:
         """
         try:
             found = json.loads(text)
+            version = found.get("format") if isinstance(found, dict) else None
+            if version == FORMAT:
+                manifest: Manifest = _record(cls, found, "")
+                _check_places(manifest)
+                return manifest
         except (ValueError, RecursionError) as error:  # RecursionError: lists in lists without end
             reason = error if isinstance(error, ValueError) else "it is nested too deeply"
-            raise _damaged(name, reason) from None
-        version = found.get("format") if isinstance(found, dict) else None
-        if version != FORMAT:
-            raise InputError(
-                f"{name} has a manifest of format {_short(version)}, this emu reads format {FORMAT}: "
-                "rewrite the original model again, or use the emu that wrote it."
-            )
-        try:
-            manifest: Manifest = _record(cls, found, "")
-            _check_places(manifest)
-        except ValueError as problem:
-            raise _damaged(name, problem) from None
-        return manifest
+            raise InputError(f"{name} has a damaged manifest ({reason}): rewrite the original model again.") from None
+        raise InputError(
+            f"{name} has a manifest of format {_short(version)}, this emu reads format {FORMAT}: "
+            "rewrite the original model again, or use the emu that wrote it."
+        )
 
 
 def plain(value: Any) -> Any:
@@ -189,10 +186,6 @@ def _check_places(manifest: Manifest) -> None:
             raise ValueError(f"site {index} has index {site.index}")
         if site.device not in manifest.devices:
             raise ValueError(f"site {index} is on device '{_short(site.device)}', which it has not")
-
-
-def _damaged(name: str, reason: object) -> InputError:
-    return InputError(f"{name} has a damaged manifest ({reason}): rewrite the original model again.")
 
 
 def _short(value: Any) -> str:

@@ -23,15 +23,13 @@ class Selection:
     Lists with `|` between them select what any of them does.
 
     Attributes:
-        text: as it was given.
         option: name of the option it was given with, for errors.
-        lists: the terms of each list.
+        lists: each list as it was written, and its terms.
 
     """
 
-    text: str
     option: str
-    lists: tuple[tuple[Term, ...], ...]
+    lists: tuple[tuple[str, tuple[Term, ...]], ...]
 
     @classmethod
     def parse(cls, text: str, option: str) -> "Selection":
@@ -41,10 +39,10 @@ class Selection:
             InputError: it is empty, or has a term that cannot be read.
 
         """
-        lists = [part.split() for part in text.split("|")]
-        if not all(lists):
+        lists = text.split("|")
+        if not all(each.split() for each in lists):
             raise InputError(f"{option} is empty: write for example layer=0-3 component=ffn_up,ffn_down.")
-        return cls(text, option, tuple(tuple(_term(term, option) for term in terms) for terms in lists))
+        return cls(option, tuple((each, tuple(_term(term, option) for term in each.split())) for each in lists))
 
     def of(self, sites: Sequence[Site]) -> list[Site]:
         """The sites of one model that it selects, in order.
@@ -53,8 +51,7 @@ class Selection:
             InputError: a part that no site matches; it lists what exists.
 
         """
-        parts = zip(self.text.split("|"), self.lists, strict=True)
-        found = {site.node for text, terms in parts for site in self._of_list(sites, text, terms)}
+        found = {site.node for text, terms in self.lists for site in self._of_list(sites, text, terms)}
         return [site for site in sites if site.node in found]
 
     def _of_list(self, sites: Sequence[Site], text: str, terms: Iterable[Term]) -> list[Site]:

@@ -5,38 +5,6 @@ from dataclasses import dataclass
 
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT
 
-COMPONENTS = (
-    "patch_embedding",
-    "embedding_projection",
-    "query",
-    "key",
-    "value",
-    "query_key_value",
-    "key_value",
-    "position_projection",
-    "position_scores",
-    "attention_scores",
-    "attention_context",
-    "attention_output",
-    "ffn_up",
-    "ffn_gate",
-    "ffn_down",
-    "pooler",
-    "classifier",
-    "other",
-)
-# Stored tensors that feed no product; the most telling first.
-STORED_COMPONENTS = (
-    "word_embedding",
-    "token_type_embedding",
-    "position_embedding",
-    "class_token",
-    "distillation_token",
-    "norm",
-    "bias",
-    "other_stored",
-)
-
 
 @dataclass(frozen=True)
 class Site:
@@ -50,7 +18,8 @@ class Site:
         op: the operator that it is or becomes, one of `emu.contract.schema.OPERATORS`.
         source_op: its operator in the plain model; the first one that reads the tensor where there is no product.
         layer: index of the transformer block from 0, None outside blocks.
-        component: one of `COMPONENTS`, or of `STORED_COMPONENTS` where there is no product.
+        component: what it does: `query`, `attention_scores`, `ffn_up`, `classifier` and so on, `other` where it could
+            not be told; or what a stored tensor is, `word_embedding`, `norm`, `bias` and so on.
         shape: rows K and columns N of the matrix in the array, None where they depend on a symbolic size.
         heads: number of heads, 0 where there are none or they could not be told.
         head_axis: where heads lie: `none`, `output`, `input` or `matrix`, as in `docs/operators.md`.

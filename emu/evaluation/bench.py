@@ -17,7 +17,7 @@ from emu.contract.site import Site
 from emu.device import parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
-from emu.evaluation.controls import control_feeds, flat_settings
+from emu.evaluation.controls import LARGEST_SEED, control_feeds, flat_settings
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
@@ -327,6 +327,17 @@ class Bench:
     def _score(self, kept: Kept, clean: Kept) -> Score:
         measured = self.task.measure(kept, self.dataset, clean)
         return Score(measured.metrics, measured.correct, len(self.dataset.labels), measured.undefined)
+
+
+def seeds_of(chips: int, first_seed: int = 0) -> range:
+    """The seeds of so many chips.
+
+    Raises:
+        InputError: no chip, or seeds that do not exist.
+    """
+    if chips < 1 or first_seed < 0 or first_seed + chips - 1 > LARGEST_SEED:
+        raise InputError(f"{chips} chips from seed {first_seed} on: give at least one chip, with seeds 0 to 2^32 - 1.")
+    return range(first_seed, first_seed + chips)
 
 
 def runnable_model(model: Any) -> tuple[Any, str]:

@@ -33,15 +33,8 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of a rewritten model.
 
-    Args:
-        profiles: the devices by name, in order of first use.
-        sites: the sites that were mapped to them, numbered.
-        skipped: products that stay digital.
-        batch: where samples lie.
-        notes: what reading the model changed in it.
-        tied: for a site, by index, those that hold the transpose of its weight.
-        faults: which chip its list of faults was drawn for; None where there is no list.
-
+    `profiles` are its devices by name, in order of first use; `tied` names for a site, by index, those that hold the
+    transpose of its weight; `faults` says which chip its list of faults was drawn for, None where there is no list.
     """
     manifest = Manifest(
         format=FORMAT,

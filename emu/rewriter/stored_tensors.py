@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from emu.contract.schema import FAULTY_WEIGHT
-from emu.contract.site import STORED_COMPONENTS, Site, Skipped
+from emu.contract.site import Site, Skipped
 from emu.rewriter.dataflow import DataFlow, is_standard, sizes_of, tensor_of
 from emu.rewriter.find import PRODUCTS
 from emu.rewriter.shapes import Probes
@@ -46,6 +46,17 @@ _NORMALIZATIONS = frozenset(
         "InstanceNormalization",
         "GroupNormalization",
     ]
+)
+# What a tensor can be, the most telling first.
+_COMPONENTS = (
+    "word_embedding",
+    "token_type_embedding",
+    "position_embedding",
+    "class_token",
+    "distillation_token",
+    "norm",
+    "bias",
+    "other_stored",
 )
 _MASK_VALUES = 2  # a tensor of so few values that is added to attention scores hides some of them
 _MOST_TOKEN_TYPES = 16
@@ -189,7 +200,7 @@ class _Finder:
     def _role(self, value: ir.Value) -> _Role | None:
         """The most telling of the roles at all places, None for what is no data of the main graph."""
         roles = [role for node, place in value.uses() if (role := self._role_at(node, place, value)) is not None]
-        return min(roles, key=lambda role: STORED_COMPONENTS.index(role.component), default=None)
+        return min(roles, key=lambda role: _COMPONENTS.index(role.component), default=None)
 
     def _role_at(self, node: ir.Node, place: int, value: ir.Value) -> _Role | None:
         if not self._is_data(node, place, value):
