@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import emu
 from benchmarks.ratios import clean_session, seconds
-from emu.contract.schema import STORED, attribute_types
+from emu.contract.schema import FORMAT, STORED, attribute_types
 
 _LEAST_SECONDS = 0.1  # of clean runs
 _CONVERTERS = {
@@ -66,7 +66,7 @@ def clean_model(shape: Convolution, kernel: np.ndarray) -> onnx.ModelProto:
 def emulated_model(shape: Convolution, kernel: np.ndarray, numbers: dict[str, float]) -> onnx.ModelProto:
     """The same as a node of the operator."""
     axis = f"{shape.size},{shape.stride},1,{shape.padding},{shape.padding}"
-    changes: dict[str, Any] = {"format": 2, "sites": 1, "window": f"{axis};{axis}", "entries": ",".join(numbers)}
+    changes: dict[str, Any] = {"format": FORMAT, "sites": 1, "window": f"{axis};{axis}", "entries": ",".join(numbers)}
     changes |= {"head_groups": 1, "head_share": 1, "adc_columns": 1, "fault_bits": 8, "scaling": "tile_column"}
     words = {
         "tile_split": "fill", "fault_range": "symmetric", "fault_scale": "tensor", "encoding": "weight",

@@ -11,45 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emu import reference
+from emu.contract.schema import OPERATORS, plain
+from emu.device import load_profile
 
 Array = NDArray[Any]
 Attributes = dict[str, int | str]
 
-_PRODUCT: Attributes = {
-    "format": 2, "site": 0, "array": 0, "sites": 1, "entries": "", "sample_axis": 0,
-    "heads": 0, "head_axis": "none", "head_groups": 1, "head_share": 1,
-    "tile_rows": 0, "tile_columns": 0, "tile_split": "balanced", "scaling": "tensor",
-    "dac": "none", "dac_code": "sign_magnitude", "dac_slice_bits": 0,
-    "adc": "none", "adc_code": "sign_magnitude", "adc_columns": 1,
-    "bound_management": "none", "read_noise": "none", "ir_drop": "none",
-}  # fmt: skip
-_STORED: Attributes = {
-    **_PRODUCT,
-    "fault_source": "none", "fault_storage": "none", "fault_bits": 8, "fault_range": "symmetric",
-    "fault_scale": "tensor", "fault_mask": 0, "fault_protection": "none",
-    "encoding": "weight", "offset_correction": "digital", "weight_bits": 0, "slice_bits": 0,
-    "program": "none", "program_function": "", "table_times": 0, "table_points": 0, "program_clip": "zero",
-    "drift": "none", "drift_pairs": "physical", "compensation": "none",
-}  # fmt: skip
-_OPERATORS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Attributes]] = {
-    # operands, controls, attributes
-    "CrossbarMatMul": (
-        ("X", "W"),
-        ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "head"),
-        _STORED,
-    ),
-    "CrossbarMatMulQuantized": (
-        ("X", "codes", "scale", "zero_point"),
-        ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample", "head"),
-        {**_STORED, "code_bits": 8, "block_rows": 0},
-    ),
-    "CrossbarMatMulDynamic": (
-        ("A", "B"),
-        ("device", "strength", "ranges", "seed", "read_seed", "sample", "head"),
-        {**_PRODUCT, "write": "none", "write_cells": "composite", "write_scaling": "matrix"},
-    ),
-    "FaultyWeight": (("W",), ("device", "strength", "faults", "seed", "read_seed", "head"), _STORED),
-}
 _FED = ("X", "A", "B", "device", "strength", "ranges", "seed", "read_seed", "sample", "head")
 
 Run = Callable[[str, dict[str, Array], Attributes], Array]
@@ -90,7 +57,7 @@ class Crossbar:
         return self.dynamic(np.eye(np.asarray(b).shape[-2]), b, **settings)
 
     def _run(self, operator: str, operands: list[Array], settings: dict[str, Any]) -> Array:
-        names, controls, plain = _OPERATORS[operator]
+        row = OPERATORS[operator]
         given = dict(settings)
         numbers: Mapping[str, float] = given.pop("numbers", {})
         site, sites = given.get("site", 0), given.get("sites", 1)
@@ -104,9 +71,17 @@ class Crossbar:
                 for name, default in (("seed", 0), ("read_seed", 0), ("sample", 0), ("head", -1))
             },
         }
-        attributes: Attributes = {**plain, "site": site, "sites": sites, "entries": ",".join(numbers), **given}
-        inputs = dict(zip(names, operands, strict=True)) | {name: values[name] for name in controls}
+        attributes: Attributes = {**plain(operator), "tile_split": "balanced"}
+        attributes |= {"site": site, "sites": sites, "entries": ",".join(numbers), **given}
+        inputs = {each.name: value for each, value in zip(row.operands, operands, strict=True)}
+        inputs |= {each.name: values[each.name] for each in row.controls}
         return self._run_operator(operator, inputs, attributes)
+
+
+def law_of(preset: str, section: str = "drift", **settings: Any) -> dict[str, float]:
+    """Return the numbers of one section of a preset, with changed settings of it."""
+    profile = load_profile(preset, {f"{section}.{name}": value for name, value in settings.items()})
+    return {name: value for name, value in profile.entries().items() if name.startswith(f"{section}.")}
 
 
 def _float(values: ArrayLike) -> NDArray[np.float32]:

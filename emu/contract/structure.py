@@ -98,6 +98,7 @@ class Structure:
     table_points: int
     program_clip: str
     drift: str
+    drift_points: int
     drift_pairs: str
     compensation: str
     write: str
@@ -396,7 +397,7 @@ def _lacks(name: str, reason: str) -> str:
 def _members(row: Number, names: Mapping[str, Any]) -> Iterator[str]:
     """Yield the entries that a row stands for: itself, or all that a table has."""
     members = [row.name]
-    for letter in re.findall("<([ij])>", row.name):
+    for letter in re.findall("<([ijk])>", row.name):
         members = [each.replace(f"<{letter}>", str(k)) for each in members for k in range(names[INDICES[letter]])]
     yield from members
 
@@ -405,7 +406,7 @@ def _members(row: Number, names: Mapping[str, Any]) -> Iterator[str]:
 def _families() -> list[tuple[re.Pattern[str], str]]:
     index = "(0|[1-9][0-9]{0,5})"
     return [
-        (re.compile(re.sub("<[ij]>", index, re.escape(row.name)).replace("<name>", ".+")), row.name)
+        (re.compile(re.sub("<[ijk]>", index, re.escape(row.name)).replace("<name>", ".+")), row.name)
         for row in NUMBERS.values()
         if row.is_family
     ]
@@ -428,7 +429,7 @@ def _is_known(name: str, counts: Mapping[str, Any]) -> bool:
     if found is None:
         return False
     row, indices = found
-    sizes = [counts.get(INDICES[letter], math.inf) for letter in re.findall("<([ij])>", row)]
+    sizes = [counts.get(INDICES[letter], math.inf) for letter in re.findall("<([ijk])>", row)]
     return all(index < size for index, size in zip(indices, sizes, strict=True))
 
 
@@ -451,9 +452,10 @@ def wrong_numbers(names: Mapping[str, Any], numbers: Mapping[str, float]) -> Ite
             yield f"entry '{name}' of input 'device' is {value:g}, expected {row.legal.in_words}."
     known = {**_absent(), **_of_operator(""), "entries": numbers.keys(), **names, "device": _Numbers(numbers)}
     yield from broken(NUMBER_RULES, known)
-    for row in NUMBERS.values() if known["program"] == "table" or not names else ():
+    for row in NUMBERS.values():
         start = re.sub("<.*", "", row.name)
-        for index in itertools.count(1) if row.rises else ():
+        asked = row.rises and (not names or any(compiled(condition)(known) for _, condition in row.needed))
+        for index in itertools.count(1) if asked else ():
             one, other = numbers.get(f"{start}{index - 1}"), numbers.get(f"{start}{index}")
             if one is None or other is None:
                 break

@@ -55,6 +55,7 @@ def describe(profile: Profile) -> list[Setting]:
             )
             for name, each in (named or {f"{section}.{field}": value}).items():
                 entry = name in entries or any(key.startswith(f"{name}.") for key in entries)
+                entry = entry or name in profile.selectors()
                 rows.append(Setting(name, _plain(each), unit, allowed, about.meaning, about.source, entry))
     return rows
 
@@ -64,14 +65,17 @@ def entry_number(name: str) -> Number | None:
     row = number_of(name)
     if row is None:
         return None
-    section, field = row.name.split(".<")[0].split(".")
+    section, field, *_ = row.name.split(".")
     setting = "parameters" if field == "parameter" else field
-    variant = next(variant for variant in VARIANTS[section] if setting in variant.model_fields)
-    about = explain(variant, setting)
-    return about if isinstance(about, Number) else None
+    known = [explain(variant, setting) for variant in VARIANTS[section] if setting in variant.model_fields]
+    numbers = [about for about in known if isinstance(about, Number)]
+    # A number here may be a fit of the same name there.
+    return max(numbers, key=lambda about: str(about.of).split(".")[:-1] == row.name.split(".")[:-1], default=None)
 
 
 def _plain(value: Any) -> Value:
+    if isinstance(value, dict) and value:
+        return ", ".join(f"{name} {number:.10g}" for name, number in value.items())  # of a fit
     return [_plain(each) for each in value] if isinstance(value, tuple) else None if value == {} else value
 
 

@@ -5,9 +5,12 @@ Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 
 from collections.abc import Callable
 from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from emu.reference.arrays import Array
 
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -17,6 +20,16 @@ _ROUNDS = 10
 _VALUES_PER_BLOCK = 4
 # Blocks computed at once: bounds the memory of the intermediate words, and keeps them in the processor's cache.
 _BLOCKS_AT_ONCE = 1 << 15
+
+
+class Normals(Protocol):
+    """A source of run-time noise for rows whose places it knows."""
+
+    def __call__(
+        self, stream: int, *, columns: int, tile: int = 0, reading: int = 0, part: slice = slice(None)
+    ) -> Array:
+        """Return standard normals of one reading, [..., rows, columns of `part`]; as for `run_time_normals`."""
+
 
 _Words = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
 

@@ -94,7 +94,8 @@ def device_settings(manifest: Manifest, set: Overrides | None = None) -> dict[st
 
     Args:
         manifest: the model's manifest.
-        set: numbers that change: `program.sigma` where one device has it, `pcm:program.sigma` where several do.
+        set: numbers that change: `program.sigma` where one device has it, `pcm:program.sigma` where several do; of a
+            device that was measured at several times also `program.time_s`, which chooses its coefficients.
 
     Raises:
         InputError: a device or entry that is not there, an entry that several devices have, or as in
@@ -102,8 +103,9 @@ def device_settings(manifest: Manifest, set: Overrides | None = None) -> dict[st
 
     """
     settings: dict[str, dict[str, float]] = {}
+    profiles = {name: load_profile(device.profile) for name, device in manifest.devices.items()}
     for name, device in manifest.devices.items():
-        values = load_profile(device.profile).entries()
+        values = profiles[name].entries()
         unknown = [entry for entry in device.entries if entry not in values]
         if unknown:
             raise InputError(
@@ -115,7 +117,7 @@ def device_settings(manifest: Manifest, set: Overrides | None = None) -> dict[st
     for key, value in parse_overrides(set).items():
         name, colon, entry = key.rpartition(":")
         if not colon:
-            having = [each for each, entries in settings.items() if entry in entries]
+            having = [each for each in settings if entry in (*settings[each], *profiles[each].selectors())]
             if len(having) > 1:
                 raise InputError(
                     f"Several devices have '{entry}' ({', '.join(having)}): say which, as in "
@@ -128,6 +130,11 @@ def device_settings(manifest: Manifest, set: Overrides | None = None) -> dict[st
         if entry in changes.setdefault(name, {}):
             raise InputError(f"'{entry}' of device '{name}' is set twice: keep one of them.")
         changes[name][entry] = value
+    for name, given in changes.items():
+        chosen = {entry: given.pop(entry) for entry in profiles[name].selectors() if entry in given}
+        if chosen:
+            values = load_profile(profiles[name], chosen).entries()
+            settings[name] = {entry: values[entry] for entry in settings[name]}
     return {name: override_entries(entries, changes.get(name)) for name, entries in settings.items()}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.functions import registered
 from emu.contract.manifest import Manifest
 from emu.device import functions, load_profile
 from emu.errors import InputError
@@ -64,7 +65,6 @@ def provide_functions(manifest: Manifest, native: bool) -> None:
 
 def _tell_library(name: str) -> None:
     """Has the library call whatever is registered under a name at that time."""
-    from emu.reference.functions import registered
 
     def call(
         target: NDArray[np.float32], normals: NDArray[np.float32], parameters: Mapping[str, float]

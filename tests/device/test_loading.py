@@ -250,3 +250,19 @@ class TestEntriesOfARewrittenModel:
             check_entries({"mapping.g_min_us": 5.0, "mapping.g_max_us": 5.0 + 1e-9})
         with pytest.raises(InputError, match="give one"):
             check_entries({"adc.bits": 8, "adc.steps": 254})
+
+
+def test_numbers_of_a_fit_are_set_by_name() -> None:
+    assert load_profile("pcm", ["drift.nu.low=0.05"]).entries()["drift.nu.low"] == pytest.approx(0.05)
+    assert load_profile("pcm", ["drift.nu={c0 = 0.1}"]).entries().keys() >= {"drift.nu.c0", "drift.nu_sigma.low"}
+    assert "drift.nu.slop is 'slop' and must be one of 'joint'" in refusal("pcm", ["drift.nu={slop = 1}"])
+    assert "there is no setting 'drift.nu.slop'" in refusal("pcm", ["drift.nu.slop=1"])
+    assert "drift.nu is 0.1 and must be numbers by name" in refusal("pcm", ["drift.nu=0.1"])
+    assert "drift.read.q is -1, expected at least 0" in refusal("pcm", ["drift.read.q=-1"])
+
+
+def test_a_fit_goes_with_its_model() -> None:
+    plain = load_profile("pcm", ["drift.model=power_law", "drift.nu=0.1"])
+    assert plain.entries()["drift.nu"] == 0.1 and plain.entries()["drift.nu_sigma"] == 0
+    fitted = load_profile(plain, ["drift.model=power_law_fit", "drift.t_read_s=1e-6", "drift.nu={c0 = 0.2}"])
+    assert [name for name in fitted.entries() if name.startswith("drift.nu")] == ["drift.nu.c0"]

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from emu.contract.codes import numbers_of, read_codes
 from emu.contract.site import Site
-from emu.reference.codes import numbers_of, read_codes
 from emu.rewriter import EmulatedModel, find_sites, rewrite
 
 ASSETS = os.environ.get("EMU_ASSETS")

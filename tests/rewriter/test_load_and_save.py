@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 import emu
+from emu.contract.schema import FORMAT
 from emu.errors import InputError
 from emu.rewriter import find_sites, read_manifest, rewrite
 from emu.rewriter import save as save_module
@@ -184,7 +185,7 @@ def test_a_manifest_of_another_format_is_refused(path, tmp_path):
     entry = next(each for each in proto.metadata_props if each.key == "emu.manifest")
     for other in (1, 9):
         entry.value = f'{{"format": {other}}}'
-        with pytest.raises(InputError, match=f"manifest of format {other}, this emu reads format 2"):
+        with pytest.raises(InputError, match=f"manifest of format {other}, this emu reads format {FORMAT}"):
             read_manifest(proto)
     entry.value = "{"
     with pytest.raises(InputError, match="damaged manifest"):

@@ -9,8 +9,12 @@ from hypothesis import assume, given, settings
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from emu.contract.structure import check_controls
+from emu.contract.schema import DYNAMIC, STORED
+from emu.contract.structure import check_controls, parse_structure
 from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic
+from emu.reference.mapping import mapping_of, scales
+from emu.reference.periphery import Reading
+from emu.reference.storing import Stored, held_weights, stored_operand
 from emu.train.emulated import Draw, StoredProduct, WrittenProduct
 from emu.train.products import Call, Place, Product
 from tests.custom_ops.test_native_equals_twin import assert_agree, cases
@@ -64,3 +68,34 @@ def test_products_agree_with_the_twin_on_random_nodes(case: dict[str, Any]) -> N
             y = WrittenProduct(chip, site, case["attributes"]).product(torch.from_numpy(left), torch.from_numpy(right))
     assert tuple(y.shape) == expected.shape
     assert_agree(y.numpy(), expected, trace, case, right)
+
+
+@given(case=cases())
+@settings(deadline=None, max_examples=100)
+def test_products_stay_on_the_device_of_their_operands(case: dict[str, Any]) -> None:
+    """On the device `meta`, whose tensors have no values to fetch and meet no tensor of another device."""
+    attributes, feeds, right = case["attributes"], case["feeds"], case["right"]
+    assume(attributes["bound_management"] == "none")  # which asks whether rows wait
+    structure = parse_structure(STORED if case["stored"] else DYNAMIC, attributes)
+    names = ("device", "strength", "ranges", "faults", "seed", "read_seed", "sample")
+    controls = check_controls(structure, *(feeds.get(name) for name in names))
+    *stack, rows, columns = right.shape
+
+    def empty(*shape: int) -> Any:
+        return torch.empty(shape, device="meta")
+
+    def normals_of(*leading: int) -> Any:
+        return lambda _, columns, tile=0, reading=0, part=slice(None): empty(*leading, columns)[..., part]
+
+    tiles = len(structure.row_tiles(rows))
+    if case["stored"]:
+        slices, mapping, s = structure.weight_slices, mapping_of(structure, controls), empty(tiles, columns)
+        v, unit = empty(slices, rows, columns), empty(slices, rows, 1)
+        of_unit = unit if structure.offset_correction == "unit_column" else None
+        stored = Stored(v, s, mapping, held_weights(v, s, mapping, structure), of_unit)
+    else:
+        b = empty(*stack, rows, columns)
+        stored = stored_operand(b, scales(b, structure, controls), normals_of(*stack, rows), structure, controls)
+    errors = (empty(len(stored.v), tiles, columns),) * 2
+    y = Reading(stored, errors, structure, controls, normals_of(*stack, 7)).of(empty(*stack, 7, rows))
+    assert (y.shape, y.dtype, y.device.type) == ((*stack, 7, columns), torch.float32, "meta")

@@ -1,0 +1,29 @@
+"""What the laws compute with: NumPy in the oracle, PyTorch in training, on any device.
+
+A law names only operations that both libraries have; what they call differently is here.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""An array of NumPy or a tensor of PyTorch: all arrays of one computation are of the same library and device."""
+
+
+def namespace(array: Array) -> Any:
+    """Return the library that an array is of: `numpy`, or `torch` where something has imported it."""
+    return np if isinstance(array, np.ndarray | np.generic) else sys.modules["torch"]
+
+
+def as_type(array: Array, like: Array) -> Array:
+    """Return an array in the type of another one."""
+    return namespace(array).asarray(array, dtype=like.dtype)
+
+
+def smallest(array: Array, rank: int) -> Array:
+    """Return the value of that rank, from 1 for the smallest, of each column of [..., count, columns]."""
+    if namespace(array) is np:
+        return np.partition(array, rank - 1, axis=-2)[..., rank - 1, :]
+    return array.kthvalue(rank, -2).values
