@@ -1,11 +1,11 @@
 """The control inputs of a rewritten model: which chip, which repetition, which numbers of the device."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.manifest import Manifest
 from emu.device import parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
@@ -15,7 +15,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 def control_feeds(
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     *,
     seed: int | None = None,
     read_seed: int | None = None,
@@ -51,16 +51,16 @@ def control_feeds(
                 raise InputError(f"{name} is {value} and must be {low} to {high}.")
             feeds[f"emu.{name}"] = np.asarray(value, np.int64)
     if strength is not None:
-        feeds["emu.strength"] = np.full(len(manifest["sites"]), strength, np.float32)
+        feeds["emu.strength"] = np.full(len(manifest.sites), strength, np.float32)
     if parse_overrides(set):
         unchanged = device_settings(manifest)
         for name, entries in device_settings(manifest, set).items():
             if entries != unchanged[name]:
-                feeds[manifest["devices"][name]["input"]] = np.asarray(list(entries.values()), np.float32)
+                feeds[manifest.devices[name].input] = np.asarray(list(entries.values()), np.float32)
     return feeds
 
 
-def flat_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -> dict[str, float]:
+def flat_settings(manifest: Manifest, set: Overrides | None = None) -> dict[str, float]:
     """The numbers of a rewritten model's devices as `set` names them: `program.sigma`, or `pcm:program.sigma`.
 
     Args:

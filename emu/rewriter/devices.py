@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from emu.contract.selection import Selection
+from emu.contract.site import Site
 from emu.device import Profile, load_profile, parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
-from emu.rewriter.selection import Selectable, matching
 
 Device: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Profile
 # `SELECTION:DEVICE`, or the two apart.
@@ -58,19 +60,23 @@ def load_devices(
     return chosen[0], [(selection, profile) for (selection, _), profile in zip(pairs, chosen[1:], strict=True)]
 
 
-def assign(sites: Sequence[Selectable], default: Profile, rules: Sequence[tuple[str, Profile]]) -> list[Profile]:
-    """The device of every site: that of the last rule that matches it, else `default`.
+def assign(
+    sites: Sequence[Site], default: Profile, rules: Sequence[tuple[str, Profile]]
+) -> tuple[list[Site], dict[str, Profile]]:
+    """The sites with the names of their devices: that of the last rule that matches one, else `default`.
+
+    Returns:
+        The sites, and the devices by name, in order of first use.
 
     Raises:
         InputError: a rule that matches no site.
 
     """
-    profiles = [default] * len(sites)
-    places = {id(site): place for place, site in enumerate(sites)}
+    chosen = dict.fromkeys((site.node for site in sites), default)
     for selection, profile in rules:
-        for site in matching(sites, selection, "map"):
-            profiles[places[id(site)]] = profile
-    return profiles
+        chosen |= {site.node: profile for site in Selection.parse(selection, "map").of(sites)}
+    mapped = [replace(site, device=chosen[site.node].name) for site in sites]
+    return mapped, {profile.name: profile for profile in chosen.values()}
 
 
 def _pair(rule: Rule) -> tuple[str, Device]:
