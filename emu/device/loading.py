@@ -120,7 +120,7 @@ def _read_csv(data: dict[str, Any], folder: Path, where: str) -> None:
             raise InputError(f"{where}: program.{field} is in the table that program.csv names: give one of them.")
     name = content.pop("csv")
     if not isinstance(name, str):
-        raise InputError(f"{where}: program.csv is {shown(name)} and must be the path of a CSV file.")
+        raise InputError(f"{where}: program.csv is {shown(name)}, expected the path of a CSV file.")
     content |= read_table(folder / name)
 
 
@@ -201,27 +201,25 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
     section, *place = [str(part) for part in first["loc"]] or [""]
     setting = ".".join(place[1:])  # behind the name of the variant
     if kind == "value_error":
-        said = str(first["ctx"]["error"])
+        said = str(first["ctx"]["error"])  # of one setting: what follows its name
         if not setting:
             return f"[{section}] {said}" if section else said
-        return (
-            f"{section}.{setting} {'' if isinstance(value, dict | list | tuple) else f'is {shown(value)} and '}{said}"
-        )
+        return f"{section}.{setting}{said}"
     if section not in VARIANTS:
         if kind == "extra_forbidden":
             names = [*VARIANTS, "name", "description", "source"]
             return f"there is no section '{section}'{suggestion(section, names)}; sections are {listing(VARIANTS)}"
-        return f"{section} is {shown(value)} and must be {_wanted(first)}"
+        return f"{section} is {shown(value)}, expected {_wanted(first)}"
     content = data.get(section)
     if not isinstance(content, Mapping):
-        return f"{section} is {shown(content)} and must be a section ([{section}])"
+        return f"{section} is {shown(content)}, expected a section ([{section}])"
     variant = choose_variant(VARIANTS[section], content)
     if isinstance(variant, WrongChoice):
         name, options = f"{section}.{variant.setting}", listing(variant.options)
         if variant.given is None:
             return f"{name} is missing: choose one of {options}"
         meant = suggestion(str(variant.given), variant.options)
-        return f"{name} is {shown(variant.given)} and must be one of {options}{meant}"
+        return f"{name} is {shown(variant.given)}, expected one of {options}{meant}"
     if kind == "extra_forbidden":
         elsewhere = [other for other in VARIANTS[section] if setting in other.model_fields]
         if elsewhere:
@@ -232,11 +230,14 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
         return _unknown_setting(section, setting)
     if kind == "missing":
         return f"{section}.{setting} is missing: {_choices(section, content, variant) or section} needs it"
-    about = explain(variant, place[1]) if place[1:] else None
     wanted = _wanted(first)
-    if isinstance(about, Number) and kind.startswith(("int", "float", "finite")):
-        wanted = about.range
-    return f"{section}.{setting} is {shown(value)} and must be {wanted}"
+    if place[1:]:
+        about, choices = explain(variant, place[1]), words(variant.model_fields[place[1]])
+        if isinstance(about, Number) and kind.startswith(("int", "float", "finite")):
+            wanted = about.range
+        elif kind == "literal_error" and choices:
+            wanted = f"one of {listing(choices)}"
+    return f"{section}.{setting} is {shown(value)}, expected {wanted}"
 
 
 def _wanted(error: Any) -> str:

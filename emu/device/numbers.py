@@ -105,7 +105,7 @@ def override_entries(
         value, row = changes[name], number_of(name)
         assert row is not None, name
         if not isinstance(value, int | float) or not row.legal.allows_stored(value):
-            raise InputError(f"{name} is {shown(value)} and must be {row.legal.in_words}.")
+            raise InputError(f"{name} is {shown(value)}, expected {row.legal.in_words}.")
     for bits, steps in _RESOLUTIONS:
         if changes.get(bits) and changes.get(steps):
             raise InputError(f"{bits} has no effect beside {steps}: give one of them and 0 for the other.")
@@ -132,4 +132,4 @@ def _in_seconds(name: str, value: Any) -> Any:
     try:
         return to_seconds(value)
     except ValueError as error:
-        raise InputError(f"{name} is {shown(value)} and {error}.") from None
+        raise InputError(f"{name}{error}.") from None

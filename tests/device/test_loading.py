@@ -78,7 +78,7 @@ def test_an_optional_number_is_switched_off() -> None:
     quiet = load_profile("rram_adc", ["read.output_noise=off"])
     assert "read.output_noise" not in quiet.entries()
     assert "program.modifier" not in load_profile("pcm_aihwkit_literal", {"program.modifier": "off"}).entries()
-    assert "must be 0 to 10" in refusal("rram", ["program.sigma=off"])
+    assert "expected 0 to 10" in refusal("rram", ["program.sigma=off"])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def _folder(path: Path) -> Path:
         ("rram_adc", ["mapping.tile_rows=-1"], ["mapping.tile_rows is -1"]),
         ("rram_adc", ["read.weight_noise_model=pcm_read"], ["read.weight_noise is missing"]),
         ("rram", ["adc.model=uniform"], ["adc.range is missing", "absmax, fixed, calibrated, rows, granular."]),
-        ("rram", ["mapping.split=even"], ["mapping.split is 'even'", "'fill' or 'balanced'"]),
+        ("rram", ["mapping.split=even"], ["mapping.split is 'even'", "one of fill, balanced"]),
         ("rram", ["mapping.g_max_us=3"], ["mapping.g_max_us has no effect", "lognormal_g"]),
         (
             "rram",
@@ -236,7 +236,7 @@ class TestEntriesOfARewrittenModel:
         ("setting", "says"),
         [
             ("program.sigm=1", "did you mean 'program.sigma'"),
-            ("program.sigma=-1", "program.sigma is -1 and must be 0 to 10"),
+            ("program.sigma=-1", "program.sigma is -1, expected 0 to 10"),
             ("program.sigma=x", "program.sigma is 'x'"),
             ("adc.bits=7.5", "adc.bits is 7.5"),
         ],

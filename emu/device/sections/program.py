@@ -254,11 +254,11 @@ Program: TypeAlias = (
     ProgramNone
     | ProgramWeight
     | ProgramConductance
-    | ProgramLevelShared
-    | ProgramResistanceRange
     | ProgramPolynomial
     | ProgramWan
     | ProgramSonos
+    | ProgramLevelShared
+    | ProgramResistanceRange
     | ProgramTable
     | ProgramFunction
 )
