@@ -1,7 +1,7 @@
 """Reads device profiles from presets, TOML files and plain data, and changes settings of them."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from emu.contract.structure import number_of
 from emu.device.fields import Number
 from emu.device.functions import find_device_function
 from emu.device.measured import read_regular, read_table
-from emu.device.overrides import Overrides, listing, parse_overrides, shown, suggestion
+from emu.device.overrides import Change, Overrides, listing, read_changes, shown, suggestion
 from emu.device.profile import Profile
 from emu.device.sections import VARIANTS, Section
 from emu.device.sections.section import CHOICES, WrongChoice, choose_variant, explain, words
@@ -51,7 +51,7 @@ def load_profile(
     if isinstance(device, Mapping):
         _refuse_file(data, where)
     _read_csv(data, folder, where)
-    changes = parse_overrides(overrides)
+    changes = read_changes(overrides)
     if changes:
         _apply(data, changes, where)
         _read_csv(data, Path(), where)
@@ -124,11 +124,12 @@ def _read_csv(data: dict[str, Any], folder: Path, where: str) -> None:
     content |= read_table(folder / name)
 
 
-def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
+def _apply(data: dict[str, Any], changes: Iterable[Change], where: str) -> None:
     """Puts the changes into `data`, and drops what the changed choices leave without effect."""
     known = all_settings()
-    for name, value in changes.items():
-        section, _, field = name.partition(".")
+    given: dict[str, set[str]] = {}
+    for change in changes:
+        section, field, name = change.section, change.field, change.name
         if name not in known and number_of(name) is None:
             if section in VARIANTS and field:
                 raise InputError(f"{where}: {_unknown_setting(section, field)}.")
@@ -140,18 +141,14 @@ def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None
         if not isinstance(content, dict):
             raise InputError(f"{where}: {section} must be a section ([{section}]).")
         if name not in known:
-            _put_number(content, field, value, f"{where}: {name}")
-        elif value == "off" and _is_optional(section, field):
+            field = _put_number(content, field, change.value, f"{where}: {name}")
+        elif change.value == "off" and _is_optional(section, field):
             content.pop(field, None)
         else:
-            content[field] = value
-    for section, variants in VARIANTS.items():
-        content = data.get(section)
-        if not isinstance(content, dict):
-            continue
-        changed = {name.split(".")[1] for name in changes if name.startswith(f"{section}.")}
-        if "parameter" in changed:
-            changed.add("parameters")
+            content[field] = change.value
+        given.setdefault(section, set()).add(field)
+    for section, changed in given.items():
+        content = data[section]
         if {"bits", "steps"} & changed and section in ("dac", "adc"):
             for field in {"bits", "steps"} - changed:
                 content.pop(field, None)
@@ -159,30 +156,31 @@ def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None
             for field in set(_TABLE) - changed:
                 content.pop(field, None)
         if set(CHOICES) & changed:
-            variant = choose_variant(variants, content)
+            variant = choose_variant(VARIANTS[section], content)
             if not isinstance(variant, WrongChoice):
                 for field in set(content) - set(variant.model_fields) - changed:
                     del content[field]
-    if {"mapping.encoding", "write.model"} & set(changes):
+    if "encoding" in given.get("mapping", ()) or "model" in given.get("write", ()):
         mapping, write = data.get("mapping"), data.get("write", {})
         used = isinstance(write, dict) and write.get("model") in _WITH_CONDUCTANCES
         if isinstance(mapping, dict) and mapping.get("encoding", "weight") == "weight" and not used:
             for field in ("g_min_us", "g_max_us"):
-                if f"mapping.{field}" not in changes:
+                if field not in given.get("mapping", ()):
                     mapping.pop(field, None)
 
 
-def _put_number(content: dict[str, Any], field: str, value: Any, where: str) -> None:
-    """Puts one number of a table, `mean_us.0.3`, or one parameter, `parameter.gain`, into its section."""
+def _put_number(content: dict[str, Any], field: str, value: Any, where: str) -> str:
+    """Puts one number of a table, `mean_us.0.3`, or one parameter, `parameter.gain`, into the setting that it names."""
     setting, *places = field.split(".")
     try:
         if setting == "parameter":
             content.setdefault("parameters", {})[places[0]] = value
-            return
+            return "parameters"
         row = content[setting]
         for place in places[:-1]:
             row = row[int(place)] if isinstance(row[0], list) else row
         row[int(places[-1])] = value
+        return setting
     except (KeyError, IndexError, TypeError):
         raise InputError(f"{where} is not in the table of this profile.") from None
 

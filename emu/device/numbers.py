@@ -1,12 +1,13 @@
 """The numbers of the devices of a rewritten model, which a run may change within what the graph is made for."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from emu.contract.structure import number_of, wrong_numbers
 from emu.device.fields import said_of_settings, to_seconds
 from emu.device.loading import all_settings
-from emu.device.overrides import Overrides, listing, parse_overrides, shown, suggestion
+from emu.device.overrides import Change, Overrides, listing, read_changes, shown, suggestion
 from emu.device.profile import SETTINGS, Profile
 from emu.errors import InputError
 
@@ -41,12 +42,10 @@ class DeviceNumbers:
             InputError: a device or entry that is not there, an entry that several devices have, or as in
                 `override_entries`.
         """
-        changes: dict[str, dict[str, Any]] = {}
-        for key, value in parse_overrides(set).items():
-            name, entry = self._place(key, value)
-            if entry in changes.setdefault(name, {}):
-                raise InputError(f"'{entry}' of device '{name}' is set twice: keep one of them.")
-            changes[name][entry] = value
+        changes: dict[str, list[Change]] = {}
+        for change in read_changes(set):
+            device = self._device(change)
+            changes.setdefault(device, []).append(replace(change, device=device))
         return {
             name: override_entries(own, changes[name], self._attributes[name]) if name in changes else own
             for name, own in self.own.items()
@@ -59,20 +58,21 @@ class DeviceNumbers:
             return next(iter(devices.values()))
         return {f"{name}:{entry}": value for name, entries in devices.items() for entry, value in entries.items()}
 
-    def _place(self, key: str, value: Any) -> tuple[str, str]:
-        """The device and the entry that a name means."""
-        name, colon, entry = key.rpartition(":")
-        if colon:
-            if name not in self.own:
+    def _device(self, change: Change) -> str:
+        """The device that a change means."""
+        if change.device:
+            if change.device not in self.own:
+                key = f"{change.device}:{change.name}"
                 raise InputError(f"'{key}' sets a device that the model does not have: it has {listing(self.own)}.")
-            return name, entry
-        having = [each for each, entries in self.own.items() if entry in entries]
+            return change.device
+        having = [each for each, entries in self.own.items() if change.name in entries]
         if len(having) > 1:
             raise InputError(
-                f"Several devices have '{entry}' ({listing(having)}): say which, as in {having[0]}:{entry}={value}."
+                f"Several devices have '{change.name}' ({listing(having)}): say which, as in "
+                f"{having[0]}:{change.name}={change.value}."
             )
         # A setting that no device has is refused with what can change.
-        return having[0] if having else next(iter(self.own)), entry
+        return having[0] if having else next(iter(self.own))
 
 
 def override_entries(
@@ -93,11 +93,11 @@ def override_entries(
         InputError: an override of something that is not in the tensor, a value out of its range, or values that
             contradict each other or the attributes.
     """
-    changes = parse_overrides(overrides)
-    for name in changes:
-        if name not in own:
-            raise _not_there(name, changes[name], own)
-        changes[name] = _in_seconds(name, changes[name])
+    changes: dict[str, Any] = {}
+    for change in read_changes(overrides):
+        if change.name not in own:
+            raise _not_there(change.name, change.value, own)
+        changes[change.name] = _in_seconds(change.name, change.value)
     for bits, steps in _RESOLUTIONS:
         if (bits in changes) != (steps in changes):
             changes[steps if bits in changes else bits] = 0

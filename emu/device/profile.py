@@ -19,9 +19,6 @@ from emu.device.sections.read import ReadPlain
 from emu.device.sections.section import ChosenVariant
 from emu.device.sections.write import WriteNone
 
-# The settings that give numbers, in the order of a graph's `device` tensor. One that holds several numbers has an entry
-# for each: see `entries`.
-ENTRY_NAMES = tuple(name.split(".<")[0] for name in NUMBERS)
 _SETTING_OF_ENTRY = {"program.parameter": "program.parameters"}
 # The setting that gives each attribute. Where a device has no such setting, or leaves it out, its effect is off.
 SETTINGS = {
@@ -58,6 +55,11 @@ SETTINGS = {
     "read_noise": "read.weight_noise_model",
     "ir_drop": "read.wires",
 }
+# The section and field that give each attribute, and each number or family of numbers in the order of a graph's
+# `device` tensor.
+_ATTRIBUTE_FIELDS = {name: setting.split(".") for name, setting in SETTINGS.items()}
+_ENTRY_FIELDS = {name: name.split(".") for name in (each.split(".<")[0] for each in NUMBERS)}
+_ENTRY_FIELDS["program.parameter"] = ["program", "parameters"]
 
 
 class Profile(BaseModel):
@@ -97,8 +99,8 @@ class Profile(BaseModel):
         `program.mean_us.<row>.<column>`, and a function's parameters `program.parameter.<name>`.
         """
         numbers: dict[str, float] = {}
-        for name in ENTRY_NAMES:
-            value = self._setting(_SETTING_OF_ENTRY.get(name, name))
+        for name, place in _ENTRY_FIELDS.items():
+            value = self._setting(*place)
             numbers |= {} if value is None else dict(_entries(name, value))
         return numbers
 
@@ -110,19 +112,18 @@ class Profile(BaseModel):
         weights only. Where `write.operands` is not `both`, the sites of the other operand have `write` `none`.
         """
         flips = self.faults.storage != "none"
-        stuck = self._setting("faults.stuck_low") is not None
-        given = {attribute: self._setting(setting) for attribute, setting in SETTINGS.items()} | {
+        stuck = self._setting("faults", "stuck_low") is not None
+        given = {attribute: self._setting(*place) for attribute, place in _ATTRIBUTE_FIELDS.items()} | {
             "fault_source": "random" if flips or stuck else "none",
-            "table_times": len(self._setting("program.table_time_s") or ()),
-            "table_points": len(self._setting("program.target_us") or ()),
+            "table_times": len(self._setting("program", "table_time_s") or ()),
+            "table_points": len(self._setting("program", "target_us") or ()),
         }
         absent = {name: row.absent for name, row in ATTRIBUTES.items() if name in given}
         attributes = {name: value if given[name] is None else given[name] for name, value in absent.items()}
         return {**attributes, "entries": ",".join(self.entries())}
 
-    def _setting(self, name: str) -> Any:
+    def _setting(self, section: str, field: str) -> Any:
         """The value of a setting, None where it is left out or not of the chosen variant."""
-        section, field = name.split(".")
         return getattr(getattr(self, section), field, None)
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -178,6 +179,7 @@ class Bench:
         self.model = runnable
         self.manifest: dict[str, Any] | None = manifest
         asked_task = task_by_name(task) if isinstance(task, str) else task
+        self._selected = cache(self._select)
         self._numbers = device_numbers(manifest) if manifest else DeviceNumbers({})
         self._set = parse_overrides(set)
         self.settings: dict[str, float] = self._numbers.flat(self._set)
@@ -289,10 +291,14 @@ class Bench:
 
     def strengths(self, trial: Trial) -> NDArray[np.float32]:
         """The factor of each site under a trial, float32 `[sites]`."""
-        sites = [_Selectable(site["index"], **{key: site[key] for key in _SELECTED_BY}) for site in self.sites]
-        strengths = np.zeros(len(sites), np.float32)
-        strengths[[site.index for site in select(sites, trial.only, trial.exclude, may_be_empty=True)]] = trial.strength
+        strengths = np.zeros(len(self.sites), np.float32)
+        strengths[self._selected(trial.only, trial.exclude)] = trial.strength
         return strengths
+
+    def _select(self, only: str | None, exclude: str | None) -> list[int]:
+        """The indices of the sites that a selection leaves."""
+        sites = [_Selectable(site["index"], **{key: site[key] for key in _SELECTED_BY}) for site in self.sites]
+        return [site.index for site in select(sites, only, exclude, may_be_empty=True)]
 
     def fingerprint(self) -> dict[str, str]:
         """What results depend on beside the trial, each as a short text: equal texts, equal results.
