@@ -83,24 +83,6 @@ struct Refuse {
   [[noreturn]] void operator()(const std::string& sentence) const { throw Error("node '" + node + "', " + sentence); }
 };
 
-struct WanFit {
-  float time_s;
-  float c[5];
-};
-constexpr WanFit kWan[] = {{1, {0.348f, 16.030f, -43.853f, 45.393f, -16.815f}},
-                           {86400, {0.701f, 22.086f, -50.773f, 47.095f, -16.458f}},
-                           {172800, {0.782f, 20.274f, -43.507f, 37.062f, -11.934f}}};
-constexpr float kWanReferenceUs = 40;
-
-struct SonosFit {
-  float time_s;
-  float a;
-  float b;
-};
-constexpr SonosFit kSonos[] = {{0, 19.88665f, 176.3115f},       {86400, 25.59102f, 186.85544f},
-                               {172800, 28.72753f, 193.56834f}, {259200, 31.04318f, 198.90332f},
-                               {345600, 33.76214f, 204.77023f}, {432000, 34.57909f, 207.34309f}};
-
 bool starts_with(const std::string& text, const char* start) { return text.rfind(start, 0) == 0; }
 
 // The whole number at the end of, or up to a point in, text from `begin` on; -1 where there is none of up to 6 digits.
@@ -214,30 +196,6 @@ std::vector<Span> Structure::column_groups(int64_t columns) const {
   return decided_per_tile ? column_tiles(columns) : std::vector<Span>{{0, columns}};
 }
 
-namespace {
-
-// The coefficients of polynomial and saturating laws: of the entries, or of models that come with their own, by time.
-void set_coefficients(Program program, Device& device) {
-  if (program == Program::kWan2022) {
-    for (const WanFit& fit : kWan) {
-      if (fit.time_s == device.program_time_s) std::copy(fit.c, fit.c + 5, device.c);
-    }
-    device.reference_us = kWanReferenceUs;
-  } else if (program == Program::kSonos) {
-    for (const SonosFit& fit : kSonos) {
-      if (fit.time_s != device.program_time_s) continue;
-      device.c[0] = fit.a / device.program_current_max_na;
-      device.c[1] = device.program_current_max_na / fit.b;
-    }
-  } else {
-    const float c[] = {device.program_c0, device.program_c1, device.program_c2, device.program_c3, device.program_c4};
-    std::copy(c, c + 5, device.c);
-    device.reference_us = device.program_reference_us;
-  }
-}
-
-}  // namespace
-
 // One number of a table or of a function's parameters.
 void Structure::put(const Place& place, const std::string& name, float value, Device& device) const {
   const auto first = static_cast<size_t>(place.indices[0]);
@@ -254,6 +212,15 @@ void Structure::put(const Place& place, const std::string& name, float value, De
       break;
     case entry::program_std_us:
       device.table.std_us[first][second] = value;
+      break;
+    case entry::drift_target_us:
+      device.drift_table.target_us[first] = value;
+      break;
+    case entry::drift_mean_nu:
+      device.drift_table.mean_nu[first] = value;
+      break;
+    case entry::drift_std_nu:
+      device.drift_table.std_nu[first] = value;
       break;
     default:
       device.parameter_names.push_back(name.substr(std::string(place.row->start).size()));
@@ -274,6 +241,8 @@ Device Structure::device(const float* values, int64_t count) const {
   device.table.time_s.resize(times);
   device.table.mean_us.assign(times, device.table.target_us);
   device.table.std_us.assign(times, device.table.target_us);
+  device.drift_table.target_us.resize(static_cast<size_t>(given_.number(attribute::drift_points)));
+  device.drift_table.mean_nu = device.drift_table.std_nu = device.drift_table.target_us;
   for (size_t i = 0; i < entries.size(); ++i) {
     const NumberRow& row = *places_[i].row;
     if (!row.allows(values[i])) {
@@ -282,12 +251,11 @@ Device Structure::device(const float* values, int64_t count) const {
     }
     if (row.field != nullptr) {
       device.*row.field = values[i];
-    } else if (!dynamic()) {  // of programming
+    } else if (!dynamic()) {
       put(places_[i], entries[i], values[i], device);
     }
   }
   check(device);
-  if (!dynamic()) set_coefficients(static_cast<Program>(given_.number(attribute::program)), device);
   return device;
 }
 
@@ -297,14 +265,16 @@ void Structure::check(const Device& device) const {
   for (const NumberRule& rule : number_rules()) {
     if (rule.wrong(given_, device)) refuse(rule.sentence(given_, device));
   }
-  if (disturbance != Disturbance::kTable) return;
-  const std::pair<const char*, const std::vector<float>*> rising[] = {{"program.target_us.", &device.table.target_us},
-                                                                      {"program.table_time_s.", &device.table.time_s}};
-  for (const auto& [name, numbers] : rising) {
+  const std::pair<int, const std::vector<float>*> rising[] = {{entry::program_target_us, &device.table.target_us},
+                                                              {entry::program_table_time_s, &device.table.time_s},
+                                                              {entry::drift_target_us, &device.drift_table.target_us}};
+  for (const auto& [entry, numbers] : rising) {
+    const NumberRow& row = number_rows()[static_cast<size_t>(entry)];
+    if (dynamic() || !row.needed[0].applies(given_)) continue;
     for (size_t i = 1; i < numbers->size(); ++i) {
       const double before = (*numbers)[i - 1], value = (*numbers)[i];
       if (value > before) continue;
-      refuse("entry '" + (name + std::to_string(i)) + "' of input 'device' is " + shown(value) +
+      refuse("entry '" + (row.start + std::to_string(i)) + "' of input 'device' is " + shown(value) +
              ", expected greater than the one before it, which is " + shown(before) + ".");
     }
   }
@@ -486,9 +456,8 @@ Disturbance disturbance_of(Program program) {
     case Program::kUniformInverse:
       return Disturbance::kUniformInverse;
     case Program::kPolynomial:
-    case Program::kWan2022:
       return Disturbance::kPolynomial;
-    case Program::kSonos:
+    case Program::kSaturating:
       return Disturbance::kSaturating;
     case Program::kLevelShared:
       return Disturbance::kLevelShared;

@@ -53,6 +53,13 @@ struct Table {
   std::vector<float> time_s;
 };
 
+// Mean and spread of the drift exponent for each target.
+struct DriftTable {
+  std::vector<float> target_us;
+  std::vector<float> mean_nu;
+  std::vector<float> std_nu;
+};
+
 // Every number a device can have; those that its structure does not use keep these values.
 struct Device {
   std::vector<float> values;  // as they were given, in the order of the entries
@@ -60,10 +67,8 @@ struct Device {
 #define EMU_CONTRACT_FIELDS
 #include "contract.inc"
 
-  // Of polynomial and saturating laws: the entries, or what a model brings for the time since programming.
-  float c[5] = {};
-  float reference_us = 1;
   Table table;
+  DriftTable drift_table;
   std::vector<std::string> parameter_names;  // of a program function
   std::vector<float> parameters;
 

@@ -122,8 +122,8 @@ def _rows() -> Iterable[str]:
 
 
 def _number_row(row: Number) -> str:
-    start = re.split("<[ij]>|<name>", row.name)[0]
-    counts = [f"attribute::{schema.INDICES[letter]}" for letter in re.findall("<([ij])>", row.name)]
+    start = re.split("<[ijk]>|<name>", row.name)[0]
+    counts = [f"attribute::{schema.INDICES[letter]}" for letter in re.findall("<([ijk])>", row.name)]
     field = "nullptr" if row.is_family else f"&Device::{_field(row.name)}"
     needed = ", ".join(
         f"{{attribute::{name}, [](const Given& it) -> bool {{ return {_cpp(tree(condition))}; }}}}"

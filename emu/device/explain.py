@@ -54,11 +54,14 @@ def describe(profile: Profile) -> list[Setting]:
             )
             for name, each in (named or {f"{section}.{field}": value}).items():
                 entry = name in entries or any(key.startswith(f"{name}.") for key in entries)
+                entry = entry or name in profile.selectors()
                 rows.append(Setting(name, _plain(each), unit, allowed, about.meaning, about.source, entry))
     return rows
 
 
 def _plain(value: Any) -> Value:
+    if isinstance(value, dict) and value:
+        return ", ".join(f"{name} {number:.10g}" for name, number in value.items())  # of a fit
     return [_plain(each) for each in value] if isinstance(value, tuple) else None if value == {} else value
 
 

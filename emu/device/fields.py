@@ -98,6 +98,7 @@ def _seconds_of_each(value: Any) -> Any:
 Seconds: TypeAlias = Annotated[float, BeforeValidator(to_seconds)]
 ManySeconds: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(_seconds_of_each)]
 Numbers: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(as_tuples)]
+NumberOrNumbers: TypeAlias = Annotated[float | tuple[float, ...], BeforeValidator(as_tuples)]
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
@@ -18,7 +18,12 @@ from emu.device.sections import VARIANTS, Section
 from emu.device.sections.section import CHOICES, WrongChoice, choose_variant, explain, words
 from emu.errors import InputError
 
-_TABLE = ("target_us", "mean_us", "std_us", "table_time_s")  # what a CSV file holds
+# What a CSV file holds, by section, and the model that it is of.
+_TABLES = {
+    "program": ("table", ("target_us", "mean_us", "std_us", "table_time_s")),
+    "drift": ("power_law_table", ("target_us", "mean_nu", "std_nu")),
+}
+_ALTERNATIVES = ("float", "tuple[float, ...]", "[key]")  # in pydantic's places, beside the names of settings
 _WITH_CONDUCTANCES = ("lognormal_g", "clipformer")  # models of [write]
 
 
@@ -100,28 +105,30 @@ def _copied(value: Any) -> Any:
 
 def _refuse_file(data: Mapping[str, Any], where: str) -> None:
     """Refuses a file that plain data name: they come with a model or a store, from anywhere, and could name any."""
-    content = data.get("program")
-    if isinstance(content, Mapping) and content.get("model") == "table" and "csv" in content:
-        raise InputError(
-            f"{where}: program.csv names a file, which plain data may not: give the table's own numbers "
-            f"({listing(_TABLE)}), or the file as a setting, program.csv=FILE."
-        )
+    for section, (model, fields) in _TABLES.items():
+        content = data.get(section)
+        if isinstance(content, Mapping) and content.get("model") == model and "csv" in content:
+            raise InputError(
+                f"{where}: {section}.csv names a file, which plain data may not: give the table's own numbers "
+                f"({listing(fields)}), or the file as a setting, {section}.csv=FILE."
+            )
 
 
 def _read_csv(data: dict[str, Any], folder: Path, where: str) -> None:
     """Replaces the name of a CSV file by the numbers in it."""
-    content = data.get("program")
-    if not isinstance(content, dict) or "csv" not in content:
-        return
-    if content.get("model") != "table":
-        raise InputError(f"{where}: program.csv has no effect: remove it, or choose program.model table.")
-    for field in _TABLE:
-        if field in content:
-            raise InputError(f"{where}: program.{field} is in the table that program.csv names: give one of them.")
-    name = content.pop("csv")
-    if not isinstance(name, str):
-        raise InputError(f"{where}: program.csv is {shown(name)}, expected the path of a CSV file.")
-    content |= read_table(folder / name)
+    for section, (model, fields) in _TABLES.items():
+        content = data.get(section)
+        if not isinstance(content, dict) or "csv" not in content:
+            continue
+        if content.get("model") != model:
+            raise InputError(f"{where}: {section}.csv has no effect: remove it, or choose {section}.model {model}.")
+        for field in fields:
+            if field in content:
+                raise InputError(f"{where}: {section}.{field} is in the table that {section}.csv names: give one.")
+        name = content.pop("csv")
+        if not isinstance(name, str):
+            raise InputError(f"{where}: {section}.csv is {shown(name)}, expected the path of a CSV file.")
+        content |= read_table(folder / name, fields)
 
 
 def _apply(data: dict[str, Any], changes: Iterable[Change], where: str) -> None:
@@ -153,13 +160,14 @@ def _apply(data: dict[str, Any], changes: Iterable[Change], where: str) -> None:
             for field in {"bits", "steps"} - changed:
                 content.pop(field, None)
         if "csv" in changed:
-            for field in set(_TABLE) - changed:
+            for field in set(_TABLES[section][1]) - changed:
                 content.pop(field, None)
         if set(CHOICES) & changed:
             variant = choose_variant(VARIANTS[section], content)
             if not isinstance(variant, WrongChoice):
-                for field in set(content) - set(variant.model_fields) - changed:
-                    del content[field]
+                for field in set(content) - changed:
+                    if field not in variant.model_fields or _is_of_another_kind(content[field], variant, field):
+                        del content[field]
     if "encoding" in given.get("mapping", ()) or "model" in given.get("write", ()):
         mapping, write = data.get("mapping"), data.get("write", {})
         used = isinstance(write, dict) and write.get("model") in _WITH_CONDUCTANCES
@@ -169,13 +177,22 @@ def _apply(data: dict[str, Any], changes: Iterable[Change], where: str) -> None:
                     mapping.pop(field, None)
 
 
+def _is_of_another_kind(value: Any, variant: type[Section], field: str) -> bool:
+    """Whether a setting is a fit, numbers by name, in one variant and a number in the other."""
+    return isinstance(value, dict) != (get_origin(variant.model_fields[field].annotation) is dict)
+
+
 def _put_number(content: dict[str, Any], field: str, value: Any, where: str) -> str:
-    """Puts one number of a table, `mean_us.0.3`, or one parameter, `parameter.gain`, into the setting that it names."""
+    """Puts one number of a table, `mean_us.0.3`, of a fit, `nu.low`, or a parameter, `parameter.gain`, in its place.
+
+    Returns the setting that it belongs to.
+    """
     setting, *places = field.split(".")
+    if len(places) == 1 and not places[0].isdecimal():
+        setting = "parameters" if setting == "parameter" else setting
+        content.setdefault(setting, {})[places[0]] = value
+        return setting
     try:
-        if setting == "parameter":
-            content.setdefault("parameters", {})[places[0]] = value
-            return "parameters"
         row = content[setting]
         for place in places[:-1]:
             row = row[int(place)] if isinstance(row[0], list) else row
@@ -196,7 +213,7 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
     # A misspelt setting is reported before the one that it leaves missing.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     kind, value = first["type"], first.get("input")
-    section, *place = [str(part) for part in first["loc"]] or [""]
+    section, *place = [str(part) for part in first["loc"] if part not in _ALTERNATIVES] or [""]
     setting = ".".join(place[1:])  # behind the name of the variant
     if kind == "value_error":
         said = str(first["ctx"]["error"])  # of one setting: what follows its name
@@ -232,7 +249,8 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
     if place[1:]:
         about, choices = explain(variant, place[1]), words(variant.model_fields[place[1]])
         if isinstance(about, Number) and kind.startswith(("int", "float", "finite")):
-            wanted = about.range
+            row = number_of(f"{section}.{setting}")  # of a fit, each number by itself
+            wanted = row.legal.in_words if row else about.range
         elif kind == "literal_error" and choices:
             wanted = f"one of {listing(choices)}"
     return f"{section}.{setting} is {shown(value)}, expected {wanted}"
@@ -243,6 +261,8 @@ def _wanted(error: Any) -> str:
     kind = str(error["type"])
     if kind == "literal_error":
         return f"one of {error['ctx']['expected']}"
+    if kind.startswith("dict"):
+        return "numbers by name, as in {c0 = 0.1}"
     if kind == "string_pattern_mismatch":
         return "letters, digits, '.', '_' and '-'"
     return "text" if kind.startswith("string") else str(error["msg"])
@@ -263,7 +283,7 @@ def _unknown_setting(section: str, field: str) -> str:
 
 def _settings(section: str) -> list[str]:
     settings = dict.fromkeys(field for variant in VARIANTS[section] for field in variant.model_fields)
-    return [*settings, *(["csv"] if section == "program" else [])]
+    return [*settings, *(["csv"] if section in _TABLES else [])]
 
 
 def all_settings() -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from emu.contract.structure import number_of, wrong_numbers
 from emu.device.fields import said_of_settings, to_seconds
-from emu.device.loading import all_settings
+from emu.device.loading import all_settings, load_profile
 from emu.device.overrides import Change, Overrides, listing, read_changes, shown, suggestion
 from emu.device.profile import SETTINGS, Profile
 from emu.errors import InputError
@@ -30,13 +30,16 @@ class DeviceNumbers:
         for name, (profile, names) in devices.items():
             values = profile.entries()
             self.own[name] = {entry: values[entry] for entry in names}
+        self._profiles = {name: profile for name, (profile, _) in devices.items()}
+        self._selectors = {name: profile.selectors() for name, profile in self._profiles.items()}
         self._attributes = {name: profile.structure() for name, (profile, _) in devices.items()}
 
     def changed(self, set: Overrides | None) -> dict[str, dict[str, float]]:
         """All numbers as in `own`, some of them changed.
 
         Args:
-            set: `program.sigma` where one device has it, `pcm:program.sigma` where several do.
+            set: `program.sigma` where one device has it, `pcm:program.sigma` where several do; of a device that was
+                measured at several times also `program.time_s`, which chooses its coefficients.
 
         Raises:
             InputError: a device or entry that is not there, an entry that several devices have, or as in
@@ -46,10 +49,16 @@ class DeviceNumbers:
         for change in read_changes(set):
             device = self._device(change)
             changes.setdefault(device, []).append(replace(change, device=device))
-        return {
-            name: override_entries(own, changes[name], self._attributes[name]) if name in changes else own
-            for name, own in self.own.items()
-        }
+        return {name: self._with(name, changes[name]) if name in changes else own for name, own in self.own.items()}
+
+    def _with(self, name: str, changes: Sequence[Change]) -> dict[str, float]:
+        """The numbers of one device with changes, those first that choose which numbers others have."""
+        own, selectors = self.own[name], self._selectors[name]
+        chosen = [each for each in changes if each.name in selectors]
+        if chosen:
+            values = load_profile(self._profiles[name], [replace(each, device="") for each in chosen]).entries()
+            own = {entry: values[entry] for entry in own}
+        return override_entries(own, [each for each in changes if each not in chosen], self._attributes[name])
 
     def flat(self, set: Overrides | None = None) -> dict[str, float]:
         """All numbers as `set` names them: `program.sigma`, or `pcm:program.sigma` of several devices."""
@@ -65,7 +74,9 @@ class DeviceNumbers:
                 key = f"{change.device}:{change.name}"
                 raise InputError(f"'{key}' sets a device that the model does not have: it has {listing(self.own)}.")
             return change.device
-        having = [each for each, entries in self.own.items() if change.name in entries]
+        having = [
+            each for each, entries in self.own.items() if change.name in entries or change.name in self._selectors[each]
+        ]
         if len(having) > 1:
             raise InputError(
                 f"Several devices have '{change.name}' ({listing(having)}): say which, as in "

@@ -101,8 +101,13 @@ class Profile(BaseModel):
         numbers: dict[str, float] = {}
         for name, place in _ENTRY_FIELDS.items():
             value = self._setting(*place)
-            numbers |= {} if value is None else dict(_entries(name, value))
+            if value is not None and (not isinstance(value, dict) or name == "program.parameter"):
+                numbers |= _entries(name, value)
         return numbers
+
+    def selectors(self) -> tuple[str, ...]:
+        """The settings that are no entry, but choose which numbers entries have, as a run may do too."""
+        return ("program.time_s",) if self._setting("program", "fit_time_s") else ()
 
     def structure(self) -> dict[str, int | str]:
         """What shapes the computation: the attributes of a rewritten graph's nodes that the device gives.
@@ -117,14 +122,16 @@ class Profile(BaseModel):
             "fault_source": "random" if flips or stuck else "none",
             "table_times": len(self._setting("program", "table_time_s") or ()),
             "table_points": len(self._setting("program", "target_us") or ()),
+            "drift_points": len(self._setting("drift", "target_us") or ()),
         }
         absent = {name: row.absent for name, row in ATTRIBUTES.items() if name in given}
         attributes = {name: value if given[name] is None else given[name] for name, value in absent.items()}
         return {**attributes, "entries": ",".join(self.entries())}
 
-    def _setting(self, section: str, field: str) -> Any:
-        """The value of a setting, None where it is left out or not of the chosen variant."""
-        return getattr(getattr(self, section), field, None)
+    def _setting(self, section: str, field: str, *part: str) -> Any:
+        """The value of a setting, or of a part of a fit, None where it is left out or not of the chosen variant."""
+        value = getattr(self, section).acting(field)
+        return (value.get(part[0]) if isinstance(value, dict) else None) if part else value
 
 
 def _entries(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -31,6 +31,7 @@ OPERANDS: dict[str, tuple[Any, ...]] = {
 FED = {"X": np.ones((2, 3), np.float32), "A": np.ones((2, 3), np.float32), "B": np.ones((3, 4), np.float32)}
 # What concerns the node's own place, and is set only by the test of single attributes.
 OF_THE_SITE = ("site", "sites", "array", "sample_axis", "heads", "head_axis", "head_groups", "head_share", "window")
+TABLES = ("target_us", "mean_us", "std_us", "table_time_s", "mean_nu", "std_nu")
 Case = tuple[str, dict[str, Any], list[float]]
 
 
@@ -135,15 +136,25 @@ def as_profile(case: Case) -> dict[str, Any] | None:
     entries = attributes["entries"].split(",") if attributes["entries"] else []
     given = {**plain("CrossbarMatMul"), **plain("CrossbarMatMulDynamic"), **attributes}
     flips, stuck = given["fault_storage"] != "none", "faults.stuck_low" in entries
-    of_others = (*OF_THE_SITE, "format", "code_bits", "block_rows", "table_times", "table_points", "fault_source")
+    of_others = (
+        *OF_THE_SITE,
+        "format",
+        "code_bits",
+        "block_rows",
+        "table_times",
+        "table_points",
+        "drift_points",
+        "fault_source",
+    )
     if (
         op == "CrossbarMatMulQuantized"  # has codes of its own
-        or any(given[name] != value for name, value in plain(op).items() if name in of_others[:-3])
+        or any(given[name] != value for name, value in plain(op).items() if name in of_others[:-4])
         or given["fault_source"] != ("random" if flips or stuck else "none")
         or (given["fault_mask"] != 255 and not flips)
         or "other" in (given["dac"], given["adc"])  # `none` is a model there, and no range
         or not all(number_of(name) for name in entries)
         or len(set(entries)) < len(entries)
+        or any(name.rpartition(".")[0] in entries for name in entries)  # a number and a fit of one name
     ):
         return None
     settings = {setting: given[name] for name, setting in SETTINGS.items() if given[name] != ATTRIBUTES[name].absent}
@@ -164,16 +175,16 @@ def as_profile(case: Case) -> dict[str, Any] | None:
         whole = row is not None and row.legal.whole and value == value // 1
         if not places:
             content[field] = int(value) if whole else value
-        elif field == "parameter":
-            content.setdefault("parameters", {})[places[0]] = value
+        elif field == "parameter" or not places[0][0].isdecimal():
+            content.setdefault("parameters" if field == "parameter" else field, {})[places[0]] = value
         else:
             content.setdefault(field, {})[tuple(map(int, places[0].split(".")))] = value
-    for field, cells in data["program"].items():
-        if isinstance(cells, dict) and field != "parameters":
+    for content, field in itertools.product((data["program"], data["drift"]), TABLES):
+        if cells := content.get(field):
             shape = [1 + max(axis) for axis in zip(*cells, strict=True)]
             if len(cells) != math.prod(shape):
                 return None
-            data["program"][field] = np.reshape([cells[place] for place in np.ndindex(*shape)], shape).tolist()
+            content[field] = np.reshape([cells[place] for place in np.ndindex(*shape)], shape).tolist()
     return data
 
 

@@ -265,3 +265,19 @@ def test_a_change_of_a_number_is_judged_alike_before_and_after_rewriting(preset:
                 assert refusal(preset, {name: value}).split(": ", 1)[1] == str(error)
             else:
                 assert given == value == load_profile(preset, {name: value}).entries()[name]
+
+
+def test_numbers_of_a_fit_are_set_by_name() -> None:
+    assert load_profile("pcm", ["drift.nu.low=0.05"]).entries()["drift.nu.low"] == pytest.approx(0.05)
+    assert load_profile("pcm", ["drift.nu={c0 = 0.1}"]).entries().keys() >= {"drift.nu.c0", "drift.nu_sigma.low"}
+    assert "drift.nu.slop is 'slop', expected one of joint, slope" in refusal("pcm", ["drift.nu={slop = 1}"])
+    assert "there is no setting 'drift.nu.slop'" in refusal("pcm", ["drift.nu.slop=1"])
+    assert "drift.nu is 0.1, expected numbers by name" in refusal("pcm", ["drift.nu=0.1"])
+    assert "drift.read.q is -1, expected at least 0" in refusal("pcm", ["drift.read.q=-1"])
+
+
+def test_a_fit_goes_with_its_model() -> None:
+    plain = load_profile("pcm", ["drift.model=power_law", "drift.nu=0.1"])
+    assert plain.entries()["drift.nu"] == 0.1 and plain.entries()["drift.nu_sigma"] == 0
+    fitted = load_profile(plain, ["drift.model=power_law_fit", "drift.t_read_s=1e-6", "drift.nu={c0 = 0.2}"])
+    assert [name for name in fitted.entries() if name.startswith("drift.nu")] == ["drift.nu.c0"]

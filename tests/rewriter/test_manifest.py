@@ -99,3 +99,15 @@ def test_a_number_that_the_profile_has_not_is_one_sentence(rewritten: onnx.Model
     manifest["devices"]["rram"]["entries"] = ["program.nonsense"]
     with pytest.raises(InputError, match="device 'rram' has no number 'program.nonsense'"):
         device_numbers(manifest)
+
+
+def test_a_run_may_choose_among_the_times_that_a_device_was_measured_at() -> None:
+    manifest = read_manifest(rewrite(transformer(), device="rram_wan").model)
+    assert manifest is not None
+    (own,), (later,) = (device_numbers(manifest).changed(set).values() for set in (None, {"program.time_s": "2d"}))
+    assert own.keys() == later.keys() and "program.time_s" not in own
+    assert (own["program.c0"], later["program.c0"]) == (0.701, 0.782)
+    (scaled,) = device_numbers(manifest).changed(["rram_wan:program.time_s=1", "program.scale=2"]).values()
+    assert (scaled["program.c0"], scaled["program.scale"]) == (0.348, 2)
+    with pytest.raises(InputError, match=r"time_s is 7, expected one of 1, 86400, 172800"):
+        device_numbers(manifest).changed({"program.time_s": 7})

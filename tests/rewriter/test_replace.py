@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from emu.contract.schema import attribute_types
+from emu.contract.schema import FORMAT, attribute_types
 from emu.device import load_profile
 from emu.errors import InputError
 from emu.rewriter import rewrite
@@ -139,7 +139,7 @@ def test_every_node_carries_exactly_the_attributes_of_the_contract():
         unused = of_written if site["op"] == "CrossbarMatMul" else of_stored
         window = {"window"} if site["op"] == "CrossbarMatMul" else set()
         assert set(found) == common | window | (set(structure) - unused)
-        assert found | {"format": 2} == found | {name: structure[name] for name in set(structure) - unused}
+        assert found | {"format": FORMAT} == found | {name: structure[name] for name in set(structure) - unused}
         assert found["site"] == site["index"]
         assert found["sites"] == len(rewritten.manifest["sites"])
         assert found["entries"] == ",".join(rewritten.manifest["devices"]["rram_adc"]["entries"])

@@ -23,9 +23,9 @@ from tests.train import tiny
 
 # One device for every model of programming, drift, faults, writing and reading.
 DEVICES = (
-    "clipformer", "ideal", "int16_flips", "int4_flips", "int8_flips", "int8_secded", "pcm", "pcm_aihwkit", "pcm_hermes",
-    "pcm_joshi", "pcm_state_independent", "rram", "rram_adc", "rram_cmo", "rram_crosssim_wan", "rram_memtorch",
-    "rram_milo", "rram_mnsim", "rram_neurosim", "rram_wan", "sonos", "stuck_at",
+    "clipformer", "fefet", "ideal", "int16_flips", "int4_flips", "int8_flips", "int8_secded", "pcm", "pcm_aihwkit",
+    "pcm_hermes", "pcm_joshi", "pcm_state_independent", "rram", "rram_adc", "rram_cmo", "rram_crosssim_wan",
+    "rram_memtorch", "rram_milo", "rram_mnsim", "rram_neurosim", "rram_wan", "sonos", "stuck_at",
 )  # fmt: skip
 
 
