@@ -222,12 +222,9 @@ void Structure::put(const Place& place, const std::string& name, float value, De
     case entry::drift_std_nu:
       device.drift_table.std_nu[first] = value;
       break;
-    default: {
-      std::ostringstream text;
-      text.precision(9);
-      text << '"' << name.substr(std::string(place.row->start).size()) << "\": " << value;
-      device.parameters_json += (device.parameters_json.empty() ? "" : ", ") + text.str();
-    }
+    default:
+      device.parameter_names.push_back(name.substr(std::string(place.row->start).size()));
+      device.parameters.push_back(value);
   }
 }
 
@@ -258,7 +255,6 @@ Device Structure::device(const float* values, int64_t count) const {
       put(places_[i], entries[i], values[i], device);
     }
   }
-  device.parameters_json = "{" + device.parameters_json + "}";
   check(device);
   return device;
 }

@@ -69,7 +69,8 @@ struct Device {
 
   Table table;
   DriftTable drift_table;
-  std::string parameters_json;  // of a program function
+  std::vector<std::string> parameter_names;  // of a program function
+  std::vector<float> parameters;
 
   float floor() const { return mapping_g_min_us / mapping_g_max_us; }  // r: g_min in units of g_max
 };

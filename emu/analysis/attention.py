@@ -21,7 +21,7 @@ from emu.evaluation.sources import DataSource
 if TYPE_CHECKING:
     import onnx
 
-    from emu.device.loading import Overrides
+    from emu.device import Overrides
     from emu.rewriter import Device, EmulatedModel, Rule
 
 FLOOR = 1e-12  # of a probability in a logarithm

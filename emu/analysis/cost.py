@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
     import pandas as pd
 
-    from emu.device.loading import Overrides
+    from emu.device import Overrides
     from emu.rewriter import Device, EmulatedModel, Rule
 
 HOROWITZ = "Horowitz 2014, 45 nm"

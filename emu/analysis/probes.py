@@ -31,7 +31,7 @@ from emu.rewriter.load import DOMAIN
 if TYPE_CHECKING:
     import onnx
 
-    from emu.device.loading import Overrides
+    from emu.device import Overrides
     from emu.rewriter import Device, Rule
 
 Kind = Literal["attention", "block", "context"]

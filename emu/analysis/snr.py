@@ -20,7 +20,7 @@ from emu.evaluation.sources import DataSource
 if TYPE_CHECKING:
     import onnx
 
-    from emu.device.loading import Overrides
+    from emu.device import Overrides
     from emu.rewriter import Device, EmulatedModel, Rule
 
 

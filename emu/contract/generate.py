@@ -45,7 +45,7 @@ def generated() -> dict[Path, str]:
 
 def native() -> str:
     """The schema as C++, in sections that a file asks for by a macro."""
-    sections = {"ENUMS": _enums(), "FIELDS": _fields(), "ROWS": _rows()}
+    sections = {"STREAMS": _streams(), "ENUMS": _enums(), "FIELDS": _fields(), "ROWS": _rows()}
     lines = [
         "// Generated from emu/contract/schema.py by `python -m emu.contract.generate`; change it there.",
         "// clang-format off",
@@ -53,6 +53,11 @@ def native() -> str:
     for name, section in sections.items():
         lines += ["", f"#ifdef EMU_CONTRACT_{name}", *section, f"#undef EMU_CONTRACT_{name}", "#endif"]
     return "\n".join([*lines, ""])
+
+
+def _streams() -> Iterable[str]:
+    numbers = ", ".join(f"k{_camel(each.name)} = {each.value}" for each in schema.Stream if each.meaning)
+    yield f"enum Stream : uint32_t {{ {numbers} }};"
 
 
 def _enums() -> Iterable[str]:
@@ -227,7 +232,13 @@ def _bool(value: bool) -> str:
 
 def filled(page: str) -> str:
     """A page with the tables of the schema between their markers."""
-    tables = {"operators": _signatures, "attributes": _attribute_table, "entries": _entry_table}
+    tables = {
+        "operators": _signatures,
+        "controls": _control_table,
+        "attributes": _attribute_table,
+        "entries": _entry_table,
+        "streams": _stream_table,
+    }
     for name, lines in tables.items():
         start, end = f"<!-- {name}: generated from emu/contract/schema.py -->\n", f"<!-- end of {name} -->\n"
         before, rest = page.split(start)
@@ -239,11 +250,26 @@ def _signatures() -> Iterable[str]:
     width = max(len(name) for name in OPERATORS)
     yield "```"
     for operator in OPERATORS.values():
-        operands = zip(operator.operands, operator.shapes, strict=True)
-        inputs = [f"{each.name} {shape}".strip() for each, shape in operands]
+        inputs = [f"{each.name} {each.shape}".strip() for each in operator.operands]
         inputs += [each.name for each in operator.controls]
         yield f"emu::{operator.name:{width}}({', '.join(inputs)}) -> {operator.result}"
     yield "```"
+
+
+def _control_table() -> Iterable[str]:
+    yield "| input | type | range |"
+    yield "|---|---|---|"
+    yield from (f"| `{each.name}` | {each.type} {each.shape} | {each.meaning} |" for each in schema.CONTROLS)
+
+
+def _stream_table() -> Iterable[str]:
+    yield "| stream | number | array | key |"
+    yield "|---|---|---|---|"
+    for stream in schema.Stream:
+        if stream.meaning:
+            paired = f"{stream.name}_NEGATIVE" in schema.Stream.__members__
+            number = f"{stream.value}, negative device {stream + 1}" if paired else str(stream.value)
+            yield f"| {stream.meaning} | {number} | {stream.array} | {stream.key} |"
 
 
 def _attribute_table() -> Iterable[str]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,10 +15,9 @@ from numpy.typing import NDArray
 from emu.contract.manifest import Manifest, plain
 from emu.contract.selection import select
 from emu.contract.site import Site
-from emu.device import parse_overrides
-from emu.device.loading import Overrides
+from emu.device import DeviceNumbers, Overrides, parse_overrides
 from emu.errors import InputError
-from emu.evaluation.controls import LARGEST_SEED, control_feeds, flat_settings
+from emu.evaluation.controls import LARGEST_SEED, control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
@@ -141,7 +141,7 @@ class Bench:
         ops: Literal["native", "python"] = "native",
         folder: str | Path | None = None,
     ) -> None:
-        from emu.rewriter import load_devices, read_manifest, rewrite
+        from emu.rewriter import device_numbers, load_devices, read_manifest, rewrite
         from emu.runtime import session as open_session
 
         runnable, self.name = runnable_model(model)
@@ -169,8 +169,10 @@ class Bench:
         self.model = runnable
         self.manifest: Manifest | None = manifest
         asked_task = task_by_name(task) if isinstance(task, str) else task
-        self.settings: dict[str, float] = flat_settings(manifest, set) if manifest else {}
-        self._set = set
+        self._selected = cache(self._select)
+        self._numbers = device_numbers(manifest) if manifest else DeviceNumbers({})
+        self._set = parse_overrides(set)
+        self.settings: dict[str, float] = self._numbers.flat(self._set)
         self.session = open_session(runnable, ops=ops, threads=threads)
         inputs = model_inputs(self.session)
         beside = Path(model).parent if isinstance(model, str | Path) else None if folder is None else Path(folder)
@@ -185,7 +187,7 @@ class Bench:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"The batch size is {batch_size} and must be at least 1.")
         self.batch_size: int = self._fixed or batch_size or DEFAULT_BATCH
-        defaults = flat_settings(manifest) if manifest else {}
+        defaults = self._numbers.flat()
         self.arguments: dict[str, Any] = {
             "model": _place(model) if isinstance(model, str | Path) else None,
             **_arguments_of(self.dataset.source),
@@ -270,9 +272,13 @@ class Bench:
         """
         if self.manifest is None:
             raise InputError(f"{self.name} is not rewritten and has no controls: give a device.")
-        settings = {**parse_overrides(self._set), **trial.set}
         feeds = control_feeds(
-            self.manifest, seed=trial.seed, read_seed=trial.read_seed, head=trial.head, set=settings or None
+            self.manifest,
+            seed=trial.seed,
+            read_seed=trial.read_seed,
+            head=trial.head,
+            set={**self._set, **trial.set},
+            numbers=self._numbers,
         )
         if trial.only is None and trial.exclude is None and trial.strength == 1:
             return feeds  # the model's own strengths
@@ -281,9 +287,12 @@ class Bench:
     def strengths(self, trial: Trial) -> NDArray[np.float32]:
         """The factor of each site under a trial, float32 `[sites]`."""
         strengths = np.zeros(len(self.sites), np.float32)
-        kept = select(self.sites, trial.only, trial.exclude, may_be_empty=True)
-        strengths[[site.index for site in kept]] = trial.strength
+        strengths[self._selected(trial.only, trial.exclude)] = trial.strength
         return strengths
+
+    def _select(self, only: str | None, exclude: str | None) -> list[int]:
+        """The indices of the sites that a selection leaves."""
+        return [site.index for site in select(self.sites, only, exclude, may_be_empty=True)]
 
     def fingerprint(self) -> dict[str, str]:
         """What results depend on beside the trial, each as a short text: equal texts, equal results.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from emu.device.loading import Overrides
+from emu.device import Overrides
 from emu.errors import InputError
 from emu.evaluation.bench import Bench, Score, Trial, check_calibrated, runnable_model, seeds_of
 from emu.evaluation.controls import control_feeds
@@ -245,7 +245,7 @@ def run(
 
     runnable, name = runnable_model(model)
     manifest = read_manifest(runnable)
-    given = {"seed": seed, "read_seed": read_seed, "sample": sample, "head": head}
+    given: dict[str, Any] = {"seed": seed, "read_seed": read_seed, "sample": sample, "head": head}
     if manifest is None:
         controls = [key for key, value in {**given, "set": set}.items() if value is not None]
         if controls:

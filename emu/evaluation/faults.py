@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.contract.schema import FAULTY_WEIGHT
-from emu.device.loading import Overrides
+from emu.device import Overrides
 from emu.errors import InputError
-from emu.evaluation.controls import control_feeds, flat_settings
-from emu.rewriter import ArrayFaults, EmulatedModel, Faults, fault_storage
+from emu.evaluation.controls import control_feeds
+from emu.rewriter import ArrayFaults, EmulatedModel, Faults, device_numbers, fault_storage
 
 if TYPE_CHECKING:
     import onnx
@@ -37,7 +37,8 @@ def draw_faults(
     """
     emulated = EmulatedModel.open(model)
     manifest = emulated.manifest
-    controls = control_feeds(manifest, seed=seed, set=set)
+    settings = device_numbers(manifest)
+    controls = control_feeds(manifest, seed=seed, set=set, numbers=settings)
 
     def control(name: str) -> NDArray[Any]:
         return controls[name] if name in controls else emulated.value(name)
@@ -59,7 +60,7 @@ def draw_faults(
             f"{emulated.name} has no random faults: rewrite the original model for a device with bit flips or "
             "stuck cells."
         )
-    origin = {"seed": int(control("emu.seed")), "settings": flat_settings(manifest, set)}
+    origin = {"seed": int(control("emu.seed")), "settings": settings.flat(set)}
     return Faults(origin, tuple(arrays.values()))
 
 

@@ -2,7 +2,7 @@
 
 from emu.rewriter.devices import Device, Rule, load_devices
 from emu.rewriter.faults import ArrayFaults, Faults, fault_storage
-from emu.rewriter.manifest import calibrated_sites, device_settings, read_manifest
+from emu.rewriter.manifest import calibrated_sites, device_numbers, read_manifest
 from emu.rewriter.rewriter import EmulatedModel, find_sites, find_stored_tensors, rewrite
 from emu.rewriter.sharing import Share
 
@@ -14,7 +14,7 @@ __all__ = [
     "Rule",
     "Share",
     "calibrated_sites",
-    "device_settings",
+    "device_numbers",
     "fault_storage",
     "find_sites",
     "find_stored_tensors",

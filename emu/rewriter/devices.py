@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from emu.contract.selection import Selection
 from emu.contract.site import Site
-from emu.device import Profile, load_profile, parse_overrides
-from emu.device.loading import Overrides
+from emu.device import Overrides, Profile, load_profile
+from emu.device.overrides import read_changes
 from emu.errors import InputError
 
 Device: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Profile
@@ -35,27 +35,21 @@ def load_devices(
 
     """
     pairs = [_pair(rule) for rule in rules]
-    plain: dict[str, Any] = {}
-    named: dict[str, dict[str, Any]] = {}
-    for key, value in parse_overrides(set).items():
-        name, colon, setting = key.partition(":")
-        if colon:
-            named.setdefault(name.strip(), {})[setting] = value
-        else:
-            plain[key] = value
-    default = load_profile(_source(device), plain)
+    changes = read_changes(set)
+    named = {each.device: [other for other in changes if other.device == each.device] for each in changes}
+    default = load_profile(_source(device), named.pop("", ()))
     loaded = [default, *(default if _same(source, device) else load_profile(_source(source)) for _, source in pairs)]
     profiles: dict[str, Profile] = {}
     for profile in loaded:
         if profiles.setdefault(profile.name, profile).model_dump() != profile.model_dump():
             raise InputError(f"Two devices are named '{profile.name}' and differ: give one of them another name.")
-    for name, changes in named.items():
+    for name, its_changes in named.items():
         if name not in profiles:
             raise InputError(
-                f"'{name}:{next(iter(changes))}' sets a device that is not used here: write one of "
+                f"'{name}:{its_changes[0].name}' sets a device that is not used here: write one of "
                 f"{', '.join(profiles)} before the colon."
             )
-        profiles[name] = load_profile(profiles[name], changes)
+        profiles[name] = load_profile(profiles[name], its_changes)
     chosen = [profiles[profile.name] for profile in loaded]
     return chosen[0], [(selection, profile) for (selection, _), profile in zip(pairs, chosen[1:], strict=True)]
 

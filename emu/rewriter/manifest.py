@@ -13,12 +13,11 @@ import onnx_ir as ir
 from emu.contract.manifest import MANIFEST_KEY, Manifest, MappedDevice, SampleAxis
 from emu.contract.schema import FORMAT
 from emu.contract.site import Site, Skipped
-from emu.device import Profile, load_profile, override_entries, parse_overrides
-from emu.device.loading import Overrides
+from emu.device import DeviceNumbers, Profile, load_profile
 from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.load import read_proto
-from emu.rewriter.replace import SCALARS, device_inputs, device_numbers, is_calibrated
+from emu.rewriter.replace import SCALARS, device_inputs, entries_of, is_calibrated
 from emu.version import __version__
 
 
@@ -41,7 +40,7 @@ def make_manifest(
         emu_version=__version__,
         devices={
             name: MappedDevice(
-                profiles[name].model_dump(mode="json"), tuple(device_numbers(profiles[name], faults is not None)), value
+                profiles[name].model_dump(mode="json"), tuple(entries_of(profiles[name], faults is not None)), value
             )
             for name, value in device_inputs(profiles).items()
         },
@@ -89,53 +88,23 @@ def calibrated_sites(manifest: Manifest) -> dict[int, tuple[bool, bool]]:
     return {site.index: kinds[site.device] for site in manifest.sites if site.is_product and any(kinds[site.device])}
 
 
-def device_settings(manifest: Manifest, set: Overrides | None = None) -> dict[str, dict[str, float]]:
-    """The numbers of a rewritten model's devices: by the device's name, by entry, in the order of its control input.
-
-    Args:
-        manifest: the model's manifest.
-        set: numbers that change: `program.sigma` where one device has it, `pcm:program.sigma` where several do; of a
-            device that was measured at several times also `program.time_s`, which chooses its coefficients.
+def device_numbers(manifest: Manifest) -> DeviceNumbers:
+    """The numbers of a rewritten model's devices, in the order of their control inputs.
 
     Raises:
-        InputError: a device or entry that is not there, an entry that several devices have, or as in
-            `emu.device.override_entries`.
+        InputError: a profile in the manifest is wrong, or lacks an entry.
 
     """
-    settings: dict[str, dict[str, float]] = {}
-    profiles = {name: load_profile(device.profile) for name, device in manifest.devices.items()}
-    for name, device in manifest.devices.items():
-        values = profiles[name].entries()
-        unknown = [entry for entry in device.entries if entry not in values]
+    devices = {name: (load_profile(each.profile), each.entries) for name, each in manifest.devices.items()}
+    for name, (profile, entries) in devices.items():
+        values = profile.entries()
+        unknown = [entry for entry in entries if entry not in values]
         if unknown:
             raise InputError(
                 f"The model's manifest is damaged (device '{name}' has no number '{unknown[0]}'): rewrite the "
                 "original model again."
             )
-        settings[name] = {entry: values[entry] for entry in device.entries}
-    changes: dict[str, dict[str, Any]] = {}
-    for key, value in parse_overrides(set).items():
-        name, colon, entry = key.rpartition(":")
-        if not colon:
-            having = [each for each in settings if entry in (*settings[each], *profiles[each].selectors())]
-            if len(having) > 1:
-                raise InputError(
-                    f"Several devices have '{entry}' ({', '.join(having)}): say which, as in "
-                    f"{having[0]}:{entry}={value}."
-                )
-            # A setting that no device has is refused below, with what can change.
-            name = having[0] if having else next(iter(settings))
-        elif name not in settings:
-            raise InputError(f"'{key}' sets a device that the model does not have: it has {', '.join(settings)}.")
-        if entry in changes.setdefault(name, {}):
-            raise InputError(f"'{entry}' of device '{name}' is set twice: keep one of them.")
-        changes[name][entry] = value
-    for name, given in changes.items():
-        chosen = {entry: given.pop(entry) for entry in profiles[name].selectors() if entry in given}
-        if chosen:
-            values = load_profile(profiles[name], chosen).entries()
-            settings[name] = {entry: values[entry] for entry in settings[name]}
-    return {name: override_entries(entries, changes.get(name)) for name, entries in settings.items()}
+    return DeviceNumbers(devices)
 
 
 def _digital_share(sites: Iterable[Site], skipped: Iterable[Skipped]) -> float | None:

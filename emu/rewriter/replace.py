@@ -104,7 +104,7 @@ def device_inputs(profiles: Collection[str]) -> dict[str, str]:
     return {name: "emu.device" if len(profiles) == 1 else f"emu.device.{name}" for name in profiles}
 
 
-def device_numbers(profile: Profile, listed: bool = False) -> dict[str, float]:
+def entries_of(profile: Profile, listed: bool = False) -> dict[str, float]:
     """The numbers of a device's control input by entry; without those of random faults if faults come from a list."""
     return {name: value for name, value in profile.entries().items() if not (listed and name.startswith("faults."))}
 
@@ -128,7 +128,7 @@ def node_attributes(
     """
     known = attribute_types(STORED if site.is_stored else DYNAMIC)
     structure = {name: value for name, value in profile.structure().items() if name in known}
-    structure["entries"] = ",".join(device_numbers(profile, listed))
+    structure["entries"] = ",".join(entries_of(profile, listed))
     if site.is_stored:
         structure |= _fault_attributes(site, structure, listed, model)
         if site.is_product:
@@ -211,7 +211,7 @@ def _add_controls(
     devices = device_inputs(profiles)
     arrays: dict[str, np.ndarray] = {
         **{
-            value: np.array(list(device_numbers(profiles[name], listed).values()), dtype=np.float32)
+            value: np.array(list(entries_of(profiles[name], listed).values()), dtype=np.float32)
             for name, value in devices.items()
         },
         "emu.strength": np.ones(len(sites), dtype=np.float32),

@@ -21,12 +21,11 @@ from torch.overrides import TorchFunctionMode
 from emu.contract.schema import DYNAMIC, OPERATORS, STORED
 from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, check_controls
-from emu.device import parse_overrides
-from emu.device.loading import Overrides
+from emu.device import Overrides, parse_overrides
 from emu.errors import InputError
 from emu.evaluation.bench import check_calibrated
 from emu.evaluation.controls import LARGEST_SEED
-from emu.rewriter import Device, EmulatedModel, Rule, device_settings, rewrite
+from emu.rewriter import Device, EmulatedModel, Rule, device_numbers, rewrite
 from emu.train.emulated import Draw, StoredProduct, WrittenProduct
 from emu.train.exporting import example_inputs, onnx_of
 from emu.train.products import (
@@ -140,9 +139,9 @@ class Chip:
         """Change numbers of the device, such as `{"program.sigma": 0.1}`; the others get the device's own values.
 
         Raises:
-            InputError: an override as in `emu.rewriter.device_settings`.
+            InputError: an override as in `emu.device.DeviceNumbers.changed`.
         """
-        for name, entries in device_settings(self._emulated.manifest, set).items():
+        for name, entries in device_numbers(self._emulated.manifest).changed(set).items():
             self._numbers[name] = np.asarray(list(entries.values()), np.float32)
 
     @contextmanager

@@ -13,7 +13,7 @@ import emu
 from emu.contract.manifest import Manifest, plain
 from emu.contract.schema import FORMAT
 from emu.errors import InputError
-from emu.rewriter import device_settings, read_manifest, rewrite
+from emu.rewriter import device_numbers, read_manifest, rewrite
 from tests.rewriter.small import transformer
 
 # Of models with integer codes, with a shared array, with tied weights, and calibrated with a list of faults.
@@ -120,7 +120,7 @@ def test_a_manifest_names_no_files(rewritten: onnx.ModelProto) -> None:
     program = {"model": "table", "csv": "/dev/zero"}
     manifest["devices"]["rram"]["profile"]["program"] = program
     model = changed(rewritten, json.dumps(manifest))
-    for use in (emu.session, lambda model: device_settings(read_manifest(model))):
+    for use in (emu.session, lambda model: device_numbers(read_manifest(model))):
         with pytest.raises(InputError, match="names a file, which plain data may not"):
             use(model)
 
@@ -129,16 +129,16 @@ def test_a_number_that_the_profile_has_not_is_one_sentence(rewritten: onnx.Model
     manifest = read_manifest(rewritten)
     device = replace(manifest.devices["rram"], entries=("program.nonsense",))
     with pytest.raises(InputError, match="device 'rram' has no number 'program.nonsense'"):
-        device_settings(replace(manifest, devices={"rram": device}))
+        device_numbers(replace(manifest, devices={"rram": device}))
 
 
 def test_a_run_may_choose_among_the_times_that_a_device_was_measured_at() -> None:
     manifest = read_manifest(rewrite(transformer(), device="rram_wan").model)
     assert manifest is not None
-    (own,), (later,) = (device_settings(manifest, set).values() for set in (None, {"program.time_s": "2d"}))
+    (own,), (later,) = (device_numbers(manifest).changed(set).values() for set in (None, {"program.time_s": "2d"}))
     assert own.keys() == later.keys() and "program.time_s" not in own
     assert (own["program.c0"], later["program.c0"]) == (0.701, 0.782)
-    (scaled,) = device_settings(manifest, ["rram_wan:program.time_s=1", "program.scale=2"]).values()
+    (scaled,) = device_numbers(manifest).changed(["rram_wan:program.time_s=1", "program.scale=2"]).values()
     assert (scaled["program.c0"], scaled["program.scale"]) == (0.348, 2)
     with pytest.raises(InputError, match=r"time_s is 7, expected one of 1, 86400, 172800"):
-        device_settings(manifest, {"program.time_s": 7})
+        device_numbers(manifest).changed({"program.time_s": 7})
