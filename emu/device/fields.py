@@ -39,18 +39,18 @@ class Number:
         meaning: what the number does, in one sentence.
         unit: its unit, `1` for a ratio.
         source: paper or program that the meaning and the usual values come from.
-        of: the entry or attribute of the contract that it gives, whose range it has.
+        of: the entry or attribute of the contract that it gives, whose range it has; or a range of its own.
     """
 
     meaning: str
     unit: str
     source: str
-    of: str
+    of: str | Range
 
     @property
     def legal(self) -> Range:
         """The allowed values."""
-        return range_of(self.of)
+        return self.of if isinstance(self.of, Range) else range_of(self.of)
 
     @property
     def range(self) -> str:
@@ -62,12 +62,14 @@ class Number:
         return core_schema.no_info_after_validator_function(self._validate, handler(source))
 
     def _validate(self, value: Any) -> Any:
-        allows = self.legal.allows_stored if self.of in NUMBERS else self.legal.allows
+        is_stored = self.of in NUMBERS
+        allows = self.legal.allows_stored if is_stored else self.legal.allows
         for place, number in _leaves(value):
             if number is not None and not allows(number):
-                shown = f"{number:g}" if self.of in NUMBERS else number
+                shown = f"{number:g}" if is_stored else number
                 raise ValueError(f"{place} is {shown}, expected {self.range}")
-        return value
+        # In one order, however they were given: profiles are compared by their text.
+        return dict(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
 def to_seconds(value: Any) -> Any:
