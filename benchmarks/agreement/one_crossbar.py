@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from emu import reference
 from emu.contract.schema import OPERATORS, plain
+from emu.device import load_profile
 
 Array = NDArray[Any]
 Attributes = dict[str, int | str]
@@ -73,6 +74,12 @@ class Crossbar:
         inputs |= {each.name: values[each.name] for each in row.controls}
         attributes: Attributes = {**plain(operator), **placed, **given}
         return self._run_operator(operator, inputs, attributes)
+
+
+def law_of(preset: str, section: str = "drift", **settings: Any) -> dict[str, float]:
+    """Return the numbers of one section of a preset, with changed settings of it."""
+    profile = load_profile(preset, {f"{section}.{name}": value for name, value in settings.items()})
+    return {name: value for name, value in profile.entries().items() if name.startswith(f"{section}.")}
 
 
 def _float(values: ArrayLike) -> NDArray[np.float32]:

@@ -22,28 +22,12 @@ from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagem
 from aihwkit.simulator.parameters.io import IOParameters
 from aihwkit.simulator.tiles.analog_mvm import AnalogMVM
 
-from benchmarks.agreement.one_crossbar import Crossbar
+from benchmarks.agreement.one_crossbar import Crossbar, law_of
 from benchmarks.agreement.results import Result, samples, values
 
 TARGETS = (1.0, 0.75, 0.5, 0.25, 0.1, 0.0)
 DRAWS = 65536
 DAY = 86400.0
-
-
-def polynomial(coefficients: tuple[float, ...], reference_us: float) -> dict[str, float]:
-    """Return the numbers of `program` `polynomial`."""
-    padded = (*coefficients, 0.0, 0.0, 0.0, 0.0)[:5]
-    return {
-        "program.scale": 1.0,
-        **{f"program.c{i}": c for i, c in enumerate(padded)},
-        "program.reference_us": reference_us,
-    }
-
-
-PCM = polynomial((0.26348, 1.9650, -1.1731), 25)
-HERMES_PAIR = polynomial((0.16603222, 4.71806468, -8.48101252, 4.68961419), 20.7)
-HERMES_SINGLE = polynomial((0.15781817, 2.32443916, -2.16310839, 0.68841818), 10.35)
-CMO_WIDE = polynomial((0.0112185391, 0.01129027418 * 88.199997), 88.199997)
 
 
 def compare(crossbar: Crossbar) -> Iterator[Result]:
@@ -57,11 +41,11 @@ def compare(crossbar: Crossbar) -> Iterator[Result]:
 
 def _noise_models(crossbar: Crossbar) -> Iterator[Result]:
     models = [
-        # name, model, numbers of the device, drift
-        ("PCMLikeNoiseModel", PCMLikeNoiseModel(), 25.0, PCM, "pcm"),
-        ("HermesNoiseModel, two devices", HermesNoiseModel(num_devices=2), 20.7, HERMES_PAIR, "hermes_pair"),
-        ("HermesNoiseModel, one device", HermesNoiseModel(num_devices=1), 10.35, HERMES_SINGLE, "hermes_single"),
-        ("StateIndependentNoiseModel", StateIndependentNoiseModel(), 25.0, polynomial((0.2,), 25), "state_independent"),
+        # name, model, largest conductance, preset
+        ("PCMLikeNoiseModel", PCMLikeNoiseModel(), 25.0, "pcm"),
+        ("HermesNoiseModel, two devices", HermesNoiseModel(num_devices=2), 20.7, "pcm_hermes"),
+        ("HermesNoiseModel, one device", HermesNoiseModel(num_devices=1), 10.35, "pcm_hermes_single"),
+        ("StateIndependentNoiseModel", StateIndependentNoiseModel(), 25.0, "pcm_state_independent"),
     ]
     w = np.tile(np.repeat(np.float32(TARGETS), 64), (DRAWS // 64, 1))
     w[1::2] *= -1  # both signs: the two devices of a pair change places
@@ -71,34 +55,34 @@ def _noise_models(crossbar: Crossbar) -> Iterator[Result]:
     def by_target(held: Any) -> Any:
         return (np.asarray(held) * sign).reshape(len(w), len(TARGETS), -1).transpose(1, 0, 2).reshape(len(TARGETS), -1)
 
-    for name, model, g_max_us, numbers, drift in models:
-        pair = {"mapping.g_min_us": 0.0, "mapping.g_max_us": g_max_us, **numbers}
+    for name, model, g_max_us, preset in models:
+        pair = {"mapping.g_min_us": 0.0, "mapping.g_max_us": g_max_us, **law_of(preset, "program")}
         settings: dict[str, Any] = {"encoding": "differential", "program": "polynomial"}
         programmed, exponents = model.apply_programming_noise(torch.from_numpy(w))
         ours = crossbar.faulty_weight(w, numbers=pair, **settings)
         yield samples("aihwkit", f"{name}: programmed", by_target(ours), by_target(programmed))
         for label, time_s in (("1 s", 1.0), ("1 day", DAY), ("1 year", 365 * DAY)):
             theirs = model.apply_drift_noise(programmed, exponents, time_s)
-            drifting = {**pair, "drift.time_s": time_s, "drift.scale": 1.0, "drift.read_scale": 1.0}
-            ours = crossbar.faulty_weight(w, drift=drift, drift_pairs="net", numbers=drifting, **settings)
+            drifting = {**pair, **law_of(preset, time_s=time_s)}
+            ours = crossbar.faulty_weight(w, drift="power_law_fit", drift_pairs="net", numbers=drifting, **settings)
             yield samples("aihwkit", f"{name}: after {label}", by_target(ours), by_target(theirs))
 
     wan = ReRamWan2022NoiseModel(g_max=40.0)
     for label, time_s in (("1 s", 1.0), ("1 day", DAY), ("2 days", 2 * DAY)):
-        numbers = {"mapping.g_min_us": 0.0, "mapping.g_max_us": 40.0, "program.scale": 1.0, "program.time_s": time_s}
-        ours = crossbar.faulty_weight(w, encoding="differential", program="wan2022", numbers=numbers)
+        numbers = {"mapping.g_min_us": 0.0, "mapping.g_max_us": 40.0, **law_of("rram_wan", "program", time_s=time_s)}
+        ours = crossbar.faulty_weight(w, encoding="differential", program="polynomial", numbers=numbers)
         theirs = wan.apply_noise(torch.from_numpy(w), time_s)
         yield samples("aihwkit", f"ReRamWan2022NoiseModel: after {label}", by_target(ours), by_target(theirs))
 
     cmo = ReRamCMONoiseModel(acceptance_range=2)
-    single = {"mapping.g_min_us": 9.0, "mapping.g_max_us": 88.199997, **CMO_WIDE}
+    single = {"mapping.g_min_us": 9.0, "mapping.g_max_us": 88.199997, **law_of("rram_cmo", "program")}
     plain = w * sign
     plain[0] = -1  # one device for each weight: the lowest weight is g_min
     for label, time_s in (("1 s", 1.0), ("1 hour", 3600.0), ("1 day", DAY)):
         theirs = cmo.apply_noise(torch.from_numpy(plain), time_s).numpy()
         ours = crossbar.faulty_weight(
-            plain, encoding="offset", program="polynomial", program_clip="range", drift="cmo",
-            numbers={**single, "drift.time_s": time_s, "drift.scale": 1.0, "drift.read_scale": 1.0},
+            plain, encoding="offset", program="polynomial", program_clip="range", drift="log_time",
+            numbers={**single, **law_of("rram_cmo", time_s=time_s)},
         )  # fmt: skip
         split = [held[2:].reshape(len(w) - 2, len(TARGETS), -1).transpose(1, 0, 2) for held in (ours, theirs)]
         # Not the target g_max: aihwkit clips to the range once, at the end, emu also what was programmed.
@@ -245,10 +229,10 @@ def _compensation(crossbar: Crossbar) -> Result:
         layer.drift_analog_weights(DAY)
         theirs.append(float(tile.alpha))
     numbers = {
-        "mapping.g_min_us": 0.0, "mapping.g_max_us": 25.0, **PCM, "drift.time_s": DAY, "drift.scale": 1.0,
-        "drift.read_scale": 1.0, "read.output_noise": 0.04,
+        "mapping.g_min_us": 0.0, "mapping.g_max_us": 25.0, **law_of("pcm", "program"), **law_of("pcm", time_s=DAY),
+        "read.output_noise": 0.04,
     }  # fmt: skip
-    settings: dict[str, Any] = {"encoding": "differential", "program": "polynomial", "drift": "pcm"}
+    settings: dict[str, Any] = {"encoding": "differential", "program": "polynomial", "drift": "power_law_fit"}
     settings |= {"drift_pairs": "net", "numbers": numbers}
     ours = []
     for seed in range(chips):

@@ -28,7 +28,7 @@ enum class Disturbance : int {
   kUniformProportional,
   kUniformInverse,
   kPolynomial,
-  kSaturating,  // sonos
+  kSaturating,
   kLevelShared,
   kResistanceRange,
   kTable,
@@ -86,16 +86,40 @@ struct ProgramRow {
   Counter second;
 };
 
-// Change with time, in units of g_max (kCmo: converts with g_max_us).
+// A number by the conductance x: clip(slope ln x + offset, low, high) below the joint, a polynomial above it.
+struct Fit {
+  float joint = 0;
+  float slope = 0;
+  float offset = 0;
+  float low = 0;
+  float high = 1;
+  float c[4] = {};
+};
+
+// Change with time, in units of g_max.
 struct DriftRow {
   Drift model = Drift::kNone;
   float strength = 1;
   float scale = 1;
-  float read = 0;       // strength * read_scale * sqrt(ln(...)); kCmo and kStateIndependent: with their constants
-  float log_ratio = 0;  // ln((t + t0) / t0); kCmo: ln t
+  float read = 0;       // strength * read_scale * sqrt(ln(...)); kLogTime: in microsiemens
+  float log_ratio = 0;  // ln of the times that the exponent applies to
   float nu = 0;
-  float nu_sigma = 0;
-  float g_max_us = 1;
+  float nu_sigma = 0;  // kRelaxation: of ln tau
+  Fit mean_fit;        // kPowerLawFit
+  Fit spread_fit;
+  Fit read_fit;
+  float read_q = 0;  // greater than 0: q / x^power, at most cap, instead of the fit
+  float read_power = 0;
+  float read_cap = 0;
+  int points = 0;  // kPowerLawTable
+  const float* table_target = nullptr;
+  const float* table_mean = nullptr;
+  const float* table_std = nullptr;
+  float g_max_us = 1;  // kLogTime
+  float shift_us = 0;
+  float spread_us = 0;
+  float final = 0;  // kRelaxation
+  float elapsed = 0;
   float lowest = 0;
   float highest = 3.0e38f;
   Counter drift;

@@ -1,6 +1,5 @@
-// The loops of kernels.h on the lanes of lanes.h. Included once by each kernels_<instruction set>.cpp.
-// Polynomials: Cephes' single-precision logf, sinf, cosf and expf (Moshier), on the reduced ranges used here, but for
-// the normals of AVX-512.
+// The loops of kernels.h on the lanes of lanes.h, by the laws of laws.h. Included once by each
+// kernels_<instruction set>.cpp.
 
 #include <algorithm>
 #include <array>
@@ -11,57 +10,15 @@
 
 #include "kernels.h"
 #include "lanes.h"
+//
+#include "laws.h"
 
 namespace emu {
 namespace {
 
 // NOLINTBEGIN(google-build-using-namespace): this file is the body of one instruction set's translation unit.
 using namespace lanes;
-
-// ln(k 2^-shift) for positive normal k.
-template <int kShift>
-inline F logarithm_scaled(F k) {
-  // k = m 2^e with m in [sqrt(1/2), sqrt(2))
-  const I offset = subtract_int(bits(k), set_int(0x3F3504F3));
-  const I exponent = shift_right_signed<23>(offset);
-  const F m = from_bits(subtract_int(bits(k), shift_left<23>(exponent)));
-  const F e = subtract(to_float(exponent), set(static_cast<float>(kShift)));
-  const F t = subtract(m, set(1.0f));
-  const F t2 = multiply(t, t);
-  F poly = set(7.0376836292e-2f);
-  poly = multiply_add(poly, t, set(-1.1514610310e-1f));
-  poly = multiply_add(poly, t, set(1.1676998740e-1f));
-  poly = multiply_add(poly, t, set(-1.2420140846e-1f));
-  poly = multiply_add(poly, t, set(1.4249322787e-1f));
-  poly = multiply_add(poly, t, set(-1.6668057665e-1f));
-  poly = multiply_add(poly, t, set(2.0000714765e-1f));
-  poly = multiply_add(poly, t, set(-2.4999993993e-1f));
-  poly = multiply_add(poly, t, set(3.3333331174e-1f));
-  F ln = multiply(multiply(poly, t), t2);
-  ln = multiply_add(e, set(-2.12194440e-4f), ln);
-  ln = multiply_add(t2, set(-0.5f), ln);
-  ln = add(ln, t);
-  return multiply_add(e, set(0.693359375f), ln);
-}
-
-inline F logarithm(F x) { return logarithm_scaled<0>(x); }
-
-inline F exponential(F x) {
-  x = minimum(maximum(x, set(-87.0f)), set(88.0f));
-  const F n = round_even(multiply(x, set(1.44269504f)));
-  F r = multiply_add(n, set(-0.693359375f), x);
-  r = multiply_add(n, set(2.12194440e-4f), r);
-  F poly = set(1.9875691500e-4f);
-  poly = multiply_add(poly, r, set(1.3981999507e-3f));
-  poly = multiply_add(poly, r, set(8.3334519073e-3f));
-  poly = multiply_add(poly, r, set(4.1665795894e-2f));
-  poly = multiply_add(poly, r, set(1.6666665459e-1f));
-  poly = multiply_add(poly, r, set(5.0000001201e-1f));
-  const F value = add(multiply_add(multiply(poly, r), r, r), set(1.0f));
-  // 2^n through the exponent bits: n + 1.5 * 2^23 holds n in its low bits.
-  const I power = shift_left<23>(subtract_int(bits(add(n, set(12582912.0f))), bits(set(12582912.0f))));
-  return from_bits(add_int(bits(value), power));
-}
+using namespace laws;
 
 #include "normals.inl"
 
@@ -181,14 +138,6 @@ void uniforms(const Counter& counter, int64_t first_column, int64_t count, float
   fill_row<MakeUniforms>(counter, first_column, count, out);
 }
 
-// A NaN stays one: where either is none, minimum and maximum give their second argument.
-inline F clamp(F v, F low, F high) { return minimum(high, maximum(low, v)); }
-
-inline F round_down(F v) {
-  const F rounded = round_even(v);
-  return where_less(v, rounded, subtract(rounded, set(1.0f)), rounded);
-}
-
 // theta of one chunk: sigma N + sigma_cycle N'.
 template <typename Row>
 void chunk_theta(const Row& row, uint32_t stream_offset, int64_t first_column, int64_t count, float* theta) {
@@ -223,93 +172,17 @@ void chunk_uniform_theta(const ProgramRow& row, int64_t first_column, int64_t co
 }
 
 void map_row(const MapRow& row, const float* w, const float* scales, int64_t count, float* out) {
-  const F one = set(1.0f);
-  const F zero = set(0.0f);
-  const F half = set(0.5f);
-  const F weight_steps = set(row.weight_steps);
-  const F level_steps = set(row.level_steps);
-  const F floor = set(row.floor);
-  const F range = set(1.0f - row.floor);
-  const double shrink = row.level_steps > 0 ? (row.level_steps - 1.0) / row.level_steps : 1.0;  // R' / R
-  const F offset_slope = set(static_cast<float>(shrink));
-  const F offset_base = set(static_cast<float>(1.0 - shrink));
-  const F slice_steps = set(row.slice_steps);
-  const F slice_base = set(row.slice_steps + 1.0f);
-  const F slice_divisor = set(row.slice_divisor);
-  const auto level = [&](F q) {
-    return row.level_steps > 0 ? divide(round_even(multiply(q, level_steps)), level_steps) : q;
-  };
-  const auto conductance = [&](F q) { return add(floor, multiply(range, q)); };
-  const auto digit = [&](F k) {
-    const F shifted = round_down(divide(k, slice_divisor));
-    return subtract(shifted, multiply(slice_base, round_down(divide(shifted, slice_base))));
-  };
-  map_lanes(
-      count, out,
-      [&](F value, F scale) {
-        F u = divide(value, scale);
-        if (row.clip) u = clamp(u, subtract(zero, one), one);
-        F k = zero;
-        if (row.weight_steps > 0) {
-          k = round_even(multiply(u, weight_steps));
-          u = divide(k, weight_steps);
-        }
-        switch (row.encoding) {
-          case Encoding::kWeight:
-            return u;
-          case Encoding::kDifferential: {
-            const F side = row.negative ? subtract(zero, u) : u;
-            if (row.slice_steps <= 0) return conductance(level(maximum(side, zero)));
-            return conductance(divide(digit(maximum(row.negative ? subtract(zero, k) : k, zero)), slice_steps));
-          }
-          case Encoding::kTwoSided: {
-            const F side = row.negative ? subtract(one, u) : add(one, u);
-            return conductance(level(multiply(side, half)));
-          }
-          case Encoding::kOffset:
-            break;
-        }
-        if (row.slice_steps > 0) return conductance(divide(digit(add(k, add(weight_steps, one))), slice_steps));
-        return conductance(level(add(offset_base, multiply(offset_slope, add(multiply(u, half), half)))));
-      },
-      w, scales);
-}
-
-// One device of a pair of an operand that is written at run time, in units of g_max.
-void clipformer_chunk(const StoreRow& row, bool negative, const float* unit, const float* noise, int64_t count,
-                      float* out) {
-  const F zero = set(0.0f);
-  const F one = set(1.0f);
-  const F floor = set(row.floor);
-  const F range = set(1.0f - row.floor);
-  const F inverse_range = set(1.0f / (1.0f - row.floor));
-  const F shift = set(row.alpha * row.floor);
-  const F highest = set(std::max(row.beta, row.floor));
-  const F write_steps = set(row.write_steps);
-  map_lanes(
-      count, out,
-      [&](F u, F n) {
-        F q = maximum(negative ? subtract(zero, u) : u, zero);
-        if (row.write_steps > 0) q = divide(round_even(multiply(q, write_steps)), write_steps);
-        const F g = minimum(maximum(subtract(add(floor, multiply(range, q)), shift), floor), highest);
-        const F p = multiply(subtract(g, floor), inverse_range);
-        F variance = p;
-        if (row.cells) {  // four cells of two bits: sum of (3 4^i / 255)^2 digit / 3
-          const F code = round_even(multiply(p, set(255.0f)));
-          variance = zero;
-          F rest = code;
-          float weight = 9.0f / (255.0f * 255.0f * 3.0f);
-          for (int i = 0; i < 4; ++i) {
-            const F next = round_down(multiply(rest, set(0.25f)));
-            variance = multiply_add(set(weight), subtract(rest, multiply(set(4.0f), next)), variance);
-            rest = next;
-            weight *= 16.0f;
-          }
-        }
-        const F disturbed = add(floor, multiply(range, multiply_add(square_root(variance), n, p)));
-        return clamp(disturbed, floor, one);
-      },
-      unit, noise);
+  const Targets targets(row);
+  switch (row.encoding) {
+    case Encoding::kWeight:
+      return map_lanes(count, out, [&](F v, F s) { return targets.of<Encoding::kWeight>(v, s); }, w, scales);
+    case Encoding::kDifferential:
+      return map_lanes(count, out, [&](F v, F s) { return targets.of<Encoding::kDifferential>(v, s); }, w, scales);
+    case Encoding::kTwoSided:
+      return map_lanes(count, out, [&](F v, F s) { return targets.of<Encoding::kTwoSided>(v, s); }, w, scales);
+    case Encoding::kOffset:
+      return map_lanes(count, out, [&](F v, F s) { return targets.of<Encoding::kOffset>(v, s); }, w, scales);
+  }
 }
 
 void store_row(const StoreRow& row, const float* w, const float* scales, int64_t first_column, int64_t count,
@@ -328,35 +201,31 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
     if (quiet) {
       std::copy(values, values + part, target);
     } else if (row.model == Disturbance::kLognormal || row.model == Disturbance::kLognormalMeanCorrected) {
-      map_lanes(part, target, [&](F v, F t) { return multiply(v, exponential(add(t, mean_shift))); }, values, theta);
+      map_lanes(part, target, [&](F v, F t) { return lognormal(v, add(t, mean_shift)); }, values, theta);
     } else if (row.model == Disturbance::kGaussProportional) {
-      map_lanes(part, target, [&](F v, F t) { return multiply(v, add(set(1.0f), t)); }, values, theta);
+      map_lanes(part, target, [&](F v, F t) { return proportional(v, t); }, values, theta);
     } else if (row.model == Disturbance::kGaussRange) {
-      map_lanes(part, target, [&](F v, F t, F scale) { return multiply_add(scale, t, v); }, values, theta, s);
+      map_lanes(part, target, [&](F v, F t, F scale) { return in_scale(v, t, scale); }, values, theta, s);
     } else {
       float theta_negative[kChunk];
       float unit[kChunk];
       chunk_theta(row, 1, first_column + start, part, theta_negative);
       map_lanes(part, unit, [](F v, F scale) { return divide(v, scale); }, values, s);
+      const F zero = set(0.0f);
       const F range = set(1.0f - row.floor);
       const F inverse_range = set(1.0f / (1.0f - row.floor));
-      if (row.model == Disturbance::kLognormalConductance) {
-        const F floor = set(row.floor);
-        const F zero = set(0.0f);
+      // What a pair reads, of one law for its two devices.
+      const auto write_pair = [&](auto&& law) {
         map_lanes(
             part, unit,
-            [&](F u, F positive, F negative) {
-              const F p = multiply(add(multiply(maximum(u, zero), range), floor), exponential(positive));
-              const F m =
-                  multiply(add(multiply(maximum(subtract(zero, u), zero), range), floor), exponential(negative));
-              return subtract(p, m);
-            },
+            [&](F u, F positive, F negative) { return subtract(law(u, positive), law(subtract(zero, u), negative)); },
             unit, theta, theta_negative);
+      };
+      if (row.model == Disturbance::kLognormalConductance) {
+        const F floor = set(row.floor);
+        write_pair([&](F u, F t) { return lognormal(add(multiply(maximum(u, zero), range), floor), t); });
       } else {
-        float negative[kChunk];
-        clipformer_chunk(row, true, unit, theta_negative, part, negative);
-        clipformer_chunk(row, false, unit, theta, part, unit);
-        map_lanes(part, unit, [](F p, F m) { return subtract(p, m); }, unit, negative);
+        write_pair(ClipFormer(row));
       }
       if (row.normalize) {
         std::copy(unit, unit + part, target);
@@ -374,18 +243,34 @@ void theta_row(const ProgramRow& row, int64_t first_column, int64_t count, float
   }
 }
 
+// Where x lies between neighbouring targets, and how far on its way; only ever its ends outside of them.
+struct Between {
+  int64_t from;
+  int64_t to;
+  float share;
+  Between(const float* targets, int64_t points, float x) {
+    to = std::upper_bound(targets, targets + points, x) - targets;
+    if (to == 0 || to == points) {
+      from = to = to == 0 ? 0 : points - 1;
+      share = 0;
+    } else {
+      from = to - 1;
+      share = (x - targets[from]) / (targets[to] - targets[from]);
+    }
+  }
+  float of(const float* values) const {
+    return from == to ? values[from] : values[from] + share * (values[to] - values[from]);
+  }
+};
+
 void program_row(const ProgramRow& row, const float* targets, int64_t first_column, int64_t count, float* out) {
-  const F one = set(1.0f);
   const F lowest = set(row.lowest);
   const F highest = set(row.highest);
-  const F floor = set(row.floor);
-  const F range = set(1.0f - row.floor);
   for (int64_t start = 0; start < count; start += kChunk) {
     const int64_t part = std::min(kChunk, count - start);
     const float* g = targets + start;
     float* result = out + start;
     float noise[kChunk];
-    const auto clipped = [&](F v) { return clamp(v, lowest, highest); };
     switch (row.model) {
       case Disturbance::kUniformIndependent:
       case Disturbance::kUniformProportional:
@@ -403,56 +288,35 @@ void program_row(const ProgramRow& row, const float* targets, int64_t first_colu
       default:
         chunk_theta(row, 0, first_column + start, part, noise);
     }
+    const auto program = [&](auto&& law, const auto*... more) {
+      map_lanes(
+          part, result, [&](F v, auto... drawn) { return clamp(law(v, drawn...), lowest, highest); }, g,
+          static_cast<const float*>(noise), more...);
+    };
     switch (row.model) {
       case Disturbance::kLognormalConductance:
-        map_lanes(part, result, [&](F v, F t) { return clipped(multiply(v, exponential(t))); }, g, noise);
+        program([](F v, F theta) { return lognormal(v, theta); });
         break;
       case Disturbance::kNormalIndependent:
       case Disturbance::kUniformIndependent:
-        map_lanes(part, result, [&](F v, F t) { return clipped(add(v, t)); }, g, noise);
+        program([](F v, F theta) { return independent(v, theta); });
         break;
       case Disturbance::kNormalProportional:
       case Disturbance::kUniformProportional:
-        map_lanes(part, result, [&](F v, F t) { return clipped(multiply(v, add(one, t))); }, g, noise);
+        program([](F v, F theta) { return proportional(v, theta); });
         break;
       case Disturbance::kNormalInverse:
       case Disturbance::kUniformInverse:
-        map_lanes(
-            part, result,
-            [&](F v, F t) {
-              const F positive = set(0.0f);
-              return clipped(where_less(positive, v, add(v, divide(t, v)), v));
-            },
-            g, noise);
+        program([](F v, F theta) { return inverse(v, theta); });
         break;
       case Disturbance::kPolynomial: {
-        const F c0 = set(row.c[0]);
-        const F c1 = set(row.c[1]);
-        const F c2 = set(row.c[2]);
-        const F c3 = set(row.c[3]);
-        const F c4 = set(row.c[4]);
-        map_lanes(
-            part, result,
-            [&](F v, F n) {
-              F std = multiply_add(c4, v, c3);
-              std = multiply_add(std, v, c2);
-              std = multiply_add(std, v, c1);
-              std = multiply_add(std, v, c0);
-              return clipped(multiply_add(std, n, v));
-            },
-            g, noise);
+        const Polynomial<5> std(row.c);
+        program([&](F v, F n) { return spread(v, n, std(v)); });
         break;
       }
       case Disturbance::kSaturating: {
-        const F amplitude = set(row.c[0]);
-        const F rate = set(-row.c[1]);
-        map_lanes(
-            part, result,
-            [&](F v, F n) {
-              const F std = multiply(amplitude, subtract(one, exponential(multiply(v, rate))));
-              return clipped(multiply_add(std, n, v));
-            },
-            g, noise);
+        const Saturating std(row.c[0], row.c[1]);
+        program([&](F v, F n) { return spread(v, n, std(v)); });
         break;
       }
       case Disturbance::kLevelShared:
@@ -460,185 +324,110 @@ void program_row(const ProgramRow& row, const float* targets, int64_t first_colu
           const float level = (g[i] - row.floor) / (1.0f - row.floor) * row.level_steps + 0.5f;
           noise[i] = row.levels[level > 0 ? static_cast<int64_t>(level) : 0];  // also where it is no number
         }
-        map_lanes(part, result, [&](F v, F factor) { return clipped(divide(v, factor)); }, g, noise);
+        program([](F v, F factor) { return by_level(v, factor); });
         break;
       case Disturbance::kResistanceRange: {
         float second[kChunk];
         normals(row.second, first_column + start, part, second);
-        const F sigma = set(row.sigma);
-        const F sigma_off = set(row.sigma_off);
-        const F least = set(0.01f);
-        map_lanes(
-            part, result,
-            [&](F v, F n, F m) {
-              const F on = divide(one, maximum(multiply_add(sigma, n, one), least));
-              const F off = divide(floor, maximum(multiply_add(sigma_off, m, one), least));
-              return clipped(multiply_add(subtract(on, off), divide(subtract(v, floor), range), off));
-            },
-            g, noise, second);
+        program(ResistanceRange(row), second);
         break;
       }
-      case Disturbance::kTable: {
-        float mean[kChunk];
+      case Disturbance::kTable:
         for (int64_t i = 0; i < part; ++i) {
-          const float* after = std::upper_bound(row.table_target, row.table_target + row.points, g[i]);
-          const int64_t next = after - row.table_target;
-          if (next == 0 || next == row.points) {
-            const int64_t end = next == 0 ? 0 : row.points - 1;
-            mean[i] = row.table_mean[end];
-            noise[i] *= row.table_std[end];
-            continue;
-          }
-          const float share =
-              (g[i] - row.table_target[next - 1]) / (row.table_target[next] - row.table_target[next - 1]);
-          mean[i] = row.table_mean[next - 1] + share * (row.table_mean[next] - row.table_mean[next - 1]);
-          noise[i] *= row.table_std[next - 1] + share * (row.table_std[next] - row.table_std[next - 1]);
+          const Between at(row.table_target, row.points, g[i]);
+          noise[i] *= at.of(row.table_std);
+          result[i] = at.of(row.table_mean);
         }
-        map_lanes(part, result, [&](F m, F n) { return clipped(add(m, n)); }, mean, noise);
+        g = result;
+        program([](F mean, F deviation) { return independent(mean, deviation); });
         break;
-      }
       default:
         std::copy(g, g + part, result);
     }
   }
 }
 
-// Exponents and read noise that depend on a conductance through its logarithm below a threshold and a polynomial above.
-struct LogThenPolynomial {
-  float threshold;
-  float slope;
-  float base;
-  float low;
-  float high;
-  float c[4];
-  F operator()(F x, F ln) const {
-    const F below = clamp(multiply_add(set(slope), ln, set(base)), set(low), set(high));
-    F above = multiply_add(set(c[3]), x, set(c[2]));
-    above = multiply_add(above, x, set(c[1]));
-    above = multiply_add(above, x, set(c[0]));
-    return where_less(x, set(threshold), below, above);
+// Calls body(law) with the law of a reading's noise.
+template <typename Body>
+inline void with_read_noise(const DriftRow& row, Body&& body) {
+  if (row.read_q > 0) {
+    body(PowerNoise(row));
+  } else {
+    body(FittedNoise(row));
   }
-};
-
-struct PcmLaw {
-  LogThenPolynomial mean;
-  LogThenPolynomial spread;
-  LogThenPolynomial read;
-};
-
-constexpr float kNever = 3.0e38f;
-constexpr PcmLaw kPcmLike = {
-    {kNever, -0.0155f, 0.0244f, 0.049f, 0.1f, {}}, {kNever, -0.0125f, -0.0059f, 0.008f, 0.045f, {}}, {}};
-constexpr PcmLaw kHermesPairLaw = {{0.0945f, -0.0387f, -0.0182f, 0.072f, 0.13f, {0.0736f, -0.0126f, -0.0436f, 0}},
-                                   {0.3055f, -0.0117f, -0.0057f, 0.0091f, 0.04f, {0.0073f, 0.0093f, -0.0118f, 0}},
-                                   {0.16f, -0.0117f, -0.0069f, 0.015f, 0.04f, {0.0123f, 0.0211f, -0.0280f, 0.0069f}}};
-constexpr PcmLaw kHermesSingleLaw = {
-    {0.0945f, -0.0387f, -0.0182f, 0.072f, 0.13f, {0.0736f, -0.0126f, -0.0436f, 0}},
-    {0.3039f, -0.0120f, -0.0023f, 0.0124f, 0.04f, {0.0104f, 0.0116f, -0.0165f, 0}},
-    {0.1591f, -0.0078f, 0.0038f, 0.0179f, 0.04f, {0.0088f, 0.0768f, -0.1352f, 0.0664f}}};
+}
 
 void drift_row(const DriftRow& row, const float* targets, int64_t first_column, int64_t count, float* g) {
   const F lowest = set(row.lowest);
   const F highest = set(row.highest);
-  const F tiny = set(1e-7f);
-  const F strength = set(row.strength);
-  const F scale = set(row.scale);
-  const F log_ratio = set(-row.log_ratio);
-  const F read = set(row.read);
-  const PcmLaw& law = row.model == Drift::kPcm          ? kPcmLike
-                      : row.model == Drift::kHermesPair ? kHermesPairLaw
-                                                        : kHermesSingleLaw;
-  const bool pcm = row.model == Drift::kPcm;
+  const PowerLaw power_law(row);
+  const bool is_read = row.model != Drift::kPowerLaw && row.model != Drift::kRelaxation;
   for (int64_t start = 0; start < count; start += kChunk) {
     const int64_t part = std::min(kChunk, count - start);
     float* values = g + start;
     float drift[kChunk];
     float noise[kChunk];
     normals(row.drift, first_column + start, part, drift);
-    if (row.model != Drift::kPowerLaw) normals(row.read_noise, first_column + start, part, noise);
-    const auto clipped = [&](F v) { return clamp(v, lowest, highest); };
+    if (is_read) normals(row.read_noise, first_column + start, part, noise);
+    const auto change = [&](auto&& law, const auto*... more) {
+      map_lanes(
+          part, values, [&](F v, auto... drawn) { return clamp(law(v, drawn...), lowest, highest); }, values,
+          static_cast<const float*>(drift), more...);
+    };
     switch (row.model) {
       case Drift::kNone:
         break;
       case Drift::kPowerLaw: {
         const F mean = set(row.nu);
-        const F spread = set(row.strength * row.nu_sigma);
-        map_lanes(
-            part, values,
-            [&](F v, F n) {
-              const F nu = multiply(multiply_add(spread, n, mean), scale);
-              return clipped(multiply(v, exponential(multiply(nu, log_ratio))));
-            },
-            values, drift);
+        const F deviation = set(row.strength * row.nu_sigma);
+        change([&](F v, F n) { return power_law.after(v, multiply_add(deviation, n, mean)); });
         break;
       }
-      case Drift::kStateIndependent: {
-        const F spread = set(row.strength * 0.05f);
-        map_lanes(
-            part, values,
-            [&](F v, F n, F r) {
-              const F nu = multiply(absolute(multiply_add(spread, n, set(0.1f))), scale);
-              const F h = multiply(v, exponential(multiply(nu, log_ratio)));
-              return clipped(multiply_add(multiply(h, read), r, h));
-            },
-            values, drift, noise);
+      case Drift::kPowerLawFit: {
+        const Fitted mean(row.mean_fit);
+        const Fitted deviation(row.spread_fit);
+        with_read_noise(row, [&](auto&& relative) {
+          change(
+              [&](F v, F n, F r, F target) {
+                const F x = maximum(target, set(kLeastConductance));
+                const F ln = logarithm(x);
+                return power_law.read_after(v, mean(x, ln), deviation(x, ln), n, relative(v), r);
+              },
+              noise, targets + start);
+        });
         break;
       }
-      case Drift::kCmo: {
-        const F g_max = set(row.g_max_us);
-        const F inverse = set(1.0f / row.g_max_us);
-        const F shift = set(-0.08900206f * row.log_ratio * row.scale);
-        const F spread = set(row.strength * (0.04201137f * row.log_ratio + 0.41183342f) * row.scale);
-        map_lanes(
-            part, values,
-            [&](F v, F n, F r) {
-              const F h = add(multiply(v, g_max), multiply_add(spread, n, shift));
-              const F log10 = multiply(logarithm(maximum(h, set(1e-3f))), set(0.434294482f));
-              return clipped(multiply(multiply_add(multiply(read, log10), r, h), inverse));
-            },
-            values, drift, noise);
+      case Drift::kPowerLawTable: {
+        float mean[kChunk];
+        float deviation[kChunk];
+        for (int64_t i = 0; i < part; ++i) {
+          const Between at(row.table_target, row.points, targets[start + i]);
+          mean[i] = at.of(row.table_mean);
+          deviation[i] = at.of(row.table_std);
+        }
+        with_read_noise(row, [&](auto&& relative) {
+          change([&](F v, F n, F r, F nu, F std) { return power_law.read_after(v, nu, std, n, relative(v), r); }, noise,
+                 mean, deviation);
+        });
         break;
       }
-      default:
-        map_lanes(
-            part, values,
-            [&](F v, F target, F n, F r) {
-              const F x = maximum(target, tiny);
-              const F ln = logarithm(x);
-              const F nu =
-                  multiply(absolute(multiply_add(multiply(strength, law.spread(x, ln)), n, law.mean(x, ln))), scale);
-              const F h = multiply(v, exponential(multiply(nu, log_ratio)));
-              F relative;
-              if (pcm) {
-                const F power = exponential(multiply(logarithm(maximum(v, set(1e-30f))), set(0.65f)));
-                relative = minimum(divide(set(0.0088f), maximum(power, set(1e-3f))), set(0.2f));
-              } else {
-                const F y = maximum(v, tiny);
-                relative = law.read(y, logarithm(y));
-              }
-              return clipped(multiply_add(multiply(h, multiply(relative, read)), r, h));
-            },
-            values, targets + start, drift, noise);
+      case Drift::kLogTime:
+        change(LogTime(row), noise);
+        break;
+      case Drift::kRelaxation:
+        change(Relaxation(row));
+        break;
     }
   }
 }
 
 void stick_row(const StuckRow& row, int64_t first_column, int64_t count, float* g) {
-  const F low = set(row.low);
-  const F high = set(1.0f - row.high);
-  const F floor = set(row.floor);
-  const F one = set(1.0f);
+  const Stuck law(row);
   for (int64_t start = 0; start < count; start += kChunk) {
     const int64_t part = std::min(kChunk, count - start);
     float u[kChunk];
     uniforms(row.stuck, first_column + start, part, u);
-    map_lanes(
-        part, g + start,
-        [&](F v, F uniform) {
-          // u <= low is not low < u
-          return where_less(low, uniform, where_less(high, uniform, one, v), floor);
-        },
-        g + start, u);
+    map_lanes(part, g + start, [&](F v, F uniform) { return law(v, uniform); }, g + start, u);
   }
 }
 
@@ -694,23 +483,12 @@ void make_codes(float low, float high, const float* w, const float* scales, cons
                 float* out) {
   const F lowest = set(low);
   const F highest = set(high);
-  const F whole =
-      set(0x1p23f);  // from here on floats have no fraction; adding it to smaller ones leaves no bits for it
-  const I sign_bit = set_int(INT32_MIN);
   map_lanes(
-      count, out,
-      [&](F v, F scale, F zero) {
-        const F quotient = divide(v, scale);
-        const F magnitude = absolute(quotient);
-        const F rounded = where_less(magnitude, whole, subtract(add(magnitude, whole), whole), magnitude);
-        return clamp(add(flip_sign(rounded, and_int(bits(quotient), sign_bit)), zero), lowest, highest);
-      },
-      w, scales, zeros);
+      count, out, [&](F v, F scale, F zero) { return code_of(v, scale, zero, lowest, highest); }, w, scales, zeros);
 }
 
 void read_codes(const float* codes, const float* scales, const float* zeros, int64_t count, float* out) {
-  map_lanes(
-      count, out, [](F code, F scale, F zero) { return multiply(subtract(code, zero), scale); }, codes, scales, zeros);
+  map_lanes(count, out, [](F code, F scale, F zero) { return value_of(code, scale, zero); }, codes, scales, zeros);
 }
 
 void quantize_input(const InputRow& row, const float* x, int64_t count, float* out) {

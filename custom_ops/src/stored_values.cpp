@@ -141,7 +141,7 @@ class Storing {
     if (device_.program_modifier > 0) modify(conductances || for_reading, stored.slices[0]);
     if (conductances && !for_reading) decode(stored.slices);
     stored.scales = scales_;
-    if (for_reading && structure_.unit_column) {
+    if (for_reading && structure_.unit_column()) {
       for (int64_t slice = 0; slice < structure_.slices(); ++slice) stored.unit_columns.push_back(unit_column(slice));
     }
     return stored;
@@ -204,15 +204,16 @@ class Storing {
     flips.list = matrices_.faults;
     flips.list_size = matrices_.fault_count;
     flips.probability = listed ? 0.0 : std::min(1.0f, strength_ * device_.faults_ber);
-    flips.mask = static_cast<uint32_t>(structure_.fault_mask);
-    flips.protection = structure_.protection;
+    flips.mask = structure_.usable_fault_mask();
+    flips.protection = structure_.fault_protection;
     flips.seed = key_.seed;
     flips.array = static_cast<uint32_t>(structure_.array);
     const int64_t size = rows_ * columns_;
     if (structure_.kind != Operator::kQuantized && structure_.fault_storage == FaultStorage::kInt) {
       flipped_.resize(static_cast<size_t>(size));
-      const CodeScales codes = code_scales(flips.bits, structure_.fault_asymmetric, structure_.fault_per_column, w_,
-                                           matrices_.count, matrices_.rows, columns_, for_each_);
+      const CodeScales codes = code_scales(flips.bits, structure_.fault_range == FaultRange::kAsymmetric,
+                                           structure_.fault_scale == FaultScale::kColumn, w_, matrices_.count,
+                                           matrices_.rows, columns_, for_each_);
       flip_made_codes(flips, codes, w_, rows_, columns_, for_each_, flipped_.data());
     } else {
       flipped_.assign(w_, w_ + size);
@@ -309,7 +310,7 @@ class Storing {
       if (compensated) accumulate(factor, slice, positive, negative, before);
       std::vector<float> peaks;
       if (structure_.drift != Drift::kNone) {
-        if (structure_.net_pairs) peaks = make_net_pairs(positive, negative);
+        if (structure_.drift_pairs == DriftPairs::kNet) peaks = make_net_pairs(positive, negative);
         drift(slice, false, positive);
         if (structure_.pairs()) drift(slice, true, negative);
       }
@@ -365,16 +366,18 @@ class Storing {
     row.sigma_cycle = strength_ * device_.program_sigma_cycle;
     row.sigma_off = strength_ * device_.program_sigma_off;
     row.floor = floor_;
-    if (structure_.clip_to_range) {
+    if (structure_.program_clip == ProgramClip::kRange) {
       row.lowest = floor_;
       row.highest = 1.0f;
     }
     const float amplitude = strength_ * device_.program_scale;
     if (row.model == Disturbance::kPolynomial) {
-      for (int i = 0; i < 5; ++i) row.c[i] = amplitude * device_.c[i] / device_.reference_us;
+      const float c[] = {device_.program_c0, device_.program_c1, device_.program_c2, device_.program_c3,
+                         device_.program_c4};
+      for (int i = 0; i < 5; ++i) row.c[i] = amplitude * c[i] / device_.program_reference_us;
     } else if (row.model == Disturbance::kSaturating) {
-      row.c[0] = amplitude * device_.c[0];
-      row.c[1] = device_.c[1];
+      row.c[0] = amplitude * (device_.program_amplitude_na / device_.program_current_max_na);
+      row.c[1] = device_.program_current_max_na / device_.program_knee_na;
     } else if (row.model == Disturbance::kLevelShared) {
       const MapRow mapping = map();
       row.level_steps = mapping.slice_steps > 0 ? mapping.slice_steps : mapping.level_steps;
@@ -451,7 +454,8 @@ class Storing {
     std::vector<float> levels;
     Table table;
     const ProgramRow pattern = program_pattern(levels, table);
-    const DriftRow ageing = drift_pattern();
+    DriftTable exponents;
+    const DriftRow ageing = drift_pattern(exponents);
     StuckRow stuck = stuck_pattern();
     const MapRow mapping = map(slice);
     const float zero = 0;
@@ -530,39 +534,78 @@ class Storing {
     return peaks;
   }
 
-  DriftRow drift_pattern() const {
+  // table: where the row's own is kept.
+  DriftRow drift_pattern(DriftTable& table) const {
+    const Device& of = device_;
     DriftRow pattern;
     pattern.model = structure_.drift;
     pattern.strength = strength_;
-    pattern.scale = device_.drift_scale;
-    pattern.nu = device_.drift_nu;
-    pattern.nu_sigma = device_.drift_nu_sigma;
-    pattern.g_max_us = device_.mapping_g_max_us;
-    if (structure_.clip_to_range) {
+    pattern.scale = of.drift_scale;
+    pattern.g_max_us = of.mapping_g_max_us;
+    if (structure_.program_clip == ProgramClip::kRange) {
       pattern.lowest = floor_;
       pattern.highest = 1.0f;
     }
-    const double time = device_.drift_time_s;
-    double read = static_cast<double>(strength_) * device_.drift_read_scale;
-    if (pattern.model == Drift::kCmo) {
-      if (time == 0) {
-        pattern.model = Drift::kNone;
-        return pattern;
-      }
-      pattern.log_ratio = static_cast<float>(std::log(time));
-      read *= 0.0277316483 * std::sqrt(std::log((time + 1e-6) / 2e-6));
-    } else if (pattern.model == Drift::kPowerLaw) {
-      const double t0 = device_.drift_t0_s;
-      pattern.log_ratio = static_cast<float>(std::log(std::max(time, t0) / t0));
-    } else if (pattern.model != Drift::kNone) {
-      const bool hermes = pattern.model == Drift::kHermesPair || pattern.model == Drift::kHermesSingle;
-      const double t0 = pattern.model == Drift::kHermesPair ? 300.0 : hermes ? 200.0 : 20.0;
-      const double t_read = hermes ? 512e-9 : 250e-9;
-      pattern.log_ratio = static_cast<float>(std::log((time + t0) / t0));
-      read *= std::sqrt(std::log((time + t0 + t_read) / (2 * t_read)));
-      if (pattern.model == Drift::kStateIndependent) read /= device_.mapping_g_max_us;
+    const double time = of.drift_time_s;
+    const double t0 = of.drift_t0_s;
+    const double t_read = of.drift_t_read_s;
+    // Low-frequency noise of the one reading that takes t_read.
+    const auto read_at = [&](double since) {
+      const double read = static_cast<double>(strength_) * of.drift_read_scale;
+      return read * std::sqrt(std::log((since + t_read) / (2 * t_read)));
+    };
+    switch (pattern.model) {
+      case Drift::kNone:
+        break;
+      case Drift::kPowerLaw:
+        pattern.nu = of.drift_nu;
+        pattern.nu_sigma = of.drift_nu_sigma;
+        pattern.log_ratio = static_cast<float>(std::log(std::max(time, t0) / t0));
+        break;
+      case Drift::kPowerLawFit:
+      case Drift::kPowerLawTable:
+        pattern.log_ratio = static_cast<float>(std::log((time + t0) / t0));
+        pattern.read = static_cast<float>(read_at(time + t0));
+        pattern.mean_fit = {of.drift_nu_joint,  of.drift_nu_slope,
+                            of.drift_nu_offset, of.drift_nu_low,
+                            of.drift_nu_high,   {of.drift_nu_c0, of.drift_nu_c1, of.drift_nu_c2, of.drift_nu_c3}};
+        pattern.spread_fit = {of.drift_nu_sigma_joint,
+                              of.drift_nu_sigma_slope,
+                              of.drift_nu_sigma_offset,
+                              of.drift_nu_sigma_low,
+                              of.drift_nu_sigma_high,
+                              {of.drift_nu_sigma_c0, of.drift_nu_sigma_c1, of.drift_nu_sigma_c2, of.drift_nu_sigma_c3}};
+        pattern.read_fit = {
+            of.drift_read_joint,  of.drift_read_slope,
+            of.drift_read_offset, of.drift_read_low,
+            of.drift_read_high,   {of.drift_read_c0, of.drift_read_c1, of.drift_read_c2, of.drift_read_c3}};
+        pattern.read_q = of.drift_read_q;
+        pattern.read_power = of.drift_read_power;
+        pattern.read_cap = of.drift_read_cap;
+        table = of.drift_table;
+        for (float& target : table.target_us) target /= of.mapping_g_max_us;
+        pattern.points = static_cast<int>(table.target_us.size());
+        pattern.table_target = table.target_us.data();
+        pattern.table_mean = table.mean_nu.data();
+        pattern.table_std = table.std_nu.data();
+        break;
+      case Drift::kLogTime:
+        if (time == 0) {
+          pattern.model = Drift::kNone;
+          break;
+        }
+        pattern.log_ratio = static_cast<float>(std::log(time / t0));
+        pattern.shift_us = of.drift_shift_us * pattern.log_ratio * of.drift_scale;
+        pattern.spread_us =
+            strength_ * (of.drift_spread_us * pattern.log_ratio + of.drift_spread_t0_us) * of.drift_scale;
+        pattern.read = static_cast<float>(read_at(time) * of.drift_read_us);
+        break;
+      case Drift::kRelaxation:
+        pattern.final = of.drift_final_us / of.mapping_g_max_us;
+        pattern.elapsed = static_cast<float>(time / of.drift_tau_s * of.drift_scale);
+        pattern.nu_sigma = of.drift_tau_sigma;
+        break;
     }
-    pattern.read = static_cast<float>(read);
     return pattern;
   }
 
@@ -575,7 +618,8 @@ class Storing {
   }
 
   void drift(int64_t slice, bool negative, Floats& g) const {
-    const DriftRow pattern = drift_pattern();
+    DriftTable table;
+    const DriftRow pattern = drift_pattern(table);
     if (pattern.model == Drift::kNone) return;
     MapRow mapping = map(slice);
     mapping.negative = negative;
@@ -819,7 +863,8 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
 bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns) {
   const bool few = columns <= kMostNarrow && columns > 0 && rows <= kDeepestNarrow &&
                    structure.row_tiles(rows).size() == 1 && structure.column_groups(columns).size() == 1;
-  const bool one_reading = structure.slices() == 1 && structure.dac_slice_bits == 0 && !structure.iterative;
+  const bool one_reading =
+      structure.slices() == 1 && structure.dac_slice_bits == 0 && structure.bound_management == BoundManagement::kNone;
   const bool plain = !(structure.input_noise() && device.read_input_noise > 0) && !needs_noise_weights(structure) &&
                      structure.ir_drop != IrDrop::kFormula && decoding(structure, device).offset == 0;
   return !structure.window.empty() && few && one_reading && plain;
@@ -997,7 +1042,7 @@ void write_operand(const Structure& structure, const Device& device, float stren
     row.alpha = device.write_alpha;
     row.beta = device.write_beta;
     if (device.write_bits > 0) row.write_steps = std::exp2(device.write_bits) - 1.0f;
-    row.cells = structure.write_cells;
+    row.cells = structure.write_cells == WriteCells::kCells;
   }
   row.device.key0 = place.key.key0;
   row.device.key1 = place.key.key1;

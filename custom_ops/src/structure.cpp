@@ -67,10 +67,6 @@ std::string shown(const std::string& value) { return value; }
 bool one_of(const std::string& text, std::initializer_list<const char*> words) {
   return std::find(words.begin(), words.end(), text) != words.end();
 }
-bool one_of(double value, std::initializer_list<double> values) {
-  return std::find(values.begin(), values.end(), value) != values.end();
-}
-
 #define EMU_CONTRACT_ROWS
 #include "contract.inc"
 
@@ -82,24 +78,6 @@ struct Refuse {
   std::string node;
   [[noreturn]] void operator()(const std::string& sentence) const { throw Error("node '" + node + "', " + sentence); }
 };
-
-struct WanFit {
-  float time_s;
-  float c[5];
-};
-constexpr WanFit kWan[] = {{1, {0.348f, 16.030f, -43.853f, 45.393f, -16.815f}},
-                           {86400, {0.701f, 22.086f, -50.773f, 47.095f, -16.458f}},
-                           {172800, {0.782f, 20.274f, -43.507f, 37.062f, -11.934f}}};
-constexpr float kWanReferenceUs = 40;
-
-struct SonosFit {
-  float time_s;
-  float a;
-  float b;
-};
-constexpr SonosFit kSonos[] = {{0, 19.88665f, 176.3115f},       {86400, 25.59102f, 186.85544f},
-                               {172800, 28.72753f, 193.56834f}, {259200, 31.04318f, 198.90332f},
-                               {345600, 33.76214f, 204.77023f}, {432000, 34.57909f, 207.34309f}};
 
 bool starts_with(const std::string& text, const char* start) { return text.rfind(start, 0) == 0; }
 
@@ -187,7 +165,7 @@ int64_t Structure::input_slices(const Device& device) const {
 
 double Structure::dac_steps(const Device& device) const {
   if (dac == Range::kNone) return 0.0;
-  return steps(device.dac_bits, device.dac_steps, dac_offset_binary ? 1.0 : 2.0);
+  return steps(device.dac_bits, device.dac_steps, dac_code == DacCode::kOffsetBinary ? 1.0 : 2.0);
 }
 
 double Structure::adc_steps(const Device& device) const {
@@ -202,7 +180,8 @@ std::vector<Span> Structure::split(int64_t size, int64_t largest) const {
   std::vector<Span> spans;
   int64_t begin = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t length = balanced ? size / count + (i < size % count ? 1 : 0) : std::min(largest, size - begin);
+    const int64_t length = tile_split == TileSplit::kBalanced ? size / count + (i < size % count ? 1 : 0)
+                                                              : std::min(largest, size - begin);
     spans.push_back({begin, begin + length});
     begin += length;
   }
@@ -224,30 +203,6 @@ std::vector<Span> Structure::key_tiles(int64_t keys, int64_t largest, int64_t fi
   return spans;
 }
 
-namespace {
-
-// The coefficients of polynomial and saturating laws: of the entries, or of models that come with their own, by time.
-void set_coefficients(Program program, Device& device) {
-  if (program == Program::kWan2022) {
-    for (const WanFit& fit : kWan) {
-      if (fit.time_s == device.program_time_s) std::copy(fit.c, fit.c + 5, device.c);
-    }
-    device.reference_us = kWanReferenceUs;
-  } else if (program == Program::kSonos) {
-    for (const SonosFit& fit : kSonos) {
-      if (fit.time_s != device.program_time_s) continue;
-      device.c[0] = fit.a / device.program_current_max_na;
-      device.c[1] = device.program_current_max_na / fit.b;
-    }
-  } else {
-    const float c[] = {device.program_c0, device.program_c1, device.program_c2, device.program_c3, device.program_c4};
-    std::copy(c, c + 5, device.c);
-    device.reference_us = device.program_reference_us;
-  }
-}
-
-}  // namespace
-
 // One number of a table or of a function's parameters.
 void Structure::put(const Place& place, const std::string& name, float value, Device& device) const {
   const auto first = static_cast<size_t>(place.indices[0]);
@@ -264,6 +219,15 @@ void Structure::put(const Place& place, const std::string& name, float value, De
       break;
     case entry::program_std_us:
       device.table.std_us[first][second] = value;
+      break;
+    case entry::drift_target_us:
+      device.drift_table.target_us[first] = value;
+      break;
+    case entry::drift_mean_nu:
+      device.drift_table.mean_nu[first] = value;
+      break;
+    case entry::drift_std_nu:
+      device.drift_table.std_nu[first] = value;
       break;
     default:
       device.parameter_names.push_back(name.substr(std::string(place.row->start).size()));
@@ -284,6 +248,8 @@ Device Structure::device(const float* values, int64_t count) const {
   device.table.time_s.resize(times);
   device.table.mean_us.assign(times, device.table.target_us);
   device.table.std_us.assign(times, device.table.target_us);
+  device.drift_table.target_us.resize(static_cast<size_t>(given_.number(attribute::drift_points)));
+  device.drift_table.mean_nu = device.drift_table.std_nu = device.drift_table.target_us;
   for (size_t i = 0; i < entries.size(); ++i) {
     const NumberRow& row = *places_[i].row;
     if (!row.allows(values[i])) {
@@ -292,12 +258,11 @@ Device Structure::device(const float* values, int64_t count) const {
     }
     if (row.field != nullptr) {
       device.*row.field = values[i];
-    } else if (!dynamic()) {  // of programming
+    } else if (!dynamic()) {
       put(places_[i], entries[i], values[i], device);
     }
   }
   check(device);
-  if (!dynamic()) set_coefficients(static_cast<Program>(given_.number(attribute::program)), device);
   return device;
 }
 
@@ -307,14 +272,16 @@ void Structure::check(const Device& device) const {
   for (const NumberRule& rule : number_rules()) {
     if (rule.wrong(given_, device)) refuse(rule.sentence(given_, device));
   }
-  if (disturbance != Disturbance::kTable) return;
-  const std::pair<const char*, const std::vector<float>*> rising[] = {{"program.target_us.", &device.table.target_us},
-                                                                      {"program.table_time_s.", &device.table.time_s}};
-  for (const auto& [name, numbers] : rising) {
+  const std::pair<int, const std::vector<float>*> rising[] = {{entry::program_target_us, &device.table.target_us},
+                                                              {entry::program_table_time_s, &device.table.time_s},
+                                                              {entry::drift_target_us, &device.drift_table.target_us}};
+  for (const auto& [entry, numbers] : rising) {
+    const NumberRow& row = number_rows()[static_cast<size_t>(entry)];
+    if (dynamic() || !row.needed[0].applies(given_)) continue;
     for (size_t i = 1; i < numbers->size(); ++i) {
       const double before = (*numbers)[i - 1], value = (*numbers)[i];
       if (value > before) continue;
-      refuse("entry '" + (name + std::to_string(i)) + "' of input 'device' is " + shown(value) +
+      refuse("entry '" + (row.start + std::to_string(i)) + "' of input 'device' is " + shown(value) +
              ", expected greater than the one before it, which is " + shown(before) + ".");
     }
   }
@@ -496,9 +463,8 @@ Disturbance disturbance_of(Program program) {
     case Program::kUniformInverse:
       return Disturbance::kUniformInverse;
     case Program::kPolynomial:
-    case Program::kWan2022:
       return Disturbance::kPolynomial;
-    case Program::kSonos:
+    case Program::kSaturating:
       return Disturbance::kSaturating;
     case Program::kLevelShared:
       return Disturbance::kLevelShared;
@@ -534,57 +500,9 @@ Disturbance disturbance_of(Write write) {
 
 // The values of checked attributes as the operators read them.
 void fill(const Given& given, Structure& it) {
-  const auto number = [&](int attribute) { return given.number(attribute); };
-  const auto choice = [&](auto& field, int attribute) {
-    field = static_cast<std::decay_t<decltype(field)>>(given.number(attribute));
-  };
-  it.site = number(attribute::site);
-  it.array = number(attribute::array);
-  it.sites = number(attribute::sites);
-  it.sample_axis = number(attribute::sample_axis);
-  it.heads = number(attribute::heads);
-  choice(it.head_axis, attribute::head_axis);
-  it.head_groups = number(attribute::head_groups);
-  it.head_share = number(attribute::head_share);
-  it.tile_rows = number(attribute::tile_rows);
-  it.tile_columns = number(attribute::tile_columns);
-  choice(it.balanced, attribute::tile_split);
-  choice(it.scaling, attribute::scaling);
-  choice(it.fault_source, attribute::fault_source);
-  choice(it.fault_storage, attribute::fault_storage);
-  it.fault_bits = number(attribute::fault_bits);
-  choice(it.fault_asymmetric, attribute::fault_range);
-  choice(it.fault_per_column, attribute::fault_scale);
-  it.fault_mask = static_cast<uint64_t>(number(attribute::fault_mask));
-  choice(it.protection, attribute::fault_protection);
-  choice(it.encoding, attribute::encoding);
-  choice(it.unit_column, attribute::offset_correction);
-  it.unit_column = it.unit_column && it.encoding == Encoding::kOffset;
-  it.weight_bits = number(attribute::weight_bits);
-  it.slice_bits = number(attribute::slice_bits);
-  it.disturbance = it.dynamic() ? disturbance_of(static_cast<Write>(number(attribute::write)))
-                                : disturbance_of(static_cast<Program>(number(attribute::program)));
-  it.program_function = given.text(attribute::program_function);
-  choice(it.clip_to_range, attribute::program_clip);
-  choice(it.drift, attribute::drift);
-  choice(it.net_pairs, attribute::drift_pairs);
-  choice(it.compensation, attribute::compensation);
-  choice(it.write_cells, attribute::write_cells);
-  choice(it.write_scaling, attribute::write_scaling);
-  choice(it.key_axis, attribute::key_axis);
-  choice(it.dac, attribute::dac);
-  choice(it.dac_offset_binary, attribute::dac_code);
-  it.dac_slice_bits = number(attribute::dac_slice_bits);
-  choice(it.adc, attribute::adc);
-  choice(it.adc_code, attribute::adc_code);
-  it.adc_columns = number(attribute::adc_columns);
-  choice(it.iterative, attribute::bound_management);
-  choice(it.read_noise, attribute::read_noise);
-  choice(it.ir_drop, attribute::ir_drop);
-  it.code_bits = number(attribute::code_bits);
-  it.block_rows = number(attribute::block_rows);
-  // Bits that a quantized model's codes lack do not count.
-  if (it.kind == Operator::kQuantized) it.fault_mask &= (uint64_t{1} << it.code_bits) - 1;
+#define EMU_CONTRACT_FILL
+#include "contract.inc"
+  it.disturbance = it.dynamic() ? disturbance_of(it.write) : disturbance_of(it.program);
 }
 
 }  // namespace

@@ -14,7 +14,18 @@ from pathlib import Path
 
 from emu.contract import schema
 from emu.contract.language import tree
-from emu.contract.schema import ATTRIBUTES, DYNAMIC, FAULTY_WEIGHT, NUMBERS, OPERATORS, QUANTIZED, STORED, Number, Range
+from emu.contract.schema import (
+    ATTRIBUTES,
+    DYNAMIC,
+    FAULTY_WEIGHT,
+    NUMBERS,
+    OPERATORS,
+    QUANTIZED,
+    STORED,
+    Attribute,
+    Number,
+    Range,
+)
 
 _ROOT = Path(__file__).parents[2]
 _KINDS = {STORED: "kStored", QUANTIZED: "kQuantized", DYNAMIC: "kDynamic", FAULTY_WEIGHT: "kFaultyWeight"}
@@ -45,7 +56,14 @@ def generated() -> dict[Path, str]:
 
 def native() -> str:
     """The schema as C++, in sections that a file asks for by a macro."""
-    sections = {"STREAMS": _streams(), "ENUMS": _enums(), "FIELDS": _fields(), "ROWS": _rows()}
+    sections = {
+        "STREAMS": _streams(),
+        "ENUMS": _enums(),
+        "FIELDS": _fields(),
+        "ATTRIBUTES": _attributes(),
+        "FILL": _fill(),
+        "ROWS": _rows(),
+    }
     lines = [
         "// Generated from emu/contract/schema.py by `python -m emu.contract.generate`; change it there.",
         "// clang-format off",
@@ -65,7 +83,7 @@ def _enums() -> Iterable[str]:
     enums: dict[str, tuple[str, ...]] = {}
     for row in ATTRIBUTES.values():
         if isinstance(row.legal, tuple) and row.legal:
-            name = _ENUM_OF.get(row.name, _camel(row.name))
+            name = _kind(row)
             enums[name] = max(enums.get(name, ()), row.legal, key=len)
     for name, words in enums.items():
         yield f"enum class {name} : int {{ {', '.join(f'k{_camel(word)}' for word in words)} }};"
@@ -79,6 +97,33 @@ def _fields() -> Iterable[str]:
     for row in NUMBERS.values():
         if not row.is_family:
             yield f"float {_field(row.name)} = {row.absent:g};  // {row.unit}; {row.legal.in_words}"
+
+
+# Attributes that C++ keeps as what they are parsed into, or only checks.
+_PARSED = ("format", "entries", "window")
+
+
+def _attributes() -> Iterable[str]:
+    for row in ATTRIBUTES.values():
+        if row.name not in _PARSED:
+            absent = {"int64_t": f" = {row.absent}", "std::string": ""}.get(
+                kind := _kind(row), f" = {kind}::k{_camel(str(row.absent))}"
+            )
+            yield f"{kind} {row.name}{absent};"
+
+
+def _fill() -> Iterable[str]:
+    for row in ATTRIBUTES.values():
+        if row.name not in _PARSED:
+            kind, number = _kind(row), f"given.number(attribute::{row.name})"
+            values = {"int64_t": number, "std::string": f"given.text(attribute::{row.name})"}
+            yield f"it.{row.name} = {values.get(kind, f'static_cast<{kind}>({number})')};"
+
+
+def _kind(row: Attribute) -> str:
+    """The C++ type of an attribute."""
+    words = "" if row.is_integer or not row.legal else _ENUM_OF.get(row.name, _camel(row.name))
+    return words or ("int64_t" if row.is_integer else "std::string")
 
 
 def _rows() -> Iterable[str]:
@@ -122,8 +167,8 @@ def _rows() -> Iterable[str]:
 
 
 def _number_row(row: Number) -> str:
-    start = re.split("<[ij]>|<name>", row.name)[0]
-    counts = [f"attribute::{schema.INDICES[letter]}" for letter in re.findall("<([ij])>", row.name)]
+    start = re.split("<[ijk]>|<name>", row.name)[0]
+    counts = [f"attribute::{schema.INDICES[letter]}" for letter in re.findall("<([ijk])>", row.name)]
     field = "nullptr" if row.is_family else f"&Device::{_field(row.name)}"
     needed = ", ".join(
         f"{{attribute::{name}, [](const Given& it) -> bool {{ return {_cpp(tree(condition))}; }}}}"

@@ -278,8 +278,7 @@ NUMBER_PROGRAMS, _SIGMA_PROGRAMS = WORD_SETS["NUMBER_PROGRAMS"], WORD_SETS["SIGM
 WORD_SETS["CONDUCTANCE_PROGRAMS"] = (
     *_SIGMA_PROGRAMS,
     "polynomial",
-    "wan2022",
-    "sonos",
+    "saturating",
     "level_shared",
     "resistance_range",
     "table",
@@ -386,8 +385,10 @@ ATTRIBUTES = _attributes(
     Attribute("program_clip", _OF_STORED, ("zero", "range"), "zero",
         "programmed conductances are kept at 0 or above, or between g_min and g_max"),
     Attribute("drift", _OF_STORED,
-        ("none", "power_law", "pcm", "hermes_pair", "hermes_single", "state_independent", "cmo"), "none",
-        "change with time"),
+        ("none", "power_law", "power_law_fit", "power_law_table", "log_time", "relaxation"), "none",
+        "change with time: see *Drift*"),
+    Attribute("drift_points", _OF_STORED, _whole(0, MOST_TABLE_VALUES), 0,
+        "targets in the table if `drift` is `power_law_table`, else 0"),
     Attribute("drift_pairs", _OF_STORED, ("physical", "net"), "physical",
         "each device of a pair drifts by itself, or the programmed difference is mapped to a pair again and that "
         "drifts (aihwkit); `net` needs `differential` without slices"),
@@ -439,13 +440,17 @@ _SHARE = Range(0, 1, low_included=False)
 _BITS = _whole(2, 16, or_zero=True)
 _STEPS = _whole(2, 65536, or_zero=True)
 
-# What the indices in the name of an entry count: `<i>` stays below the first attribute, `<j>` below the second.
-INDICES = {"i": "table_points", "j": "table_times"}
+# What the indices in the name of an entry count: each stays below an attribute.
+INDICES = {"i": "table_points", "j": "table_times", "k": "drift_points"}
+# The numbers of a fit over the conductance x: clip(slope ln x + offset, low, high) below the joint, above it
+# c0 + c1 x + c2 x^2 + c3 x^3.
+FIT = ("joint", "slope", "offset", "low", "high", "c0", "c1", "c2", "c3")
+_FIT_ABSENT = {"high": 1}
 
 
 @dataclass(frozen=True)
 class Number:
-    """One entry of `device`, or a family of them: `<i>` and `<j>` stand for indices, `<name>` for any text.
+    """One entry of `device`, or a family of them: `<i>`, `<j>`, `<k>` stand for indices, `<name>` for any text.
 
     Attributes:
         name: as in the attribute `entries`.
@@ -486,6 +491,9 @@ _HAS_CONDUCTANCES = (*_when("encoding", "!= 'weight'"), *_when("write", "in ('lo
 _IS_CLIPFORMER = _when("write", "== 'clipformer'")
 _HAS_DAC, _HAS_ADC = _when("dac", "!= 'none'"), _when("adc", "!= 'none'")
 _DRIFTS, _POWER_LAW = _when("drift", "!= 'none'"), _when("drift", "== 'power_law'")
+_DRIFT_TABLE, _LOG_TIME = _when("drift", "== 'power_law_table'"), _when("drift", "== 'log_time'")
+_RELAXES, _IS_SATURATING = _when("drift", "== 'relaxation'"), _when("program", "== 'saturating'")
+_IS_READ = _when("drift", "in ('power_law_fit', 'power_law_table', 'log_time')")
 _ITERATES = _when("bound_management", "== 'iterative'")
 _HAS_FORMULA, _HAS_NETWORK = _when("ir_drop", "== 'formula'"), _when("ir_drop", "== 'network'")
 _NORMALIZED = "g_max x (largest input)"
@@ -504,14 +512,14 @@ NUMBERS = _numbers(
     Number("program.sigma_cycle", _SIGMA, "1", _when("program", "in (*NUMBER_PROGRAMS, *SIGMA_PROGRAMS)"),
         meaning="cycle to cycle"),
     Number("program.sigma_off", _SIGMA, "1", _when("program", "== 'resistance_range'")),
-    Number("program.scale", NOT_NEGATIVE, "1", _when("program", "in ('polynomial', 'wan2022', 'sonos', 'table')"), 1,
+    Number("program.scale", NOT_NEGATIVE, "1", _when("program", "in ('polynomial', 'saturating', 'table')"), 1,
         "factor on the spread"),
     *(Number(f"program.c{power}", ANY, "microsiemens", _IS_POLYNOMIAL) for power in range(5)),
     Number("program.reference_us", POSITIVE, "microsiemens", _IS_POLYNOMIAL, 1),
-    Number("program.current_max_na", POSITIVE, "nanoampere", _when("program", "== 'sonos'"), 1,
-        "what g_max stands for"),
-    Number("program.time_s", NOT_NEGATIVE, "seconds",
-        (*_when("program", "in ('wan2022', 'sonos')"), ("program", "program == 'table' and table_times > 1"))),
+    Number("program.amplitude_na", NOT_NEGATIVE, "nanoampere", _IS_SATURATING, meaning="largest standard deviation"),
+    Number("program.knee_na", POSITIVE, "nanoampere", _IS_SATURATING, 1, "current towards which it saturates"),
+    Number("program.current_max_na", POSITIVE, "nanoampere", _IS_SATURATING, 1, "what g_max stands for"),
+    Number("program.time_s", NOT_NEGATIVE, "seconds", (("program", "program == 'table' and table_times > 1"),)),
     Number("program.target_us.<i>", NOT_NEGATIVE, "microsiemens", _IS_TABLE, meaning="rising", rises=True),
     Number("program.mean_us.<j>.<i>", ANY, "microsiemens", _IS_TABLE),
     Number("program.std_us.<j>.<i>", NOT_NEGATIVE, "microsiemens", _IS_TABLE),
@@ -526,10 +534,31 @@ NUMBERS = _numbers(
     Number("mapping.percentile", _SHARE, "1", meaning="of the magnitudes, that becomes the scale"),
     Number("drift.time_s", NOT_NEGATIVE, "seconds", _DRIFTS, meaning="since programming"),
     Number("drift.scale", NOT_NEGATIVE, "1", _DRIFTS, 1),
-    Number("drift.read_scale", NOT_NEGATIVE, "1", _when("drift", "not in ('none', 'power_law')"), 1),
+    Number("drift.read_scale", NOT_NEGATIVE, "1", _IS_READ, 1),
     Number("drift.nu", ANY, "1", _POWER_LAW, meaning="exponent"),
     Number("drift.nu_sigma", NOT_NEGATIVE, "1", _POWER_LAW),
-    Number("drift.t0_s", POSITIVE, "seconds", _POWER_LAW, 1),
+    Number("drift.t0_s", POSITIVE, "seconds", (*_POWER_LAW, *_IS_READ), 1, "when drift begins"),
+    Number("drift.t_read_s", POSITIVE, "seconds", _IS_READ, 1, "how long the one reading takes"),
+    *(
+        Number(f"drift.{fit}.{part}", ANY, "1", absent=_FIT_ABSENT.get(part, 0), meaning=f"of the fit {meaning}")
+        for fit, meaning in (
+            ("nu", "of the mean exponent"), ("nu_sigma", "of its spread"), ("read", "of a reading's relative noise")
+        )
+        for part in FIT
+    ),
+    Number("drift.read.q", NOT_NEGATIVE, "1", meaning="instead of that fit: noise at g_max that falls as a power"),
+    Number("drift.read.power", ANY, "1", meaning="of that power"),
+    Number("drift.read.cap", NOT_NEGATIVE, "1", absent=1, meaning="of that power: largest value"),
+    Number("drift.target_us.<k>", NOT_NEGATIVE, "microsiemens", _DRIFT_TABLE, meaning="rising", rises=True),
+    Number("drift.mean_nu.<k>", ANY, "1", _DRIFT_TABLE, meaning="mean exponent"),
+    Number("drift.std_nu.<k>", NOT_NEGATIVE, "1", _DRIFT_TABLE, meaning="its spread"),
+    Number("drift.shift_us", ANY, "microsiemens", _LOG_TIME, meaning="of the mean, by ln(t / t0)"),
+    Number("drift.spread_us", ANY, "microsiemens", _LOG_TIME, meaning="between devices, by ln(t / t0)"),
+    Number("drift.spread_t0_us", NOT_NEGATIVE, "microsiemens", _LOG_TIME, meaning="between devices at t0"),
+    Number("drift.read_us", NOT_NEGATIVE, "microsiemens", _LOG_TIME, meaning="noise of a reading, by log10 of G"),
+    Number("drift.final_us", NOT_NEGATIVE, "microsiemens", _RELAXES, meaning="where conductances end"),
+    Number("drift.tau_s", POSITIVE, "seconds", _RELAXES, 1, "time constant"),
+    Number("drift.tau_sigma", _SIGMA, "1", _RELAXES, meaning="spread of its logarithm between devices"),
     Number("faults.ber", _PROBABILITY, "1",
         (("fault_storage", "fault_source == 'random' and fault_storage != 'none'"),),
         meaning="probability of each bit"),
@@ -651,9 +680,6 @@ ATTRIBUTE_RULES = (
         "'none' because of slices or an offset"),
 )
 # fmt: on
-# When the models that bring their own coefficients were measured, in seconds.
-_WAN2022_TIMES = (1, 86400, 172800)
-_SONOS_TIMES = (0, 86400, 172800, 259200, 345600, 432000)
 
 # Of the numbers of a device, asked at every run.
 # fmt: off
@@ -667,16 +693,11 @@ NUMBER_RULES = (
         "1 to 12 because 'program' is 'level_shared'"),
     _number("faults.stuck_high", "device['faults.stuck_low'] + device['faults.stuck_high'] > 1",
         "at most 1 together with 'faults.stuck_low'"),
-    *(
-        _number(
-            "program.time_s",
-            f"program == '{model}' and device['program.time_s'] not in {times}",
-            f"one of {', '.join(map(str, times))} because 'program' is '{model}'",
-        )
-        for model, times in (("wan2022", _WAN2022_TIMES), ("sonos", _SONOS_TIMES))
-    ),
-    _number("drift.time_s", "drift == 'cmo' and 0 < device['drift.time_s'] < 1",
-        "0 or at least 1 because 'drift' is 'cmo'"),
+    _number("drift.time_s", "drift == 'log_time' and 0 < device['drift.time_s'] < device['drift.t0_s']",
+        "0 or at least 'drift.t0_s', which is {drift.t0_s}"),
+    _number("drift.t_read_s",
+        "drift in ('power_law_fit', 'power_law_table', 'log_time') and device['drift.t_read_s'] > device['drift.t0_s']",
+        "at most 'drift.t0_s', which is {drift.t0_s}"),
     _number("dac.bits", "dac_slice_bits > 0 and device['dac.bits'] == 0", "2 to 16 because 'dac_slice_bits' is given"),
     _number("dac.steps", "dac_slice_bits > 0 and device['dac.steps'] != 0", "0 because 'dac_slice_bits' is given"),
     _number("dac.bound", "dac_slice_bits > 0 and device['dac.bound'] != 1", "1 because 'dac_slice_bits' is given"),

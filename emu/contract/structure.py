@@ -100,6 +100,7 @@ class Structure:
     table_points: int
     program_clip: str
     drift: str
+    drift_points: int
     drift_pairs: str
     compensation: str
     write: str
@@ -436,7 +437,7 @@ def _lacks(name: str, reason: str) -> str:
 def _members(row: Number, names: Mapping[str, Any]) -> Iterator[str]:
     """Yield the entries that a row stands for: itself, or all that a table has."""
     members = [row.name]
-    for letter in re.findall("<([ij])>", row.name):
+    for letter in re.findall("<([ijk])>", row.name):
         members = [each.replace(f"<{letter}>", str(k)) for each in members for k in range(names[INDICES[letter]])]
     yield from members
 
@@ -445,7 +446,7 @@ def _members(row: Number, names: Mapping[str, Any]) -> Iterator[str]:
 def _families() -> list[tuple[re.Pattern[str], str]]:
     index = "(0|[1-9][0-9]{0,5})"
     return [
-        (re.compile(re.sub("<[ij]>", index, re.escape(row.name)).replace("<name>", ".+")), row.name)
+        (re.compile(re.sub("<[ijk]>", index, re.escape(row.name)).replace("<name>", ".+")), row.name)
         for row in NUMBERS.values()
         if row.is_family
     ]
@@ -468,7 +469,7 @@ def _is_known(name: str, counts: Mapping[str, Any]) -> bool:
     if found is None:
         return False
     row, indices = found
-    sizes = [counts.get(INDICES[letter], math.inf) for letter in re.findall("<([ij])>", row)]
+    sizes = [counts.get(INDICES[letter], math.inf) for letter in re.findall("<([ijk])>", row)]
     return all(index < size for index, size in zip(indices, sizes, strict=True))
 
 
@@ -506,9 +507,10 @@ def wrong_numbers(
     yield from broken(
         [each for each in NUMBER_RULES if changed is None or not entries_in(each.wrong).isdisjoint(changed)], known
     )
-    for row in NUMBERS.values() if known["program"] == "table" or not names else ():
-        start = re.sub("<.*", "", row.name)
-        if row.rises and (changed is None or any(each.startswith(start) for each in changed)):
+    for row in (each for each in NUMBERS.values() if each.rises):
+        start = row.name.partition("<")[0]
+        asked = changed is None or any(each.startswith(start) for each in changed)
+        if asked and (not names or any(compiled(condition)(known) for _, condition in row.needed)):
             yield from _falling(start, numbers, device)
 
 
@@ -601,8 +603,7 @@ def _own_head(structure: Structure, head: ArrayLike) -> int | None:
 
 
 def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, tuple[float, float], float]:
-    """Return the calibrated ranges of inputs, outputs and operand; 1, -1 to 1, and 1 where the node does not read them.
-    """
+    """Return the calibrated ranges of inputs, outputs and operand; 1, -1 to 1, 1 where the node does not read them."""
     input_range, output_range, operand_range = 1.0, (-1.0, 1.0), 1.0
     if ranges is None:
         return input_range, output_range, operand_range

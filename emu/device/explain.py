@@ -37,10 +37,13 @@ def describe(profile: Profile) -> list[Setting]:
     """Explains every setting that acts in this profile, section by section."""
     rows = []
     entries = profile.entries()
+    sources = profile.cost.sources if profile.cost.model == "circuits" else {}
     for section in VARIANTS:
         chosen: Section = getattr(profile, section)
         for field in sorted(type(chosen).model_fields, key=lambda field: field not in CHOICES):
             about, value = explain(type(chosen), field), getattr(chosen, field)
+            if field == "sources":
+                continue  # beside the constants of [cost], each its own
             if value is None and field in ("g_min_us", "g_max_us", "clip"):
                 continue  # of conductances, which this profile does not have
             if isinstance(about, Number):
@@ -54,11 +57,15 @@ def describe(profile: Profile) -> list[Setting]:
             )
             for name, each in (named or {f"{section}.{field}": value}).items():
                 entry = name in entries or any(key.startswith(f"{name}.") for key in entries)
-                rows.append(Setting(name, _plain(each), unit, allowed, about.meaning, about.source, entry))
+                entry = entry or name in profile.selectors()
+                source = sources.get(field, about.source) if section == "cost" else about.source
+                rows.append(Setting(name, _plain(each), unit, allowed, about.meaning, source, entry))
     return rows
 
 
 def _plain(value: Any) -> Value:
+    if isinstance(value, dict) and value:
+        return ", ".join(f"{name} {number:.10g}" for name, number in value.items())  # of a fit
     return [_plain(each) for each in value] if isinstance(value, tuple) else None if value == {} else value
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from emu.contract.schema import Range, range_of
+from emu.contract.schema import NUMBERS, Range, range_of
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 DURATION = "seconds, or text such as '90s', '30min', '1h', '30d' or '1y'"
@@ -39,7 +39,7 @@ class Number:
         meaning: what the number does, in one sentence.
         unit: its unit, `1` for a ratio.
         source: paper or program that the meaning and the usual values come from.
-        of: the entry or attribute of the contract whose range it has, or a range of its own.
+        of: the entry or attribute of the contract that it gives, whose range it has; or a range of its own.
     """
 
     meaning: str
@@ -62,11 +62,14 @@ class Number:
         return core_schema.no_info_after_validator_function(self._validate, handler(source))
 
     def _validate(self, value: Any) -> Any:
-        several = isinstance(value, tuple | Mapping)
-        for number in _leaves(value):
-            if number is not None and not self.legal.allows_stored(number):
-                raise ValueError(f"must be {self.range}" + (f", and {number:.10g} is not" if several else ""))
-        return value
+        is_stored = self.of in NUMBERS
+        allows = self.legal.allows_stored if is_stored else self.legal.allows
+        for place, number in _leaves(value):
+            if number is not None and not allows(number):
+                shown = f"{number:g}" if is_stored else number
+                raise ValueError(f"{place} is {shown}, expected {self.range}")
+        # In one order, however they were given: profiles are compared by their text.
+        return dict(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
 def to_seconds(value: Any) -> Any:
@@ -81,7 +84,7 @@ def to_seconds(value: Any) -> Any:
         return value
     parts = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*([a-z]*)\s*", value)
     if parts is None or parts[2] not in {"", *SECONDS}:
-        raise ValueError(f"must be {DURATION}")
+        raise ValueError(f" is '{value}', expected {DURATION}")
     return float(parts[1]) * SECONDS.get(parts[2], 1)
 
 
@@ -97,12 +100,16 @@ def _seconds_of_each(value: Any) -> Any:
 Seconds: TypeAlias = Annotated[float, BeforeValidator(to_seconds)]
 ManySeconds: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(_seconds_of_each)]
 Numbers: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(as_tuples)]
+NumberOrNumbers: TypeAlias = Annotated[float | tuple[float, ...], BeforeValidator(as_tuples)]
 
 
-def _leaves(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, tuple) else [value]
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Each number of a setting, with its place in lists or dictionaries such as `.0.3`."""
+    if isinstance(value, tuple | Mapping):
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _leaves(each, f"{place}.{key}")
+    else:
+        yield place, value
 
 
 def said_of_settings(sentences: Iterable[str], settings: Mapping[str, str]) -> Iterator[str]:

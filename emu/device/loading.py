@@ -1,10 +1,10 @@
 """Reads device profiles from presets, TOML files and plain data, and changes settings of them."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
@@ -12,13 +12,18 @@ from emu.contract.structure import number_of
 from emu.device.fields import Number
 from emu.device.functions import find_device_function
 from emu.device.measured import read_regular, read_table
-from emu.device.overrides import Overrides, listing, parse_overrides, shown, suggestion
+from emu.device.overrides import Change, Overrides, listing, read_changes, shown, suggestion
 from emu.device.profile import Profile
 from emu.device.sections import VARIANTS, Section
 from emu.device.sections.section import CHOICES, WrongChoice, choose_variant, explain, words
 from emu.errors import InputError
 
-_TABLE = ("target_us", "mean_us", "std_us", "table_time_s")  # what a CSV file holds
+# What a CSV file holds, by section, and the model that it is of.
+_TABLES = {
+    "program": ("table", ("target_us", "mean_us", "std_us", "table_time_s")),
+    "drift": ("power_law_table", ("target_us", "mean_nu", "std_nu")),
+}
+_ALTERNATIVES = ("float", "tuple[float, ...]", "[key]")  # in pydantic's places, beside the names of settings
 _WITH_CONDUCTANCES = ("lognormal_g", "clipformer")  # models of [write]
 
 
@@ -51,7 +56,7 @@ def load_profile(
     if isinstance(device, Mapping):
         _refuse_file(data, where)
     _read_csv(data, folder, where)
-    changes = parse_overrides(overrides)
+    changes = read_changes(overrides)
     if changes:
         _apply(data, changes, where)
         _read_csv(data, Path(), where)
@@ -100,35 +105,38 @@ def _copied(value: Any) -> Any:
 
 def _refuse_file(data: Mapping[str, Any], where: str) -> None:
     """Refuses a file that plain data name: they come with a model or a store, from anywhere, and could name any."""
-    content = data.get("program")
-    if isinstance(content, Mapping) and content.get("model") == "table" and "csv" in content:
-        raise InputError(
-            f"{where}: program.csv names a file, which plain data may not: give the table's own numbers "
-            f"({listing(_TABLE)}), or the file as a setting, program.csv=FILE."
-        )
+    for section, (model, fields) in _TABLES.items():
+        content = data.get(section)
+        if isinstance(content, Mapping) and content.get("model") == model and "csv" in content:
+            raise InputError(
+                f"{where}: {section}.csv names a file, which plain data may not: give the table's own numbers "
+                f"({listing(fields)}), or the file as a setting, {section}.csv=FILE."
+            )
 
 
 def _read_csv(data: dict[str, Any], folder: Path, where: str) -> None:
     """Replaces the name of a CSV file by the numbers in it."""
-    content = data.get("program")
-    if not isinstance(content, dict) or "csv" not in content:
-        return
-    if content.get("model") != "table":
-        raise InputError(f"{where}: program.csv has no effect: remove it, or choose program.model table.")
-    for field in _TABLE:
-        if field in content:
-            raise InputError(f"{where}: program.{field} is in the table that program.csv names: give one of them.")
-    name = content.pop("csv")
-    if not isinstance(name, str):
-        raise InputError(f"{where}: program.csv is {shown(name)} and must be the path of a CSV file.")
-    content |= read_table(folder / name)
+    for section, (model, fields) in _TABLES.items():
+        content = data.get(section)
+        if not isinstance(content, dict) or "csv" not in content:
+            continue
+        if content.get("model") != model:
+            raise InputError(f"{where}: {section}.csv has no effect: remove it, or choose {section}.model {model}.")
+        for field in fields:
+            if field in content:
+                raise InputError(f"{where}: {section}.{field} is in the table that {section}.csv names: give one.")
+        name = content.pop("csv")
+        if not isinstance(name, str):
+            raise InputError(f"{where}: {section}.csv is {shown(name)}, expected the path of a CSV file.")
+        content |= read_table(folder / name, fields)
 
 
-def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
+def _apply(data: dict[str, Any], changes: Iterable[Change], where: str) -> None:
     """Puts the changes into `data`, and drops what the changed choices leave without effect."""
     known = all_settings()
-    for name, value in changes.items():
-        section, _, field = name.partition(".")
+    given: dict[str, set[str]] = {}
+    for change in changes:
+        section, field, name = change.section, change.field, change.name
         if name not in known and number_of(name) is None:
             if section in VARIANTS and field:
                 raise InputError(f"{where}: {_unknown_setting(section, field)}.")
@@ -140,49 +148,61 @@ def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None
         if not isinstance(content, dict):
             raise InputError(f"{where}: {section} must be a section ([{section}]).")
         if name not in known:
-            _put_number(content, field, value, f"{where}: {name}")
-        elif value == "off" and _is_optional(section, field):
+            field = _put_number(content, field, change.value, f"{where}: {name}")
+        elif change.value == "off" and _is_optional(section, field):
             content.pop(field, None)
         else:
-            content[field] = value
-    for section, variants in VARIANTS.items():
-        content = data.get(section)
-        if not isinstance(content, dict):
-            continue
-        changed = {name.split(".")[1] for name in changes if name.startswith(f"{section}.")}
-        if "parameter" in changed:
-            changed.add("parameters")
+            content[field] = change.value
+        given.setdefault(section, set()).add(field)
+    for section, changed in given.items():
+        content = data[section]
         if {"bits", "steps"} & changed and section in ("dac", "adc"):
             for field in {"bits", "steps"} - changed:
                 content.pop(field, None)
+        if section == "cost" and changed:
+            if content.get("model") == "none" and "model" not in changed:
+                del content["model"]  # a constant is given, so there are some
+            if isinstance(content.get("sources"), dict):
+                content["sources"] = {name: text for name, text in content["sources"].items() if name not in changed}
         if "csv" in changed:
-            for field in set(_TABLE) - changed:
+            for field in set(_TABLES[section][1]) - changed:
                 content.pop(field, None)
         if set(CHOICES) & changed:
-            variant = choose_variant(variants, content)
+            variant = choose_variant(VARIANTS[section], content)
             if not isinstance(variant, WrongChoice):
-                for field in set(content) - set(variant.model_fields) - changed:
-                    del content[field]
-    if {"mapping.encoding", "write.model"} & set(changes):
+                for field in set(content) - changed:
+                    if field not in variant.model_fields or _is_of_another_kind(content[field], variant, field):
+                        del content[field]
+    if "encoding" in given.get("mapping", ()) or "model" in given.get("write", ()):
         mapping, write = data.get("mapping"), data.get("write", {})
         used = isinstance(write, dict) and write.get("model") in _WITH_CONDUCTANCES
         if isinstance(mapping, dict) and mapping.get("encoding", "weight") == "weight" and not used:
             for field in ("g_min_us", "g_max_us"):
-                if f"mapping.{field}" not in changes:
+                if field not in given.get("mapping", ()):
                     mapping.pop(field, None)
 
 
-def _put_number(content: dict[str, Any], field: str, value: Any, where: str) -> None:
-    """Puts one number of a table, `mean_us.0.3`, or one parameter, `parameter.gain`, into its section."""
+def _is_of_another_kind(value: Any, variant: type[Section], field: str) -> bool:
+    """Whether a setting is a fit, numbers by name, in one variant and a number in the other."""
+    return isinstance(value, dict) != (get_origin(variant.model_fields[field].annotation) is dict)
+
+
+def _put_number(content: dict[str, Any], field: str, value: Any, where: str) -> str:
+    """Puts one number of a table, `mean_us.0.3`, of a fit, `nu.low`, or a parameter, `parameter.gain`, in its place.
+
+    Returns the setting that it belongs to.
+    """
     setting, *places = field.split(".")
+    if len(places) == 1 and not places[0].isdecimal():
+        setting = "parameters" if setting == "parameter" else setting
+        content.setdefault(setting, {})[places[0]] = value
+        return setting
     try:
-        if setting == "parameter":
-            content.setdefault("parameters", {})[places[0]] = value
-            return
         row = content[setting]
         for place in places[:-1]:
             row = row[int(place)] if isinstance(row[0], list) else row
         row[int(places[-1])] = value
+        return setting
     except (KeyError, IndexError, TypeError):
         raise InputError(f"{where} is not in the table of this profile.") from None
 
@@ -198,30 +218,28 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
     # A misspelt setting is reported before the one that it leaves missing.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     kind, value = first["type"], first.get("input")
-    section, *place = [str(part) for part in first["loc"]] or [""]
+    section, *place = [str(part) for part in first["loc"] if part not in _ALTERNATIVES] or [""]
     setting = ".".join(place[1:])  # behind the name of the variant
     if kind == "value_error":
-        said = str(first["ctx"]["error"])
+        said = str(first["ctx"]["error"])  # of one setting: what follows its name
         if not setting:
             return f"[{section}] {said}" if section else said
-        return (
-            f"{section}.{setting} {'' if isinstance(value, dict | list | tuple) else f'is {shown(value)} and '}{said}"
-        )
+        return f"{section}.{setting}{said}"
     if section not in VARIANTS:
         if kind == "extra_forbidden":
             names = [*VARIANTS, "name", "description", "source"]
             return f"there is no section '{section}'{suggestion(section, names)}; sections are {listing(VARIANTS)}"
-        return f"{section} is {shown(value)} and must be {_wanted(first)}"
+        return f"{section} is {shown(value)}, expected {_wanted(first)}"
     content = data.get(section)
     if not isinstance(content, Mapping):
-        return f"{section} is {shown(content)} and must be a section ([{section}])"
+        return f"{section} is {shown(content)}, expected a section ([{section}])"
     variant = choose_variant(VARIANTS[section], content)
     if isinstance(variant, WrongChoice):
         name, options = f"{section}.{variant.setting}", listing(variant.options)
         if variant.given is None:
             return f"{name} is missing: choose one of {options}"
         meant = suggestion(str(variant.given), variant.options)
-        return f"{name} is {shown(variant.given)} and must be one of {options}{meant}"
+        return f"{name} is {shown(variant.given)}, expected one of {options}{meant}"
     if kind == "extra_forbidden":
         elsewhere = [other for other in VARIANTS[section] if setting in other.model_fields]
         if elsewhere:
@@ -232,11 +250,15 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
         return _unknown_setting(section, setting)
     if kind == "missing":
         return f"{section}.{setting} is missing: {_choices(section, content, variant) or section} needs it"
-    about = explain(variant, place[1]) if place[1:] else None
     wanted = _wanted(first)
-    if isinstance(about, Number) and kind.startswith(("int", "float", "finite")):
-        wanted = about.range
-    return f"{section}.{setting} is {shown(value)} and must be {wanted}"
+    if place[1:]:
+        about, choices = explain(variant, place[1]), words(variant.model_fields[place[1]])
+        if isinstance(about, Number) and kind.startswith(("int", "float", "finite")):
+            row = number_of(f"{section}.{setting}")  # of a fit, each number by itself
+            wanted = row.legal.in_words if row else about.range
+        elif kind == "literal_error" and choices:
+            wanted = f"one of {listing(choices)}"
+    return f"{section}.{setting} is {shown(value)}, expected {wanted}"
 
 
 def _wanted(error: Any) -> str:
@@ -244,6 +266,8 @@ def _wanted(error: Any) -> str:
     kind = str(error["type"])
     if kind == "literal_error":
         return f"one of {error['ctx']['expected']}"
+    if kind.startswith("dict"):
+        return "numbers by name, as in {c0 = 0.1}"
     if kind == "string_pattern_mismatch":
         return "letters, digits, '.', '_' and '-'"
     return "text" if kind.startswith("string") else str(error["msg"])
@@ -264,7 +288,7 @@ def _unknown_setting(section: str, field: str) -> str:
 
 def _settings(section: str) -> list[str]:
     settings = dict.fromkeys(field for variant in VARIANTS[section] for field in variant.model_fields)
-    return [*settings, *(["csv"] if section == "program" else [])]
+    return [*settings, *(["csv"] if section in _TABLES else [])]
 
 
 def all_settings() -> list[str]:

@@ -41,19 +41,21 @@ def read_regular(path: Path, what: str) -> str:
         raise InputError(f"{what} is no text in UTF-8: {error}.") from None
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """Reads a table of measurements.
 
     Args:
-        path: a CSV file with the columns target, mean and std in microsiemens and, if measured at several times, time
+        path: a CSV file with the columns target (in microsiemens), mean and std and, if measured at several times, time
             in seconds or as text such as `1h`. Every target is measured at every time. The order of rows is free.
+        names: how the lists of targets, means and standard deviations are called, and that of times, if there may be
+            several.
 
     Returns:
-        The settings `target_us`, `mean_us`, `std_us` and `table_time_s` of `program.model` `table`.
+        The lists by name; means and standard deviations have a row for each time, if there may be several.
 
     Raises:
         InputError: a file as in `read_regular`, a missing column, a cell that is no number, a place of the grid that is
-            missing or measured twice.
+            missing or measured twice, several times where there is one.
     """
     try:
         text = read_regular(path, f"Table {path}")
@@ -85,13 +87,12 @@ def read_table(path: Path) -> dict[str, Any]:
                 raise InputError(
                     f"Table {path} lacks target {target:g}{_at(time, header)}: every target needs every time."
                 )
-    rows = [[measured[time, target] for target in targets] for time in times]
-    return {
-        "target_us": targets,
-        "mean_us": [[mean for mean, _ in row] for row in rows],
-        "std_us": [[std for _, std in row] for row in rows],
-        "table_time_s": times,
-    }
+    means, stds = ([[measured[time, target][kind] for target in targets] for time in times] for kind in (0, 1))
+    if len(names) == 4:
+        return dict(zip(names, (targets, means, stds, times), strict=True))
+    if len(times) != 1:
+        raise InputError(f"Table {path} has {len(times)} times and must have one: drift says what time does.")
+    return dict(zip(names, (targets, means[0], stds[0]), strict=True))
 
 
 def _at(time: float, header: list[str]) -> str:
@@ -104,7 +105,7 @@ def _number(text: str, column: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{where}: {column} is '{text}' and must be a finite number, in microsiemens.")
+        raise InputError(f"{where}: {column} is '{text}' and must be a finite number.")
     return number
 
 

@@ -1,12 +1,13 @@
 """The numbers of the devices of a rewritten model, which a run may change within what the graph is made for."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from emu.contract.structure import number_of, wrong_numbers
 from emu.device.fields import said_of_settings, to_seconds
-from emu.device.loading import all_settings
-from emu.device.overrides import Overrides, listing, parse_overrides, shown, suggestion
+from emu.device.loading import all_settings, load_profile
+from emu.device.overrides import Change, Overrides, listing, read_changes, shown, suggestion
 from emu.device.profile import SETTINGS, Profile
 from emu.errors import InputError
 
@@ -29,28 +30,35 @@ class DeviceNumbers:
         for name, (profile, names) in devices.items():
             values = profile.entries()
             self.own[name] = {entry: values[entry] for entry in names}
+        self._profiles = {name: profile for name, (profile, _) in devices.items()}
+        self._selectors = {name: profile.selectors() for name, profile in self._profiles.items()}
         self._attributes = {name: profile.structure() for name, (profile, _) in devices.items()}
 
     def changed(self, set: Overrides | None) -> dict[str, dict[str, float]]:
         """All numbers as in `own`, some of them changed.
 
         Args:
-            set: `program.sigma` where one device has it, `pcm:program.sigma` where several do.
+            set: `program.sigma` where one device has it, `pcm:program.sigma` where several do; of a device that was
+                measured at several times also `program.time_s`, which chooses its coefficients.
 
         Raises:
             InputError: a device or entry that is not there, an entry that several devices have, or as in
                 `override_entries`.
         """
-        changes: dict[str, dict[str, Any]] = {}
-        for key, value in parse_overrides(set).items():
-            name, entry = self._place(key, value)
-            if entry in changes.setdefault(name, {}):
-                raise InputError(f"'{entry}' of device '{name}' is set twice: keep one of them.")
-            changes[name][entry] = value
-        return {
-            name: override_entries(own, changes[name], self._attributes[name]) if name in changes else own
-            for name, own in self.own.items()
-        }
+        changes: dict[str, list[Change]] = {}
+        for change in read_changes(set):
+            device = self._device(change)
+            changes.setdefault(device, []).append(replace(change, device=device))
+        return {name: self._with(name, changes[name]) if name in changes else own for name, own in self.own.items()}
+
+    def _with(self, name: str, changes: Sequence[Change]) -> dict[str, float]:
+        """The numbers of one device with changes, those first that choose which numbers others have."""
+        own, selectors = self.own[name], self._selectors[name]
+        chosen = [each for each in changes if each.name in selectors]
+        if chosen:
+            values = load_profile(self._profiles[name], [replace(each, device="") for each in chosen]).entries()
+            own = {entry: values[entry] for entry in own}
+        return override_entries(own, [each for each in changes if each not in chosen], self._attributes[name])
 
     def flat(self, set: Overrides | None = None) -> dict[str, float]:
         """All numbers as `set` names them: `program.sigma`, or `pcm:program.sigma` of several devices."""
@@ -59,20 +67,23 @@ class DeviceNumbers:
             return next(iter(devices.values()))
         return {f"{name}:{entry}": value for name, entries in devices.items() for entry, value in entries.items()}
 
-    def _place(self, key: str, value: Any) -> tuple[str, str]:
-        """The device and the entry that a name means."""
-        name, colon, entry = key.rpartition(":")
-        if colon:
-            if name not in self.own:
+    def _device(self, change: Change) -> str:
+        """The device that a change means."""
+        if change.device:
+            if change.device not in self.own:
+                key = f"{change.device}:{change.name}"
                 raise InputError(f"'{key}' sets a device that the model does not have: it has {listing(self.own)}.")
-            return name, entry
-        having = [each for each, entries in self.own.items() if entry in entries]
+            return change.device
+        having = [
+            each for each, entries in self.own.items() if change.name in entries or change.name in self._selectors[each]
+        ]
         if len(having) > 1:
             raise InputError(
-                f"Several devices have '{entry}' ({listing(having)}): say which, as in {having[0]}:{entry}={value}."
+                f"Several devices have '{change.name}' ({listing(having)}): say which, as in "
+                f"{having[0]}:{change.name}={change.value}."
             )
         # A setting that no device has is refused with what can change.
-        return having[0] if having else next(iter(self.own)), entry
+        return having[0] if having else next(iter(self.own))
 
 
 def override_entries(
@@ -93,11 +104,11 @@ def override_entries(
         InputError: an override of something that is not in the tensor, a value out of its range, or values that
             contradict each other or the attributes.
     """
-    changes = parse_overrides(overrides)
-    for name in changes:
-        if name not in own:
-            raise _not_there(name, changes[name], own)
-        changes[name] = _in_seconds(name, changes[name])
+    changes: dict[str, Any] = {}
+    for change in read_changes(overrides):
+        if change.name not in own:
+            raise _not_there(change.name, change.value, own)
+        changes[change.name] = _in_seconds(change.name, change.value)
     for bits, steps in _RESOLUTIONS:
         if (bits in changes) != (steps in changes):
             changes[steps if bits in changes else bits] = 0
@@ -105,7 +116,7 @@ def override_entries(
         value, row = changes[name], number_of(name)
         assert row is not None, name
         if not isinstance(value, int | float) or not row.legal.allows_stored(value):
-            raise InputError(f"{name} is {shown(value)} and must be {row.legal.in_words}.")
+            raise InputError(f"{name} is {shown(value)}, expected {row.legal.in_words}.")
     for bits, steps in _RESOLUTIONS:
         if changes.get(bits) and changes.get(steps):
             raise InputError(f"{bits} has no effect beside {steps}: give one of them and 0 for the other.")
@@ -132,4 +143,4 @@ def _in_seconds(name: str, value: Any) -> Any:
     try:
         return to_seconds(value)
     except ValueError as error:
-        raise InputError(f"{name} is {shown(value)} and {error}.") from None
+        raise InputError(f"{name}{error}.") from None

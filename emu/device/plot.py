@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.contract.schema import DYNAMIC, STORED, attribute_types
+from emu.contract.schema import DYNAMIC, STORED, plain
 from emu.device.loading import load_profile
 from emu.device.profile import Profile
 from emu.errors import InputError
@@ -277,19 +277,8 @@ def _controls(profile: Profile) -> tuple[NDArray[np.float32], NDArray[np.float32
 
 def _node(profile: Profile, op: str) -> dict[str, Any]:
     """The attributes of the only node of a model."""
-    known = attribute_types(op)
-    site: dict[str, Any] = {
-        "format": 2,
-        "site": 0,
-        "array": 0,
-        "sites": 1,
-        "sample_axis": 0,
-        "heads": 0,
-        "head_axis": "none",
-        "head_groups": 1,
-        "head_share": 1,
-    }
-    return site | {name: value for name, value in profile.structure().items() if name in known}
+    node = plain(op)
+    return node | {name: value for name, value in profile.structure().items() if name in node}
 
 
 def _over_time(profile: Profile) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

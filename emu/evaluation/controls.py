@@ -1,11 +1,11 @@
 """The control inputs of a rewritten model: which chip, which repetition, which numbers of the device."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.manifest import Manifest
 from emu.device import DeviceNumbers, Overrides
 from emu.errors import InputError
 from emu.rewriter import device_numbers
@@ -14,7 +14,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 def control_feeds(
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     *,
     seed: int | None = None,
     read_seed: int | None = None,
@@ -52,10 +52,10 @@ def control_feeds(
                 raise InputError(f"{name} is {value} and must be {low} to {high}.")
             feeds[f"emu.{name}"] = np.asarray(value, np.int64)
     if strength is not None:
-        feeds["emu.strength"] = np.full(len(manifest["sites"]), strength, np.float32)
+        feeds["emu.strength"] = np.full(len(manifest.sites), strength, np.float32)
     if set:
         numbers = numbers or device_numbers(manifest)
         for name, entries in numbers.changed(set).items():
             if entries != numbers.own[name]:
-                feeds[manifest["devices"][name]["input"]] = np.asarray(list(entries.values()), np.float32)
+                feeds[manifest.devices[name].input] = np.asarray(list(entries.values()), np.float32)
     return feeds

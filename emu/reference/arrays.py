@@ -4,12 +4,19 @@ A law names only operations that both libraries have; what they call differently
 """
 
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 Array = Any
 """An array of NumPy or a tensor of PyTorch: all arrays of one computation are of the same library and device."""
+
+
+class Normals(Protocol):
+    """A source of run-time noise for rows whose places it knows."""
+
+    def __call__(self, stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Array:
+        """Return standard normals of one reading, [..., rows, columns of `part`]; as for `random.run_time_normals`."""
 
 
 def namespace(array: Array) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emu.contract.schema import DYNAMIC
 from emu.contract.structure import Controls, Structure
-from emu.reference.arrays import Array, as_type, namespace
+from emu.reference.arrays import Array, Normals, as_type, namespace
 from emu.reference.converters import (
     AdcRange,
     adc_range,
@@ -23,7 +23,7 @@ from emu.reference.converters import (
     through_dac,
 )
 from emu.reference.places import Places
-from emu.reference.random import Normals, Stream, adc_normals, stored_normals
+from emu.reference.random import Stream, adc_normals, stored_normals
 from emu.reference.storing import Stored
 
 # Rows of X taken through the periphery at once: rows are independent, this only bounds the memory.

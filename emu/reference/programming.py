@@ -1,39 +1,19 @@
 """What programming makes of a value that is stored: one function per family of models, as the page lists them.
 
-Sources: lognormal and Gaussian variants as practised in the papers that a device profile names; polynomials of aihwkit
-(`polynomial`, Wan 2022); CrossSim's generic errors and SONOS; `level_shared` as MNSIM, `resistance_range` as MemTorch.
+Sources: lognormal and Gaussian variants as practised in the papers that a device profile names; `polynomial` as
+aihwkit; CrossSim's generic errors and `saturating`; `level_shared` as MNSIM, `resistance_range` as MemTorch.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract import functions
 from emu.contract.structure import Controls, Structure
-from emu.reference import functions
 from emu.reference.arrays import Array, namespace
 from emu.reference.mapping import levels_of_cell, lowest_conductance
 from emu.reference.random import Stream, stored_normals, stored_uniforms
-
-# Standard deviation in microsiemens of ReRAM as a polynomial of g, by seconds since programming; reference 40 uS.
-# Source: aihwkit, ReRamWan2022NoiseModel.
-_WAN_2022 = {
-    1: (0.348, 16.030, -43.853, 45.393, -16.815),
-    86400: (0.701, 22.086, -50.773, 47.095, -16.458),
-    172800: (0.782, 20.274, -43.507, 37.062, -11.934),
-}
-_WAN_2022_REFERENCE_US = 40.0
-
-# A and B in nanoampere of A (1 - exp(-I / B)), by seconds since programming. Source: CrossSim, SONOS.
-_SONOS = {
-    0: (19.88665, 176.3115),
-    86400: (25.59102, 186.85544),
-    172800: (28.72753, 193.56834),
-    259200: (31.04318, 198.90332),
-    345600: (33.76214, 204.77023),
-    432000: (34.57909, 207.34309),
-}
 
 # MemTorch keeps the factor of a drawn resistance away from zero.
 _LEAST_RESISTANCE_FACTOR = 0.01
@@ -109,8 +89,8 @@ def programmed(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64
     elif structure.program == "table":
         mean, deviation = _measured(g, structure, controls)
         disturbed = mean + controls.strength * _scale(controls) * deviation * array.normals(Stream.PROGRAM)
-    elif structure.program in ("polynomial", "wan2022", "sonos"):
-        deviation = _sonos(g, array) if structure.program == "sonos" else _polynomial(g, array)
+    elif structure.program in ("polynomial", "saturating"):
+        deviation = (_polynomial if structure.program == "polynomial" else _saturating)(g, controls)
         disturbed = g + controls.strength * _scale(controls) * array.normals(Stream.PROGRAM) * deviation
     else:
         disturbed = _disturbed_conductance(structure.program, g, _theta(array))
@@ -156,26 +136,18 @@ def _disturbed_conductance(model: str, g: NDArray[np.float64], theta: NDArray[np
     return np.where(g == 0, g, g + theta / np.where(g == 0, 1.0, g))
 
 
-def _polynomial(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
+def _polynomial(g: NDArray[np.float64], controls: Controls) -> NDArray[np.float64]:
     """Return the standard deviation as a polynomial of g, in units of g_max."""
-    numbers = array.controls.numbers
-    if array.structure.program == "wan2022":
-        c, reference_us = _of_time(_WAN_2022, array), _WAN_2022_REFERENCE_US
-    else:
-        c = tuple(numbers[f"program.c{power}"] for power in range(5))
-        reference_us = numbers["program.reference_us"]
-    return (c[0] + c[1] * g + c[2] * g**2 + c[3] * g**3 + c[4] * g**4) / reference_us
+    c = [controls.numbers[f"program.c{power}"] for power in range(5)]
+    return (c[0] + c[1] * g + c[2] * g**2 + c[3] * g**3 + c[4] * g**4) / controls.numbers["program.reference_us"]
 
 
-def _sonos(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
+def _saturating(g: NDArray[np.float64], controls: Controls) -> NDArray[np.float64]:
     """Return the standard deviation of a current of current_max_na g, in units of the largest current."""
-    a, b = _of_time(_SONOS, array)
-    current_max_na = array.controls.numbers["program.current_max_na"]
-    return a * (1 - np.exp(-g * current_max_na / b)) / current_max_na
-
-
-def _of_time(coefficients: Mapping[int, tuple[float, ...]], array: DeviceArray) -> tuple[float, ...]:
-    return coefficients[int(array.controls.numbers["program.time_s"])]
+    amplitude_na, knee_na, current_max_na = (
+        controls.numbers[f"program.{name}_na"] for name in ("amplitude", "knee", "current_max")
+    )
+    return amplitude_na * (1 - np.exp(-g * current_max_na / knee_na)) / current_max_na
 
 
 def _level_shared(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
@@ -233,7 +205,7 @@ def _of_function(target: NDArray[np.float64], array: DeviceArray) -> NDArray[np.
     if function is None:
         raise structure.error(
             f"attribute 'program_function' is '{structure.program_function}', expected a function of this process; "
-            f"call emu.reference.functions.register('{structure.program_function}', function) first."
+            f"call emu.register_device_function('{structure.program_function}', function) first."
         )
     prefix = "program.parameter."
     parameters = {name[len(prefix) :]: value for name, value in controls.numbers.items() if name.startswith(prefix)}

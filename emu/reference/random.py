@@ -4,13 +4,11 @@ Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emu.contract.schema import Stream as Stream
-from emu.reference.arrays import Array
 
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -21,20 +19,10 @@ _VALUES_PER_BLOCK = 4
 # Blocks computed at once: bounds the memory of the intermediate words, and keeps them in the processor's cache.
 _BLOCKS_AT_ONCE = 1 << 15
 
-
-class Normals(Protocol):
-    """A source of run-time noise for rows whose places it knows."""
-
-    def __call__(self, stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Array:
-        """Return standard normals of one reading, [..., rows, columns of `part`]; as for `run_time_normals`."""
-
-
 _Words = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
 
 
-def philox4x32(
-    c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: ArrayLike, k1: ArrayLike
-) -> _Words:
+def philox4x32(c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: ArrayLike, k1: ArrayLike) -> _Words:
     """Return the four words of Philox4x32-10 for counters and keys that broadcast against each other.
 
     Counter and key words are integers from 0 to 2^32 - 1. Every result has the broadcast shape, uint32.
@@ -129,9 +117,7 @@ def run_time_normals(
     return normals
 
 
-def adc_normals(
-    seed: int, site: int, stream: int, tiles: slice, adcs: slice, weight_slice: int
-) -> NDArray[np.float64]:
+def adc_normals(seed: int, site: int, stream: int, tiles: slice, adcs: slice, weight_slice: int) -> NDArray[np.float64]:
     """Return standard normals of the converters of a written operand, float64 [row tiles, ADCs]."""
     tile = np.arange(tiles.start, tiles.stop, dtype=np.uint64)[:, None]
     block = np.arange(adcs.start // _VALUES_PER_BLOCK, _blocks(adcs.stop), dtype=np.uint64)[None]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.contract.structure import Controls, Structure
-from emu.reference.arrays import Array, as_type
+from emu.reference.arrays import Array, Normals, as_type
 from emu.reference.drift import compensation, drifted
 from emu.reference.faults import stuck, stuck_as_listed
 from emu.reference.mapping import (
@@ -21,7 +21,7 @@ from emu.reference.mapping import (
     targets,
 )
 from emu.reference.programming import DeviceArray, clipped, programmed, programmed_numbers
-from emu.reference.random import Normals, Stream, stored_normals
+from emu.reference.random import Stream, stored_normals
 from emu.reference.wires import through_wires
 from emu.reference.writing import written
 

@@ -5,10 +5,10 @@ paper.
 """
 
 from emu.contract.structure import Controls, Structure
-from emu.reference.arrays import Array, as_type, namespace
+from emu.reference.arrays import Array, Normals, as_type, namespace
 from emu.reference.mapping import lowest_conductance, writes_conductances
 from emu.reference.programming import disturbed_number
-from emu.reference.random import Normals, Stream
+from emu.reference.random import Stream
 
 _CELLS = 4
 _BITS_OF_CELL = 2

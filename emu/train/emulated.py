@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emu.contract.schema import DYNAMIC, NUMBER_PROGRAMS, STORED
+from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, parse_structure
 from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED
+from emu.reference.arrays import Normals
 from emu.reference.mapping import largest, mapping_of
 from emu.reference.periphery import Reading, adc_errors
 from emu.reference.places import Places, keys_that_count, places, rows_of_operand
-from emu.reference.random import Normals
 from emu.reference.storing import Stored, held_weights, stored_operand
 from emu.runtime.library import programmed_array, programmed_weight, run_time_normals
 from emu.train.crossbar import crossbar_product
@@ -58,7 +59,7 @@ class Chip(Protocol):
     def numbers(self, device: str) -> NDArray[np.float32]:
         """The numbers of a device, in the order of its entries."""
 
-    def controls(self, structure: Structure, site: Mapping[str, Any], faults: NDArray[np.int64] | None) -> Controls:
+    def controls(self, structure: Structure, site: Site, faults: NDArray[np.int64] | None) -> Controls:
         """The control inputs of one node for the noise of this forward."""
 
 
@@ -69,7 +70,7 @@ class Emulator:
         self,
         chip: Chip,
         operator: str,
-        site: Mapping[str, Any],
+        site: Site,
         attributes: dict[str, Any],
         faults: NDArray[np.int64] | None = None,
     ) -> None:
@@ -158,7 +159,7 @@ class StoredProduct(Emulator):
     def __init__(
         self,
         chip: Chip,
-        site: Mapping[str, Any],
+        site: Site,
         attributes: dict[str, Any],
         weight: nn.Parameter,
         product: Product,
@@ -170,7 +171,7 @@ class StoredProduct(Emulator):
             self.structure.encoding == "weight" and self.structure.program in ("none", *NUMBER_PROGRAMS)
         ):
             raise InputError(
-                f"gradient 'reparametrized' is for devices that disturb numbers, and '{site['device']}' disturbs "
+                f"gradient 'reparametrized' is for devices that disturb numbers, and '{site.device}' disturbs "
                 "conductances: use 'straight_through'."
             )
         self._made: tuple[Any, Any] | None = None
@@ -185,7 +186,7 @@ class StoredProduct(Emulator):
 
     @property
     def _numbers(self) -> NDArray[np.float32]:
-        return self.chip.numbers(self.site["device"])
+        return self.chip.numbers(self.site.device)
 
     @property
     def _version(self) -> tuple[int, int]:
@@ -250,11 +251,11 @@ class StoredProduct(Emulator):
 class WrittenProduct(Emulator):
     """A product of two activations, the second of which is written into an array for each sample."""
 
-    def __init__(self, chip: Chip, site: Mapping[str, Any], attributes: dict[str, Any]) -> None:
+    def __init__(self, chip: Chip, site: Site, attributes: dict[str, Any]) -> None:
         super().__init__(chip, DYNAMIC, site, attributes)
         if self.structure.sample_axis > 0:
             raise InputError(
-                f"Site {site['index']} ({site['component']} of layer {site['layer']}) multiplies all samples with one "
+                f"Site {site.index} ({site.component} of layer {site.layer}) multiplies all samples with one "
                 "operand, which noise in PyTorch does not do: leave it digital with 'exclude'."
             )
 

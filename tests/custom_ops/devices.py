@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from benchmarks.agreement.one_crossbar import law_of
 from tests.reference.nodes import PLAIN_DYNAMIC, PLAIN_STORED
 
 NUMBER_MODELS = ("lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range")
@@ -19,13 +20,19 @@ SIGMA_MODELS = (
 CONDUCTANCE_MODELS = (
     *SIGMA_MODELS,
     "polynomial",
-    "wan2022",
-    "sonos",
+    "saturating",
     "level_shared",
     "resistance_range",
     "table",
 )
-DRIFTS = ("power_law", "pcm", "hermes_pair", "hermes_single", "state_independent", "cmo")
+# Models of drift, with presets that have one.
+DRIFTS = (
+    ("power_law", ""),
+    *(("power_law_fit", preset) for preset in ("pcm", "pcm_hermes", "pcm_hermes_single", "pcm_state_independent")),
+    ("power_law_table", ""),
+    ("log_time", "rram_cmo"),
+    ("relaxation", ""),
+)
 SIGMAS = (0.0, 0.05, 0.3)
 
 
@@ -102,15 +109,14 @@ def _programming(draw: st.DrawFn, program: str, attributes: dict[str, Any], numb
         numbers["program.sigma"] = draw(st.sampled_from((0.05, 0.2)))
     if program == "resistance_range":
         numbers["program.sigma_off"] = 0.1
-    if program in ("polynomial", "wan2022", "sonos", "table"):
+    if program in ("polynomial", "saturating", "table"):
         numbers["program.scale"] = draw(st.sampled_from((0.0, 1.0, 2.0)))
     if program == "polynomial":
         numbers |= {"program.c0": 0.26348, "program.c1": 1.965, "program.c2": -1.1731, "program.c3": 0.1}
         numbers |= {"program.c4": -0.05, "program.reference_us": 25.0}
-    if program == "wan2022":
-        numbers["program.time_s"] = draw(st.sampled_from((1.0, 86400.0, 172800.0)))
-    if program == "sonos":
-        numbers |= {"program.time_s": draw(st.sampled_from((0.0, 86400.0, 432000.0))), "program.current_max_na": 1800.0}
+    if program == "saturating":
+        numbers |= {"program.amplitude_na": draw(st.sampled_from((0.0, 25.6))), "program.knee_na": 186.9}
+        numbers["program.current_max_na"] = 1800.0
     if program == "table":
         times = draw(st.sampled_from((1, 3)))
         attributes |= {"table_times": times, "table_points": 4}
@@ -123,6 +129,25 @@ def _programming(draw: st.DrawFn, program: str, attributes: dict[str, Any], numb
                 numbers[f"program.std_us.{j}.{i}"] = 0.3 + 0.1 * i + 0.2 * j
         for j in range(times):
             numbers[f"program.table_time_s.{j}"] = float(10 ** (j + 1))
+
+
+def _drifting(draw: st.DrawFn, attributes: dict[str, Any], numbers: dict[str, float]) -> None:
+    drift, preset = draw(st.sampled_from(DRIFTS))
+    attributes["drift"] = drift
+    numbers |= law_of(preset) if preset else {"drift.scale": draw(st.sampled_from((1.0, 0.5)))}
+    numbers["drift.time_s"] = draw(st.sampled_from((0.0, 1.0, 86400.0)))
+    if drift == "power_law":
+        numbers |= {"drift.nu": 0.05, "drift.nu_sigma": 0.01, "drift.t0_s": 1.0}
+    elif drift == "relaxation":
+        numbers |= {"drift.final_us": draw(st.sampled_from((0.0, 4.0))), "drift.tau_s": 3e5}
+        numbers["drift.tau_sigma"] = draw(st.sampled_from((0.0, 0.5)))
+    else:
+        numbers["drift.read_scale"] = draw(st.sampled_from((0.0, 1.0)))
+    if drift == "power_law_table":
+        attributes["drift_points"] = 3
+        numbers |= {"drift.t0_s": 20.0, "drift.t_read_s": 250e-9, "drift.read.c0": 0.01, "drift.read.c1": 0.02}
+        for k, (target_us, mean, std) in enumerate(((1.0, 0.1, 0.02), (8.0, 0.06, 0.01), (20.0, 0.03, 0.005))):
+            numbers |= {f"drift.target_us.{k}": target_us, f"drift.mean_nu.{k}": mean, f"drift.std_nu.{k}": std}
 
 
 def _faults(draw: st.DrawFn, attributes: dict[str, Any], numbers: dict[str, float]) -> None:
@@ -175,13 +200,7 @@ def stored_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
         numbers["mapping.percentile"] = draw(st.sampled_from((0.9, 1.0)))
     _programming(draw, program, attributes, numbers)
     if not weights and draw(st.booleans()):
-        drift = draw(st.sampled_from(DRIFTS))
-        attributes["drift"] = drift
-        numbers |= {"drift.time_s": draw(st.sampled_from((0.0, 1.0, 86400.0))), "drift.scale": 1.0}
-        if drift == "power_law":
-            numbers |= {"drift.nu": 0.05, "drift.nu_sigma": 0.01, "drift.t0_s": 1.0}
-        else:
-            numbers["drift.read_scale"] = draw(st.sampled_from((0.0, 1.0)))
+        _drifting(draw, attributes, numbers)
         if encoding == "differential" and not sliced:
             attributes["drift_pairs"] = draw(st.sampled_from(("physical", "net")))
         kinds = ("none", "global_exact", "column_exact") if special else ("none", "global", "column", "global_exact")

@@ -10,7 +10,10 @@ from emu.errors import InputError
 PAIR = ["mapping.encoding=differential", "mapping.g_min_us=1", "mapping.g_max_us=20"]
 OFFSET = ["mapping.encoding=offset", "mapping.g_min_us=1", "mapping.g_max_us=20"]
 SLICES = [*PAIR, "mapping.weight_bits=8", "mapping.slice_bits=2"]
-DRIFT = ["drift.model=pcm", "drift.time_s=1h"]
+DRIFT = ["drift.model=power_law", "drift.time_s=1h", "drift.t0_s=1", "drift.nu=0.1"]
+LOG_TIME = [f"drift.{name}=1" for name in ("t0_s", "t_read_s", "shift_us", "spread_us", "spread_t0_us", "read_us")]
+ONE_EXPONENT = [f"drift.{name}=[1]" for name in ("target_us", "mean_nu", "std_nu")]
+FITS = ["program.reference_us=40", "program.fit_time_s=[1, '1d']", "program.c0=[0.3, 0.7]"]
 GRANULAR = ["adc.model=uniform", "adc.range=granular", "adc.bits=8"]
 DAC = ["dac.model=uniform", "dac.range=absmax", "dac.bits=8"]
 ITERATIVE = ["adc.model=uniform", "adc.range=fixed", "adc.bits=8", "adc.bound=10", "adc.bound_management=iterative"]
@@ -81,15 +84,26 @@ def refusal(device: Any, overrides: Any) -> str:
         ([*SLICES, "program.modifier=0.1"], "program.modifier is given, expected to be left out because"),
         ([*OFFSET, "program.modifier=0.1"], "because mapping.encoding is 'offset' and mapping.slice_bits is 0"),
         (
-            [*PAIR, "program.model=wan2022", "program.time_s=1h"],
-            "program.time_s is 3600, expected one of 1, 86400, 172800 because program.model is 'wan2022'",
+            [*PAIR, "program.model=polynomial", *FITS, "program.time_s=1h"],
+            "[program] time_s is 3600, expected one of 1, 86400, for which the device was measured",
+        ),
+        ([*PAIR, "program.model=polynomial", *FITS], "[program] time_s is missing, expected one of 1, 86400"),
+        (
+            [*PAIR, "program.model=polynomial", *FITS, "program.time_s=1", "program.c1=[1]"],
+            "[program] c1 has 1 number, expected one per time of fit_time_s",
         ),
         (
-            [*PAIR, "program.model=sonos", "program.current_max_na=9", "program.time_s=6d"],
-            "expected one of 0, 86400, 172800, 259200, 345600, 432000",
+            [*PAIR, "program.model=polynomial", *FITS[:2], "program.time_s=1"],
+            "[program] fit_time_s has no effect: no coefficient is a list",
         ),
+        ([*PAIR, "program.model=polynomial", FITS[0], "program.time_s=1"], "[program] time_s has no effect: there are"),
+        ([*PAIR, "program.model=polynomial", FITS[0], "program.c0=[1, 2]"], "[program] c0 has 2 numbers, expected one"),
+        ([*PAIR, "program.model=polynomial", FITS[0], "program.c0=a"], "program.c0 is 'a', expected any finite number"),
         # drift
-        (DRIFT, "drift.model is 'pcm', expected 'none' unless mapping.encoding is 'differential', 'two_sided' or"),
+        (
+            DRIFT,
+            "drift.model is 'power_law', expected 'none' unless mapping.encoding is 'differential', 'two_sided' or",
+        ),
         (["drift.compensation=global"], "drift.compensation has no effect with drift.model none"),
         (
             [*OFFSET, *DRIFT, "drift.pairs=net"],
@@ -105,8 +119,16 @@ def refusal(device: Any, overrides: Any) -> str:
             "drift.compensation is 'column', expected 'column_exact' because of slices or an offset",
         ),
         (
-            [*PAIR, "drift.model=cmo", "drift.time_s=0.5"],
-            "drift.time_s is 0.5, expected 0 or at least 1 because drift.model is 'cmo'",
+            [*PAIR, "drift.model=log_time", *LOG_TIME, "drift.time_s=0.5"],
+            "drift.time_s is 0.5, expected 0 or at least drift.t0_s, which is 1",
+        ),
+        (
+            [*PAIR, "drift.model=log_time", LOG_TIME[0], "drift.t_read_s=2", *LOG_TIME[2:], "drift.time_s=5"],
+            "drift.t_read_s is 2, expected at most drift.t0_s, which is 1",
+        ),
+        (
+            [*PAIR, "drift.model=power_law_table", *DRIFT[1:3], "drift.t_read_s=1", *ONE_EXPONENT],
+            "[drift] mean_nu must have one number per target of target_us, of which 2 are needed at least",
         ),
         # faults
         (
@@ -127,7 +149,7 @@ def refusal(device: Any, overrides: Any) -> str:
         ([*FLIPS, "faults.flip=exponent"], "codes do not have"),
         ([*FLIPS, "faults.flip=[1, 1]"], "a list of different bits"),
         ([*FLIPS, "faults.flip=[]"], "a list of different bits"),
-        (changed(FLIPS, bits="7"), "faults.bits is 7 and must be one of 4, 8 or 16"),
+        (changed(FLIPS, bits="7"), "faults.bits is 7, expected one of 4, 8 or 16"),
         (["faults.ber=0.1"], "faults.ber has no effect with faults.storage none"),
         # write
         (
@@ -194,7 +216,7 @@ def test_a_contradiction_is_refused(overrides: list[str], says: str) -> None:
         ["write.scaling=sample", "mapping.scaling=tensor"],
         ["mapping.weight_bits=4", "program.model=function", "program.function=f"],
         [*PAIR, "program.model=function", "program.function=f", "program.clip=range"],
-        [*PAIR, "drift.model=cmo", "drift.time_s=0"],
+        [*PAIR, "drift.model=log_time", *LOG_TIME, "drift.time_s=0"],
     ],
 )
 def test_what_goes_together_is_accepted(overrides: list[str]) -> None:

@@ -78,7 +78,7 @@ def test_an_optional_number_is_switched_off() -> None:
     quiet = load_profile("rram_adc", ["read.output_noise=off"])
     assert "read.output_noise" not in quiet.entries()
     assert "program.modifier" not in load_profile("pcm_aihwkit_literal", {"program.modifier": "off"}).entries()
-    assert "must be 0 to 10" in refusal("rram", ["program.sigma=off"])
+    assert "expected 0 to 10" in refusal("rram", ["program.sigma=off"])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def _folder(path: Path) -> Path:
         ("rram_adc", ["mapping.tile_rows=-1"], ["mapping.tile_rows is -1"]),
         ("rram_adc", ["read.weight_noise_model=pcm_read"], ["read.weight_noise is missing"]),
         ("rram", ["adc.model=uniform"], ["adc.range is missing", "absmax, fixed, calibrated, rows, granular."]),
-        ("rram", ["mapping.split=even"], ["mapping.split is 'even'", "'fill' or 'balanced'"]),
+        ("rram", ["mapping.split=even"], ["mapping.split is 'even'", "one of fill, balanced"]),
         ("rram", ["mapping.g_max_us=3"], ["mapping.g_max_us has no effect", "lognormal_g"]),
         (
             "rram",
@@ -236,7 +236,7 @@ class TestEntriesOfARewrittenModel:
         ("setting", "says"),
         [
             ("program.sigm=1", "did you mean 'program.sigma'"),
-            ("program.sigma=-1", "program.sigma is -1 and must be 0 to 10"),
+            ("program.sigma=-1", "program.sigma is -1, expected 0 to 10"),
             ("program.sigma=x", "program.sigma is 'x'"),
             ("adc.bits=7.5", "adc.bits is 7.5"),
         ],
@@ -265,3 +265,19 @@ def test_a_change_of_a_number_is_judged_alike_before_and_after_rewriting(preset:
                 assert refusal(preset, {name: value}).split(": ", 1)[1] == str(error)
             else:
                 assert given == value == load_profile(preset, {name: value}).entries()[name]
+
+
+def test_numbers_of_a_fit_are_set_by_name() -> None:
+    assert load_profile("pcm", ["drift.nu.low=0.05"]).entries()["drift.nu.low"] == pytest.approx(0.05)
+    assert load_profile("pcm", ["drift.nu={c0 = 0.1}"]).entries().keys() >= {"drift.nu.c0", "drift.nu_sigma.low"}
+    assert "drift.nu.slop is 'slop', expected one of joint, slope" in refusal("pcm", ["drift.nu={slop = 1}"])
+    assert "there is no setting 'drift.nu.slop'" in refusal("pcm", ["drift.nu.slop=1"])
+    assert "drift.nu is 0.1, expected numbers by name" in refusal("pcm", ["drift.nu=0.1"])
+    assert "drift.read.q is -1, expected at least 0" in refusal("pcm", ["drift.read.q=-1"])
+
+
+def test_a_fit_goes_with_its_model() -> None:
+    plain = load_profile("pcm", ["drift.model=power_law", "drift.nu=0.1"])
+    assert plain.entries()["drift.nu"] == 0.1 and plain.entries()["drift.nu_sigma"] == 0
+    fitted = load_profile(plain, ["drift.model=power_law_fit", "drift.t_read_s=1e-6", "drift.nu={c0 = 0.2}"])
+    assert [name for name in fitted.entries() if name.startswith("drift.nu")] == ["drift.nu.c0"]

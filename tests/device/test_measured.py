@@ -61,7 +61,7 @@ def test_single_numbers_of_a_table_may_be_set(tmp_path: Path) -> None:
     assert load_profile(profile, ["program.std_us.0.1=0.9"]).entries()["program.std_us.0.1"] == 0.9
     with pytest.raises(InputError, match="not in the table"):
         load_profile(profile, ["program.std_us.0.7=0.9"])
-    with pytest.raises(InputError, match=r"program.std_us must be at least 0, and -1 is not"):
+    with pytest.raises(InputError, match=r"program.std_us.0.1 is -1, expected at least 0"):
         load_profile(profile, ["program.std_us.0.1=-1"])
 
 
@@ -164,7 +164,7 @@ class TestFunctions:
         assert functions.find_device_function("registered_here")
 
     def test_an_installed_function_is_found_by_its_entry_point(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from emu.reference.functions import registered
+        from emu.contract.functions import registered
 
         point = EntryPoint("installed_here", "numpy:negative", functions.GROUP)
         monkeypatch.setattr(functions, "entry_points", lambda group, name: [point] if name == point.name else [])
@@ -189,3 +189,25 @@ class TestFunctions:
             load_profile({"program": {"model": "function", "function": name}})
         with pytest.raises(InputError, match="program.parameters"):
             load_profile({"program": {"model": "function", "function": "f", "parameters": {name: 1.0}}})
+
+
+class TestExponents:
+    def exponents(self, folder: Path, csv: str) -> Profile:
+        (folder / "exponents.csv").write_text(csv)
+        drift = '[drift]\nmodel = "power_law_table"\ncsv = "exponents.csv"\ntime_s = 9\nt0_s = 1\nt_read_s = 1e-6\n'
+        (folder / "mine.toml").write_text(TOML.partition("[program]")[0] + drift)
+        return load_profile(folder / "mine.toml")
+
+    def test_a_table_of_exponents_is_read_into_the_profile(self, tmp_path: Path) -> None:
+        profile = self.exponents(tmp_path, "target,mean,std\n9,0.02,0.01\n1,0.1,0.02\n")
+        entries = profile.entries()
+        assert [entries[f"drift.{name}.{k}"] for name in ("target_us", "mean_nu", "std_nu") for k in range(2)] == [
+            1, 9, 0.1, 0.02, 0.02, 0.01
+        ]  # fmt: skip
+        assert profile.structure()["drift_points"] == 2
+        other = load_profile(profile, ["drift.mean_nu.1=0.5"])
+        assert other.entries()["drift.mean_nu.1"] == 0.5
+
+    def test_exponents_have_one_time(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="has 2 times and must have one: drift says what time does"):
+            self.exponents(tmp_path, "time,target,mean,std\n1,1,0.1,0\n1,2,0.1,0\n2,1,0.1,0\n2,2,0.1,0\n")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emu.contract.schema import DYNAMIC, STORED, attribute_types
+from emu.contract.schema import DYNAMIC, STORED, attribute_types, plain
 from emu.device import load_profile, preset_names
 from emu.reference import crossbar_matmul, crossbar_matmul_dynamic
 
@@ -18,6 +18,7 @@ PROGRAMMING = {
     "pcm_hermes_single": ([0, 2.5875, 5.175, 7.7625, 10.35], [0.1578, 0.6145, 0.8653, 0.9748, 1.0076]),
     "pcm_state_independent": ([0, 25], [0.2, 0.2]),
     "pcm_joshi": ([0.25, 5, 12.5, 20, 25], [0.3052, 0.621, 0.9553, 1.0885, 1.0655]),
+    "fefet": ([0.5, 10, 20], [0.5, 0.5, 0.5]),
     "rram_milo": ([50, 100, 150, 225], [4.327, 3.8716, 3.4163, 2.7332]),
     "rram_crosssim_wan": ([0, 10, 20, 30, 39.26], [1.053, 2.4136, 2.3618, 1.8192, 1.6806]),
     "rram_cmo": ([9, 50, 88.2], [0.112831, 0.575732, 1.007021]),
@@ -79,14 +80,12 @@ def test_the_operators_take_every_preset(name: str) -> None:
         np.array([[4, -30, 30]], np.float32),
     ]
     numbers = [np.int64(1), np.int64(2), np.int64(0), np.int64(-1)]
-    site = {"format": 2, "site": 0, "array": 0, "sites": 1, "sample_axis": 0, "heads": 0, "head_axis": "none"}
-    attributes: dict[str, Any] = {**site, "head_groups": 1, "head_share": 1, **profile.structure()}
-    of_stored = {key: value for key, value in attributes.items() if key in attribute_types(STORED)}
+    attributes: dict[str, Any] = {**plain(STORED), **plain(DYNAMIC), **profile.structure()}
+    of_stored = {key: attributes[key] for key in attribute_types(STORED)}
     y = crossbar_matmul(x, w, *controls, np.zeros(0, np.int64), *numbers, **of_stored)
     assert y.shape == (1, 3, 9) and np.isfinite(y).all()
-    assert set(of_stored) == set(attribute_types(STORED)) - {"window"}
     if name not in STORED_ONLY:
-        of_written = {key: value for key, value in attributes.items() if key in attribute_types(DYNAMIC)}
+        of_written = {key: attributes[key] for key in attribute_types(DYNAMIC)}
         y = crossbar_matmul_dynamic(x, w[None], *controls, *numbers, **of_written)
         assert y.shape == (1, 3, 9) and np.isfinite(y).all()
 

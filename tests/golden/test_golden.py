@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.agreement.one_crossbar import Crossbar
+from benchmarks.agreement.one_crossbar import Crossbar, law_of
 from tests.statistics.devices import (
     DEVICES,
     conductances,
@@ -86,12 +86,15 @@ _SECONDS = {"1s": 1.0, "1h": 3600.0, "1d": 86400.0, "1y": 31536000.0}
 def _(crossbar: Crossbar, key: str, value: float) -> None:
     numbers = {
         **_PAIR_25,
-        "drift.time_s": _SECONDS[key.removeprefix("gdc_alpha_")],
-        "drift.scale": 1.0,
-        "drift.read_scale": 0.0,
+        **law_of("pcm", time_s=_SECONDS[key.removeprefix("gdc_alpha_")], read_scale=0.0),
     }
     w = np.array([[1.0, -0.5], [0.75, -0.9]])  # above g = 0.21 all devices drift with 0.049 in the mean
-    settings: dict[str, Any] = {"encoding": "differential", "drift": "pcm", "numbers": numbers, "strength": 1e-7}
+    settings: dict[str, Any] = {
+        "encoding": "differential",
+        "drift": "power_law_fit",
+        "numbers": numbers,
+        "strength": 1e-7,
+    }
     drifted = crossbar.held(w, **settings)
     np.testing.assert_allclose(w / drifted, value, rtol=2e-6)
     compensated = crossbar.held(w, compensation="global_exact", **settings)
@@ -100,11 +103,7 @@ def _(crossbar: Crossbar, key: str, value: float) -> None:
 
 @checks("pcm")
 def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
-    polynomial = {
-        "program.scale": 1.0,
-        **dict(zip((f"program.c{i}" for i in range(5)), (0.26348, 1.9650, -1.1731, 0, 0), strict=True)),
-        "program.reference_us": 25.0,
-    }
+    polynomial = law_of("pcm", "program")
     sigma = [25 * spread(crossbar, x, polynomial, g_max_us=25, program="polynomial") for x in value["x"]]
     np.testing.assert_allclose(sigma, value["sigma_prog_uS"], rtol=3e-5)
 
@@ -116,8 +115,9 @@ def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"encoding": "differential", "program": "polynomial", "seed": 3}
     numbers = {**_PAIR_25, **polynomial}
     programmed = _columns(crossbar.faulty_weight(weights, numbers=numbers, **settings), 5)
-    numbers |= {"drift.time_s": 86400.0, "drift.scale": 1.0, "drift.read_scale": 1.0}
-    drifted = _columns(crossbar.faulty_weight(weights, numbers=numbers, drift="pcm", drift_pairs="net", **settings), 5)
+    numbers |= law_of("pcm", time_s=86400.0)
+    settings |= {"drift": "power_law_fit", "drift_pairs": "net"}
+    drifted = _columns(crossbar.faulty_weight(weights, numbers=numbers, **settings), 5)
     for held, mean, deviation in (
         (programmed, chain["prog_mean"], chain["prog_std"]),
         (drifted, chain["day_mean_noGDC"], chain["day_std"]),
@@ -130,39 +130,34 @@ def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
 @checks("hermes_*")
 def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
     g_max_us = value["g_max_uS"]
-    coefficients = {
-        "hermes_pair": (0.16603222, 4.71806468, -8.48101252, 4.68961419, 0),
-        "hermes_single": (0.15781817, 2.32443916, -2.16310839, 0.68841818, 0),
-    }[key]
-    polynomial = {
-        "program.scale": 1.0,
-        **dict(zip((f"program.c{i}" for i in range(5)), coefficients, strict=True)),
-        "program.reference_us": g_max_us,
-    }
+    preset = {"hermes_pair": "pcm_hermes", "hermes_single": "pcm_hermes_single"}[key]
+    polynomial = law_of(preset, "program")
     sigma = [g_max_us * spread(crossbar, x, polynomial, g_max_us=g_max_us, program="polynomial") for x in value["x"]]
     np.testing.assert_allclose(sigma, value["sigma_prog_uS"], rtol=3e-5)
     t0 = {"hermes_pair": 300.0, "hermes_single": 200.0}[key]
-    _check_drift(crossbar, key, t0, g_max_us, value, value["mu_nu"][-1:] * len(value["t_inf_s"]), value["drift_top"])
+    _check_drift(crossbar, preset, t0, g_max_us, value, value["mu_nu"][-1:] * len(value["t_inf_s"]), value["drift_top"])
 
 
 def _check_drift(
-    crossbar: Crossbar, model: str, t0: float, g_max_us: float, value: dict[str, Any], nu: list[float],
+    crossbar: Crossbar, preset: str, t0: float, g_max_us: float, value: dict[str, Any], nu: list[float],
     factors: list[float],
 ) -> None:  # fmt: skip
-    settings: dict[str, Any] = {"drift": model, "g_max_us": g_max_us}
-    day = {"drift.time_s": 86400.0, "drift.scale": 1.0, "drift.read_scale": 0.0}
+    settings: dict[str, Any] = {"drift": "power_law_fit", "g_max_us": g_max_us}
+    law = law_of(preset)
+    day = {**law, "drift.time_s": 86400.0, "drift.scale": 1.0, "drift.read_scale": 0.0}
     laws = [drift_law(crossbar, x, (86400 + t0) / t0, day, **settings) for x in value["x"]]
     np.testing.assert_allclose([mean for mean, _ in laws], value["mu_nu"], atol=3e-6)
     np.testing.assert_allclose([deviation for _, deviation in laws], value["sigma_nu"], atol=3e-6)
 
     normals = read_normals(crossbar, DATA["cmo"]["from_50_uS"]["1"]["read"])
     read = [
-        slope(programmed_read(crossbar, max(x, 1e-3), {"drift.time_s": 1.0}, **settings), normals) for x in value["x"]
+        slope(programmed_read(crossbar, max(x, 1e-3), {**law, "drift.time_s": 1.0}, **settings), normals)
+        for x in value["x"]
     ]
     # A device that conducts nothing shows no read noise, hence 0.001: Q is constant below 0.008.
     np.testing.assert_allclose(np.array(read) / value["sqrtln"][0], value["Qs"], rtol=2e-4)
     for time_s, root, factor in zip(value["t_inf_s"], value["sqrtln"], factors, strict=True):
-        numbers = {"drift.time_s": time_s}
+        numbers = {**law, "drift.time_s": time_s}
         error = programmed_read(crossbar, 1.0, numbers, **settings)
         assert slope(error, normals) / value["Qs"][-1] == pytest.approx(root, rel=5e-5)
         numbers |= {"drift.scale": 1.0, "drift.read_scale": 0.0}
@@ -173,8 +168,8 @@ def _check_drift(
 @checks("state_independent")
 def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
     t0 = value["t_0"]
-    settings: dict[str, Any] = {"drift": "state_independent", "g_max_us": 25.0}
-    day = {"drift.time_s": 86400.0, "drift.scale": 1.0, "drift.read_scale": 0.0}
+    settings: dict[str, Any] = {"drift": "power_law_fit", "g_max_us": 25.0}
+    day = law_of("pcm_state_independent", time_s=86400.0, read_scale=0.0)
     for g in (0.2, 1.0):
         mean, deviation = drift_law(crossbar, g, (86400 + t0) / t0, day, **settings)
         assert (mean, deviation) == pytest.approx((value["nu_mean"], value["nu_std"]), rel=1e-4)
@@ -182,7 +177,7 @@ def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
         held = conductances(crossbar, 1.0, {**day, "drift.time_s": time_s}, strength=1e-7, **settings)
         np.testing.assert_allclose(held, factor, atol=2e-6)
     normals = read_normals(crossbar, DATA["cmo"]["from_50_uS"]["1"]["read"])
-    error = slope(programmed_read(crossbar, 0.5, {"drift.time_s": 1.0}, **settings), normals)
+    error = slope(programmed_read(crossbar, 0.5, {**day, "drift.time_s": 1.0}, **settings), normals)
     assert error == pytest.approx(DATA["pcm"]["sqrtln"][0] / 25, rel=5e-5)
 
 
@@ -204,20 +199,20 @@ def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
 
     normals, shown = drift_normals(crossbar)
     for time_s, law in value["from_50_uS"].items():
-        numbers = {"drift.time_s": float(time_s), "drift.scale": 1.0, "drift.read_scale": 0.0}
-        drifted = 100 * conductances(crossbar, 0.5, numbers, g_max_us=100, drift="cmo")
+        numbers = law_of("rram_cmo", time_s=float(time_s), read_scale=0.0)
+        drifted = 100 * conductances(crossbar, 0.5, numbers, g_max_us=100, drift="log_time")
         deviation, mean = np.polyfit(normals[shown], drifted[shown], 1)
         assert (mean, deviation) == pytest.approx((law["mean"], law["drift_spread"]), rel=2e-5)
         numbers |= {"drift.read_scale": 1.0}
-        total = 100 * conductances(crossbar, 0.5, numbers, g_max_us=100, drift="cmo")
+        total = 100 * conductances(crossbar, 0.5, numbers, g_max_us=100, drift="log_time")
         assert np.std(total - drifted) == pytest.approx(law["read"], rel=4 / np.sqrt(2 * DEVICES))
 
 
 @checks("rram_wan2022_sigma_uS")
 def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
     for name, time_s in {"1s": 1.0, "1d": 86400.0, "2d": 172800.0}.items():
-        numbers = {"program.scale": 1.0, "program.time_s": time_s}
-        sigma = [40 * spread(crossbar, x, numbers, g_max_us=40, program="wan2022") for x in value["x"]]
+        numbers = law_of("rram_wan", "program", time_s=time_s)
+        sigma = [40 * spread(crossbar, x, numbers, g_max_us=40, program="polynomial") for x in value["x"]]
         np.testing.assert_allclose(sigma, value[name], atol=2e-4)
 
 
@@ -252,12 +247,8 @@ def _check_polynomial(
 def _(crossbar: Crossbar, key: str, value: dict[str, Any]) -> None:
     largest = value["I_max"]
     for days, expected in value["days"].items():
-        numbers = {
-            "program.scale": 1.0,
-            "program.current_max_na": largest,
-            "program.time_s": 86400.0 * int(days),
-        }
-        sigma = [largest * spread(crossbar, current / largest, numbers, program="sonos") for current in value["I"]]
+        numbers = law_of("sonos", "program", time_s=86400.0 * int(days), current_max_na=largest)
+        sigma = [largest * spread(crossbar, current / largest, numbers, program="saturating") for current in value["I"]]
         np.testing.assert_allclose(sigma, expected, rtol=5e-5)
 
 

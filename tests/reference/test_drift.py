@@ -6,28 +6,37 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.agreement.one_crossbar import law_of
+from emu.contract.structure import Structure, parse_structure
 from emu.reference import Stream, stored_normals
-from emu.reference.drift import _PHASE_CHANGE, _growth_of_noise
+from emu.reference.drift import _growth_of_noise, exponent, read_noise
 
-from .nodes import held, normal, stored
+from .nodes import PLAIN_STORED, held, normal, stored
 
 PCM = {
     "mapping.g_min_us": 0.0,
     "mapping.g_max_us": 25.0,
-    "program.scale": 1.0,
-    "program.c0": 0.26348,
-    "program.c1": 1.9650,
-    "program.c2": -1.1731,
-    "program.c3": 0.0,
-    "program.c4": 0.0,
-    "program.reference_us": 25.0,
+    **law_of("pcm", "program"),
 }
 DAY_S = 86400.0
 
 
-def after(time_s: float, scale: float = 1.0, read_scale: float = 1.0) -> dict[str, float]:
-    """The entries of a drift model with read noise."""
-    return {"drift.time_s": time_s, "drift.scale": scale, "drift.read_scale": read_scale}
+def after(time_s: float, scale: float = 1.0, read_scale: float = 1.0, preset: str = "pcm") -> dict[str, float]:
+    """The entries of a preset's drift."""
+    return law_of(preset, time_s=float(time_s), scale=scale, read_scale=read_scale)
+
+
+def node_of(drift: str, **changes: Any) -> Structure:
+    """The attributes of a pair that drifts."""
+    return parse_structure("CrossbarMatMul", {**PLAIN_STORED, "encoding": "offset", "drift": drift, **changes})
+
+
+def constants(preset: str, x: float) -> tuple[float, ...]:
+    """Mean and spread of a preset's exponent, and its read noise, at x."""
+    numbers, g = law_of(preset), np.array([x])
+    mapping = {"mapping.g_min_us": 0.0, "mapping.g_max_us": 25.0}
+    structure = node_of("power_law_fit", entries=",".join({**mapping, **numbers}))
+    return tuple(each.item() for each in (*exponent(g, structure, numbers), read_noise(g, numbers)))
 
 
 # aihwkit's constants at x: mean and spread of the exponent by the target, read noise by the programmed conductance.
@@ -44,10 +53,7 @@ def after(time_s: float, scale: float = 1.0, read_scale: float = 1.0) -> dict[st
 )
 def test_constants_of_pcm_are_those_of_aihwkit(x, mean, spread, read):
     """Source: aihwkit PCMLikeNoiseModel."""
-    of, x = _PHASE_CHANGE["pcm"], np.array([x])
-    assert of.mean_exponent(x) == pytest.approx(mean, abs=1e-6)
-    assert of.spread_of_exponent(x) == pytest.approx(spread, abs=1e-6)
-    assert of.read_noise(x) == pytest.approx(read, abs=1e-6)
+    assert constants("pcm", x) == pytest.approx((mean, spread, read), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def test_constants_of_pcm_are_those_of_aihwkit(x, mean, spread, read):
     ],
 )
 def test_read_noise_of_pcm_grows_with_time_as_in_aihwkit(time_s, expected):
-    assert _growth_of_noise(time_s, 20, 250e-9) == pytest.approx(expected, abs=1e-5)
+    assert _growth_of_noise(time_s + 20, 250e-9) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def test_read_noise_of_pcm_grows_with_time_as_in_aihwkit(time_s, expected):
 )
 def test_pcm_drifts_with_its_mean_exponent_when_nothing_is_random(time_s, expected):
     """Strength next to 0 leaves the mean: (t / 20 s)^-0.049 at full conductance."""
-    node = {"encoding": "differential", "drift": "pcm", "strength": 1e-20}
+    node = {"encoding": "differential", "drift": "power_law_fit", "strength": 1e-20}
     numbers = {"mapping.g_min_us": 0.0, "mapping.g_max_us": 25.0, **after(time_s)}
     assert held([[1.0, -1.0]], numbers=numbers, **node)[0, 1] == pytest.approx(-expected, abs=1e-5)
 
@@ -82,7 +88,7 @@ def test_pcm_drifts_with_its_mean_exponent_when_nothing_is_random(time_s, expect
 )
 def test_exact_compensation_undoes_the_mean_drift(time_s, factor):
     """Equal conductances drift alike, so all of it is undone: 1.0024 after 1 s to 2.0123 after a year."""
-    node = {"encoding": "differential", "drift": "pcm", "strength": 1e-20}
+    node = {"encoding": "differential", "drift": "power_law_fit", "strength": 1e-20}
     numbers = {"mapping.g_min_us": 0.0, "mapping.g_max_us": 25.0, **after(time_s)}
     w = np.where(normal(8, 6) > 0, 2.0, -2.0)
     drifted = held(w, numbers=numbers, **node)
@@ -99,14 +105,14 @@ def test_the_whole_chain_of_pcm_has_the_moments_of_aihwkit():
     programmed = held(w, numbers=PCM, **node).astype(np.float64)
     np.testing.assert_allclose(programmed.mean(axis=0), [0.9957, 0.7457, 0.4958, 0.2458, 0], atol=8e-4)
     np.testing.assert_allclose(programmed.std(axis=0), [0.0426, 0.0436, 0.0386, 0.0279, 0.0087], atol=5e-4)
-    day = held(w, numbers={**PCM, **after(DAY_S)}, drift="pcm", drift_pairs="net", **node).astype(np.float64)
+    day = held(w, numbers={**PCM, **after(DAY_S)}, drift="power_law_fit", drift_pairs="net", **node).astype(np.float64)
     np.testing.assert_allclose(day.mean(axis=0), [0.662, 0.496, 0.330, 0.164, 0], atol=2e-3)
     np.testing.assert_allclose(day.std(axis=0)[:4], [0.0625, 0.0537, 0.0431, 0.0321], atol=1.5e-3)
 
 
 def test_drift_is_the_page_formula_for_both_devices():
     w = normal(5, 6)
-    node = {"encoding": "differential", "drift": "pcm"}
+    node = {"encoding": "differential", "drift": "power_law_fit"}
     numbers = {"mapping.g_min_us": 2.5, "mapping.g_max_us": 25.0, **after(1000, 1.5, 2.0)}
     values = held(w, numbers=numbers, strength=0.5, seed=3, array=1, **node)
     s, r = np.abs(w).max(), 0.1
@@ -136,12 +142,8 @@ HERMES = [
 
 @pytest.mark.parametrize(("x", "mean", "pair", "single", "pair_read", "single_read"), HERMES)
 def test_constants_of_hermes_are_those_of_aihwkit(x, mean, pair, single, pair_read, single_read):
-    x = np.array([x])
-    for name, spread, read in (("hermes_pair", pair, pair_read), ("hermes_single", single, single_read)):
-        of = _PHASE_CHANGE[name]
-        assert of.mean_exponent(x) == pytest.approx(mean, abs=2e-6)
-        assert of.spread_of_exponent(x) == pytest.approx(spread, abs=2e-6)
-        assert of.read_noise(x) == pytest.approx(read, abs=2e-6)
+    assert constants("pcm_hermes", x) == pytest.approx((mean, pair, pair_read), abs=2e-6)
+    assert constants("pcm_hermes_single", x) == pytest.approx((mean, single, single_read), abs=2e-6)
 
 
 def single_device(drift: str, numbers: dict[str, float], g_max_us: float, g: float, **changes: Any) -> Any:
@@ -153,32 +155,60 @@ def single_device(drift: str, numbers: dict[str, float], g_max_us: float, g: flo
     return (values.astype(np.float64) + 1) / 2 * g_max_us
 
 
-@pytest.mark.parametrize(("drift", "t0_s", "g_max_us"), [("hermes_pair", 300, 20.7), ("hermes_single", 200, 10.35)])
-def test_hermes_drifts_from_its_own_first_time(drift, t0_s, g_max_us):
-    quiet = single_device(drift, after(1e6), g_max_us, 0.2 * g_max_us, strength=1e-20)
+@pytest.mark.parametrize(("preset", "t0_s", "g_max_us"), [("pcm_hermes", 300, 20.7), ("pcm_hermes_single", 200, 10.35)])
+def test_hermes_drifts_from_its_own_first_time(preset, t0_s, g_max_us):
+    numbers = after(1e6, preset=preset)
+    quiet = single_device("power_law_fit", numbers, g_max_us, 0.2 * g_max_us, strength=1e-20)
     np.testing.assert_allclose(quiet, 0.2 * g_max_us * ((1e6 + t0_s) / t0_s) ** -0.069336, rtol=1e-5)
 
 
 def test_state_independent_drift_has_one_exponent_for_all():
-    numbers = {**after(DAY_S), "program.sigma": 0.0, "program.sigma_cycle": 0.0}
+    numbers = after(DAY_S, preset="pcm_state_independent")
     for g in (5.0, 20.0):
-        quiet = single_device("state_independent", numbers, 25.0, g, strength=1e-20)
+        quiet = single_device("power_law_fit", numbers, 25.0, g, strength=1e-20)
         np.testing.assert_allclose(quiet, g * ((DAY_S + 20) / 20) ** -0.1, rtol=1e-5)
-        read = single_device("state_independent", {**after(0), "drift.scale": 0.0}, 25.0, g)
+        read = single_device("power_law_fit", {**numbers, "drift.time_s": 0.0, "drift.scale": 0.0}, 25.0, g)
         assert read.std() == pytest.approx(g * math.sqrt(math.log(20.00000025 / 5e-7)) / 25, rel=0.02)
 
 
 def test_cmo_relaxes_as_measured():
     """One day at 50 uS: mean 48.989, deviation 0.919 of which programming 0.055, so 0.917 without it."""
-    numbers = after(DAY_S)
-    values = single_device("cmo", numbers, 88.199997, 50.0)
+    numbers = after(DAY_S, preset="rram_cmo")
+    values = single_device("log_time", numbers, 88.199997, 50.0)
     assert values.mean() == pytest.approx(48.989, abs=0.02)
     assert values.std() == pytest.approx(math.sqrt(0.919**2 - 0.055**2), rel=0.015)
     # Four standard errors of each.
-    read = single_device("cmo", {**numbers, "drift.scale": 0.0}, 88.199997, 50.0)
+    read = single_device("log_time", {**numbers, "drift.scale": 0.0}, 88.199997, 50.0)
     assert read.std() == pytest.approx(0.232, rel=0.02)
-    fresh = single_device("cmo", after(0), 88.199997, 50.0)
+    fresh = single_device("log_time", {**numbers, "drift.time_s": 0.0}, 88.199997, 50.0)
     np.testing.assert_allclose(fresh, 50.0, rtol=1e-6)
+
+
+def test_a_table_of_exponents_is_read_between_its_targets():
+    """At 5 of 10 uS halfway between 0.1 at 0 and 0.02 at 10 uS, outside the ends; spread 0 at the first, 0.01 last."""
+    table = {"target_us": (0.0, 10.0, 20.0), "mean_nu": (0.1, 0.02, 0.04), "std_nu": (0.0, 0.01, 0.02)}
+    numbers = {f"drift.{name}.{k}": value for name, values in table.items() for k, value in enumerate(values)}
+    numbers |= {**after(1e4), "drift.t0_s": 1.0}
+    node = {"drift_points": 3, "strength": 1e-20}
+    numbers = {name: value for name, value in numbers.items() if not name.startswith("drift.nu")}
+    for g, nu in ((5.0, 0.06), (15.0, 0.03), (24.0, 0.04)):
+        quiet = single_device("power_law_table", numbers, 25.0, g, **node)
+        np.testing.assert_allclose(quiet, g * 10001**-nu, rtol=1e-5)
+    mean, spread = exponent(np.array([0.2, 0.7]), node_of(
+        "power_law_table", drift_points=3, entries=",".join({"mapping.g_min_us": 0, "mapping.g_max_us": 0, **numbers})
+    ), {**numbers, "mapping.g_max_us": 25.0})  # fmt: skip
+    np.testing.assert_allclose([mean, spread], [[0.06, 0.035], [0.005, 0.0175]], rtol=1e-6)
+
+
+def test_relaxation_ends_at_one_conductance():
+    """After one time constant e^-1 of the way is left; time constants scatter by a factor exp(0.5 N)."""
+    numbers = {"drift.time_s": 100.0, "drift.scale": 1.0, "drift.final_us": 4.0, "drift.tau_s": 100.0}
+    for scale, g in ((1.0, 9.0), (2.0, 1.0)):
+        same = single_device("relaxation", {**numbers, "drift.tau_sigma": 0.0, "drift.scale": scale}, 10.0, g)
+        np.testing.assert_allclose(same, 4 + (g - 4) * math.exp(-scale), rtol=1e-5)
+    own = single_device("relaxation", {**numbers, "drift.tau_sigma": 0.5}, 10.0, 9.0)
+    rate = np.log(-np.log((own - 4) / 5))
+    assert (rate.mean(), rate.std()) == pytest.approx((0, 0.5), abs=0.01)
 
 
 def power_law(nu: float, spread: float = 0.0, time_s: float = 1000.0, t0_s: float = 10.0) -> dict[str, float]:
@@ -212,7 +242,7 @@ def test_compensation_of_columns_undoes_what_differs_between_them():
     """Column 1 holds small weights, which drift faster in PCM."""
     w = np.ones((50, 2))
     w[:, 1] = 0.05
-    node = {"encoding": "differential", "drift": "pcm", "strength": 1e-20}
+    node = {"encoding": "differential", "drift": "power_law_fit", "strength": 1e-20}
     numbers = {"mapping.g_min_us": 0.0, "mapping.g_max_us": 25.0, **after(DAY_S)}
     by_column = held(w, numbers=numbers, compensation="column_exact", **node)
     np.testing.assert_allclose(by_column, w, rtol=1e-5)
@@ -224,7 +254,12 @@ def test_compensation_of_columns_undoes_what_differs_between_them():
 
 def test_drift_without_compensation_shrinks_outputs():
     x, w = normal(20, 100), normal(100, 30, seed=1)
-    node = {"encoding": "differential", "program": "polynomial", "drift": "pcm", "numbers": {**PCM, **after(DAY_S)}}
+    node = {
+        "encoding": "differential",
+        "program": "polynomial",
+        "drift": "power_law_fit",
+        "numbers": {**PCM, **after(DAY_S)},
+    }
     clean = x @ w
     slope = {
         compensation: float((stored(x, w, compensation=compensation, **node) * clean).sum() / (clean**2).sum())
@@ -275,7 +310,12 @@ def test_a_net_pair_drifts_over_the_whole_range_of_its_tile():
     w = np.array([[0.5, -0.25], [1.0, 0.5]])
     numbers = {"mapping.g_min_us": 1.0, "mapping.g_max_us": 10.0, **after(1e4), "program.sigma": 0.3}
     numbers["program.sigma_cycle"] = 0.0
-    node = {"encoding": "differential", "program": "normal_proportional", "drift": "pcm", "drift_pairs": "net"}
+    node = {
+        "encoding": "differential",
+        "program": "normal_proportional",
+        "drift": "power_law_fit",
+        "drift_pairs": "net",
+    }
     values = held(w, numbers=numbers, strength=0.5, seed=3, tile_rows=1, **node)
     r, growth = 0.1, math.sqrt(math.log((10020 + 250e-9) / 500e-9))
     targets = [r + (1 - r) * np.maximum(sign * w, 0) for sign in (1, -1)]
@@ -300,7 +340,7 @@ def test_a_net_pair_drifts_over_the_whole_range_of_its_tile():
 
 def test_drift_is_of_the_chip_and_not_redrawn_by_reading():
     w = normal(5, 6)
-    node = {"encoding": "differential", "drift": "pcm", "numbers": {**PCM, **after(100)}}
+    node = {"encoding": "differential", "drift": "power_law_fit", "numbers": {**PCM, **after(100)}}
     np.testing.assert_array_equal(held(w, seed=1, **node), held(w, seed=1, read_seed=5, **node))
     assert (held(w, seed=1, **node) != held(w, seed=2, **node)).all()
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks.agreement.one_crossbar import law_of
+from emu.contract import functions
 from emu.errors import InputError
-from emu.reference import Stream, functions, stored_normals, stored_uniforms
+from emu.reference import Stream, stored_normals, stored_uniforms
 
 from .nodes import dynamic, held, normal, stored
 
@@ -291,18 +293,18 @@ def test_deviations_are_the_published_polynomials(name):
 )
 def test_wan_deviations_are_those_of_aihwkit(time_s, sigma_us):
     """Source: aihwkit ReRamWan2022NoiseModel, reference run, at g = .25 .5 .75 1 of 40 uS."""
-    numbers = {"program.scale": 0.5, "program.time_s": time_s}
-    values = of_pair([0.25, 0.5, 0.75, 1], "wan2022", numbers, 40.0, strength=2.0)
+    numbers = law_of("rram_wan", "program", scale=0.5, time_s=time_s)
+    values = of_pair([0.25, 0.5, 0.75, 1], "polynomial", numbers, 40.0, strength=2.0)
     np.testing.assert_allclose(values.std(axis=0)[1:] * 40, sigma_us[1:], rtol=0.02)
 
 
 def test_sonos_deviations_saturate_with_the_current():
     """At 100, 400, 800, 1600 nA after 0 s: 8.608, 17.829, 19.674, 19.884 nA."""
-    numbers = {"program.scale": 1.0, "program.time_s": 0, "program.current_max_na": 1600}
-    values = of_pair([400 / 1600, 800 / 1600, 1], "sonos", numbers, 10.0)
+    numbers = law_of("sonos", "program", current_max_na=1600)
+    values = of_pair([400 / 1600, 800 / 1600, 1], "saturating", numbers, 10.0)
     np.testing.assert_allclose(values.std(axis=0) * 1600, [17.829, 19.674, 19.884], rtol=0.02)
-    a_year = {**numbers, "program.time_s": 432000}
-    assert of_pair([1.0], "sonos", a_year, 10.0).std() * 1600 == pytest.approx(34.57909, rel=0.02)
+    later = law_of("sonos", "program", current_max_na=1600, time_s="5d")
+    assert of_pair([1.0], "saturating", later, 10.0).std() * 1600 == pytest.approx(34.57909, rel=0.02)
 
 
 def test_a_conductance_below_zero_or_outside_its_range_is_cut():

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.agreement.one_crossbar import law_of
 from emu.errors import InputError
 from emu.reference import crossbar_matmul, crossbar_matmul_dynamic
 
@@ -48,7 +49,7 @@ def test_the_valid_calls_that_the_tests_change_are_valid():
 
 ATTRIBUTES = [
     ({"dac": None}, "attribute 'dac' is missing; every attribute must be present."),
-    ({"format": 1}, "attribute 'format' is 1, expected 2; rewrite the model with this version."),
+    ({"format": 1}, "attribute 'format' is 1, expected 3; rewrite the model with this version."),
     ({"heads": 1.0}, "attribute 'heads' is 1.0, expected an integer."),
     ({"heads": True}, "attribute 'heads' is True, expected an integer."),
     ({"dac": 3}, "attribute 'dac' is 3, expected a string."),
@@ -83,7 +84,7 @@ ATTRIBUTES = [
         {"program": "gauss"},
         "attribute 'program' is 'gauss', expected one of none, lognormal_w, lognormal_w_meancorr, gauss_prop, "
         "gauss_range, lognormal_g, normal_independent, normal_proportional, normal_inverse, uniform_independent, "
-        "uniform_proportional, uniform_inverse, polynomial, wan2022, sonos, level_shared, resistance_range, table, "
+        "uniform_proportional, uniform_inverse, polynomial, saturating, level_shared, resistance_range, table, "
         "function.",
     ),
     (
@@ -141,6 +142,7 @@ _EVERY_ENTRY = (
     *NUMBERS,
     *(f"program.c{power}" for power in range(5)),
     *("program.reference_us", "program.scale", "program.current_max_na", "program.time_s", "program.sigma_off"),
+    *("program.amplitude_na", "program.knee_na", "drift.t_read_s", "drift.final_us", "drift.tau_s", "drift.tau_sigma"),
     *("program.target_us.0", "program.target_us.1", "program.mean_us.0.0", "program.mean_us.0.1"),
     *("program.std_us.0.0", "program.std_us.0.1", "program.table_time_s.0"),
     *("drift.time_s", "drift.scale", "drift.read_scale", "drift.nu", "drift.nu_sigma", "drift.t0_s"),
@@ -158,11 +160,14 @@ _EVERY_ENTRY = (
         (False, {"program": "none", "encoding": "differential"}, "mapping.g_min_us", "encoding"),
         (False, _PAIR | {"program": "polynomial"}, "program.c0", "program"),
         (False, _PAIR | {"program": "polynomial"}, "program.scale", "program"),
-        (False, _PAIR | {"program": "sonos"}, "program.time_s", "program"),
+        (False, _PAIR | {"program": "saturating"}, "program.knee_na", "program"),
         (False, _PAIR | {"program": "resistance_range"}, "program.sigma_off", "program"),
         (False, _PAIR | {"program": "table", "table_times": 1, "table_points": 2}, "program.mean_us.0.1", "program"),
         (False, _PAIR | {"drift": "power_law"}, "drift.nu", "drift"),
-        (False, _PAIR | {"drift": "pcm"}, "drift.read_scale", "drift"),
+        (False, _PAIR | {"drift": "power_law_fit"}, "drift.read_scale", "drift"),
+        (False, _PAIR | {"drift": "power_law_table", "drift_points": 1}, "drift.target_us.0", "drift"),
+        (False, _PAIR | {"drift": "log_time"}, "drift.shift_us", "drift"),
+        (False, _PAIR | {"drift": "relaxation"}, "drift.tau_s", "drift"),
         (False, {"fault_source": "random", "fault_storage": "int"}, "faults.ber", "fault_storage"),
         (False, {"ir_drop": "formula"}, "read.ir_drop_ratio", "ir_drop"),
         (False, _PAIR | {"ir_drop": "network"}, "read.column_ohm", "ir_drop"),
@@ -330,7 +335,7 @@ def test_entries_of_other_sites_are_allowed_and_checked():
 
 _SLICED = {"weight_bits": 8, "slice_bits": 2}
 _PLAIN_PAIR = {"encoding": "differential", "numbers": MAPPING}
-_OF_SONOS = {"program.scale": 1, "program.current_max_na": 1600}
+_DRIFTING = {"drift.time_s": 1, "drift.scale": 1, "drift.read_scale": 1}
 _DAC = {"dac.bits": 8, "dac.steps": 0, "dac.bound": 1}
 
 
@@ -356,10 +361,10 @@ _DAC = {"dac.bits": 8, "dac.steps": 0, "dac.bound": 1}
         ),
         ({**_PLAIN_PAIR, "program": "table", "table_points": 1}, "table_times"),
         ({**_PLAIN_PAIR, "program": "level_shared"}, "program"),
-        ({"drift": "pcm"}, "drift"),
+        ({"drift": "power_law_fit"}, "drift"),
         ({**_PLAIN_PAIR, "encoding": "two_sided", "drift_pairs": "net"}, "drift_pairs"),
         ({**_PLAIN_PAIR, "compensation": "global"}, "compensation"),
-        ({**_PLAIN_PAIR, "encoding": "offset", "drift": "pcm", "compensation": "column"}, "compensation"),
+        ({**_PLAIN_PAIR, "encoding": "offset", "drift": "power_law_fit", "compensation": "column"}, "compensation"),
         ({**_PLAIN_PAIR, "fault_storage": "float32"}, "fault_storage"),
         ({"fault_storage": "int", "fault_bits": 4}, "fault_mask"),
         ({"fault_storage": "int", "fault_mask": 127, "fault_protection": "secded"}, "fault_mask"),
@@ -416,8 +421,8 @@ def test_entries_that_do_not_fit_are_named(entries, sentence):
         ),
         ({"encoding": "offset"}, {"faults.stuck_low": 0.6, "faults.stuck_high": 0.6}, "faults.stuck_high"),
         (
-            {"encoding": "offset", "drift": "cmo"},
-            {"drift.time_s": 0.5, "drift.scale": 1, "drift.read_scale": 1},
+            {"encoding": "offset", "drift": "log_time"},
+            {**law_of("rram_cmo"), "drift.time_s": 0.5},
             "drift.time_s",
         ),
         ({"dac": "absmax", "dac_slice_bits": 1}, {**_DAC, "dac.steps": 100}, "dac.steps"),
@@ -438,8 +443,21 @@ def test_entries_that_do_not_fit_are_named(entries, sentence):
             },
             "program.target_us.1",
         ),
-        ({"encoding": "offset", "program": "sonos"}, {**_OF_SONOS, "program.time_s": 5}, "program.time_s"),
-        ({"encoding": "offset", "program": "wan2022"}, {"program.scale": 1, "program.time_s": 2}, "program.time_s"),
+        (
+            {"encoding": "offset", "drift": "power_law_fit"},
+            {**_DRIFTING, "drift.t0_s": 1, "drift.t_read_s": 2},
+            "drift.t_read_s",
+        ),
+        (
+            {"encoding": "offset", "drift": "power_law_table", "drift_points": 2},
+            {
+                **_DRIFTING,
+                "drift.t0_s": 1,
+                "drift.t_read_s": 1,
+                **{f"drift.{name}.{k}": 1 for name in ("target_us", "mean_nu", "std_nu") for k in range(2)},
+            },
+            "drift.target_us.1",
+        ),
     ],
     ids=str,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.agreement.one_crossbar import Crossbar
+from benchmarks.agreement.one_crossbar import Crossbar, law_of
 
 Array = NDArray[np.float64]
 
@@ -92,14 +92,14 @@ def programmed_read(crossbar: Crossbar, g: float, numbers: dict[str, float], **s
 
     Read with a hundredth of the noise: a conductance is clipped at 0.
     """
-    numbers = {"drift.scale": 0.0, "drift.read_scale": 0.01, **numbers}
+    numbers = {**numbers, "drift.scale": 0.0, "drift.read_scale": 0.01}
     return np.asarray((conductances(crossbar, g, numbers, **settings) / g - 1) / 0.01)
 
 
 def read_normals(crossbar: Crossbar, read_us: float) -> Array:
-    """Return the normals of the programmed read; `read_us` is the amplitude of `cmo` at 50 uS after 1 s."""
-    numbers = {"drift.time_s": 1.0}
-    return programmed_read(crossbar, 0.5, numbers, g_max_us=100, drift="cmo") * 50 / read_us
+    """Return the normals of the programmed read; `read_us` is the amplitude of `rram_cmo` at 50 uS after 1 s."""
+    numbers = law_of("rram_cmo", time_s=1.0)
+    return programmed_read(crossbar, 0.5, numbers, g_max_us=100, drift="log_time") * 50 / read_us
 
 
 def slope(values: Array, normals: Array) -> float:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.agreement.one_crossbar import Crossbar
+from benchmarks.agreement.one_crossbar import Crossbar, law_of
 from tests.statistics.devices import conductances, exponents, programmed_read
 from tests.statistics.laws import ENOUGH, assert_follows, assert_normal
 
 DAY = 86400.0
-NO_READ = {"drift.time_s": DAY, "drift.scale": 1.0, "drift.read_scale": 0.0}
+CMO_NO_READ = law_of("rram_cmo", time_s=DAY, read_scale=0.0)
 
 
 def folded(mean: float, deviation: float) -> Any:
@@ -31,66 +31,67 @@ def test_power_law_waits_until_its_first_time(crossbar: Crossbar) -> None:
     np.testing.assert_allclose(conductances(crossbar, 0.6, numbers, drift="power_law"), 0.6, atol=1e-6)
 
 
-# model and target: first time in seconds, mean and standard deviation of the exponent
+# preset and target: first time in seconds, mean and standard deviation of the exponent
 EXPONENTS = {
     ("pcm", 0.5): (20.0, 0.049, 0.008),
     ("pcm", 0.1): (20.0, 0.060090, 0.022882),
     ("pcm", 0.0): (20.0, 0.1, 0.045),
-    ("hermes_pair", 0.5): (300.0, 0.0564, 0.009),
-    ("hermes_pair", 0.05): (300.0, 0.097735, 0.029350),
-    ("hermes_single", 0.5): (200.0, 0.0564, 0.012075),
-    ("hermes_single", 0.05): (200.0, 0.097735, 0.033649),
-    ("state_independent", 0.5): (20.0, 0.1, 0.05),
+    ("pcm_hermes", 0.5): (300.0, 0.0564, 0.009),
+    ("pcm_hermes", 0.05): (300.0, 0.097735, 0.029350),
+    ("pcm_hermes_single", 0.5): (200.0, 0.0564, 0.012075),
+    ("pcm_hermes_single", 0.05): (200.0, 0.097735, 0.033649),
+    ("pcm_state_independent", 0.5): (20.0, 0.1, 0.05),
 }
 
 
-@pytest.mark.parametrize(("model", "g"), EXPONENTS)
-def test_exponents(crossbar: Crossbar, model: str, g: float) -> None:
-    t0, mean, deviation = EXPONENTS[model, g]
+@pytest.mark.parametrize(("preset", "g"), EXPONENTS)
+def test_exponents(crossbar: Crossbar, preset: str, g: float) -> None:
+    t0, mean, deviation = EXPONENTS[preset, g]
     drawn: list[Any] = []
+    law = law_of(preset, time_s=DAY, read_scale=0.0)
     while sum(map(len, drawn)) < ENOUGH:
         seed = len(drawn)
-        exponent, shown = exponents(crossbar, g, (DAY + t0) / t0, NO_READ, drift=model, seed=seed, g_max_us=20)
+        exponent, shown = exponents(crossbar, g, (DAY + t0) / t0, law, drift="power_law_fit", seed=seed, g_max_us=20)
         drawn.append(exponent[shown])
     assert_follows(np.concatenate(drawn), folded(mean, deviation))
 
 
-# model and target: relative amplitude of a reading after a day, in units of sqrt(ln(...))
+# preset and target: relative amplitude of a reading after a day, in units of sqrt(ln(...))
 READS = {
     ("pcm", 0.5): (20.0, 250e-9, 0.013809),
     ("pcm", 0.1): (20.0, 250e-9, 0.039308),
-    ("hermes_pair", 0.5): (300.0, 512e-9, 0.016713),
-    ("hermes_pair", 0.1): (300.0, 512e-9, 0.02004),
-    ("hermes_single", 0.5): (200.0, 512e-9, 0.0217),
-    ("hermes_single", 0.1): (200.0, 512e-9, 0.02176),
-    ("state_independent", 0.5): (20.0, 250e-9, 1 / 20),
+    ("pcm_hermes", 0.5): (300.0, 512e-9, 0.016713),
+    ("pcm_hermes", 0.1): (300.0, 512e-9, 0.02004),
+    ("pcm_hermes_single", 0.5): (200.0, 512e-9, 0.0217),
+    ("pcm_hermes_single", 0.1): (200.0, 512e-9, 0.02176),
+    ("pcm_state_independent", 0.5): (20.0, 250e-9, 1 / 25),
 }
 
 
-@pytest.mark.parametrize(("model", "g"), READS)
-def test_programmed_read(crossbar: Crossbar, model: str, g: float) -> None:
-    t0, t_read, amplitude = READS[model, g]
-    error = programmed_read(crossbar, g, {"drift.time_s": DAY}, drift=model, seed=3, g_max_us=20)
+@pytest.mark.parametrize(("preset", "g"), READS)
+def test_programmed_read(crossbar: Crossbar, preset: str, g: float) -> None:
+    t0, t_read, amplitude = READS[preset, g]
+    error = programmed_read(crossbar, g, law_of(preset, time_s=DAY), drift="power_law_fit", seed=3, g_max_us=20)
     root = np.sqrt(np.log((DAY + t0 + t_read) / (2 * t_read)))
     assert_normal(error, 0, amplitude * root)
 
 
 def test_filamentary_devices_shift_spread_and_read(crossbar: Crossbar) -> None:
-    settings: dict[str, Any] = {"drift": "cmo", "g_max_us": 100, "seed": 4}
+    settings: dict[str, Any] = {"drift": "log_time", "g_max_us": 100, "seed": 4}
     spread = 0.04201137 * np.log(DAY) + 0.41183342
     shift = -0.08900206 * np.log(DAY)
-    drifted = 100 * conductances(crossbar, 0.5, NO_READ, **settings)
+    drifted = 100 * conductances(crossbar, 0.5, CMO_NO_READ, **settings)
     assert_normal(drifted - 50, shift, spread)
-    read = 100 * conductances(crossbar, 0.5, {**NO_READ, "drift.read_scale": 1.0}, **settings)
+    read = 100 * conductances(crossbar, 0.5, {**CMO_NO_READ, "drift.read_scale": 1.0}, **settings)
     root = np.sqrt(np.log((DAY + 1e-6) / 2e-6))
     assert_normal((read - drifted) / (0.0277316483 * np.log10(drifted) * root), 0, 1)
-    twice = 100 * conductances(crossbar, 0.5, {**NO_READ, "drift.scale": 2.0}, **settings)
+    twice = 100 * conductances(crossbar, 0.5, {**CMO_NO_READ, "drift.scale": 2.0}, **settings)
     assert_normal(twice - 50, 2 * shift, 2 * spread)
 
 
 def test_a_filamentary_device_that_conducts_nothing_reads_like_a_nanosiemens(crossbar: Crossbar) -> None:
-    numbers = {"drift.time_s": 1.0, "drift.scale": 0.0, "drift.read_scale": 1.0}
-    settings: dict[str, Any] = {"drift": "cmo", "g_max_us": 100, "seed": 8}
+    numbers = law_of("rram_cmo", time_s=1.0, scale=0.0)
+    settings: dict[str, Any] = {"drift": "log_time", "g_max_us": 100, "seed": 8}
     usual = 100 * conductances(crossbar, 0.5, numbers, **settings) - 50
     nothing = 100 * conductances(crossbar, 0.0, numbers, **settings)
     up = nothing > 0.01  # the amplitude follows the logarithm of the conductance, which is negative here

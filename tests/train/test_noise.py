@@ -23,9 +23,9 @@ from tests.train import tiny
 
 # One device for every model of programming, drift, faults, writing and reading.
 DEVICES = (
-    "clipformer", "ideal", "int16_flips", "int4_flips", "int8_flips", "int8_secded", "pcm", "pcm_aihwkit", "pcm_hermes",
-    "pcm_joshi", "pcm_state_independent", "rram", "rram_adc", "rram_cmo", "rram_crosssim_wan", "rram_memtorch",
-    "rram_milo", "rram_mnsim", "rram_neurosim", "rram_wan", "sonos", "stuck_at",
+    "clipformer", "fefet", "ideal", "int16_flips", "int4_flips", "int8_flips", "int8_secded", "pcm", "pcm_aihwkit",
+    "pcm_hermes", "pcm_joshi", "pcm_state_independent", "rram", "rram_adc", "rram_cmo", "rram_crosssim_wan",
+    "rram_memtorch", "rram_milo", "rram_mnsim", "rram_neurosim", "rram_wan", "sonos", "stuck_at",
 )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def assert_same_chip(model: Any, inputs: dict[str, Any], device: str, **settings
 
 
 def has_converters(rewritten: Any) -> bool:
-    profiles = [device["profile"] for device in rewritten.manifest["devices"].values()]
+    profiles = [device.profile for device in rewritten.manifest.devices.values()]
     return any(
         each["adc"].get("range", "none") != "none" or each["dac"].get("range", "none") != "none" for each in profiles
     )
@@ -171,7 +171,7 @@ def test_only_the_selected_component_is_disturbed() -> None:
     model = tiny.vit()
     chip = Chip(model, "rram", only="component=query layer=1")
     assert [name for name, _ in chip.parameters()] == ["vit.encoder.layer.1.attention.attention.query.weight"]
-    assert [site["component"] for site in chip.sites] == ["query"]
+    assert [site.component for site in chip.sites] == ["query"]
     chip.remove()
 
 

@@ -1,10 +1,10 @@
 """[program]: how stored values differ from their targets."""
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from emu.device.fields import Choice, ManySeconds, Number, Numbers, Seconds, as_tuples
+from emu.device.fields import Choice, ManySeconds, Number, NumberOrNumbers, Numbers, Seconds, as_tuples
 from emu.device.sections.section import Section
 
 LOGNORMAL = "Charan et al. DAC 2020; Jung et al. DATE 2021"
@@ -12,12 +12,11 @@ LOGNORMAL = "Charan et al. DAC 2020; Jung et al. DATE 2021"
 MODEL = Choice(
     "how a stored value differs from its target; of weights: lognormal_w, lognormal_w_meancorr (the same with the mean "
     "kept), gauss_prop (in proportion), gauss_range (in proportion to the largest weight); of conductances g: "
-    "lognormal_g, normal_ and uniform_ (independent of g, in proportion to g, to 1 / g), polynomial in g, wan2022, "
-    "sonos, level_shared (one draw per level), resistance_range (each device has its own range), table (measured), "
-    "function (of your own)",
-    f"lognormal: {LOGNORMAL}; gauss_prop: NeuroSim; gauss_range: aihwkit, ADD_NORMAL; normal_, uniform_, sonos: "
-    "CrossSim; polynomial: aihwkit, CrossSim; wan2022: Wan et al. 2022; level_shared: MNSIM 2; "
-    "resistance_range: MemTorch",
+    "lognormal_g, normal_ and uniform_ (independent of g, in proportion to g, to 1 / g), polynomial (in g), saturating "
+    "(with the current), level_shared (one draw per level), resistance_range (each device has its own range), table "
+    "(measured), function (of your own)",
+    f"lognormal: {LOGNORMAL}; gauss_prop: NeuroSim; gauss_range: aihwkit, ADD_NORMAL; normal_, uniform_, saturating: "
+    "CrossSim; polynomial: aihwkit, CrossSim; level_shared: MNSIM 2; resistance_range: MemTorch",
 )
 CLIP = Choice(
     "what programmed conductances are clipped to: 0 and above, or g_min to g_max",
@@ -121,20 +120,60 @@ class ProgramResistanceRange(_Program):
 
 
 def _coefficient(power: int) -> Number:
-    meaning = f"coefficient of g^{power} in the standard deviation, g in units of g_max"
+    meaning = f"coefficient of g^{power} in the standard deviation, g in units of g_max; a list: one per fit_time_s"
     return Number(meaning, "microsiemens", "Nandakumar et al. 2019; CrossSim, device models", f"program.c{power}")
 
 
-class ProgramPolynomial(_Program):
+class _Fitted(_Program):
+    """Coefficients that were fitted to measurements, at one time or at several times after programming."""
+
+    scale: Scale = 1.0
+    time_s: Annotated[
+        Seconds | None, Number("time after programming, one of fit_time_s", "s", "measured", "program.time_s")
+    ] = None
+    fit_time_s: Annotated[
+        ManySeconds | None,
+        Number(
+            "times that coefficients were fitted for; of one that is a list, time_s chooses", "s", "measured",
+            "program.time_s",
+        ),
+    ] = None  # fmt: skip
+    clip: Clip = "zero"
+
+    @model_validator(mode="after")
+    def _time_is_of_a_fit(self) -> Self:
+        times = self.fit_time_s
+        several = {name: value for name, value in self if isinstance(value, tuple) and name != "fit_time_s"}
+        for name, value in several.items():
+            if len(value) != len(times or ()):
+                raise ValueError(f"{name} has {_count(len(value), 'number')}, expected one per time of fit_time_s")
+        if times is None and self.time_s is not None:
+            raise ValueError("time_s has no effect: there are no coefficients by time (fit_time_s)")
+        if times is not None and not several:
+            raise ValueError("fit_time_s has no effect: no coefficient is a list")
+        if times is not None and self.time_s not in times:
+            listed = ", ".join(f"{time:.10g}" for time in times)
+            given = "missing" if self.time_s is None else f"{self.time_s:.10g}"
+            raise ValueError(f"time_s is {given}, expected one of {listed}, for which the device was measured")
+        return self
+
+    def acting(self, setting: str) -> Any:
+        """The value of a setting as a device has it: of coefficients, those of the time."""
+        value = super().acting(setting)
+        if isinstance(value, tuple) and self.fit_time_s is not None and self.time_s is not None:
+            return value[self.fit_time_s.index(self.time_s)]
+        return None if setting == "time_s" else value
+
+
+class ProgramPolynomial(_Fitted):
     """The standard deviation of a conductance is a polynomial of it, fitted to measurements."""
 
     model: Annotated[Literal["polynomial"], MODEL]
-    scale: Scale = 1.0
-    c0: Annotated[float, _coefficient(0)] = 0.0
-    c1: Annotated[float, _coefficient(1)] = 0.0
-    c2: Annotated[float, _coefficient(2)] = 0.0
-    c3: Annotated[float, _coefficient(3)] = 0.0
-    c4: Annotated[float, _coefficient(4)] = 0.0
+    c0: Annotated[NumberOrNumbers, _coefficient(0)] = 0.0
+    c1: Annotated[NumberOrNumbers, _coefficient(1)] = 0.0
+    c2: Annotated[NumberOrNumbers, _coefficient(2)] = 0.0
+    c3: Annotated[NumberOrNumbers, _coefficient(3)] = 0.0
+    c4: Annotated[NumberOrNumbers, _coefficient(4)] = 0.0
     reference_us: Annotated[
         float,
         Number(
@@ -144,45 +183,32 @@ class ProgramPolynomial(_Program):
             "program.reference_us",
         ),
     ]
-    clip: Clip = "zero"
 
 
-class ProgramWan(_Program):
-    """RRAM as measured by Wan et al. 2022, at one of three times after programming."""
+class ProgramSaturating(_Fitted):
+    """The standard deviation of a current grows with it and saturates: amplitude_na (1 - exp(-I / knee_na))."""
 
-    model: Annotated[Literal["wan2022"], MODEL]
-    scale: Scale = 1.0
-    time_s: Annotated[
-        Seconds,
+    model: Annotated[Literal["saturating"], MODEL]
+    amplitude_na: Annotated[
+        NumberOrNumbers,
         Number(
-            "time after programming: 1 s, 1 or 2 days",
-            "s",
-            "Wan et al. 2022, in aihwkit ReRamWan2022NoiseModel",
-            "program.time_s",
+            "standard deviation of large currents; a list: one per fit_time_s", "nanoampere",
+            "CrossSim, device model SONOS", "program.amplitude_na",
         ),
-    ]
-    clip: Clip = "zero"
-
-
-class ProgramSonos(_Program):
-    """SONOS charge-trap memory as measured, at programming or up to five days later."""
-
-    model: Annotated[Literal["sonos"], MODEL]
-    scale: Scale = 1.0
-    time_s: Annotated[
-        Seconds,
-        Number("time after programming: 0, or 1 to 5 days", "s", "CrossSim, device model SONOS", "program.time_s"),
-    ]
+    ]  # fmt: skip
+    knee_na: Annotated[
+        NumberOrNumbers,
+        Number(
+            "current from which on the standard deviation saturates; a list: one per fit_time_s", "nanoampere",
+            "CrossSim, device model SONOS", "program.knee_na",
+        ),
+    ]  # fmt: skip
     current_max_na: Annotated[
         float,
         Number(
-            "current that g_max stands for; 3200 at programming, 1800 with drift",
-            "nanoampere",
-            "CrossSim, device model SONOS",
-            "program.current_max_na",
+            "current that g_max stands for", "nanoampere", "CrossSim, device model SONOS", "program.current_max_na"
         ),
-    ]
-    clip: Clip = "zero"
+    ]  # fmt: skip
 
 
 class ProgramTable(_Program):
@@ -254,11 +280,10 @@ Program: TypeAlias = (
     ProgramNone
     | ProgramWeight
     | ProgramConductance
+    | ProgramPolynomial
+    | ProgramSaturating
     | ProgramLevelShared
     | ProgramResistanceRange
-    | ProgramPolynomial
-    | ProgramWan
-    | ProgramSonos
     | ProgramTable
     | ProgramFunction
 )

@@ -19,6 +19,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    def acting(self, setting: str) -> Any:
+        """The value of a setting as a device has it, None where it is left out or not of this variant."""
+        return getattr(self, setting, None)
+
 
 @dataclass(frozen=True)
 class WrongChoice:
