@@ -86,11 +86,11 @@ def rows_of_operand(matrices: Places, first: int, count: int) -> Places:
     """Return where the rows of matrices of B lie, [..., count], that are written from row `first` of the array on."""
     shape = (*np.shape(matrices.sample), count)
     rows = np.broadcast_to(first + np.arange(count), shape)
-    same = (
+    sample, of_batch, matrix = (
         np.broadcast_to(np.asarray(each)[..., None], shape)
         for each in (matrices.sample, matrices.of_batch, matrices.within)
     )
-    return Places(*same, position=rows, within=rows)
+    return Places(sample, of_batch, matrix, position=rows, within=rows)
 
 
 def keys_that_count(

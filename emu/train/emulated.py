@@ -82,7 +82,7 @@ class Emulator:
         """Source of the run-time noise of rows that lie there, in any arrangement."""
         draw, site = self.chip.drawn, self.structure.site
         shape = where.sample.shape
-        flat = [each.reshape(-1) for each in (where.sample, where.matrix, where.position)]
+        sample, matrix, position = (each.reshape(-1) for each in (where.sample, where.matrix, where.position))
 
         def of(stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Tensor:
             c3 = (int(stream) + (tile << 8) + (reading << 24)) & 0xFFFFFFFF
@@ -91,7 +91,7 @@ class Emulator:
                 generator = torch.Generator(device)
                 generator.manual_seed(hash((draw.seed, draw.read_seed, site, c3, part.start)) & LARGEST_SEED)
                 return torch.randn((*shape, columns), device=device, generator=generator)
-            values = run_time_normals((draw.seed, draw.read_seed), site, c3, *flat, part)
+            values = run_time_normals((draw.seed, draw.read_seed), site, c3, sample, matrix, position, part)
             return torch.from_numpy(values).view(*shape, columns).to(device)
 
         return of
