@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emu.contract.schema import DYNAMIC, STORED, attribute_types
+from emu.contract.schema import DYNAMIC, STORED, plain
 from emu.device import load_profile, preset_names
 from emu.reference import crossbar_matmul, crossbar_matmul_dynamic
 
@@ -24,6 +24,9 @@ PROGRAMMING = {
 }
 # ISAAC reads stored weights only: the steps of its ADC are those of their cells.
 STORED_ONLY = ["isaac"]
+# What no device says of a node.
+OF_THE_NODE = {"format", "site", "array", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
+OF_THE_NODE |= {"window", "key_axis"}
 
 
 @pytest.mark.parametrize("name", PROGRAMMING)
@@ -76,18 +79,17 @@ def test_the_operators_take_every_preset(name: str) -> None:
     controls: list[Any] = [
         np.array(list(profile.entries().values()), np.float32),
         np.ones(1, np.float32),
-        np.array([[4, -30, 30]], np.float32),
+        np.array([[4, -30, 30, 2]], np.float32),
     ]
-    numbers = [np.int64(1), np.int64(2), np.int64(0), np.int64(-1)]
-    site = {"format": 2, "site": 0, "array": 0, "sites": 1, "sample_axis": 0, "heads": 0, "head_axis": "none"}
-    attributes: dict[str, Any] = {**site, "head_groups": 1, "head_share": 1, **profile.structure()}
-    of_stored = {key: value for key, value in attributes.items() if key in attribute_types(STORED)}
-    y = crossbar_matmul(x, w, *controls, np.zeros(0, np.int64), *numbers, **of_stored)
+    numbers = [np.int64(1), np.int64(2), np.int64(0)]
+    of_stored = {key: value for key, value in profile.structure().items() if key in plain(STORED)}
+    y = crossbar_matmul(x, w, *controls, np.zeros(0, np.int64), *numbers, **{**plain(STORED), **of_stored})
     assert y.shape == (1, 3, 9) and np.isfinite(y).all()
-    assert set(of_stored) == set(attribute_types(STORED)) - {"window"}
+    assert of_stored.keys() == plain(STORED).keys() - OF_THE_NODE
     if name not in STORED_ONLY:
-        of_written = {key: value for key, value in attributes.items() if key in attribute_types(DYNAMIC)}
-        y = crossbar_matmul_dynamic(x, w[None], *controls, *numbers, **of_written)
+        of_written = {key: value for key, value in profile.structure().items() if key in plain(DYNAMIC)}
+        assert of_written.keys() == plain(DYNAMIC).keys() - OF_THE_NODE
+        y = crossbar_matmul_dynamic(x, w[None], *controls, *numbers, **{**plain(DYNAMIC), **of_written})
         assert y.shape == (1, 3, 9) and np.isfinite(y).all()
 
 

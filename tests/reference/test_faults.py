@@ -358,7 +358,9 @@ def test_the_faults_of_model_codes_replay_as_a_list(bits):
     zero_point = 1.0 if bits == 2 else 3.0  # a code, so that words of zeros can be listed
     node = {**INT8, "code_bits": bits, "fault_mask": 2**bits - 1, "fault_protection": "secded_zero"}
     drawn = quantized(np.eye(40), codes, 0.1, zero_point, numbers=ber(0.02), seed=3, **node)
-    call = arguments(PLAIN_QUANTIZED, {**node, "numbers": ber(0.02), "seed": 3}, without=("ranges", "sample", "position", "head"))
+    call = arguments(
+        PLAIN_QUANTIZED, {**node, "numbers": ber(0.02), "seed": 3}, without=("ranges", "sample", "position", "head")
+    )
     list_ = flipped_bits(codes, zero_point=np.float32(zero_point), **call)
     assert len(list_) > 20 and list_.max() % 256 < bits
     listed = {**node, "fault_source": "list", "faults": list_}
@@ -368,7 +370,9 @@ def test_the_faults_of_model_codes_replay_as_a_list(bits):
 
 def test_a_tensor_without_product_holds_what_an_array_of_its_rows_holds():
     w = normal(3, 4, 5)
-    call = arguments(PLAIN_FAULTY_WEIGHT, {**INT8, "numbers": ber(0.05), "seed": 2}, without=("ranges", "sample", "position"))
+    call = arguments(
+        PLAIN_FAULTY_WEIGHT, {**INT8, "numbers": ber(0.05), "seed": 2}, without=("ranges", "sample", "position")
+    )
     expected = held(w.reshape(12, 5), **INT8, numbers=ber(0.05), seed=2).reshape(3, 4, 5)
     np.testing.assert_array_equal(faulty_weight(w, **call), expected)
     np.testing.assert_array_equal(faulty_weight(w, **{**call, "head": np.int64(0)}), w)
