@@ -72,8 +72,9 @@ def emulated_model(shape: Convolution, kernel: np.ndarray, numbers: dict[str, fl
     stack = np.swapaxes(kernel.reshape(shape.groups, shape.kernels // shape.groups, -1), 1, 2).copy()
     controls = {
         "device": np.asarray(list(numbers.values()), np.float32), "strength": np.ones(1, np.float32),
-        "ranges": np.ones((1, 3), np.float32), "faults": np.zeros(0, np.int64),
-        **{name: np.int64(-1 if name == "head" else 0) for name in ("seed", "read_seed", "sample", "head")},
+        "ranges": np.ones((1, 4), np.float32), "faults": np.zeros(0, np.int64),
+        **{name: np.int64(0) for name in ("seed", "read_seed", "sample")},
+        "position": np.zeros(0, np.int64), "head": np.int64(-1),
     }  # fmt: skip
     constants = {"w": stack if shape.groups > 1 else stack[0], **controls}
     node = helper.make_node(STORED, ["x", *constants], ["y"], name="conv", domain="emu", **attributes)

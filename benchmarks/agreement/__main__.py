@@ -12,6 +12,7 @@ from importlib import metadata
 
 from benchmarks.agreement.one_crossbar import NATIVE, TWIN, Crossbar
 from benchmarks.agreement.results import Result
+from emu.contract.schema import FORMAT
 
 CROSSBARS: dict[str, Crossbar] = {"python": TWIN, "native": NATIVE}
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--ops", choices=CROSSBARS, default="native", help="the library, or its NumPy twin")
     parser.add_argument("--json", help="also write the results to this file")
     arguments = parser.parse_args()
-    print(f"emu, operators of format 2, ops: {arguments.ops}")
+    print(f"emu, operators of format {FORMAT}, ops: {arguments.ops}")
     results = compare_with_aihwkit(CROSSBARS[arguments.ops])
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:

@@ -62,12 +62,13 @@ class Crossbar:
         values: dict[str, Array] = {
             "device": _float(list(numbers.values())),
             "strength": np.full(sites, given.pop("strength", 1.0), np.float32),
-            "ranges": np.broadcast_to(_float(given.pop("ranges", (1, -1, 1))), (sites, 3)).copy(),
+            "ranges": np.broadcast_to(_float(given.pop("ranges", (1, -1, 1, 1))), (sites, 4)).copy(),
             "faults": np.asarray(given.pop("faults", ()), np.int64),
             **{
                 name: np.asarray(given.pop(name, default), np.int64)
-                for name, default in (("seed", 0), ("read_seed", 0), ("sample", 0), ("head", -1))
+                for name, default in (("seed", 0), ("read_seed", 0), ("sample", 0), ("position", ()), ("head", -1))
             },
+            "keys": np.asarray(given.pop("keys", ()), np.int64).reshape(-1, 2),
         }
         placed = {"site": site, "sites": sites, "entries": ",".join(numbers), "tile_split": "balanced"}
         inputs = {each.name: value for each, value in zip(row.operands, operands, strict=True)}

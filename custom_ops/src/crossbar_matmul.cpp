@@ -98,9 +98,7 @@ void StoredProduct::prepare(const Weights& w) {
     throw Error("node '" + structure_.node + "', attribute 'heads': W " + to_string(w.shape) +
                 " does not divide into " + std::to_string(structure_.heads) + " heads");
   }
-  if (structure_.row_tiles(rows_).size() > 65536) {
-    throw Error("node '" + structure_.node + "', attribute 'tile_rows': more than 65536 row tiles; use larger tiles");
-  }
+  structure_.check_row_tiles(rows_);
   if (!all_finite(w.values, matrices_ * rows_ * columns_)) {
     throw Error("node '" + structure_.node + "', input 'W': it holds an infinite value or a NaN");
   }

@@ -107,6 +107,7 @@ class CrossbarMatMulDynamic::Writer {
       keys_.push_back(
           sample_key(controls.seed, controls.read_seed, samples_.first_sample() + static_cast<uint32_t>(i)));
       parts_.push_back(node.part_of(batch, controls, i));
+      structure_.check_row_tiles(parts_.back().first_row + parts_.back().rows.size());
     }
     find_lost(matrices, context);
     if (structure_.write_scaling == WriteScaling::kSample) find_scales_of_samples(matrices);

@@ -33,6 +33,8 @@ struct NumberRow {
 
 namespace {
 
+constexpr int64_t kMostRowTiles = 1 << 16;
+
 struct AttributeRow {
   const char* name;
   unsigned of;  // a bit for each operator
@@ -190,6 +192,14 @@ std::vector<Span> Structure::split(int64_t size, int64_t largest) const {
 
 std::vector<Span> Structure::column_groups(int64_t columns) const {
   return decides_per_tile() ? column_tiles(columns) : std::vector<Span>{{0, columns}};
+}
+
+void Structure::check_row_tiles(int64_t rows) const {
+  const int64_t count = tile_rows > 0 ? (rows + tile_rows - 1) / tile_rows : 1;
+  if (count <= kMostRowTiles) return;
+  throw Error("node '" + node + "', attribute 'tile_rows' is " + std::to_string(tile_rows) + ", which cuts " +
+              std::to_string(rows) + " rows into " + std::to_string(count) + " tiles, expected at most " +
+              std::to_string(kMostRowTiles) + "; use taller tiles.");
 }
 
 std::vector<Span> Structure::key_tiles(int64_t keys, int64_t largest, int64_t first) const {

@@ -137,7 +137,9 @@ struct Structure {
   std::vector<Span> column_tiles(int64_t columns) const { return split(columns, tile_columns); }
   // Column segments that must be read one by one; a single one unless a decision is taken per tile.
   std::vector<Span> column_groups(int64_t columns) const;
-  // The same for keys from position `first` on: full tiles, wherever the first key lies.
+  // Throws Error where so many rows of an array need more row tiles than noise tells apart.
+  void check_row_tiles(int64_t rows) const;
+  // Tiles of keys from position `first` on: full ones, wherever the first key lies.
   std::vector<Span> key_tiles(int64_t keys, int64_t largest, int64_t first) const;
   bool decides_per_tile() const { return adc == Range::kAbsmax || bound_management == BoundManagement::kIterative; }
 

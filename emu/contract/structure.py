@@ -184,15 +184,16 @@ class Structure:
 
     def row_tiles(self, rows: int) -> list[slice]:
         """Return the row tiles of a matrix with that many rows."""
-        if self.key_axis == "rows":
-            return _key_tiles(rows, self.tile_rows, self.first_key)
-        tiles = _tiles(rows, self.tile_rows, self.tile_split)
-        if len(tiles) > MOST_ROW_TILES:
+        last = self.first_row + rows
+        count = -(-last // self.tile_rows) if self.tile_rows else 1
+        if count > MOST_ROW_TILES:
             raise self.error(
-                f"attribute 'tile_rows' is {self.tile_rows}, which cuts {rows} rows into {len(tiles)} tiles, "
+                f"attribute 'tile_rows' is {self.tile_rows}, which cuts {last} rows into {count} tiles, "
                 f"expected at most {MOST_ROW_TILES}; use taller tiles."
             )
-        return tiles
+        if self.key_axis == "rows":
+            return _key_tiles(rows, self.tile_rows, self.first_key)
+        return _tiles(rows, self.tile_rows, self.tile_split)
 
     def column_tiles(self, columns: int) -> list[slice]:
         """Return the column tiles of a matrix with that many columns."""
@@ -603,7 +604,11 @@ def _own_head(structure: Structure, head: ArrayLike) -> int | None:
 
 
 def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, tuple[float, float], float]:
+<<<<<<< HEAD
     """Return the calibrated ranges of inputs, outputs and operand; 1, -1 to 1, 1 where the node does not read them."""
+=======
+    """Return the calibrated ranges of inputs, outputs and operand; 1, -1 to 1 and 1 where the node reads none."""
+>>>>>>> postests
     input_range, output_range, operand_range = 1.0, (-1.0, 1.0), 1.0
     if ranges is None:
         return input_range, output_range, operand_range

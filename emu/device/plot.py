@@ -208,10 +208,10 @@ def written_operands(profile: Profile) -> NDArray[np.float64]:
     profile = load_profile(profile, {**_ONE_ARRAY, **_NO_READING, **offset})
     targets = _targets_of_chip()
     rows = np.eye(len(_TARGETS), dtype=np.float32)
-    ranges = np.array([[1, -1, 1]], np.float32)
+    ranges = np.array([[1, -1, 1, 1]], np.float32)
     return _of_chips(
         lambda seed: crossbar_matmul_dynamic(
-            rows[None], targets[None], *_controls(profile), ranges, seed, seed, _ZERO, -_ONE, **_node(profile, DYNAMIC)
+            rows[None], targets[None], *_controls(profile), ranges, seed, seed, _ZERO, **_node(profile, DYNAMIC)
         )[0]
     )
 
@@ -239,14 +239,14 @@ def transfer_curve(profile: Profile) -> tuple[NDArray[np.float64], NDArray[np.fl
     x, w = (inputs * largest).astype(np.float32), weights.astype(np.float32)
     exact = x.astype(np.float64) @ w / largest
     bound = np.abs(exact).max()
-    ranges = np.array([[largest, -bound, bound]], np.float32)
+    ranges = np.array([[largest, -bound, bound, 1]], np.float32)
     y = crossbar_matmul(
-        x, w, *_controls(profile), ranges, np.zeros(0, np.int64), _ZERO, _ZERO, _ZERO, -_ONE, **_node(profile, STORED)
+        x, w, *_controls(profile), ranges, np.zeros(0, np.int64), _ZERO, _ZERO, _ZERO, **_node(profile, STORED)
     )
     return exact[:, 0], y[:, 0].astype(np.float64) / largest
 
 
-_ZERO, _ONE = np.int64(0), np.int64(1)
+_ZERO = np.int64(0)
 
 
 def _without_network(profile: Profile) -> dict[str, Any]:
@@ -277,8 +277,13 @@ def _controls(profile: Profile) -> tuple[NDArray[np.float32], NDArray[np.float32
 
 def _node(profile: Profile, op: str) -> dict[str, Any]:
     """The attributes of the only node of a model."""
+<<<<<<< HEAD
     node = plain(op)
     return node | {name: value for name, value in profile.structure().items() if name in node}
+=======
+    attributes = plain(op)
+    return attributes | {name: value for name, value in profile.structure().items() if name in attributes}
+>>>>>>> postests
 
 
 def _over_time(profile: Profile) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -228,6 +228,7 @@ def wide_case(stored: bool) -> dict[str, Any]:
     feeds = controls(list(numbers.values()), seed=9, read_seed=4, sample=[100, 2])
     if not stored:
         del feeds["faults"]
+        feeds["keys"] = np.zeros((0, 2), np.int64)
     return {"stored": stored, "attributes": attributes, "left": left, "right": right, "feeds": feeds}
 
 

@@ -29,6 +29,7 @@ OPERANDS: dict[str, tuple[Any, ...]] = {
     "FaultyWeight": (np.ones((3, 4), np.float32),),
 }
 FED = {"X": np.ones((2, 3), np.float32), "A": np.ones((2, 3), np.float32), "B": np.ones((3, 4), np.float32)}
+FED["keys"] = np.zeros((0, 2), np.int64)
 # What concerns the node's own place, and is set only by the test of single attributes.
 OF_THE_SITE = ("site", "sites", "array", "sample_axis", "heads", "head_axis", "head_groups", "head_share", "window")
 TABLES = ("target_us", "mean_us", "std_us", "table_time_s", "mean_nu", "std_nu")
@@ -87,11 +88,11 @@ def random_case(rng: random.Random) -> Case:
 
 def twin_says(case: Case) -> str:
     op, attributes, numbers = case
-    feeds = controls(numbers)
+    feeds = {**FED, **controls(numbers)}
     try:
         structure = parse_structure(op, attributes)
         feeds["strength"] = np.ones(structure.sites, np.float32)
-        feeds["ranges"] = np.ones((structure.sites, 3), np.float32) * np.float32([1, -1, 1])
+        feeds["ranges"] = np.tile(np.float32([1, -1, 1, 1]), (structure.sites, 1))
         given = {each.name: feeds[each.name] for each in OPERATORS[op].controls}
         check_controls(structure, **{"ranges": None, "faults": None, **given})
     except InputError as error:
@@ -114,7 +115,7 @@ def library_says(case: Case) -> str:
         session = onnxruntime.InferenceSession(model, options(), providers=["CPUExecutionProvider"])
         feeds = {**FED, **controls(numbers)}
         feeds["strength"] = np.ones(attributes["sites"], np.float32)
-        feeds["ranges"] = np.ones((attributes["sites"], 3), np.float32) * np.float32([1, -1, 1])
+        feeds["ranges"] = np.tile(np.float32([1, -1, 1, 1]), (attributes["sites"], 1))
         session.run(None, {each.name: feeds[each.name] for each in session.get_inputs()})
     except Exception as error:
         said = " ".join(str(error).split())

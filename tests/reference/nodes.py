@@ -54,8 +54,12 @@ def controls(
     ranges: Any = (1.0, -1.0, 1.0, 1.0),
     faults: Any = (),
     position: Any = (),
+    keys: Any = None,
 ) -> dict[str, Any]:
-    """Return the control inputs and the attributes that belong to them; `ranges` is the row of every site."""
+    """Return the control inputs and the attributes that belong to them; `ranges` is the row of every site.
+
+    `keys` is there only if given.
+    """
     numbers = numbers or {}
     sites = site + 1 if sites is None else sites
     return {
@@ -71,6 +75,7 @@ def controls(
         "sample": np.asarray(sample, dtype=np.int64),
         "position": np.asarray(position, dtype=np.int64),
         "head": np.int64(head),
+        **({} if keys is None else {"keys": np.reshape(np.asarray(keys, np.int64), (-1, 2))}),
     }
 
 
@@ -81,6 +86,7 @@ _CONTROL_NAMES = (
     "read_seed",
     "sample",
     "position",
+    "keys",
     "head",
     "site",
     "sites",
@@ -128,6 +134,11 @@ def of_array(function: Any, w: Any, **changes: Any) -> Any:
     is_codes = np.asarray(w).dtype in (np.int8, np.int16)
     call = arguments(PLAIN_QUANTIZED if is_codes else PLAIN_STORED, changes, without=_NOT_OF_ARRAYS)
     return function(np.asarray(w) if is_codes else np.asarray(w, np.float32), **call)
+
+
+def first_rows(samples: int) -> Any:
+    """Return where the rows lie of samples of one row each: sample, matrix and position, int64 [3, samples]."""
+    return np.array([np.arange(samples), np.zeros(samples, int), np.zeros(samples, int)])
 
 
 def normal(*shape: int, seed: int = 0) -> Any:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from emu.errors import InputError
 from emu.reference import Stream, Trace, periphery, run_time_normals, stored_normals
 
-from .nodes import dynamic, held, normal, stored
+from .nodes import dynamic, first_rows, held, normal, stored
 
 # CrossSim 3.2.0, reference run: W is [out, in], Rmin 1 kOhm, Rmax 10 kOhm.
 W = np.array([[0.5, -0.25, 1, 0], [-1, 0.75, 0.1, 0.33], [0.2, 0.2, 0.2, 0.2]]).T
@@ -101,7 +101,7 @@ def test_codes_of_a_dac(code, steps, expected):
 
 def test_a_calibrated_dac_reads_its_sites_range():
     numbers = {"dac.bits": 0, "dac.steps": 4, "dac.bound": 1}
-    y = stored([[1.0, 3.2, 9]], np.eye(3), dac="calibrated", numbers=numbers, ranges=(4, 0, 0), site=1)
+    y = stored([[1.0, 3.2, 9]], np.eye(3), dac="calibrated", numbers=numbers, ranges=(4, 0, 0, 0), site=1)
     np.testing.assert_allclose(y, [[0, 4, 4]])
 
 
@@ -122,13 +122,13 @@ def test_an_absmax_range_may_have_a_limit():
 def test_a_calibrated_adc_without_steps_clips_to_its_range(code, expected):
     """Asymmetric only where the codes are."""
     w = np.array([[-4, -0.9, 1, 4]]) / 4
-    y = stored([[4.0]], w, **adc("calibrated", code), ranges=(1, -0.5, 2.5))
+    y = stored([[4.0]], w, **adc("calibrated", code), ranges=(1, -0.5, 2.5, 1))
     np.testing.assert_allclose(y, [expected], rtol=1e-6)
 
 
 def test_an_asymmetric_range_uses_all_its_codes():
     """-1 to 3 in four steps of 1; codes of two's complement take the larger magnitude, 3, in steps of 1.5."""
-    w, node = np.array([[-4, -0.6, 0.7, 2.6, 4]]) / 4, {"ranges": (1, -1, 3)}
+    w, node = np.array([[-4, -0.6, 0.7, 2.6, 4]]) / 4, {"ranges": (1, -1, 3, 1)}
     y = stored([[4.0]], w, **adc("calibrated", "offset_binary", steps=4), **node)
     np.testing.assert_allclose(y, [[-1, -1, 1, 3, 3]], atol=1e-6)
     y = stored([[4.0]], w, **adc("calibrated", "twos_complement", steps=4), **node)
@@ -238,7 +238,7 @@ def test_every_reading_has_noise_of_its_own():
     expected = np.zeros((2, 6))
     for i in range(2):
         for j in range(2):
-            noise = run_time_normals(1, 2, 0, Stream.READ, np.arange(2), np.zeros(2, int), 6, reading=2 * i + j)
+            noise = run_time_normals(1, 2, 0, Stream.READ, *first_rows(2), part=slice(0, 6), reading=2 * i + j)
             expected += 0.1 * noise * f[i] * h[j]
     np.testing.assert_allclose(y, expected, rtol=1e-5)
 
@@ -250,7 +250,7 @@ def test_the_offset_is_taken_off_digitally_without_noise_of_its_own():
     x, w = normal(4, 9), normal(9, 5, seed=1)
     numbers = {**MAPPING, "read.output_noise": 0.05}
     noisy = stored(x, w, encoding="offset", numbers=numbers, seed=3) - x.astype(np.float64) @ w
-    noise = run_time_normals(3, 0, 0, Stream.READ, np.arange(4), np.zeros(4, int), 5)
+    noise = run_time_normals(3, 0, 0, Stream.READ, *first_rows(4), part=slice(0, 5))
     np.testing.assert_allclose(noisy, 0.05 * noise * np.abs(w).max() * 2 / 0.9, atol=1e-5)
 
 
@@ -270,7 +270,7 @@ def test_the_unit_column_has_cells_and_noise_of_its_own():
         )
 
     def reading(v: Any, stream: Stream, columns: int) -> Any:
-        return x @ v + 0.05 * run_time_normals(3, 4, 1, stream, np.arange(4), np.zeros(4, int), columns)
+        return x @ v + 0.05 * run_time_normals(3, 4, 1, stream, *first_rows(4), part=slice(0, columns))
 
     weights = array(r + 0.9 * (w / s + 1) / 2, 0, 5)
     zeros = array(np.full((9, 1), r + 0.45), 24, 1)
@@ -370,7 +370,7 @@ def test_sums_in_float32_change_only_undecided_codes(kind, code, monkeypatch):
     x, w = normal(60, 300), normal(300, 100, seed=1)
     bits = 16 if kind == "rows" else 14
     numbers = {"adc.bits": bits, "adc.steps": 0, "adc.bound": 60, "adc.gain_sigma": 0.1, "adc.offset_sigma": 0.1}
-    node = {"adc": kind, "adc_code": code, "numbers": numbers, "ranges": (1, -20, 60), "tile_rows": 100}
+    node = {"adc": kind, "adc_code": code, "numbers": numbers, "ranges": (1, -20, 60, 1), "tile_rows": 100}
     trace = Trace()
     y = stored(x, w, trace=trace, **node)
     analog = periphery.Reading._analog

@@ -114,12 +114,12 @@ def test_a_batch_may_be_split_when_axis_1_carries_the_samples():
     assert_same(np.swapaxes(transposed, 0, 1), whole)
 
 
-def test_samples_side_by_side_on_axis_1_count_rows_as_the_page_says():
-    """Two samples of f = 3 on axis 1: row within the sample = (i0 * 3 + i1 % 3) * 2 + i2."""
+def test_samples_side_by_side_on_axis_1_count_matrices_and_positions_as_the_page_says():
+    """Two samples of f = 3 on axis 1: matrix i0 * 3 + i1 % 3, position i2."""
     x = np.zeros((4, 6, 2, 5), dtype=np.float32)
     y = stored(x, np.zeros((5, 7)), sample=[20, 2], sample_axis=1, numbers={"read.output_noise": 1.0})
     i0, i1, i2 = (index.ravel() for index in np.indices((4, 6, 2)))
-    normals = run_time_normals(0, 0, 0, Stream.READ, 20 + i1 // 3, (i0 * 3 + i1 % 3) * 2 + i2, 7)
+    normals = run_time_normals(0, 0, 0, Stream.READ, 20 + i1 // 3, i0 * 3 + i1 % 3, i2, part=slice(0, 7))
     np.testing.assert_allclose(y.reshape(-1, 7), normals, rtol=1e-6)
 
 
@@ -128,7 +128,8 @@ def test_without_a_sample_axis_every_run_sees_sample_0():
     base = stored(x, w, sample=0, sample_axis=-1, **EVERYTHING_STORED)
     np.testing.assert_array_equal(stored(x, w, sample=[77, 3], sample_axis=-1, **EVERYTHING_STORED), base)
     y = stored(np.zeros((2, 3, 5)), np.zeros((5, 7)), sample=9, sample_axis=-1, numbers={"read.output_noise": 1.0})
-    normals = run_time_normals(0, 0, 0, Stream.READ, np.zeros(6, int), np.arange(6), 7)
+    matrix, position = (index.ravel() for index in np.indices((2, 3)))
+    normals = run_time_normals(0, 0, 0, Stream.READ, np.zeros(6, int), matrix, position, part=slice(0, 7))
     np.testing.assert_allclose(y.reshape(6, 7), normals, rtol=1e-6)
 
 
@@ -162,8 +163,8 @@ def test_writes_are_indexed_by_matrix_and_row_within_the_sample():
     )
     for sample in range(2):
         for matrix in range(3):
-            rows = matrix * k + np.arange(k)
-            normals = run_time_normals(1, 2, 0, Stream.WRITE, np.full(k, 5 + sample), rows, n)
+            where = np.full(k, 5 + sample), np.full(k, matrix), np.arange(k)
+            normals = run_time_normals(1, 2, 0, Stream.WRITE, *where, part=slice(0, n))
             np.testing.assert_allclose(noise[sample, matrix], 1 + 0.1 * normals, rtol=1e-5)
 
 
@@ -173,8 +174,8 @@ def test_axis_0_of_the_written_operand_carries_the_samples_whatever_the_axis_of_
         a, np.ones((4, 3, 6)), write="gauss_prop", numbers={"write.sigma": 0.1}, sample=[5, 2], sample_axis=1
     )
     for index in range(4):
-        rows = index % 2 * 3 + np.arange(3)
-        normals = run_time_normals(0, 0, 0, Stream.WRITE, np.full(3, 5 + index // 2), rows, 6)
+        where = np.full(3, 5 + index // 2), np.full(3, index % 2), np.arange(3)
+        normals = run_time_normals(0, 0, 0, Stream.WRITE, *where, part=slice(0, 6))
         np.testing.assert_allclose(values[index], 1 + 0.1 * normals, rtol=1e-5)
 
 
@@ -183,7 +184,7 @@ def test_both_devices_of_a_written_pair_have_their_own_streams():
     values = dynamic(np.eye(4)[None], np.ones((1, 4, 6)), write="lognormal_g", numbers=numbers, read_seed=3)
 
     def theta(stream: Stream) -> Any:
-        return 0.3 * run_time_normals(0, 3, 0, stream, np.zeros(4, int), np.arange(4), 6)
+        return 0.3 * run_time_normals(0, 3, 0, stream, *np.array([[0] * 4, [0] * 4, range(4)]), part=slice(0, 6))
 
     expected = 1.1 * np.exp(theta(Stream.WRITE)) - 0.1 * np.exp(theta(Stream.WRITE_NEGATIVE))
     np.testing.assert_allclose(values[0], expected, rtol=1e-5)
@@ -197,7 +198,7 @@ def test_a_shared_operand_is_written_once_for_all_that_read_it():
 
 def test_one_matrix_of_rank_2_is_written_in_the_first_sample():
     values = dynamic(np.eye(4), np.ones((4, 6)), write="gauss_prop", numbers={"write.sigma": 0.1}, sample=[5, 2])
-    normals = run_time_normals(0, 0, 0, Stream.WRITE, np.full(4, 5), np.arange(4), 6)
+    normals = run_time_normals(0, 0, 0, Stream.WRITE, *np.array([[5] * 4, [0] * 4, range(4)]), part=slice(0, 6))
     np.testing.assert_allclose(values, 1 + 0.1 * normals, rtol=1e-5)
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 from emu.contract.structure import parse_structure
 from emu.reference import Stream, Trace, run_time_normals
 
-from .nodes import EVERYTHING_STORED, PLAIN_STORED, dynamic, held, normal, stored
+from .nodes import EVERYTHING_STORED, PLAIN_STORED, dynamic, first_rows, held, normal, stored
 
 # aihwkit, reference run of AnalogMVM with noise off: its W is [out, in] and |W| <= 1 is already in tile units.
 W_AIHWKIT = np.array([[0.5, -0.25, 1, 0], [-1, 0.75, 0.1, 0.33], [0.2, 0.2, 0.2, 0.2]]).T
@@ -169,7 +169,7 @@ def test_repeated_products_see_fresh_noise():
     io = aihwkit_io(0, 0, 12)
     io["numbers"]["read.output_noise"] = 0.01
     y = stored(np.ones((1, 40)), np.ones((40, 5)), seed=3, read_seed=4, **io)
-    noise = run_time_normals(3, 4, 0, Stream.READ, np.zeros(1, int), np.zeros(1, int), 5, reading=2)
+    noise = run_time_normals(3, 4, 0, Stream.READ, *first_rows(1), part=slice(0, 5), reading=2)
     np.testing.assert_allclose(y, (10 + 0.01 * noise) * 4, rtol=1e-6)
 
 
@@ -189,7 +189,7 @@ def _noise(x: Any, w: Any, read_noise: str = "none", **changes: Any) -> Any:
 
 def test_output_noise_is_the_read_stream_times_its_amplitude():
     noise = _noise(np.zeros((6, 3)), np.zeros((3, 10)), numbers={"read.output_noise": 0.5}, seed=1, read_seed=2, site=3)
-    normals = run_time_normals(1, 2, 3, Stream.READ, np.arange(6), np.zeros(6, int), 10)
+    normals = run_time_normals(1, 2, 3, Stream.READ, *first_rows(6), part=slice(0, 10))
     np.testing.assert_allclose(noise, 0.5 * normals, rtol=1e-6)
 
 
@@ -210,13 +210,13 @@ def test_input_noise_is_drawn_once_for_every_input():
     """An identity shows the inputs: noise in units of the largest input, by the row of X."""
     x = normal(4, 6)
     y = stored(x, np.eye(6), dac="absmax", numbers=_dac_only()["numbers"] | {"read.input_noise": 0.1}, read_seed=2)
-    noise = run_time_normals(0, 2, 0, Stream.INPUT_NOISE, np.arange(4), np.zeros(4, int), 6)
+    noise = run_time_normals(0, 2, 0, Stream.INPUT_NOISE, *first_rows(4), part=slice(0, 6))
     np.testing.assert_allclose(y, x + 0.1 * noise * np.abs(x).max(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
 
 
 def test_tiles_see_their_part_of_the_input_noise():
     x, w, numbers = normal(4, 6), normal(6, 5), {"read.input_noise": 0.1}
-    noise = run_time_normals(0, 0, 0, Stream.INPUT_NOISE, np.arange(4), np.zeros(4, int), 6)
+    noise = run_time_normals(0, 0, 0, Stream.INPUT_NOISE, *first_rows(4), part=slice(0, 6))
     tiled = stored(x, w, tile_rows=2, tile_columns=2, numbers=numbers, strength=0.5)
     np.testing.assert_allclose(tiled, (x + 0.05 * noise) @ w, rtol=1e-4, atol=1e-5)
 
@@ -226,7 +226,7 @@ def test_a_repeated_product_keeps_its_input_noise():
     io = aihwkit_io(0, 0, 12)
     io["numbers"]["read.input_noise"] = 0.01
     y = stored(np.ones((1, 40)), np.ones((40, 1)), **io)
-    noise = run_time_normals(0, 0, 0, Stream.INPUT_NOISE, np.zeros(1, int), np.zeros(1, int), 40)
+    noise = run_time_normals(0, 0, 0, Stream.INPUT_NOISE, *first_rows(1), part=slice(0, 40))
     assert y[0, 0] == pytest.approx(4 * (10 + 0.01 * noise.sum()), rel=1e-5)
 
 
@@ -355,9 +355,9 @@ def _another_float32_implementation(x: Any, w: Any, **node: Any) -> Any:
                         y += x1[j] * tile_w[j]
                     variance = numbers["read.output_noise"] ** 2
                     variance = variance + numbers["read.weight_noise"] ** 2 * (np.abs(tile_w).T @ x1**2)
-                    normals = run_time_normals(
-                        0, 0, 0, Stream.READ, np.array([i]), np.zeros(1, int), w.shape[1], tile=t, reading=repeats
-                    )
+                    where = np.array([[i], [0], [0]])
+                    whole = slice(0, w.shape[1])
+                    normals = run_time_normals(0, 0, 0, Stream.READ, *where, part=whole, tile=t, reading=repeats)
                     y = (y + np.sqrt(variance) * normals[0, n].astype(np.float32)).astype(np.float32)
                     stop = b > 1000 or b > np.float32(0.25) / (2 / dac)
                     if not (np.abs(y) > bound).any() or stop:

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from emu.reference import Stream, philox4x32, run_time_normals, stored_normals, stored_uniforms
+from emu.reference.random import adc_normals
 
 ONES = 0xFFFFFFFF
 
@@ -57,6 +58,7 @@ def test_streams_have_the_numbers_of_the_page():
         "READ": 64,
         "INPUT_NOISE": 65,
         "UNIT_COLUMN_READ": 66,
+        "SAMPLE_KEY": 127,
     }
 
 
@@ -88,28 +90,59 @@ def test_uniforms_are_the_words_of_a_block_and_slices_have_their_own():
             assert uniforms[row, column] == ((int(words[column % 4]) >> 8) + 1) * 2.0**-24
 
 
-def test_run_time_noise_is_indexed_by_sample_row_tile_and_reading():
-    sample, row = np.array([4, 9]), np.array([7, 1000])
-    normals = run_time_normals(11, 22, 5, Stream.READ, sample, row, 6, tile=3, reading=2)
-    for index in range(2):
+def test_run_time_noise_is_indexed_by_sample_matrix_position_tile_and_reading():
+    """The key of a sample from its index, the rest in the counter; a position before the first wraps around."""
+    sample, matrix, position = np.array([4, 9, 2**32 - 1]), np.array([0, 65535, 3]), np.array([7, -1, 2**32 - 1])
+    normals = run_time_normals(11, 22, 5, Stream.READ, sample, matrix, position, part=slice(0, 6), tile=3, reading=2)
+    for index in range(3):
+        key = philox4x32(int(sample[index]), 0, 0, 127, 11, 22)[:2]
         for column in range(6):
-            counter = (int(row[index]) * 2 + column // 4, int(sample[index]), 5, 64 + 3 * 256 + 2 * 2**24)
-            expected = _by_hand(counter, (11, 22))[column % 4]
+            word = int(position[index]) % 2**32
+            counter = (column // 4, word, 5 + int(matrix[index]) * 2**16, 64 + 3 * 2**8 + 2 * 2**24)
+            expected = _by_hand(counter, key)[column % 4]
             assert normals[index, column] == pytest.approx(expected, abs=1e-14)
+
+
+def test_places_that_differ_in_one_index_have_noise_of_their_own():
+    base = {"seed": 1, "read_seed": 2, "site": 3, "stream": Stream.READ, "sample": 4, "matrix": 5, "position": 6}
+    base |= {"tile": 7, "reading": 8}
+
+    def noise(**change):
+        place = {**base, **change}
+        where = {name: np.array([place.pop(name)]) for name in ("sample", "matrix", "position")}
+        return run_time_normals(**place, **where, part=slice(0, 10_000)).ravel()
+
+    changes = [{name: value + 1} for name, value in base.items() if name != "stream"]
+    changes += [{"stream": Stream.WRITE}, {"sample": 5, "position": 5}, {"site": 4, "matrix": 4}]
+    correlation = np.corrcoef([noise(), *(noise(**change) for change in changes)]) - np.eye(1 + len(changes))
+    assert np.abs(correlation).max() < 5 / 100
 
 
 @pytest.mark.parametrize("part", [slice(0, 3), slice(3, 7), slice(5, 6), slice(8, 11), slice(0, 11), slice(4, 4)])
 def test_part_of_a_row_is_cut_from_the_whole_row(part):
-    sample, row = np.arange(5), np.arange(5) * 3
-    whole = run_time_normals(1, 2, 3, Stream.READ, sample, row, 11)
-    np.testing.assert_array_equal(run_time_normals(1, 2, 3, Stream.READ, sample, row, 11, part=part), whole[:, part])
+    where = np.arange(5), np.arange(5) % 2, np.arange(5) * 3
+    whole = run_time_normals(1, 2, 3, Stream.READ, *where, part=slice(0, 11))
+    np.testing.assert_array_equal(run_time_normals(1, 2, 3, Stream.READ, *where, part=part), whole[:, part])
+
+
+def test_converters_of_a_written_operand_are_counted_by_tile_and_adc():
+    normals = adc_normals(11, 5, Stream.ADC_GAIN, slice(2, 4), slice(3, 9), 1)
+    for tile in range(2, 4):
+        for adc in range(3, 9):
+            expected = _by_hand((adc // 4, tile, 5, 20 + 2**8), (11, 0))[adc % 4]
+            assert normals[tile - 2, adc - 3] == pytest.approx(expected, abs=1e-14)
 
 
 def test_long_arrays_do_not_depend_on_how_they_are_cut_for_memory(monkeypatch):
+    def both():
+        where = np.arange(50) // 9, np.arange(50) % 4, np.arange(50)
+        run_time = run_time_normals(1, 0, 2, Stream.READ, *where, part=slice(1, 11))
+        return stored_normals(1, 0, 2, Stream.PROGRAM, 50, 10), run_time
+
     monkeypatch.setattr("emu.reference.random._BLOCKS_AT_ONCE", 7)
-    in_pieces = stored_normals(1, 0, 2, Stream.PROGRAM, 50, 10)
+    in_pieces = both()
     monkeypatch.undo()
-    np.testing.assert_array_equal(in_pieces, stored_normals(1, 0, 2, Stream.PROGRAM, 50, 10))
+    np.testing.assert_array_equal(in_pieces, both())
 
 
 def test_normals_follow_the_standard_normal_distribution():

@@ -9,7 +9,17 @@ from benchmarks.agreement.one_crossbar import law_of
 from emu.errors import InputError
 from emu.reference import crossbar_matmul, crossbar_matmul_dynamic
 
-from .nodes import EVERYTHING_DYNAMIC, EVERYTHING_STORED, PLAIN_DYNAMIC, PLAIN_STORED, controls, held, quantized, stored
+from .nodes import (
+    EVERYTHING_DYNAMIC,
+    EVERYTHING_STORED,
+    PLAIN_DYNAMIC,
+    PLAIN_STORED,
+    controls,
+    dynamic,
+    held,
+    quantized,
+    stored,
+)
 
 MAPPING = {"mapping.g_min_us": 1.0, "mapping.g_max_us": 10.0}
 NUMBERS = {**EVERYTHING_STORED["numbers"], "dac.max": 1.0, **MAPPING}
@@ -49,13 +59,14 @@ def test_the_valid_calls_that_the_tests_change_are_valid():
 
 ATTRIBUTES = [
     ({"dac": None}, "attribute 'dac' is missing; every attribute must be present."),
-    ({"format": 1}, "attribute 'format' is 1, expected 3; rewrite the model with this version."),
+    ({"format": 2}, "attribute 'format' is 2, expected 3; rewrite the model with this version."),
     ({"heads": 1.0}, "attribute 'heads' is 1.0, expected an integer."),
     ({"heads": True}, "attribute 'heads' is True, expected an integer."),
     ({"dac": 3}, "attribute 'dac' is 3, expected a string."),
-    ({"sites": 0, "site": 0}, "attribute 'sites' is 0, expected a whole number from 1 to 2147483647."),
+    ({"sites": 0, "site": 0}, "attribute 'sites' is 0, expected a whole number from 1 to 65536."),
+    ({"sites": 65537}, "attribute 'sites' is 65537, expected a whole number from 1 to 65536."),
     ({"site": 3}, "attribute 'site' is 3, expected 0 to 2 (sites - 1)."),
-    ({"site": -1}, "attribute 'site' is -1, expected a whole number from 0 to 2147483647."),
+    ({"site": -1}, "attribute 'site' is -1, expected a whole number from 0 to 65535."),
     ({"sample_axis": 2}, "attribute 'sample_axis' is 2, expected 0, 1 or -1."),
     ({"heads": -1}, "attribute 'heads' is -1, expected a whole number from 0 to 2147483647."),
     ({"head_groups": 0}, "attribute 'head_groups' is 0, expected a whole number from 1 to 2147483647."),
@@ -235,9 +246,9 @@ CONTROLS = [
     ({"device": np.zeros(3, np.float32)}, "input 'device' has shape [3], expected [16], one number for each name"),
     (
         {"ranges": np.zeros((3, 2), np.float32)},
-        "input 'ranges' has shape [3, 2], expected [3, 3], one row for each site.",
+        "input 'ranges' has shape [3, 2], expected [3, 4], one row for each site.",
     ),
-    ({"ranges": np.zeros((3, 3))}, "input 'ranges' is float64, expected float32."),
+    ({"ranges": np.zeros((3, 4))}, "input 'ranges' is float64, expected float32."),
     (
         {"faults": np.zeros(1, np.int64)},
         "input 'faults' has 1 numbers, expected none because 'fault_source' is 'none'.",
@@ -469,12 +480,16 @@ def test_numbers_that_do_not_fit_each_other_are_named(changes, numbers, entry):
 def test_a_calibrated_range_must_be_one():
     dac = {"dac": "calibrated", "numbers": _DAC}
     with pytest.raises(InputError, match="input 'ranges' has the activation 0 for this site"):
-        stored(X, W, ranges=(0, -1, 1), **dac)
-    stored(X, W, ranges=(1, 0, 0), **dac)
+        stored(X, W, ranges=(0, -1, 1, 0), **dac)
+    stored(X, W, ranges=(1, 0, 0, 0), **dac)
     adc = {"adc": "calibrated", "numbers": {"adc.bits": 8, "adc.steps": 0}}
     with pytest.raises(InputError, match="input 'ranges' has the outputs 2 to 2 for this site"):
-        stored(X, W, ranges=(1, 2, 2), **adc)
-    stored(X, W, ranges=(np.nan, -2, 2), **adc)
+        stored(X, W, ranges=(1, 2, 2, 1), **adc)
+    stored(X, W, ranges=(np.nan, -2, 2, np.nan), **adc)
+    for bad in (0, -1, np.inf, np.nan):
+        with pytest.raises(InputError, match=f"input 'ranges' has the operand {bad:g} for this site, expected finite"):
+            dynamic(A, B, ranges=(1, -1, 1, bad), write_scaling="calibrated")
+    dynamic(A, B, ranges=(0, 0, 0, 2), write_scaling="calibrated")
 
 
 def test_weights_must_be_finite():

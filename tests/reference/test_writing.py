@@ -87,7 +87,7 @@ def test_written_pairs_are_the_page_formula():
     s, r = np.abs(b).max(), 0.01
 
     def theta(stream: Stream) -> Any:
-        return 0.15 * run_time_normals(1, 2, 0, stream, np.zeros(4, int), np.arange(4), 6)
+        return 0.15 * run_time_normals(1, 2, 0, stream, *np.array([[0] * 4, [0] * 4, range(4)]), part=slice(0, 6))
 
     positive = (r + (1 - r) * np.maximum(b / s, 0)) * np.exp(theta(Stream.WRITE))
     negative = (r + (1 - r) * np.maximum(-b / s, 0)) * np.exp(theta(Stream.WRITE_NEGATIVE))
