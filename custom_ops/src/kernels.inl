@@ -386,11 +386,12 @@ void drift_row(const DriftRow& row, const float* targets, int64_t first_column, 
       case Drift::kPowerLawFit: {
         const Fitted mean(row.mean_fit);
         const Fitted deviation(row.spread_fit);
+        const bool has_joint = row.mean_fit.joint > 0 || row.spread_fit.joint > 0;
         with_read_noise(row, [&](auto&& relative) {
           change(
               [&](F v, F n, F r, F target) {
                 const F x = maximum(target, set(kLeastConductance));
-                const F ln = logarithm(x);
+                const F ln = Fitted::logarithm_for(has_joint, x);
                 return power_law.read_after(v, mean(x, ln), deviation(x, ln), n, relative(v), r);
               },
               noise, targets + start);

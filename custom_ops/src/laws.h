@@ -260,6 +260,8 @@ struct Fitted {
         low(set(fit.low)),
         high(set(fit.high)),
         above(fit.c) {}
+  // The logarithm that fits need; nobody looks at it where all are polynomials.
+  static F logarithm_for(bool has_joint, F x) { return has_joint ? logarithm(x) : x; }
   F operator()(F x, F ln) const {
     return where_less(x, joint, clamp(multiply_add(slope, ln, offset), low, high), above(x));
   }
@@ -268,10 +270,11 @@ struct Fitted {
 // Relative amplitude of a reading's noise by the programmed conductance: a fit, or a power of it with a limit.
 struct FittedNoise {
   Fitted fit;
-  explicit FittedNoise(const DriftRow& row) : fit(row.read_fit) {}
+  bool has_joint;
+  explicit FittedNoise(const DriftRow& row) : fit(row.read_fit), has_joint(row.read_fit.joint > 0) {}
   F operator()(F v) const {
     const F x = maximum(v, set(kLeastConductance));
-    return fit(x, logarithm(x));
+    return fit(x, Fitted::logarithm_for(has_joint, x));
   }
 };
 struct PowerNoise {

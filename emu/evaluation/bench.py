@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from emu.device import parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
-from emu.evaluation.controls import control_feeds, flat_settings
+from emu.evaluation.controls import changed_settings, control_feeds, flat_settings
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
@@ -195,12 +195,11 @@ class Bench:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"The batch size is {batch_size} and must be at least 1.")
         self.batch_size: int = self._fixed or batch_size or DEFAULT_BATCH
-        defaults = flat_settings(manifest) if manifest else {}
         self.arguments: dict[str, Any] = {
             "model": _place(model) if isinstance(model, str | Path) else None,
             **_arguments_of(self.dataset.source),
             "rewriting": rewriting,
-            "set": {name: value for name, value in self.settings.items() if value != defaults[name]},
+            "set": changed_settings(manifest, self.settings) if manifest else {},
             "task": self.task.name,
             "samples": len(self.dataset.labels),
             "batch_size": self.batch_size,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from emu.device import parse_overrides
 from emu.device.loading import Overrides
 from emu.errors import InputError
-from emu.rewriter import device_settings
+from emu.rewriter import device_choices, device_settings
 
 LARGEST_SEED = 2**32 - 1
 
@@ -70,7 +70,19 @@ def flat_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -> 
     Raises:
         InputError: as in `emu.rewriter.device_settings`.
     """
-    devices = device_settings(manifest, set)
+    entries, choices = device_settings(manifest, set), device_choices(manifest, set)
+    return _flat({name: {**entries[name], **choices[name]} for name in entries})
+
+
+def changed_settings(manifest: Mapping[str, Any], settings: Mapping[str, float]) -> dict[str, float]:
+    """Those of `flat_settings` that are not the model's own, without what follows from others, such as from a time."""
+    own, choices = flat_settings(manifest), _flat(device_choices(manifest))
+    chosen = {name: settings[name] for name in choices if settings[name] != own[name]}
+    follow = flat_settings(manifest, chosen)
+    return chosen | {name: value for name, value in settings.items() if value != follow[name]}
+
+
+def _flat(devices: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     if len(devices) == 1:
-        return next(iter(devices.values()))
+        return dict(next(iter(devices.values())))
     return {f"{name}:{entry}": value for name, entries in devices.items() for entry, value in entries.items()}

@@ -2,7 +2,7 @@
 
 from emu.rewriter.devices import Device, Rule, load_devices
 from emu.rewriter.faults import ArrayFaults, Faults, fault_storage
-from emu.rewriter.manifest import device_settings, read_manifest
+from emu.rewriter.manifest import device_choices, device_settings, read_manifest
 from emu.rewriter.rewriter import EmulatedModel, find_sites, find_stored_tensors, rewrite
 from emu.rewriter.selection import matching, select
 from emu.rewriter.sharing import Share
@@ -19,6 +19,7 @@ __all__ = [
     "Share",
     "Site",
     "Skipped",
+    "device_choices",
     "device_settings",
     "fault_storage",
     "find_sites",

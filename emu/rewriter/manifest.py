@@ -146,9 +146,30 @@ def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -
             `emu.device.override_entries`.
 
     """
+    return {name: entries for name, (entries, _) in _settled(manifest, set).items()}
+
+
+def device_choices(manifest: Mapping[str, Any], set: Overrides | None = None) -> dict[str, dict[str, float]]:
+    """What chose the numbers of a rewritten model's devices, such as `program.time_s`, by the device's name.
+
+    Args:
+        manifest: the model's manifest.
+        set: as for `device_settings`.
+
+    Raises:
+        InputError: as in `device_settings`.
+
+    """
+    return {name: choices for name, (_, choices) in _settled(manifest, set).items()}
+
+
+def _settled(
+    manifest: Mapping[str, Any], set: Overrides | None
+) -> dict[str, tuple[dict[str, float], dict[str, float]]]:
+    """Entries and choices of each device."""
     devices = manifest["devices"]
-    settings: dict[str, dict[str, float]] = {}
     profiles = {name: load_profile(device["profile"]) for name, device in devices.items()}
+    settings: dict[str, dict[str, float]] = {}
     for name, device in devices.items():
         values = profiles[name].entries()
         unknown = [entry for entry in device["entries"] if not isinstance(entry, str) or entry not in values]
@@ -158,11 +179,11 @@ def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -
                 "original model again."
             )
         settings[name] = {entry: values[entry] for entry in device["entries"]}
-    changes: dict[str, dict[str, Any]] = {}
+    changes: dict[str, dict[str, Any]] = {name: {} for name in settings}
     for key, value in parse_overrides(set).items():
         name, colon, entry = key.rpartition(":")
         if not colon:
-            having = [each for each in settings if entry in (*settings[each], *profiles[each].selectors())]
+            having = [each for each in settings if entry in settings[each] or entry in profiles[each].choices()]
             if len(having) > 1:
                 raise InputError(
                     f"Several devices have '{entry}' ({', '.join(having)}): say which, as in "
@@ -172,15 +193,19 @@ def device_settings(manifest: Mapping[str, Any], set: Overrides | None = None) -
             name = having[0] if having else next(iter(settings))
         elif name not in settings:
             raise InputError(f"'{key}' sets a device that the model does not have: it has {', '.join(settings)}.")
-        if entry in changes.setdefault(name, {}):
+        if entry in changes[name]:
             raise InputError(f"'{entry}' of device '{name}' is set twice: keep one of them.")
         changes[name][entry] = value
-    for name, given in changes.items():
-        chosen = {entry: given.pop(entry) for entry in profiles[name].selectors() if entry in given}
+    settled = {}
+    for name, entries in settings.items():
+        profile, given = profiles[name], changes[name]
+        chosen = {entry: given.pop(entry) for entry in profile.choices() if entry in given}
         if chosen:
-            values = load_profile(profiles[name], chosen).entries()
-            settings[name] = {entry: values[entry] for entry in settings[name]}
-    return {name: override_entries(entries, changes.get(name)) for name, entries in settings.items()}
+            profile = load_profile(profile, chosen)
+            values = profile.entries()
+            entries = {entry: values[entry] for entry in entries}
+        settled[name] = override_entries(entries, given), profile.choices()
+    return settled
 
 
 _PARTS = {"devices": dict, "controls": dict, "sites": list, "skipped": list}
