@@ -160,8 +160,9 @@ class _Fitted(_Program):
     def acting(self, setting: str) -> Any:
         """The value of a setting as a device has it: of coefficients, those of the time."""
         value = super().acting(setting)
-        if isinstance(value, tuple) and self.fit_time_s is not None and self.time_s is not None:
-            return value[self.fit_time_s.index(self.time_s)]
+        times = self.fit_time_s
+        if setting != "fit_time_s" and isinstance(value, tuple) and times is not None and self.time_s is not None:
+            return value[times.index(self.time_s)]
         return None if setting == "time_s" else value
 
 
