@@ -1,7 +1,8 @@
 """What a model costs on a device: tiles, cells, conversions, energy, area and latency, counted from its sites.
 
-Counts follow from the model and the device; energy, area and time follow from the counts by the constants of a
-`CostModel`, each of which names its source and can be changed. `docs/cost.md` says what is counted and what is not.
+Counts follow from the model and the device; energy, area and time follow from the counts by the constants in the
+device's section [cost], each of which names its source. What a device gives no constant for is not modelled: it is
+NaN and named in a note, never zero. `docs/cost.md` says what is counted and what is not.
 """
 
 import dataclasses
@@ -10,10 +11,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from emu.analysis.figures import COLORS, GREY, below_axes, grid, line_styles
-from emu.device import Profile, load_profile
+from emu.device import Profile, describe, load_profile
+from emu.device.sections.cost import CostCircuits
 from emu.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,19 +25,33 @@ if TYPE_CHECKING:
     from emu.device.loading import Overrides
     from emu.rewriter import Device, EmulatedModel, Rule
 
-ISAAC = "ISAAC (Shafiee et al. 2016, 32 nm) as quoted by PUMA, MNSIM and hwcomponents-library"
 HOROWITZ = "Horowitz 2014, 45 nm"
-ASSUMED = "assumed"
-PARTS = ("array", "dac", "sample_hold", "adc", "shift_add", "buffer", "write")
+PARTS = {  # of the energy, and the constants that each takes
+    "array": "cost.read_voltage_v, cost.read_ns",
+    "dac": "cost.dac_pj",
+    "adc": "cost.adc_pj",
+    "shift_add": "cost.shift_add_pj",
+    "buffer": "cost.buffer_pj_per_bit",
+    "core": "cost.core_pj",
+    "write": "cost.write_pj, or cost.write_voltage_v and cost.write_ns",
+}
+AREAS = {
+    "cells": "cost.cell_area_um2",
+    "DACs": "cost.dac_area_um2",
+    "ADCs": "cost.adc_area_um2",
+    "all else in a core": "cost.core_area_um2",
+}
 ENERGIES = tuple(f"energy_{part}_uj" for part in PARTS)
-DIGITAL = ("digital_arithmetic_uj", "digital_memory_uj")
-
-AdcModel = Literal["accelergy", "isaac", "spikesim", "neurosim_22_lstp", "neurosim_32_lp", "neurosim_32_hp"]
+DIGITAL = ("digital_arithmetic_uj", "digital_cache_uj", "digital_fetch_uj")
+ATTENTION = ("query", "key", "value", "query_key_value", "key_value", "attention_scores", "attention_context")
+WRITTEN_CELL_BITS = 2  # of an operand that clipformer writes, as in its paper
+Notes = dict[str, dict[str, None]]  # sentences, and what to list in their braces
+EXACT_BITS = 8  # of a converter that neither the device nor its [cost] gives a resolution
 
 
 @dataclass(frozen=True)
 class Constant:
-    """What a constant of a `CostModel` means: its unit, and where its value comes from."""
+    """What a constant of the digital baseline means: its unit, and where its value comes from."""
 
     unit: str
     meaning: str
@@ -43,73 +59,20 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class CostModel:
-    """The constants that turn counts into energy, area and time; `constants` lists them with units and sources.
+class Baseline:
+    """The digital accelerator to compare with: its constants, with units and sources."""
 
-    A constant that is None follows from others or from the device, as its meaning says.
-    """
-
-    adc_model: Annotated[AdcModel, Constant("", "where energy and area of an ADC come from", "docs/cost.md")] = (
-        "accelergy"
-    )
-    adc_energy_pj: Annotated[float | None, Constant("pJ", "one conversion; else by adc_model", "")] = None
-    adc_area_um2: Annotated[float | None, Constant("um2", "one ADC; else by adc_model", "")] = None
-    adc_bits: Annotated[int | None, Constant("bits", "resolution of an ADC; else the device's", "")] = None
-    adc_rate_hz: Annotated[float, Constant("1/s", "conversions of one ADC in a second", ISAAC)] = 1.28e9
-    adc_columns: Annotated[
-        int | None, Constant("columns", "columns that share one ADC; else the device's adc.columns, or 128", ISAAC)
-    ] = None
-    technology_nm: Annotated[float, Constant("nm", "node of the ADC, for adc_model accelergy", ISAAC)] = 32.0
-    converter_bits: Annotated[
-        int, Constant("bits", "resolution of a DAC or an ADC that the device leaves exact", ASSUMED)
-    ] = 8
-    read_resistance_ohm: Annotated[
-        float, Constant("ohm", "of a column, for adc_model neurosim_*", "NeuroSim V1.4, resistance of the on state")
-    ] = 1e5
-    dac_energy_pj: Annotated[float, Constant("pJ", "one bit by a DAC: 4 mW / 1024 for 100 ns", ISAAC)] = 0.390625
-    dac_area_um2: Annotated[float, Constant("um2", "the DAC of one row of one array", ISAAC)] = 0.166
-    array_energy_pj: Annotated[float, Constant("pJ", "one reading of 128 x 128 cells: 0.3 mW for 100 ns", ISAAC)] = 30.0
-    array_area_um2: Annotated[float, Constant("um2", "128 x 128 cells", ISAAC)] = 25.0
-    read_ns: Annotated[float, Constant("ns", "one reading of an array", ISAAC)] = 100.0
-    sample_hold_energy_pj: Annotated[float, Constant("pJ", "one output held: 10 uW / 1024 for 100 ns", ISAAC)] = (
-        9.765625e-4
-    )
-    shift_add_energy_pj: Annotated[float, Constant("pJ", "one conversion added to its sum", ISAAC)] = 0.021
-    shift_add_area_um2: Annotated[float, Constant("um2", "one shift-and-add unit, one for each ADC", ISAAC)] = 60.0
-    buffer_energy_pj_per_bit: Annotated[
-        float, Constant("pJ", "one bit from or to an eDRAM of 64 KB: 20.45 pJ for 256", ISAAC)
-    ] = 20.45 / 256
-    bus_energy_pj_per_bit: Annotated[float, Constant("pJ", "one bit over the bus", ISAAC)] = 0.054
-    conversions_per_pair: Annotated[
-        int,
-        Constant(
-            "1", "1: the currents of a pair are subtracted, then converted; 2: each by itself", "CrossSim; option"
-        ),
-    ] = 1
-    devices_per_weight: Annotated[
-        int, Constant("1", "devices of a weight where the device has no conductances", ASSUMED)
-    ] = 2
-    write_voltage_v: Annotated[float, Constant("V", "of a write pulse", "NeuroSim V1.4")] = 2.0
-    write_pulse_ns: Annotated[float, Constant("ns", "length of a write pulse", "MNSIM 2.0")] = 10.0
-    write_pulses: Annotated[float, Constant("1", "pulses that write a cell", ASSUMED)] = 1.0
-    write_conductance_us: Annotated[
-        float | None,
-        Constant("uS", "of a cell being written; else the device's g_max, or 10", "the ClipFormer paper: 100 kOhm"),
-    ] = None
-    write_cell_bits: Annotated[
-        int, Constant("bits", "in one cell of an operand that clipformer writes", "the ClipFormer paper")
-    ] = 2
     digital_multiply_pj: Annotated[float, Constant("pJ", "8-bit multiplication (32-bit float: 3.7)", HOROWITZ)] = 0.2
     digital_add_pj: Annotated[float, Constant("pJ", "32-bit addition (32-bit float: 0.9)", HOROWITZ)] = 0.1
-    digital_bits: Annotated[int, Constant("bits", "of a number in the digital baseline", ASSUMED)] = 8
+    digital_bits: Annotated[int, Constant("bits", "of a number", "assumed")] = 8
     digital_dram_pj_per_bit: Annotated[float, Constant("pJ", "one bit from DRAM: 640 pJ for 32", HOROWITZ)] = 20.0
     digital_cache_pj_per_bit: Annotated[float, Constant("pJ", "one bit from an 8 KB cache: 10 pJ for 64", HOROWITZ)] = (
         10 / 64
     )
 
     @classmethod
-    def of(cls, changes: "Mapping[str, Any] | Iterable[str] | None" = None) -> "CostModel":
-        """The constants with some of them changed: `{"adc_energy_pj": 2}` or strings `adc_energy_pj=2`.
+    def of(cls, changes: "Mapping[str, Any] | Iterable[str] | None" = None) -> "Baseline":
+        """The constants with some of them changed: `{"digital_bits": 32}` or strings `digital_bits=32`.
 
         Raises:
             InputError: an unknown constant, or a value that it cannot have.
@@ -118,41 +81,31 @@ class CostModel:
         values: dict[str, Any] = {}
         for name, value in _pairs(changes):
             if name not in kinds:
-                raise InputError(f"The constant '{name}' is not known: there are {', '.join(kinds)}.")
+                raise InputError(
+                    f"The constant '{name}' is not known: there are {', '.join(kinds)} of the digital baseline; those "
+                    "of a device are its settings (--set cost.adc_pj=2)."
+                )
             values[name] = _checked(name, value, kinds[name])
         return cls(**values)
 
-    def conversion(self, bits: int) -> tuple[float, float]:
-        """Energy of one conversion in pJ, and area of one ADC in um2.
 
-        Raises:
-            InputError: bits out of the range of the formulas.
-        """
-        if not 1 <= bits <= 16:
-            raise InputError(f"An ADC of {bits} bits was asked for: the formulas hold for 1 to 16.")
-        energy, area = self.adc_energy_pj, self.adc_area_um2
-        if self.adc_model == "isaac":
-            default = (1.5625, 1200.0)  # 2 mW at 1.28 GS/s, 8 bits
-        elif self.adc_model == "spikesim":
-            default = (2.03084, 693.6)
-        else:
-            if self.adc_model == "accelergy":
-                found = accelergy_adc_energy_pj(bits, self.adc_rate_hz, self.technology_nm)
-            else:
-                variant = self.adc_model.removeprefix("neurosim_")
-                found = neurosim_adc_energy_pj(2**bits, self.read_resistance_ohm, variant)
-            default = (found, accelergy_adc_area_um2(found, self.adc_rate_hz, self.technology_nm))
-        return default[0] if energy is None else energy, default[1] if area is None else area
+def constants(profiles: Iterable[Profile], baseline: Baseline | None = None) -> "pd.DataFrame":
+    """The constants of devices and of the digital baseline.
 
-
-def constants(model: CostModel | None = None) -> "pd.DataFrame":
-    """The constants of a cost model: `constant`, `value`, `unit`, `meaning`, `source`."""
-    model = model or CostModel()
-    rows = []
-    for name, annotation in get_type_hints(CostModel, include_extras=True).items():
+    Returns:
+        `device` ("digital" for the baseline), `constant`, `value` (None: not modelled), `unit`, `meaning`, `source`.
+    """
+    rows: list[dict[str, Any]] = []
+    for profile in profiles:
+        for each in describe(profile):
+            if each.name.startswith("cost."):
+                row = {"device": profile.name, "constant": each.name, "value": each.value, "unit": each.unit}
+                rows.append(row | {"meaning": each.meaning, "source": each.source})
+    for name, annotation in get_type_hints(Baseline, include_extras=True).items():
         what = next(each for each in get_args(annotation) if isinstance(each, Constant))
-        rows.append({"constant": name, "value": getattr(model, name), **dataclasses.asdict(what)})
-    return _pandas().DataFrame(rows)
+        value = getattr(baseline or Baseline(), name)
+        rows.append({"device": "digital", "constant": name, "value": value, **dataclasses.asdict(what)})
+    return _pandas().DataFrame(rows, dtype=object)
 
 
 def accelergy_adc_energy_pj(bits: int, rate_hz: float, technology_nm: float) -> float:
@@ -169,24 +122,6 @@ def accelergy_adc_area_um2(energy_pj: float, rate_hz: float, technology_nm: floa
     )
 
 
-_NEUROSIM = {  # microwatt for a doubling of the levels, microwatt, watt, per decade of resistance
-    "22_lstp": (0.538, 4.3753, 0.072341, 2.303),
-    "32_lp": (1.1294, 8.8998, 0.079449, 2.297),
-    "32_hp": (1.0157, 7.6286, 0.083709, 2.313),
-}
-
-
-def neurosim_adc_power_uw(levels: int, resistance_ohm: float, variant: str = "22_lstp") -> float:
-    """Power of a successive-approximation ADC in uW by NeuroSim's fit (SarADC); `resistance_ohm` of the column."""
-    slope, base, column, decade = _NEUROSIM[variant]
-    return slope * math.log2(levels) + base + column * 1e6 * math.exp(-decade * math.log10(resistance_ohm))
-
-
-def neurosim_adc_energy_pj(levels: int, resistance_ohm: float, variant: str = "22_lstp") -> float:
-    """Energy of one conversion by NeuroSim's fit: its power for log2(levels) + 1 ns."""
-    return neurosim_adc_power_uw(levels, resistance_ohm, variant) * (math.log2(levels) + 1) * 1e-3
-
-
 def lossless_adc_bits(rows: int, input_bits: int, cell_bits: int) -> int:
     """Bits of an ADC that loses nothing of a column of `rows` cells, by ISAAC's rule."""
     bits = math.ceil(math.log2(rows)) + input_bits + cell_bits
@@ -200,24 +135,24 @@ class Counts:
     Attributes:
         tiles: tiles as the emulation cuts the matrix of weights.
         arrays: physical arrays: all columns of cells side by side, in arrays of the tile's size.
-        cells: devices in use.
+        cells: cells in use.
         allocated: cells of all arrays.
-        input_slices: readings of an array for one input row.
+        readings: readings of an array for one input row.
         dac_conversions: inputs fed to rows of arrays, for one input row.
         adc_conversions: outputs converted, for one input row.
-        adcs: number of ADCs.
-        shared: columns that one of them converts, one after another.
+        converted: outputs that one array converts after another reading, those in use.
+        outputs: outputs of a whole array.
     """
 
     tiles: int
     arrays: int
     cells: int
     allocated: int
-    input_slices: int
+    readings: int
     dac_conversions: int
     adc_conversions: int
-    adcs: int
-    shared: int
+    converted: int
+    outputs: int
 
 
 def count(
@@ -228,10 +163,10 @@ def count(
     tile_columns: int = 0,
     slices: int = 1,
     devices: int = 1,
+    cell_devices: int = 1,
     extra_columns: int = 0,
-    input_slices: int = 1,
-    conversions_per_pair: int = 1,
-    adc_columns: int = 128,
+    readings: int = 1,
+    pair_conversions: int = 1,
 ) -> Counts:
     """Counts for a matrix of weights.
 
@@ -242,28 +177,27 @@ def count(
         tile_columns: columns of an array, 0 likewise.
         slices: cells that hold the bits of a weight.
         devices: 2 for a differential pair, else 1.
+        cell_devices: 2 where both devices of a pair stand in one cell, else 1.
         extra_columns: columns besides the weights', such as a unit column; with the slices of a weight, but no pair.
-        input_slices: parts that an input is fed in.
-        conversions_per_pair: 2 if each device of a pair is converted by itself, else 1.
-        adc_columns: columns that share one ADC.
+        readings: of an array for one input row: parts that an input is fed in, times phases.
+        pair_conversions: 2 if each device of a pair is converted by itself, else 1.
     """
-    width = columns * slices * devices + extra_columns * slices
+    width = columns * slices * math.ceil(devices / cell_devices) + extra_columns * slices
     down = math.ceil(rows / tile_rows) if tile_rows else 1
     across = math.ceil(width / tile_columns) if tile_columns else 1
-    converted = columns * slices * (conversions_per_pair if devices > 1 else 1) + extra_columns * slices
-    # The columns of an array whose currents are subtracted pairwise have one conversion for two columns.
-    in_array = math.ceil(min(converted, converted * tile_columns / width if tile_columns else converted))
-    per_array = math.ceil(in_array / adc_columns)
+    converted = columns * slices * (pair_conversions if devices > 1 else 1) + extra_columns * slices
+    outputs = math.ceil(converted * tile_columns / width) if tile_columns else converted
     return Counts(
         tiles=down * (math.ceil(columns / tile_columns) if tile_columns else 1),
         arrays=down * across,
         cells=rows * width,
         allocated=down * across * (tile_rows or rows) * (tile_columns or width),
-        input_slices=input_slices,
-        dac_conversions=rows * across * input_slices,
-        adc_conversions=down * converted * input_slices,
-        adcs=down * across * per_array,
-        shared=min(adc_columns, in_array),
+        readings=readings,
+        dac_conversions=rows * across * readings,
+        adc_conversions=down * converted * readings,
+        # The columns of an array whose currents are subtracted pairwise have one conversion for two columns.
+        converted=min(converted, outputs),
+        outputs=outputs,
     )
 
 
@@ -303,20 +237,22 @@ def cost(
     exclude: str | None = None,
     tokens: Sequence[int] = (),
     tile_rows: Sequence[int] = (),
-    constants: "CostModel | Mapping[str, Any] | Iterable[str] | None" = None,
+    costs_of: str | Path | Profile | None = None,
+    baseline: "Baseline | Mapping[str, Any] | Iterable[str] | None" = None,
 ) -> "pd.DataFrame":
     """What every site of a model costs for one sample.
 
     Args:
         model: a rewritten model, or a plain one with `device`.
         device: a profile for a plain model.
-        set: settings of the device; of a rewritten model those of its devices, tile sizes and bits included.
+        set: settings of the device; of a rewritten model those of its devices, tile sizes, bits and constants included.
         map: other devices for some sites, when rewriting.
         only: sites to count, when rewriting.
         exclude: sites to leave out, when rewriting.
         tokens: lengths of the sequence; else the model's own.
         tile_rows: heights of an array; else the device's.
-        constants: a cost model, or changes of the default one.
+        costs_of: a device whose constants stand in where a device has none.
+        baseline: the digital baseline, or changes of the default one.
 
     Returns:
         One row for each site, length and height: see `cost_of_sites`, and `tokens` and `tile_rows` before.
@@ -338,7 +274,10 @@ def cost(
     elif device is not None or map or only is not None or exclude is not None:
         raise InputError(f"{name} is already rewritten: give it without a device and a selection of sites.")
     profiles = {key: load_profile(each["profile"], set) for key, each in manifest["devices"].items()}
-    costs = constants if isinstance(constants, CostModel) else CostModel.of(constants)
+    lent: list[str] = []
+    if costs_of is not None:
+        profiles, lent = _with_costs_of(profiles, load_profile(costs_of))
+    digital = baseline if isinstance(baseline, Baseline) else Baseline.of(baseline)
     parts = []
     lengths: list[int | None] = [*tokens] or [None]
     heights: list[int | None] = [*tile_rows] or [None]
@@ -347,13 +286,14 @@ def cost(
         if height is not None:
             changed = {key: load_profile(each, {"mapping.tile_rows": height}) for key, each in profiles.items()}
         sites = manifest["sites"]
-        frame = cost_of_sites(sites, changed, tokens=length, constants=costs, name=name)
+        frame = cost_of_sites(sites, changed, tokens=length, baseline=digital, name=name)
         used = next(iter(changed.values())).mapping.tile_rows if len(changed) == 1 or height is not None else None
         frame.insert(0, "tile_rows", used)
         frame.insert(0, "tokens", length or _own_tokens(sites))
         parts.append(frame)
     frame = _pandas().concat(parts, ignore_index=True)
     frame.attrs = {"model": name, "device": ", ".join(profiles), **parts[0].attrs}
+    frame.attrs["notes"] = lent + frame.attrs["notes"]
     return frame
 
 
@@ -362,7 +302,7 @@ def cost_of_sites(
     profiles: Mapping[str, Profile],
     *,
     tokens: int | None = None,
-    constants: CostModel | None = None,
+    baseline: Baseline | None = None,
     name: str = "The model",
 ) -> "pd.DataFrame":
     """What sites of a manifest cost for one sample, one row for each.
@@ -371,32 +311,37 @@ def cost_of_sites(
         sites: sites of a manifest.
         profiles: devices by the name that sites give.
         tokens: length of the sequence; None for the model's own.
-        constants: of the costs.
+        baseline: the digital accelerator to compare with.
         name: how to call the model in an error.
 
     Returns:
-        Columns `site`, `node`, `layer`, `component`, `rows`, `columns` (of the matrix), `vectors` (input rows of one
-        sample, for each matrix), `matrices`, `tiles`, `arrays`, `cells`, `adcs`, `dac_conversions`, `adc_conversions`,
-        `adc_bits`, `lossless_bits` (of an ADC that loses nothing, by ISAAC's rule; NaN for analog cells), `macs`,
-        `energy_array_uj` .. `energy_write_uj` and their sum `energy_uj`, `area_mm2`, `latency_us`, and the digital
-        baseline: `digital_arithmetic_uj`, `digital_memory_uj` and their sum `digital_uj`. A site that shares the array
-        of another one has no tiles, cells and area of its own. What was assumed is in `attrs["notes"]`.
+        Columns `site`, `node`, `layer`, `component`, `device`, `rows`, `columns` (of the matrix), `vectors` (input rows
+        of one sample, for each matrix), `matrices`, `tiles`, `arrays`, `cells` in use and `allocated`, `adcs`,
+        `dac_conversions`, `adc_conversions`, `adc_bits`, `lossless_bits` (of an ADC that loses nothing, by ISAAC's
+        rule; NaN for analog cells), `macs`, `energy_array_uj` .. `energy_write_uj` and their sum `energy_uj`,
+        `area_mm2`, `latency_us`, `programming_uj` (writing the stored weights once, in no sum), and the digital
+        baseline: `digital_arithmetic_uj`, `digital_cache_uj`, `digital_fetch_uj` (stored weights from DRAM) and their
+        sum `digital_uj`; `tops_per_w`, `tops_per_mm2` and `edp_uj_us` as in `total_cost`. A site that shares the array
+        of another one has no tiles, cells and area of its own. NaN is what the device gives no constants for: a sum
+        holds what is modelled, and is NaN without cells, DACs and ADCs. What was assumed and what is not modelled is in
+        `attrs["notes"]`, the devices in `attrs["profiles"]`.
     """
-    costs = constants or CostModel()
+    digital = baseline or Baseline()
     if tokens is not None and tokens < 1:
         raise InputError(f"{tokens} tokens were asked for: give at least one.")
     products = [site for site in sites if site["op"] != "FaultyWeight"]
     own = _own_tokens(products)
-    notes: dict[str, None] = {}
+    notes: Notes = {}
     if len(products) < len(sites):
-        notes["Stored tensors that feed no product are not counted."] = None
+        notes["Stored tensors that feed no product are not counted."] = {}
     rows = []
     for site in products:
         profile = profiles[site["device"]]
         k, n, vectors, matrices = _geometry(site, tokens, own, name)
-        rows.append(_row(site, profile, k, n, vectors, matrices, costs, notes))
-    frame = _pandas().DataFrame(rows)
-    frame.attrs = {"notes": list(notes), "constants": costs}
+        rows.append(_row(site, profile, k, n, vectors, matrices, digital, notes))
+    frame = _with_rates(_pandas().DataFrame(rows), "latency_us")
+    said = [sentence.replace("{}", ", ".join(items)) for sentence, items in notes.items()]
+    frame.attrs = {"notes": said, "baseline": digital, "profiles": dict(profiles)}
     return frame
 
 
@@ -409,23 +354,81 @@ def total_cost(frame: "pd.DataFrame", by: Sequence[str] = ()) -> "pd.DataFrame":
 
     Returns:
         For each number of tokens, height of tiles and value of `by`: `sites` and the sums of the columns of `cost`;
-        `slowest_us`, the largest latency of a site; `ratio`, digital by analog energy; and, without `by`,
-        `paper_ratio`, the same by the published equations (NaN where layers differ).
+        `slowest_us`, the largest latency of a site; `tops_per_w`, two operations for each multiply-accumulate by the
+        energy; `tops_per_mm2`, the same by the area and the slowest site, which sets the pace of a pipeline;
+        `edp_uj_us`, energy times latency; `ratio`, digital by analog energy, and `resident_ratio`, the same if the
+        digital accelerator need not fetch the weights; and, without `by`, `paper_ratio`, by the published equations
+        (NaN where layers differ).
     """
     frame = frame.copy()
     keys = [key for key in ("tokens", "tile_rows", *by) if key in frame]
-    sums = ["tiles", "arrays", "cells", "adcs", "dac_conversions", "adc_conversions", "macs"]
-    sums += [*ENERGIES, "energy_uj", "area_mm2", "latency_us", *DIGITAL, "digital_uj"]
+    sums = ["tiles", "arrays", "cells", "allocated", "adcs", "dac_conversions", "adc_conversions", "macs"]
+    sums += [*ENERGIES, "energy_uj", "area_mm2", "latency_us", "programming_uj", *DIGITAL, "digital_uj"]
     groups = frame.groupby(keys, sort=False, dropna=False) if keys else frame.groupby(lambda _: 0)
-    total = groups[sums].sum()
+    total = groups[sums].agg(_sum)
     total.insert(0, "sites", groups.size())
     total["slowest_us"] = groups["latency_us"].max()
-    total["ratio"] = total["digital_uj"] / total["energy_uj"].where(total["energy_uj"] > 0)
+    total = _with_rates(total, "slowest_us")
+    spent = total["energy_uj"].where(total["energy_uj"] > 0)
+    total["ratio"] = total["digital_uj"] / spent
+    total["resident_ratio"] = (total["digital_uj"] - total["digital_fetch_uj"]) / spent
     if not by:
-        total["paper_ratio"] = [_published(rows, frame.attrs["constants"]) for _, rows in groups]
+        total["paper_ratio"] = [_by_equations(rows, frame.attrs["baseline"]) for _, rows in groups]
     total = total.reset_index(drop=not keys)
     total.attrs = frame.attrs
     return total
+
+
+def compare_cost(frame: "pd.DataFrame", other: "pd.DataFrame") -> "pd.DataFrame":
+    """Energy and area of one model on two devices.
+
+    Args:
+        frame: of `cost`.
+        other: of `cost`, of the same model on what is compared with.
+
+    Returns:
+        One row for each component, one for `attention` (what makes Q, K and V, and both products), one for `attention
+        and its output` (with the projection behind it) and one for `all`: `energy_uj`, `area_mm2` and `latency_us`, the
+        same with `other_` before, and `energy_change`, `area_change` and `latency_change` from the other device to
+        this one, as shares.
+    """
+    rows = []
+    groups: dict[str, tuple[str, ...]] = {each: (each,) for each in frame["component"].unique()}
+    groups |= {"attention": ATTENTION, "attention and its output": (*ATTENTION, "attention_output"), "all": ()}
+    for label, inside in groups.items():
+        row: dict[str, Any] = {"component": label}
+        for prefix, each in (("", frame), ("other_", other)):
+            chosen = each[each["component"].isin(inside)] if inside else each
+            row |= {prefix + name: _sum(chosen[name]) for name in ("energy_uj", "area_mm2", "latency_us")}
+        rows.append(row)
+    compared = _pandas().DataFrame(rows)
+    for name in ("energy_uj", "area_mm2", "latency_us"):
+        before = compared[f"other_{name}"]
+        compared[f"{name.split('_')[0]}_change"] = compared[name] / before.where(before > 0) - 1
+    return compared
+
+
+def peak(profile: Profile) -> dict[str, float]:
+    """What a device reaches with all arrays full and busy, and what its makers publish.
+
+    Returns:
+        `tops_per_w` and `tops_per_mm2` of stored weights, two operations for each multiply-accumulate, as counted here;
+        `published_tops_per_w` and `published_tops_per_mm2`. NaN where arrays have no size, constants are missing or
+        nothing is published.
+    """
+    structure, given, none = profile.structure(), profile.cost, math.nan
+    found = {"tops_per_w": none, "tops_per_mm2": none}
+    found |= {f"published_{name}": (_given(given, f"published_{name}") or none) for name in list(found)}
+    height, width = int(structure["tile_rows"]), int(structure["tile_columns"])
+    slices, devices, extra, _ = _cells_of(profile, False, {})
+    cells = slices * math.ceil(devices / (_given(given, "cell_devices") or 1))
+    if height and width - extra * slices >= cells:
+        columns = (width - extra * slices) // cells
+        one = _product(profile, height, columns, vectors=1, matrices=1, written=False, notes={})
+        operations = 2 * height * columns
+        found["tops_per_w"] = operations / one["energy_uj"] * 1e-6
+        found["tops_per_mm2"] = operations / one["latency_us"] / one["area_mm2"] * 1e-6
+    return found
 
 
 def draw_cost(frame: "pd.DataFrame", axes: Any) -> None:
@@ -434,8 +437,13 @@ def draw_cost(frame: "pd.DataFrame", axes: Any) -> None:
     Args:
         frame: of `cost`.
         axes: matplotlib Axes.
+
+    Raises:
+        InputError: the energy is not modelled.
     """
     total = total_cost(frame)
+    if total["energy_uj"].isna().all():
+        raise InputError("There is no energy to draw, because it is not modelled: the notes say what to set.")
     varied = [key for key in ("tokens", "tile_rows") if key in frame and frame[key].nunique() > 1]
     if not varied:
         _draw_components(frame, axes)
@@ -463,10 +471,10 @@ def draw_cost(frame: "pd.DataFrame", axes: Any) -> None:
 _PART_LABELS = {
     "array": "array",
     "dac": "DAC",
-    "sample_hold": "sample and hold",
     "adc": "ADC",
     "shift_add": "shift and add",
     "buffer": "buffers",
+    "core": "all else in a core",
     "write": "writing K and V",
 }
 
@@ -478,7 +486,7 @@ def _draw_components(frame: "pd.DataFrame", axes: Any) -> None:
         energy = total[f"energy_{part}_uj"]
         if energy.sum() > 0.001 * total["energy_uj"].sum():
             axes.barh(total["component"], energy, left=left, color=color, label=_PART_LABELS[part])
-        left = left + energy
+        left = left + energy.fillna(0)
     marks = {"color": "black", "markersize": 14, "markeredgewidth": 1.5}
     axes.plot(total["digital_arithmetic_uj"], total["component"], "|", label="digital, arithmetic alone", **marks)
     # With its weights from memory it is beyond the axis: as numbers.
@@ -500,148 +508,291 @@ def _row(
     n: int,
     vectors: int,
     matrices: int,
-    costs: CostModel,
-    notes: dict[str, None],
+    digital: Baseline,
+    notes: Notes,
 ) -> dict[str, Any]:
     """Counts and costs of one site; energy in uJ, area in mm2, latency in us."""
-    structure, entries = profile.structure(), profile.entries()
     written = site["op"] == "CrossbarMatMulDynamic"
-    slices, devices, extra, cell_bits = _cells_of(structure, entries, written, costs, notes, profile.name)
-    dac_bits = _bits("dac", structure, entries, costs, notes, profile.name)
-    adc_bits = costs.adc_bits or _bits("adc", structure, entries, costs, notes, profile.name)
-    slice_bits = int(structure["dac_slice_bits"])
-    if not int(structure["tile_rows"]) or not int(structure["tile_columns"]):
-        notes[
-            f"Device '{profile.name}' does not limit its tiles: each matrix is counted as one array "
-            "(--set mapping.tile_rows=128 --set mapping.tile_columns=128 cuts it)."
-        ] = None
-    counts = count(
-        k,
-        n,
-        tile_rows=int(structure["tile_rows"]),
-        tile_columns=int(structure["tile_columns"]),
-        slices=slices,
-        devices=devices,
-        extra_columns=extra,
-        input_slices=math.ceil((dac_bits - 1) / slice_bits) if slice_bits else 1,
-        conversions_per_pair=costs.conversions_per_pair,
-        adc_columns=costs.adc_columns or getattr(profile.adc, "columns", None) or 128,
-    )
-    lossless = math.nan
-    if cell_bits:
-        fed_bits = slice_bits or dac_bits - 1
-        lossless = lossless_adc_bits(min(k, int(structure["tile_rows"]) or k), fed_bits, cell_bits)
-    runs = vectors * matrices
-    conversion_pj, adc_um2 = costs.conversion(adc_bits)
-    converted = runs * counts.adc_conversions
-    moved_bits = runs * (k + n) * dac_bits
-    pj = {
-        "array": runs * counts.input_slices * counts.cells * costs.array_energy_pj / 128**2,
-        "dac": runs * counts.dac_conversions * (slice_bits or dac_bits) * costs.dac_energy_pj,
-        "sample_hold": converted * costs.sample_hold_energy_pj,
-        "adc": converted * conversion_pj,
-        "shift_add": converted * costs.shift_add_energy_pj,
-        "buffer": moved_bits * (costs.buffer_energy_pj_per_bit + costs.bus_energy_pj_per_bit),
-        "write": 0.0,
-    }
-    latency_ns = vectors * counts.input_slices * max(costs.read_ns, counts.shared / costs.adc_rate_hz * 1e9)
-    if written:
-        g_us = costs.write_conductance_us or entries.get("mapping.g_max_us", 10.0)
-        # V^2 G t in pJ: microsiemens times nanoseconds are 1e-15
-        cell_pj = costs.write_pulses * costs.write_voltage_v**2 * g_us * costs.write_pulse_ns * 1e-3
-        pj["write"] = matrices * counts.cells * cell_pj
-        latency_ns += min(k, int(structure["tile_rows"]) or k) * costs.write_pulses * costs.write_pulse_ns
-    holds = matrices * (site["array"] == site["index"])  # a shared array is counted where it is first used
-    area_um2 = (
-        counts.allocated * costs.array_area_um2 / 128**2
-        + counts.arrays * (int(structure["tile_rows"]) or k) * costs.dac_area_um2
-        + counts.adcs * (adc_um2 + costs.shift_add_area_um2)
-    )
-    arithmetic_pj, memory_pj = _digital_pj(k, n, runs, matrices, written, costs)
-    energy = {f"energy_{part}_uj": pj[part] * 1e-6 for part in PARTS}
+    product = _product(profile, k, n, vectors, matrices, written, notes)
+    if site["array"] != site["index"]:  # a shared array is counted where it is first used
+        product |= dict.fromkeys(("tiles", "arrays", "cells", "allocated", "adcs", "area_mm2", "programming_uj"), 0)
+    arithmetic_pj, cache_pj, fetch_pj = _digital_pj(k, n, vectors * matrices, matrices, written, digital)
     return {
         "site": site["index"],
         "node": site["node"],
         "layer": site["layer"],
         "component": site["component"],
+        "device": site["device"],
         "rows": k,
         "columns": n,
         "vectors": vectors,
         "matrices": matrices,
-        "tiles": holds * counts.tiles,
-        "arrays": holds * counts.arrays,
-        "cells": holds * counts.cells,
-        "adcs": holds * counts.adcs,
+        **product,
+        "digital_arithmetic_uj": arithmetic_pj * 1e-6,
+        "digital_cache_uj": cache_pj * 1e-6,
+        "digital_fetch_uj": fetch_pj * 1e-6,
+        "digital_uj": (arithmetic_pj + cache_pj + fetch_pj) * 1e-6,
+    }
+
+
+def _product(
+    profile: Profile, k: int, n: int, vectors: int, matrices: int, written: bool, notes: Notes
+) -> dict[str, Any]:
+    """Counts and costs of `vectors` input rows with each of so many K x N matrices; NaN for what is not modelled."""
+    structure, entries = profile.structure(), profile.entries()
+    slices, devices, extra, cell_bits = _cells_of(profile, written, notes)
+    dac_bits, adc_bits = _bits("dac", profile, notes), _bits("adc", profile, notes)
+    tile_rows, tile_columns = int(structure["tile_rows"]), int(structure["tile_columns"])
+    if not tile_rows or not tile_columns:
+        notes[
+            f"Device '{profile.name}' does not limit its tiles: each matrix is counted as one array "
+            "(--set mapping.tile_rows=128 --set mapping.tile_columns=128 cuts it)."
+        ] = {}
+    it = profile.cost if profile.cost.model == "circuits" else CostCircuits(dac="pwm")
+    serial_bits = 1 if it.dac == "bit_serial" else dac_bits - 1
+    fed_bits = max(1, int(structure["dac_slice_bits"]) or serial_bits)
+    counts = count(
+        k,
+        n,
+        tile_rows=tile_rows,
+        tile_columns=tile_columns,
+        slices=slices,
+        devices=devices,
+        cell_devices=it.cell_devices,
+        extra_columns=extra,
+        readings=max(1, math.ceil((dac_bits - 1) / fed_bits)) * it.phases,
+        pair_conversions=it.pair_conversions,
+    )
+    lossless = lossless_adc_bits(min(k, tile_rows or k), fed_bits, cell_bits) if cell_bits else math.nan
+    runs = vectors * matrices
+    shared = _or_nan(it.adc_columns or getattr(profile.adc, "columns", None)) if it.adc == "sar" else 1.0
+    adcs = math.nan if math.isnan(shared) else counts.arrays * math.ceil(counts.outputs / shared)
+    adc_pj, adc_um2 = _conversion(profile, adc_bits, notes)
+    cell_us = _mean_conductance(entries, it)
+    # V^2 G t in pJ: microsiemens times nanoseconds are 1e-15
+    read_pj = _or_nan(it.read_voltage_v) ** 2 * cell_us * _or_nan(it.read_ns) * it.mean_input * 1e-3
+    pulse_pj = _or_nan(it.write_voltage_v) ** 2 * cell_us * _or_nan(it.write_ns) * 1e-3
+    write_pj = it.write_pulses * (pulse_pj if it.write_pj is None else it.write_pj)
+    in_use = counts.cells * min(devices, it.cell_devices)  # devices
+    pj = {
+        "array": runs * counts.readings * in_use * read_pj,
+        "dac": runs * counts.dac_conversions * _or_nan(it.dac_pj),
+        "adc": runs * counts.adc_conversions * adc_pj,
+        "shift_add": runs * counts.adc_conversions * _or_nan(it.shift_add_pj),
+        "buffer": runs * (k + n) * dac_bits * _or_nan(it.buffer_pj_per_bit),
+        "core": runs * counts.readings * counts.arrays * _or_nan(it.core_pj),
+        "write": matrices * in_use * write_pj if written else 0.0,
+    }
+    areas = {
+        "cells": counts.allocated * _or_nan(it.cell_area_um2),
+        "DACs": counts.arrays * (tile_rows or k) * _or_nan(it.dac_area_um2),
+        "ADCs": adcs * adc_um2,
+        "all else in a core": counts.arrays * _or_nan(it.core_area_um2),
+    }
+    reading_ns = _reading_ns(it, min(shared, counts.converted))
+    times = {"reading (cost.read_ns, cost.adc_ns)": vectors * counts.readings * reading_ns}
+    if written:
+        times["writing K and V (cost.write_ns)"] = min(k, tile_rows or k) * it.write_pulses * _or_nan(it.write_ns)
+    _say_what_is_missing(profile, pj, areas, times, cell_us, notes)
+    energy = {f"energy_{part}_uj": pj[part] * 1e-6 for part in PARTS}
+    return {
+        "tiles": matrices * counts.tiles,
+        "arrays": matrices * counts.arrays,
+        "cells": matrices * counts.cells,
+        "allocated": matrices * counts.allocated,
+        "adcs": matrices * adcs,
         "dac_conversions": runs * counts.dac_conversions,
-        "adc_conversions": converted,
+        "adc_conversions": runs * counts.adc_conversions,
         "adc_bits": adc_bits,
         "lossless_bits": lossless,
         "macs": runs * k * n,
         **energy,
-        "energy_uj": sum(energy.values()),
-        "area_mm2": holds * area_um2 * 1e-6,
-        "latency_us": latency_ns * 1e-3,
-        "digital_arithmetic_uj": arithmetic_pj * 1e-6,
-        "digital_memory_uj": memory_pj * 1e-6,
-        "digital_uj": (arithmetic_pj + memory_pj) * 1e-6,
+        "energy_uj": _modelled(pj, ("array", "dac", "adc")) * 1e-6,
+        "area_mm2": _modelled(areas, ("cells", "ADCs")) * matrices * 1e-6,
+        "latency_us": _modelled(times, tuple(times)[:1]) * 1e-3,
+        "programming_uj": 0.0 if written else matrices * in_use * write_pj * 1e-6,
     }
 
 
-def _digital_pj(k: int, n: int, runs: int, matrices: int, written: bool, costs: CostModel) -> tuple[float, float]:
-    """Arithmetic and memory of an accelerator that moves each number once: weights from DRAM, the rest from a cache."""
-    arithmetic = runs * k * n * (costs.digital_multiply_pj + costs.digital_add_pj)
-    matrix_bit = costs.digital_cache_pj_per_bit if written else costs.digital_dram_pj_per_bit
-    numbers = matrices * k * n * matrix_bit + runs * (k + n) * costs.digital_cache_pj_per_bit
-    return arithmetic, numbers * costs.digital_bits
+def _reading_ns(it: CostCircuits, shared: float) -> float:
+    """Time until the next reading of an array, with the conversions of one ADC."""
+    read_ns, adc_ns = _or_nan(it.read_ns), _or_nan(it.adc_ns)
+    if it.adc == "cco":
+        return read_ns
+    if it.adc == "ramp":
+        return read_ns + adc_ns
+    converting_ns = shared * adc_ns
+    return math.nan if math.isnan(read_ns + converting_ns) else max(read_ns, converting_ns)
 
 
-def _cells_of(
-    structure: Mapping[str, int | str],
-    entries: Mapping[str, float],
-    written: bool,
-    costs: CostModel,
-    notes: dict[str, None],
-    name: str,
-) -> tuple[int, int, int, int]:
+def _conversion(profile: Profile, bits: int, notes: Notes) -> tuple[float, float]:
+    """Energy of one conversion in pJ and area of one ADC in um2; of a SAR also by Accelergy's regression."""
+    it = profile.cost
+    if it.model != "circuits":
+        return math.nan, math.nan
+    energy, area = _or_nan(it.adc_pj), _or_nan(it.adc_area_um2)
+    if it.adc == "sar" and it.node_nm and it.adc_ns and (it.adc_pj is None or it.adc_area_um2 is None):
+        notes[
+            f"Device '{profile.name}': energy or area of its ADCs is estimated by Accelergy's regression over "
+            f"published ones, {bits} bits in {it.node_nm:g} nm (cost.adc_pj, cost.adc_area_um2)."
+        ] = {}
+        energy = accelergy_adc_energy_pj(bits, 1e9 / it.adc_ns, it.node_nm) if it.adc_pj is None else energy
+        area = accelergy_adc_area_um2(energy, 1e9 / it.adc_ns, it.node_nm) if it.adc_area_um2 is None else area
+    return energy, area
+
+
+def _mean_conductance(entries: Mapping[str, float], it: CostCircuits) -> float:
+    """Of one device, in uS; NaN where the device has no conductances."""
+    if it.conductance_us is not None:
+        return it.conductance_us
+    low, high = entries.get("mapping.g_min_us", math.nan), entries.get("mapping.g_max_us", math.nan)
+    return low + it.mean_conductance * (high - low)
+
+
+def _say_what_is_missing(
+    profile: Profile,
+    pj: Mapping[str, float],
+    areas: Mapping[str, float],
+    times: Mapping[str, float],
+    cell_us: float,
+    notes: Notes,
+) -> None:
+    """Notes what the constants of a device do not give, and which settings would."""
+    if profile.cost.model != "circuits":
+        notes[
+            f"Not modelled: energy, area and latency of device '{profile.name}', which has no constants ([cost]). Take "
+            "another device's (--costs-of isaac), or set its own (--set cost.adc_pj=2; 'emu devices isaac' lists them)."
+        ] = {}
+        return
+    of = f"of device '{profile.name}'"
+    missing = [f"{_PART_LABELS[part]} ({PARTS[part]})" for part in PARTS if math.isnan(pj[part])]
+    if math.isnan(cell_us) and math.isnan(pj["array"]):
+        missing[0] = f"{_PART_LABELS['array']} (cost.conductance_us: the device has no conductances)"
+    if missing:
+        notes.setdefault(f"Not modelled, so in no sum: energy of {{}} {of}.", {}).update(dict.fromkeys(missing))
+    if math.isnan(_modelled(pj, ("array", "dac", "adc"))):
+        notes[f"There is no sum of the energy {of} without cells, DACs and ADCs."] = {}
+    missing = [f"{part} ({AREAS[part]})" for part in AREAS if math.isnan(areas[part])]
+    if missing:
+        notes.setdefault(f"Not modelled, so in no sum: area of {{}} {of}.", {}).update(dict.fromkeys(missing))
+    if math.isnan(_modelled(areas, ("cells", "ADCs"))):
+        notes[f"There is no sum of the area {of} without cells and ADCs."] = {}
+    for part, ns in times.items():
+        if math.isnan(ns):
+            notes.setdefault(f"Not modelled, so in no sum: time of {{}} {of}.", {})[part] = None
+
+
+def _modelled(parts: Mapping[str, float], needed: Sequence[str]) -> float:
+    """The sum of what is modelled, NaN if one of the needed parts is not."""
+    if any(math.isnan(parts[part]) for part in needed):
+        return math.nan
+    return sum(value for value in parts.values() if not math.isnan(value))
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _given(section: Any, name: str) -> Any:
+    """A constant of a [cost] that may have none."""
+    return getattr(section, name, None)
+
+
+def _sum(values: "pd.Series") -> float:
+    """The sum, NaN where any part is not modelled."""
+    return float(values.sum(skipna=False)) if values.dtype.kind == "f" else int(values.sum())
+
+
+def _with_rates(frame: "pd.DataFrame", pace: str) -> "pd.DataFrame":
+    """With operations by energy, operations by area and time of the `pace`, and energy times delay."""
+    operations = 2 * frame["macs"] * 1e-6
+    frame["tops_per_w"] = operations / frame["energy_uj"].where(frame["energy_uj"] > 0)
+    frame["tops_per_mm2"] = operations / (frame[pace] * frame["area_mm2"].where(frame["area_mm2"] > 0))
+    frame["edp_uj_us"] = frame["energy_uj"] * frame["latency_us"]
+    return frame
+
+
+def _with_costs_of(profiles: Mapping[str, Profile], lender: Profile) -> tuple[dict[str, Profile], list[str]]:
+    """The devices with another's constants where they have none, and a note for each that takes some."""
+    if lender.cost.model != "circuits":
+        raise InputError(f"Device '{lender.name}' has no [cost] to lend: 'emu devices NAME' shows who has.")
+    # What is published of the lender is not of them, and an array reads as it does with its own conductances.
+    lent = _constants_of(lender) | {"conductance_us": _mean_conductance(lender.entries(), lender.cost)}
+    lent = {name: value for name, value in lent.items() if not name.startswith("published")}
+    found, notes = {}, []
+    for key, each in profiles.items():
+        own = _constants_of(each)
+        taken = lent.keys() - own.keys() - ({"conductance_us"} if "mapping.g_max_us" in each.entries() else set[str]())
+        merged = CostCircuits.model_validate({**{name: lent[name] for name in lent if name in taken}, **own})
+        found[key] = each.model_copy(update={"cost": merged})
+        if taken:
+            some = "constants" if own else "all constants"
+            notes.append(f"Device '{each.name}' takes {some} that it does not have from '{lender.name}'.")
+    return found, notes
+
+
+def _constants_of(profile: Profile) -> dict[str, Any]:
+    """The constants that a profile gives, but for their sources."""
+    return (
+        {} if profile.cost.model != "circuits" else profile.cost.model_dump(exclude_defaults=True, exclude={"sources"})
+    )
+
+
+def _digital_pj(
+    k: int, n: int, runs: int, matrices: int, written: bool, digital: Baseline
+) -> tuple[float, float, float]:
+    """Arithmetic, cache and fetched weights of an accelerator that moves each number once."""
+    arithmetic = runs * k * n * (digital.digital_multiply_pj + digital.digital_add_pj)
+    numbers = matrices * k * n * digital.digital_bits
+    cached = runs * (k + n) * digital.digital_bits + (numbers if written else 0)
+    fetched = 0.0 if written else numbers * digital.digital_dram_pj_per_bit
+    return arithmetic, cached * digital.digital_cache_pj_per_bit, fetched
+
+
+def _cells_of(profile: Profile, written: bool, notes: Notes) -> tuple[int, int, int, int]:
     """Cells for the bits of a value, devices of each, columns besides the values', and bits of a cell (0: analog)."""
+    structure, entries = profile.structure(), profile.entries()
     encoding, slice_bits = str(structure["encoding"]), int(structure["slice_bits"])
     if written and structure["write"] == "clipformer" and entries["write.bits"]:
         # What the transform leaves of the range needs fewer bits: 6 of 8 where it clips at a quarter.
         lowest = entries["mapping.g_min_us"] / entries["mapping.g_max_us"]
         top = max(min(1 - entries["write.alpha"] * lowest, entries["write.beta"]) - lowest, 0) / (1 - lowest)
         highest = round(top * (2 ** int(entries["write.bits"]) - 1))
-        cells = math.ceil(max(1, highest.bit_length()) / costs.write_cell_bits)
-        return cells, 2, 0, costs.write_cell_bits
+        return math.ceil(max(1, highest.bit_length()) / WRITTEN_CELL_BITS), 2, 0, WRITTEN_CELL_BITS
     # Pairs hold the sign in their two devices. What is written at run time is always a pair.
     has_pair = written or encoding != "offset"
     bits = int(structure["weight_bits"]) - (1 if has_pair else 0)
     slices = math.ceil(bits / slice_bits) if slice_bits else 1
     if encoding == "weight" and not written:
-        notes[
-            f"Device '{name}' does not say how a weight becomes conductances: counted as {costs.devices_per_weight} "
-            "cells (devices_per_weight)."
-        ] = None
-        return 1, costs.devices_per_weight, 0, 0
+        cells = _given(profile.cost, "weight_cells")
+        if cells is None:
+            notes[
+                f"Device '{profile.name}' does not say how a weight becomes conductances: counted as a pair of cells "
+                "(cost.weight_cells)."
+            ] = {}
+        return (1, 2, 0, 0) if cells is None else (cells, 1, 0, 0)
     unit_column = not written and encoding == "offset" and structure["offset_correction"] == "unit_column"
     return slices, 2 if has_pair else 1, int(unit_column), slice_bits
 
 
-def _bits(
-    converter: str,
-    structure: Mapping[str, int | str],
-    entries: Mapping[str, float],
-    costs: CostModel,
-    notes: dict[str, None],
-    name: str,
-) -> int:
-    """Resolution of the DAC or the ADC in bits; of a number of steps the nearest."""
+def _bits(converter: str, profile: Profile, notes: Notes) -> int:
+    """Resolution in bits of the DACs or ADCs: the chip's, else the device's (of a number of steps the nearest)."""
+    entries = profile.entries()
     steps, bits = entries.get(f"{converter}.steps", 0), entries.get(f"{converter}.bits", 0)
-    if structure[converter] != "none" and (steps or bits):
-        return int(bits) or max(1, round(math.log2(steps)))
-    if converter == "dac" or costs.adc_bits is None:
-        exact = f"Device '{name}' has an exact {converter.upper()}"
-        notes[f"{exact}: counted with {costs.converter_bits} bits (converter_bits)."] = None
-    return costs.converter_bits
+    emulated = 0
+    if profile.structure()[converter] != "none" and (steps or bits):
+        emulated = int(bits) or max(1, round(math.log2(steps)))
+    chip = int(_given(profile.cost, f"{converter}_bits") or 0)
+    name = converter.upper()
+    if chip and emulated and chip != emulated:
+        notes[
+            f"Device '{profile.name}' emulates {name}s of {emulated} bits; those of the chip, of {chip} bits, are "
+            f"counted (cost.{converter}_bits)."
+        ] = {}
+    if not chip and not emulated:
+        exact = f"Device '{profile.name}' has an exact {name}"
+        notes[f"{exact}: counted with {EXACT_BITS} bits (cost.{converter}_bits)."] = {}
+    return chip or emulated or EXACT_BITS
 
 
 def _own_tokens(sites: Sequence[Mapping[str, Any]]) -> int | None:
@@ -685,20 +836,21 @@ def _geometry(site: Mapping[str, Any], tokens: int | None, own: int | None, name
     return tokens if site["component"] == "attention_context" else k, columns, tokens, runs // own
 
 
-def _published(rows: "pd.DataFrame", costs: CostModel) -> float:
+def _by_equations(rows: "pd.DataFrame", digital: Baseline) -> float:
     """`paper_ratio` for the layers of a model, NaN where they differ."""
     inside = rows[rows["layer"].notna()]
     queries = inside[inside["component"].isin(["query", "query_key_value"])]
     converted = rows["adc_conversions"].sum()
-    if queries.empty or queries["rows"].nunique() > 1 or queries["vectors"].nunique() > 1 or not converted:
+    is_alike = queries["rows"].nunique() == 1 and queries["vectors"].nunique() == 1
+    if not is_alike or not converted or math.isnan(_sum(rows["energy_adc_uj"])):
         return math.nan
     tokens, width, layers = int(queries["vectors"].iloc[0]), int(queries["rows"].iloc[0]), inside["layer"].nunique()
     stored = inside[~inside["component"].isin(["attention_scores", "attention_context"])]
     # Equation 8 counts 2 d^2 operations for the stored products of a layer and token, which are more: in proportion.
     share = 2 * width**2 * tokens * layers / stored["macs"].sum()
-    product_pj = share * stored["energy_uj"].sum() * 1e6 / (tokens * layers)
+    product_pj = share * _sum(stored["energy_uj"]) * 1e6 / (tokens * layers)
     conversion_pj = rows["energy_adc_uj"].sum() * 1e6 / converted
-    operation_pj = costs.digital_multiply_pj + costs.digital_add_pj
+    operation_pj = digital.digital_multiply_pj + digital.digital_add_pj
     return paper_ratio(tokens, width, layers, operation_pj, product_pj, conversion_pj)
 
 
@@ -711,29 +863,22 @@ def _pairs(changes: "Mapping[str, Any] | Iterable[str] | None") -> list[tuple[st
     for text in changes:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"The constant '{text}' cannot be read: write it as adc_energy_pj=2.")
+            raise InputError(f"The constant '{text}' cannot be read: write it as digital_bits=32.")
         pairs.append((name.strip(), value.strip()))
     return pairs
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """A constant of its kind and in its range."""
-    if name == "adc_model":
-        if value not in get_args(AdcModel):
-            raise InputError(f"adc_model is '{value}': expected {', '.join(get_args(AdcModel))}.")
-        return value
-    whole = kind is int or int in get_args(kind)
-    least = 1 if whole else 0
-    most = 2 if name in ("conversions_per_pair", "devices_per_weight") else math.inf
-    above = name in ("adc_rate_hz", "technology_nm", "read_resistance_ohm")
+    least = 1 if kind is int else 0
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not least <= number <= most or number == math.inf or (whole and number != int(number)) or (above and not number):
-        span = f"{'more than' if above else 'at least'} {least}" + (f" and at most {most}" if most < math.inf else "")
-        raise InputError(f"The constant {name} is '{value}': expected a {'whole ' if whole else ''}number, {span}.")
-    return int(number) if whole else number
+    if not least <= number < math.inf or (kind is int and number != int(number)):
+        whole = "whole " if kind is int else ""
+        raise InputError(f"The constant {name} is '{value}': expected a {whole}number, at least {least}.")
+    return int(number) if kind is int else number
 
 
 def _pandas() -> Any:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from emu.calibration.outputs import stored_contents, tile_outputs, written_contents
 from emu.calibration.ranges import Method, check_method, find_range
+from emu.contract.codes import numbers_of
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.errors import InputError
 from emu.evaluation.data import fixed_batch, model_inputs
@@ -18,7 +19,6 @@ from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Arrays
 from emu.reference import windows
-from emu.reference.codes import numbers_of
 from emu.rewriter import EmulatedModel
 
 if TYPE_CHECKING:

@@ -46,11 +46,10 @@ def written_contents(
         structure: of the site.
         controls: of an undisturbed run (strength 0).
     """
-    s = scales(b, structure, controls)
-    if structure.write_scaling == "sample":
-        top = largest(np.abs(of_sample).reshape(-1, 1), controls)[0]
-        s[:] = top if top != 0 else 1
-    return [stored_operand(b, s, 0, 0, structure, controls).v[0]]
+    shared = structure.write_scaling == "sample"
+    top = largest(np.abs(of_sample).reshape(-1, 1), controls) if shared else None
+    s = scales(b, structure, controls, top)
+    return [stored_operand(b, s, lambda *_, **__: np.zeros(b.shape), structure, controls).v[0]]
 
 
 def tile_outputs(
@@ -66,7 +65,7 @@ def tile_outputs(
     """
     for k in structure.row_tiles(x.shape[1]):
         alpha = input_range(x[:, k], structure, controls)
-        fed = alpha > 0
+        fed = alpha[:, 0] > 0
         x1 = through_dac(x[fed, k], alpha[fed], structure, controls)
         for digits, _ in input_digits(x1, structure, controls):
             for v in contents:

@@ -228,9 +228,24 @@ def cost(
     tile_rows: Annotated[
         str | None, typer.Option(metavar="LIST", help="Rows of an array: 64,128,256.", show_default="the device's")
     ] = None,
+    costs_of: Annotated[
+        str | None,
+        typer.Option("--costs-of", metavar="DEVICE", help="Its constants stand in where a device has none."),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DEVICE|SETTING",
+            help="Compare with another device, or with other settings (write.alpha=0) of the same; may be repeated.",
+        ),
+    ] = None,
     constant: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Change a constant (adc_energy_pj=2); may be repeated."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Change a constant of the digital baseline (digital_bits=32); may be repeated. Those of a device are "
+            "settings: --set cost.adc_pj=2.",
+        ),
     ] = None,
     by: Annotated[
         Literal["component", "layer", "site"], typer.Option(help="What a line of the table is.")
@@ -245,47 +260,116 @@ def cost(
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Count what a model takes on the device: cells, conversions, energy, area and latency."""
-    from emu.analysis.cost import CostModel, constants, draw_cost, total_cost
+    """Count what a model takes on the device: cells, conversions, energy, area and latency, TOPS/W and TOPS/mm2."""
+    from emu.analysis.cost import Baseline, compare_cost, constants, draw_cost, peak, total_cost
     from emu.analysis.cost import cost as count
     from emu.analysis.figures import check_figure, save_figure
 
     if plot:
         check_figure(plot)
-    costs = CostModel.of(constant)
-    lengths, heights = _whole_numbers(tokens, "--tokens"), _whole_numbers(tile_rows, "--tile-rows")
-    frame = count(
-        model,
-        device=device,
-        set=set,
-        map=map or (),
-        only=only,
-        exclude=exclude,
-        tokens=lengths,
-        tile_rows=heights,
-        constants=costs,
-    )
+    baseline = Baseline.of(constant)
+    sizes = {"tokens": _whole_numbers(tokens, "--tokens"), "tile_rows": _whole_numbers(tile_rows, "--tile-rows")}
+    if compare and max(len(each) for each in sizes.values()) > 1:
+        raise InputError("--compare takes one length and one height: give --tokens and --tile-rows one number each.")
+
+    def counted(device: str | None, set: list[str] | None) -> "pd.DataFrame":
+        rewriting = {"device": device, "map": map or (), "only": only, "exclude": exclude}
+        return count(model, set=set, costs_of=costs_of, baseline=baseline, **rewriting, **sizes)  # type: ignore[arg-type]
+
+    frame = counted(device, set)
     total = total_cost(frame)
     is_swept = len(total) > 1
     table = frame if by == "site" else total_cost(frame, (by,))
+    profiles = frame.attrs["profiles"]
+    listed = constants(profiles.values(), baseline)
+    compared, other = None, ""
+    if compare:
+        changes = [each for each in compare if "=" in each]
+        devices = [each for each in compare if "=" not in each]
+        if len(devices) > 1:
+            raise InputError(f"--compare names {' and '.join(devices)}: compare with one device at a time.")
+        names = {each.partition("=")[0].strip() for each in changes}
+        kept = [] if devices else [each for each in set or [] if each.partition("=")[0].strip() not in names]
+        compared = compare_cost(frame, counted(devices[0] if devices else device, [*kept, *changes]))
+        other = ", ".join([*devices, *changes])
     if as_json:
-        plain = {"model": frame.attrs["model"], "device": frame.attrs["device"], "notes": frame.attrs["notes"]}
-        plain |= {"constants": dict(records(constants(costs).set_index("constant")["value"].to_frame().T)[0])}
-        print_json({**plain, "total": records(total), f"by_{by}": records(table)})
+        plain = {name: frame.attrs[name] for name in ("model", "device", "notes")} | {"weights": _weights(frame, total)}
+        plain |= {
+            "peak": {key: _without_nan(peak(each)) for key, each in profiles.items()},
+            "constants": records(listed),
+        }
+        plain |= {"total": records(total), f"by_{by}": records(table)}
+        print_json(plain if compared is None else {**plain, "compared_with": other, "compared": records(compared)})
     else:
         typer.echo(f"model    {frame.attrs['model']} ({frame.attrs['device']})")
+        typer.echo(f"weights  {_weights(frame, total)}")
+        for profile in profiles.values():
+            typer.echo(f"peak     {_peak(profile.name, peak(profile))}")
         for note in frame.attrs["notes"]:
             typer.echo(f"Note: {note}")
         if show_constants:
             typer.echo()
-            rows = [["-" if each is None else each for each in row] for row in constants(costs).itertuples(index=False)]
-            print_table(["constant", "value", "unit", "meaning", "source"], rows)
-        typer.echo("\nFor one sample:")
-        _print_costs(total if is_swept else table, total, by, is_swept)
+            rows = [["-" if each is None else each for each in row] for row in listed.itertuples(index=False)]
+            print_table(list(listed.columns), rows)
+        if compared is None:
+            typer.echo("\nFor one sample:")
+            _print_costs(total if is_swept else table, total, by, is_swept)
+        else:
+            _print_comparison(compared, other)
     if plot:
         _say_written(
             save_figure(plot, [lambda axes: draw_cost(frame, axes)], table, _heading(frame), (6.8, 4.4)), as_json
         )
+
+
+def _weights(frame: "pd.DataFrame", total: "pd.DataFrame") -> str:
+    """Where the weights are while a sample is computed, on the crossbars and in the digital baseline."""
+    row = total.iloc[0]
+    written = (frame["energy_write_uj"] != 0).any()
+    text = f"resident on {int(row['arrays'])} arrays" + (" (K and V written for every sample)" if written else "")
+    profiles = frame.attrs["profiles"].values()
+    sizes = {getattr(profile.cost, "chip_cells", None) for profile in profiles}
+    if len(sizes) == 1 and (size := next(iter(sizes))):
+        chips = math.ceil(row["allocated"] / size)
+        text += f", {row['allocated'] / size:.3g} of a chip" if chips == 1 else f", {chips} chips"
+    if row["programming_uj"] > 0:
+        text += f"; written once with {_short(row['programming_uj'])} uJ, in no sum"
+    return f"{text}. Digital baseline: fetched from DRAM for every sample"
+
+
+def _without_nan(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(number) else number for name, number in numbers.items()}
+
+
+def _peak(name: str, found: Mapping[str, float]) -> str:
+    """What a device reaches with full arrays, beside what is published."""
+
+    def both(prefix: str) -> str:
+        units = {"tops_per_w": "TOPS/W", "tops_per_mm2": "TOPS/mm2"}
+        known = {unit: found[prefix + key] for key, unit in units.items() if not math.isnan(found[prefix + key])}
+        return ", ".join(f"{value:.3g} {unit}" for unit, value in known.items())
+
+    published = both("published_")
+    return f"'{name}', arrays full and busy: {both('') or 'not modelled'}" + (
+        f"; its makers publish {published}" if published else ""
+    )
+
+
+def _print_comparison(compared: "pd.DataFrame", other: str) -> None:
+    """Energy, area and latency beside those of what is compared with."""
+    typer.echo(f"\nFor one sample, compared with {other}:")
+    names = {"energy_uj": "energy uJ", "area_mm2": "area mm2", "latency_us": "latency us"}
+    head = ["component"]
+    for label in names.values():
+        head += [label, "other", "change"]
+    lines = []
+    for _, row in compared.iterrows():
+        line = [row["component"]]
+        for name in names:
+            change = row[f"{name.split('_')[0]}_change"]
+            line += [_short(row[name]), _short(row[f"other_{name}"]), "-" if math.isnan(change) else f"{change:+.1%}"]
+        lines.append(line)
+    print_table(head, lines)
 
 
 _COLUMNS = {
@@ -297,6 +381,9 @@ _COLUMNS = {
     "energy_adc_uj": "of it ADC",
     "area_mm2": "area mm2",
     "latency_us": "latency us",
+    "tops_per_w": "TOPS/W",
+    "tops_per_mm2": "TOPS/mm2",
+    "edp_uj_us": "EDP uJ us",
     "digital_uj": "digital uJ",
 }
 
@@ -319,13 +406,20 @@ def _print_costs(table: "pd.DataFrame", total: "pd.DataFrame", by: str, is_swept
     lines[-1][0] = "all"
     print_table([by, *_COLUMNS.values()], lines)
     row = total.iloc[0]
+    if any(cell == "-" for line in lines for cell in line[1:]):
+        typer.echo("- is not modelled: see the notes.")
     typer.echo(
-        f"\nDigital baseline {_short(row['digital_uj'])} uJ: arithmetic {_short(row['digital_arithmetic_uj'])}, memory "
-        f"{_short(row['digital_memory_uj'])}; {_short(row['ratio'])} times the energy on crossbars."
+        f"\nDigital baseline {_short(row['digital_uj'])} uJ with weights fetched from DRAM, "
+        f"{_short(row['digital_uj'] - row['digital_fetch_uj'])} uJ with weights resident (arithmetic "
+        f"{_short(row['digital_arithmetic_uj'])}): {_short(row['ratio'])} and {_short(row['resident_ratio'])} times "
+        "the energy on crossbars."
     )
     if not math.isnan(row["paper_ratio"]):
         typer.echo(f"By the published equations (8 and 9, in proportion only): {_short(row['paper_ratio'])} times.")
-    typer.echo(f"Latency is the sum over sites, one after another; the slowest takes {_short(row['slowest_us'])} us.")
+    typer.echo(
+        "Latency is the sum over sites, one after another, and EDP the energy times that; the slowest takes "
+        f"{_short(row['slowest_us'])} us, which sets the pace of TOPS/mm2."
+    )
 
 
 def _name_of(row: Mapping[str, Any], by: str) -> Any:

@@ -38,10 +38,13 @@ def describe(profile: Profile) -> list[Setting]:
     """Explains every setting that acts in this profile, section by section."""
     rows = []
     entries = profile.entries()
+    sources = profile.cost.sources if profile.cost.model == "circuits" else {}
     for section in VARIANTS:
         chosen: Section = getattr(profile, section)
         for field in sorted(type(chosen).model_fields, key=lambda field: field not in CHOICES):
             about, value = explain(type(chosen), field), getattr(chosen, field)
+            if field == "sources":
+                continue  # beside the constants of [cost], each its own
             if value is None and field in ("g_min_us", "g_max_us", "clip"):
                 continue  # of conductances, which this profile does not have
             if isinstance(about, Number):
@@ -56,7 +59,8 @@ def describe(profile: Profile) -> list[Setting]:
             for name, each in (named or {f"{section}.{field}": value}).items():
                 entry = name in entries or any(key.startswith(f"{name}.") for key in entries)
                 entry = entry or name in profile.choices()
-                rows.append(Setting(name, _plain(each), unit, allowed, about.meaning, about.source, entry))
+                source = sources.get(field, about.source) if section == "cost" else about.source
+                rows.append(Setting(name, _plain(each), unit, allowed, about.meaning, source, entry))
     return rows
 
 

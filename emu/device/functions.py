@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from emu.contract.functions import register, registered
 from emu.errors import InputError
 
 GROUP = "emu.device_functions"
@@ -24,8 +25,6 @@ def register_device_function(name: str, function: Callable[..., Any]) -> None:
     Raises:
         InputError: an empty name, or something that cannot be called.
     """
-    from emu.reference.functions import register
-
     register(name, function)
 
 
@@ -41,8 +40,6 @@ def find_device_function(name: str) -> bool:
     Raises:
         InputError: an entry point that cannot be loaded, or two of one name.
     """
-    from emu.reference.functions import registered
-
     if registered(name) is not None:
         return True
     found = list(entry_points(group=GROUP, name=name))

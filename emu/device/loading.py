@@ -272,6 +272,11 @@ def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None
         if {"bits", "steps"} & changed and section in ("dac", "adc"):
             for field in {"bits", "steps"} - changed:
                 content.pop(field, None)
+        if section == "cost" and changed:
+            if content.get("model") == "none" and "model" not in changed:
+                del content["model"]  # a constant is given, so there are some
+            if isinstance(content.get("sources"), dict):
+                content["sources"] = {name: text for name, text in content["sources"].items() if name not in changed}
         if "csv" in changed:
             for field in set(_TABLES[section][1]) - changed:
                 content.pop(field, None)

@@ -11,6 +11,7 @@ from emu.device import sections
 from emu.device.combinations import wrong_combination
 from emu.device.fields import contradiction, said_of_settings
 from emu.device.sections.converters import AdcNone, DacNone
+from emu.device.sections.cost import CostNone
 from emu.device.sections.drift import DriftNone
 from emu.device.sections.faults import FaultsNone
 from emu.device.sections.mapping import MappingWeight
@@ -80,6 +81,7 @@ class Profile(BaseModel):
     dac: Annotated[sections.Dac, ChosenVariant()] = DacNone(model="none")
     adc: Annotated[sections.Adc, ChosenVariant()] = AdcNone(model="none")
     read: Annotated[sections.Read, ChosenVariant()] = ReadPlain()
+    cost: Annotated[sections.Cost, ChosenVariant()] = CostNone(model="none")
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Self:

@@ -67,8 +67,8 @@ def _numbers(
     emulated: EmulatedModel, node: Any, attributes: Mapping[str, Any], device: NDArray[Any], control: Any
 ) -> NDArray[np.int64]:
     """The list of one array."""
+    from emu.contract.codes import of_each_code
     from emu.reference import flipped_bits, stuck_cells
-    from emu.reference.codes import of_each_code
 
     held, *codes_of = emulated.stored(node)
     is_product = node.op_type != "FaultyWeight"  # whose W is a matrix or a stack of them

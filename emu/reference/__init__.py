@@ -1,4 +1,7 @@
-"""The NumPy twin of the operators: `docs/operators.md` stated in plain code, the oracle of the native library."""
+"""The NumPy twin of the operators: `docs/operators.md` stated in plain code, the oracle of the native library.
+
+Its laws of writing and reading also compute on PyTorch tensors, for training (`arrays`).
+"""
 
 from emu.reference.crossbar import (
     crossbar_matmul,

@@ -10,77 +10,73 @@ from numpy.typing import NDArray
 
 from emu.contract.schema import DYNAMIC
 from emu.contract.structure import Controls, Structure
-from emu.reference.mapping import levels_of_cell, lowest_conductance
+from emu.reference.arrays import Array, as_type, namespace
+from emu.reference.mapping import levels_of_cell, lowest_conductance, writes_conductances
 
 
-def input_range(x: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:
-    """Return alpha of every row of X [R, K], float32 [R]: the activation that maps to 1."""
+def input_range(x: Array, structure: Structure, controls: Controls) -> Array:
+    """Return alpha of every row of X [..., R, K], float32 [..., R, 1]: the activation that maps to 1."""
+    xp = namespace(x)
     if structure.dac == "absmax":
-        largest: NDArray[np.float32] = np.max(np.abs(x), axis=1)
-        limit = controls.numbers.get("dac.limit")
-        return largest if limit is None else np.minimum(largest, np.float32(limit))
+        largest = xp.amax(xp.abs(x), axis=-1, keepdims=True)
+        return xp.clip(largest, None, controls.numbers["dac.limit"]) if "dac.limit" in controls.numbers else largest
     alpha = {
         "fixed": controls.numbers.get("dac.max", 1.0),
         "calibrated": controls.input_range,
         "none": 1.0,
     }[structure.dac]
-    return np.full(x.shape[0], alpha, dtype=np.float32)
+    return xp.full_like(x[..., :1], alpha)
 
 
-def through_dac(
-    x: NDArray[np.float32], alpha: NDArray[np.float32], structure: Structure, controls: Controls
-) -> NDArray[np.float32]:
-    """Return x1 of X [R, K], float32; alpha [R] is the activation that maps to 1."""
-    x1 = x * (np.float32(1) / alpha)[:, None]
+def through_dac(x: Array, alpha: Array, structure: Structure, controls: Controls) -> Array:
+    """Return x1 of X [..., R, K], float32; alpha [..., R, 1] is the activation that maps to 1."""
+    xp = namespace(x)
+    x1 = x * (1 / alpha)
     if structure.dac == "none":
         return x1
     n, bound = controls.dac_steps(structure), controls.numbers["dac.bound"]
     if n > 0:
-        to_code, to_value = np.float32(n / (2 * bound)), np.float32(2 * bound / n)
+        to_code, to_value = n / (2 * bound), 2 * bound / n
         if structure.dac_code == "offset_binary":
-            x1 = np.rint((x1 + np.float32(bound)) * to_code) * to_value - np.float32(bound)
+            x1 = xp.round((x1 + bound) * to_code) * to_value - bound
         else:
-            x1 = np.rint(x1 * to_code) * to_value
-    return np.clip(x1, np.float32(-bound), np.float32(bound))
+            x1 = xp.round(x1 * to_code) * to_value
+    return xp.clip(x1, -bound, bound)
 
 
-def input_digits(
-    x1: NDArray[np.float32], structure: Structure, controls: Controls
-) -> list[tuple[NDArray[np.float32], float]]:
+def input_digits(x1: Array, structure: Structure, controls: Controls) -> list[tuple[Array, float]]:
     """Return the slices in which x1 is fed, lowest digit first, and the weight h of each."""
     s = structure.dac_slice_bits
     if s == 0:
         return [(x1, 1.0)]
-    most = controls.dac_steps(structure) // 2
-    code = np.rint(np.abs(x1) * np.float32(most)).astype(np.int64)
-    digits = []
-    for index in range(controls.input_slices(structure)):
-        digit = ((code >> (index * s)) & (2**s - 1)).astype(np.float32)
-        digits.append((np.sign(x1) * (digit / np.float32(2**s - 1)), 2.0 ** (index * s) * (2**s - 1) / most))
-    return digits
+    xp = namespace(x1)
+    most, most_digit = controls.dac_steps(structure) // 2, 2**s - 1
+    code = xp.asarray(xp.round(xp.abs(x1) * most), dtype=xp.int64)
+    return [
+        (
+            xp.sign(x1) * (as_type((code >> (index * s)) & most_digit, x1) / most_digit),
+            2.0 ** (index * s) * most_digit / most,
+        )
+        for index in range(controls.input_slices(structure))
+    ]
 
 
 @dataclass(frozen=True)
 class AdcRange:
-    """The range of an ADC for every row, float64 [rows, 1]."""
+    """The range of an ADC: numbers, or float64 [..., rows, 1] where it follows the outputs."""
 
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-
-    @property
-    def bound(self) -> NDArray[np.float64]:
-        """B, the larger magnitude."""
-        return np.maximum(np.abs(self.low), np.abs(self.high))
+    low: Array
+    high: Array
 
 
-def adc_range(y: NDArray[np.float32], tile_rows: int, structure: Structure, controls: Controls) -> AdcRange:
-    """Return the range for y [rows, columns of a tile] of a tile with so many rows; 1 where absmax finds only zeros."""
+def adc_range(y: Array, tile_rows: int, structure: Structure, controls: Controls) -> AdcRange:
+    """Return the range for y [..., rows, columns of a tile] of a tile with so many rows; 1 where absmax finds zeros."""
     if structure.adc == "calibrated" and structure.adc_code == "offset_binary":
-        low, high = controls.output_range
-        return AdcRange(np.full((len(y), 1), low), np.full((len(y), 1), high))
+        return AdcRange(*controls.output_range)
     if structure.adc == "absmax":
-        bound = np.max(np.abs(y), axis=1, keepdims=True).astype(np.float64)
-        bound = np.where(bound == 0, 1.0, bound)
+        xp = namespace(y)
+        bound = xp.asarray(xp.amax(xp.abs(y), axis=-1, keepdims=True), dtype=xp.float64)
+        bound = xp.where(bound == 0, 1.0, bound)
         return AdcRange(-bound, bound)
     if structure.adc == "none":
         same = np.inf
@@ -92,33 +88,31 @@ def adc_range(y: NDArray[np.float32], tile_rows: int, structure: Structure, cont
         same = float(tile_rows)
     else:
         same = _smallest_step(structure, controls) * controls.adc_steps(structure) / 2
-    return AdcRange(np.full((len(y), 1), -same), np.full((len(y), 1), same))
+    return AdcRange(-same, same)
 
 
-def through_adc(
-    y: NDArray[np.float32], limits: AdcRange, structure: Structure, controls: Controls
-) -> NDArray[np.float32]:
-    """Return y [rows, columns] after the ADC, float32."""
+def through_adc(y: Array, limits: AdcRange, structure: Structure, controls: Controls) -> Array:
+    """Return y [..., rows, columns] after the ADC, float32."""
+    xp = namespace(y)
     n = controls.adc_steps(structure)
-    low, high = limits.low.astype(np.float32), limits.high.astype(np.float32)
     if structure.adc == "none":
         return y
     if n == 0:
         clips = structure.adc in ("fixed", "calibrated", "rows")
-        unquantized: NDArray[np.float32] = np.clip(y, low, high) if clips else y
-        return unquantized
+        return xp.clip(y, limits.low, limits.high) if clips else y
+    # Computed in float64 and rounded once, numbers as arrays.
     width = limits.high - limits.low
-    to_code, to_value = (n / width).astype(np.float32), (width / n).astype(np.float32)
+    highest = limits.high - width / n if structure.adc_code == "twos_complement" else limits.high
+    low, high, to_code, to_value = (
+        each if isinstance(each, float) else as_type(each, y) for each in (limits.low, highest, n / width, width / n)
+    )
     if structure.adc_code == "offset_binary":
-        value: NDArray[np.float32] = np.rint((y - low) * to_code) * to_value + low
+        value = xp.round((y - low) * to_code) * to_value + low
     else:
-        value = np.rint(y * to_code) * to_value
-    if structure.adc_code == "twos_complement":
-        high = (limits.high - width / n).astype(np.float32)
+        value = xp.round(y * to_code) * to_value
     if structure.adc == "absmax" and structure.adc_code == "sign_magnitude":
         return value
-    kept: NDArray[np.float32] = np.clip(value, low, high)
-    return kept
+    return xp.clip(value, low, high)
 
 
 def near_tie(
@@ -134,7 +128,7 @@ def near_tie(
         return np.zeros(y.shape, dtype=np.bool_)
     if structure.adc == "absmax":
         # The range is itself a y and moves with the same error.
-        margin = margin + np.abs(y) / limits.bound * margin.max(axis=1, keepdims=True)
+        margin = margin + np.abs(y) / limits.high * margin.max(axis=-1, keepdims=True)
     per_step = n / (limits.high - limits.low)
     zero = limits.low if structure.adc_code == "offset_binary" else 0.0
     code = (y - zero) * per_step
@@ -165,6 +159,6 @@ def _smallest_step(structure: Structure, controls: Controls) -> float:
         )
     in_conductances = structure.encoding != "weight"
     if structure.op == DYNAMIC:
-        in_conductances = structure.write in ("lognormal_g", "clipformer")
+        in_conductances = writes_conductances(structure)
     span = 1 - lowest_conductance(controls) if in_conductances else 1.0
     return span / (weight_steps * input_steps)

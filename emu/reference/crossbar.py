@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emu.contract.codes import Codes, numbers_of, read_codes
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.reference import faults as bit_faults
 from emu.reference import windows
-from emu.reference.codes import Codes, numbers_of, read_codes
 from emu.reference.mapping import largest, scales
 from emu.reference.periphery import Trace, read
 from emu.reference.programming import DeviceArray
-from emu.reference.random import Stream
+from emu.reference.random import Stream, run_time_normals
 from emu.reference.storing import Stored, stored, stored_operand
 
 
@@ -442,11 +443,12 @@ def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -
             magnitude = np.abs(b[sample == number]).reshape(-1, 1)
             of_sample[int(number)] = largest(magnitude, controls)
     for index in np.ndindex(b.shape[:-2]):
-        s = scales(b[index], structure, controls)
-        if structure.write_scaling == "sample":
-            shared = of_sample[int(sample[index])]
-            s[:] = np.where(shared == 0, np.float32(1), shared)
-        arrays[index] = stored_operand(b[index], s, int(matrix[index]), int(sample[index]), structure, controls)
+        rows = np.full(b.shape[-2], sample[index]), matrix[index] * b.shape[-2] + np.arange(b.shape[-2])
+        normals = partial(
+            run_time_normals, controls.seed, controls.read_seed, structure.site, sample=rows[0], row=rows[1]
+        )
+        s = scales(b[index], structure, controls, of_sample.get(int(sample[index])))
+        arrays[index] = stored_operand(b[index], s, normals, structure, controls)
     return arrays
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.codes import Codes
 from emu.contract.structure import Controls, Structure
-from emu.reference.codes import Codes
 from emu.reference.random import Stream, philox4x32
 
 _FAULTS_PER_ELEMENT = 256

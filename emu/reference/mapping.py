@@ -10,61 +10,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.contract.structure import Controls, Structure
+from emu.reference.arrays import Array, namespace, smallest
 
 
-def scales(w: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.float32]:
-    """Return the scale of each column in each row tile, float32 [row tiles, N], from the undisturbed W [K, N].
+def scales(w: Array, structure: Structure, controls: Controls, of_sample: Array | None = None) -> Array:
+    """Return the scale of each column in each row tile, float32 [..., row tiles, N], from undisturbed W [..., K, N].
 
     A scale is the largest |W| of what shares it, or with `mapping.percentile` the |W| of that rank; 1 where that is 0.
+    `of_sample` [..., 1] is that of all matrices of a sample, where these share one.
     """
-    magnitude = np.abs(w)
-    row_tiles, column_tiles = structure.row_tiles(w.shape[0]), structure.column_tiles(w.shape[1])
-    s = np.zeros((len(row_tiles), w.shape[1]), dtype=np.float32)
-    if structure.scaling == "tensor":
-        s[:] = largest(magnitude.reshape(-1, 1), controls)
+    xp, row_tiles = namespace(w), structure.row_tiles(w.shape[-2])
+    magnitude, s = xp.abs(w), xp.zeros_like(w[..., : len(row_tiles), :])
+    if of_sample is not None:
+        s[...] = of_sample[..., None, :]
+    elif structure.scaling == "tensor":
+        s[...] = largest(_in_one_column(magnitude), controls)[..., None, :]
     elif structure.scaling == "column":
-        s[:] = largest(magnitude, controls)
+        s[...] = largest(magnitude, controls)[..., None, :]
     else:
         for tile, rows in enumerate(row_tiles):
-            for columns in column_tiles:
-                inside = magnitude[rows, columns]
-                s[tile, columns] = largest(
-                    inside if structure.scaling == "tile_column" else inside.reshape(-1, 1), controls
-                )
+            for columns in structure.column_tiles(w.shape[-1]):
+                inside = magnitude[..., rows, columns]
+                by_column = structure.scaling == "tile_column"
+                s[..., tile, columns] = largest(inside if by_column else _in_one_column(inside), controls)
     s[s == 0] = 1
     return s
 
 
-def largest(magnitude: NDArray[np.float32], controls: Controls) -> NDArray[np.float32]:
-    """Return the largest magnitude of each column of [count, columns], or the one of the percentile's rank."""
-    count = magnitude.shape[0]
+def largest(magnitude: Array, controls: Controls) -> Array:
+    """Return the largest magnitude of each column of [..., count, columns], or the one of the percentile's rank."""
+    count = magnitude.shape[-2]
     if count == 0:
-        return np.zeros(magnitude.shape[1], dtype=np.float32)
+        return magnitude.sum(axis=-2)
     if "mapping.percentile" not in controls.numbers:
-        top: NDArray[np.float32] = np.max(magnitude, axis=0)
-        return top
-    rank = int(np.ceil(controls.numbers["mapping.percentile"] * count))
-    chosen: NDArray[np.float32] = np.partition(magnitude, rank - 1, axis=0)[rank - 1]
-    return chosen
+        return namespace(magnitude).amax(magnitude, axis=-2)
+    return smallest(magnitude, int(np.ceil(controls.numbers["mapping.percentile"] * count)))
 
 
-def spread(of_tiles: NDArray[np.float64], structure: Structure, rows: int) -> NDArray[np.float64]:
-    """Return a number of every column in every row tile [row tiles, N] for each weight, float64 [K, N]."""
-    return np.repeat(of_tiles, [tile.stop - tile.start for tile in structure.row_tiles(rows)], axis=0)
+def _in_one_column(values: Array) -> Array:
+    return values.reshape(*values.shape[:-2], -1, 1)
 
 
-def normalized(
-    w: NDArray[np.float32], s: NDArray[np.float32], structure: Structure, controls: Controls
-) -> NDArray[np.float32]:
-    """Return w = W / s rounded to codes of `weight_bits`, float32 [K, N]; s is that of each weight."""
+def spread(of_tiles: Array, structure: Structure, rows: int) -> Array:
+    """Return a number of every column in every row tile [..., row tiles, N] for each weight [..., K, N]."""
+    tiles = structure.row_tiles(rows)
+    return of_tiles[..., np.repeat(np.arange(len(tiles)), [tile.stop - tile.start for tile in tiles]), :]
+
+
+def normalized(w: Array, s: Array, structure: Structure, controls: Controls) -> Array:
+    """Return w = W / s rounded to codes of `weight_bits`, float32 [..., K, N]; s is that of each weight."""
+    xp = namespace(w)
     unit = w / s
     if structure.encoding != "weight" or "mapping.percentile" in controls.numbers:
-        unit = np.clip(unit, np.float32(-1), np.float32(1))
+        unit = xp.clip(unit, -1, 1)
     if structure.weight_bits == 0:
         return unit
-    most = np.float32(2 ** (structure.weight_bits - 1) - 1)
-    rounded: NDArray[np.float32] = np.rint(unit * most) / most
-    return rounded
+    most = 2 ** (structure.weight_bits - 1) - 1
+    return xp.round(unit * most) / most
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class Mapping:
 
 
 def mapping_of(structure: Structure, controls: Controls) -> Mapping:
-    """Return the mapping of a stored site with conductances, or the trivial one of plain numbers."""
-    if structure.encoding == "weight":
+    """Return the mapping of a site with conductances, or the trivial one of plain numbers."""
+    if structure.encoding == "weight" and not writes_conductances(structure):
         return Mapping(lowest=0.0, factors=(1.0,), offset=0.0)
     r = lowest_conductance(controls)
     span = 1 - r
@@ -103,6 +105,11 @@ def mapping_of(structure: Structure, controls: Controls) -> Mapping:
         used = span * _used_share(_cell_bits(controls))
         return Mapping(r, (2 / span,), (1 - used / 2) * 2 / span)
     return Mapping(r, (1 / span,), 0.0)
+
+
+def writes_conductances(structure: Structure) -> bool:
+    """Whether a dynamic operand is held by pairs of conductances."""
+    return structure.write in ("lognormal_g", "clipformer")
 
 
 def lowest_conductance(controls: Controls) -> float:

@@ -3,19 +3,32 @@
 Source: aihwkit's analog matrix-vector product (Rasch et al., AICAS 2021), per input vector; slices as in CrossSim.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emu.contract.schema import DYNAMIC
 from emu.contract.structure import Controls, Structure
-from emu.reference.converters import adc_range, input_digits, input_range, near_tie, through_adc, through_dac
+from emu.reference.arrays import Array, Normals, as_type, namespace
+from emu.reference.converters import (
+    AdcRange,
+    adc_range,
+    input_digits,
+    input_range,
+    near_tie,
+    through_adc,
+    through_dac,
+)
 from emu.reference.random import Stream, run_time_normals, stored_normals
 from emu.reference.storing import Stored
 
 # Rows of X taken through the periphery at once: rows are independent, this only bounds the memory.
 _ROWS_AT_ONCE = 2048
+# The inverse of an input range up to here is no finite float32.
+_DARK = 2.0**-128
 
 
 @dataclass
@@ -46,199 +59,199 @@ def read(
     sample, row: int64 [R], where each row of X lies in the data set. Rows of X that are not finite give NaN.
     The second result marks the undecided outputs (see `Trace`), bool [R, N], all False without a tolerance.
     """
-    rows, columns = stored.weights.shape
-    y = np.zeros((x.shape[0], columns))
+    y = np.empty((len(x), stored.weights.shape[-1]), np.float32)
     undecided = np.zeros(y.shape, dtype=np.bool_)
-    errors = _adc_errors(stored, structure, controls)
+    errors = adc_errors(stored, structure, controls)
+    column = None if stored.unit_column is None else stored.unit_column.astype(np.float64)
+    exact = replace(stored, v=stored.v.astype(np.float64), s=stored.s.astype(np.float64), unit_column=column)
     lost: NDArray[np.bool_] = ~np.all(np.isfinite(x), axis=1)
     x = np.where(lost[:, None], np.float32(0), x)
-    for start in range(0, x.shape[0], _ROWS_AT_ONCE):
+    for start in range(0, len(x), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        for tile, k in enumerate(structure.row_tiles(rows)):
-            alpha = input_range(x[part, k], structure, controls)
-            place = _Place(tile, k, rows, columns, sample[part], row[part])
-            inputs = _Inputs(x[part, k], alpha, place, structure, controls)
-            with np.errstate(divide="ignore", over="ignore"):
-                lit = np.flatnonzero(np.isfinite(np.float32(1) / alpha))
-            for n in structure.column_tiles(columns):
-                reader = _Tile(stored, n, errors, inputs, tolerance)
-                reader.add(y[part, n], undecided[part, n], lit)
-            if stored.mapping.offset != 0:
-                offset, unsure = _offset(stored, inputs, lit, tolerance)
-                y[start + lit] -= offset * alpha[lit, None].astype(np.float64) * stored.s[tile]
-                undecided[start + lit] |= unsure
+        normals = partial(
+            run_time_normals, controls.seed, controls.read_seed, structure.site, sample=sample[part], row=row[part]
+        )
+        observer = None if tolerance is None else _Undecided(undecided[part], tolerance, structure, controls)
+        y[part] = Reading(exact, errors, structure, controls, normals, observer).of(x[part])
     y[lost], undecided[lost] = np.nan, False
-    return y.astype(np.float32), undecided
+    return y, undecided
+
+
+class Observer:
+    """What looks on while a product is read."""
+
+    def fed(self, k: slice, x: Array, alpha: Array) -> None:
+        """Rows of X [..., R, K of the tile] are about to be fed, with these input ranges [..., R, 1]."""
+
+    def converted(
+        self, tile: int, n: slice, y: Array, margin: Callable[[], Array], limits: AdcRange, rows: Array, again: Array
+    ) -> None:
+        """Outputs y [..., R, N of the tile] met the range of an ADC.
+
+        `margin` gives the sum of the magnitudes that were added up to y. Only those of `rows` count, bool [..., R, 1],
+        and of these `again` are repeated with smaller inputs (None where none may be).
+        """
+
+    def converted_unit_column(self, y: Array, margin: Callable[[], Array], limits: AdcRange, rows: Array) -> None:
+        """The same of the unit column's y [..., R, 1], which all columns share."""
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a row tile lies in the arrays that run-time noise is indexed by."""
+class _Undecided(Observer):
+    """Marks what a small error would change, in `marks` [R, N]."""
 
-    tile: int
-    k: slice
-    rows: int
-    columns: int
-    sample: NDArray[np.int64]
-    row: NDArray[np.int64]
+    marks: NDArray[np.bool_]
+    tolerance: float
+    structure: Structure
+    controls: Controls
+
+    def converted(
+        self, tile: int, n: slice, y: Array, margin: Callable[[], Array], limits: AdcRange, rows: Array, again: Array
+    ) -> None:
+        stand = rows
+        error = self.tolerance * margin()
+        if again is not None:
+            stand = rows & ~again
+            self.marks[:, n] |= rows & _near_bound(y, error, self.controls)
+        self.marks[:, n] |= stand & near_tie(y, error, limits, self.structure, self.controls)
+
+    def converted_unit_column(self, y: Array, margin: Callable[[], Array], limits: AdcRange, rows: Array) -> None:
+        self.marks[...] |= rows & near_tie(y, self.tolerance * margin(), limits, self.structure, self.controls)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading of what arrays hold; currents add up in the type of v and s, codes are decided in that of X."""
+
+    stored: Stored
+    errors: tuple[Array, Array] | None
+    """Of `adc_errors`."""
+    structure: Structure
+    controls: Controls
+    normals: Normals
+    observer: Observer | None = None
+
+    def of(self, x: Array) -> Array:
+        """Return the product of finite X [..., R, K] with v [slices, ..., K, N], in the type of X."""
+        return as_type(sum(self._parts(x)), x)
+
+    def _parts(self, x: Array) -> Iterator[Array]:
+        """Yield what is added up to the product, [..., R, N]."""
+        xp, columns = namespace(x), self.stored.v[0].shape[-1]
+        amplitude = self.controls.strength * self.controls.numbers.get("read.input_noise", 0.0)
+        for tile, k in enumerate(self.structure.row_tiles(x.shape[-1])):
+            alpha = input_range(x[..., k], self.structure, self.controls)
+            if self.observer is not None:
+                self.observer.fed(k, x[..., k], alpha)
+            lit = alpha > _DARK
+            noise = None
+            if amplitude > 0:
+                noise = amplitude * self.normals(Stream.INPUT_NOISE, columns=x.shape[-1], part=k)
+            inputs = _Inputs(x[..., k], xp.where(lit, alpha, 1.0), lit, noise, self.structure, self.controls)
+            parts = [self._tile(tile, k, n, inputs) for n in self.structure.column_tiles(columns)]
+            yield xp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+            if self.stored.mapping.offset != 0:
+                offset = self._offset(tile, k, inputs) * xp.where(lit, alpha, 0.0)
+                yield -offset * self.stored.s[..., tile : tile + 1, :]
+
+    def _tile(self, tile: int, k: slice, n: slice, inputs: "_Inputs") -> Array:
+        """Return what one tile adds to the product; rows that saturate are read again with halved inputs."""
+        structure, controls, stored = self.structure, self.controls, self.stored
+        xp = namespace(inputs.x)
+        iterative = structure.bound_management == "iterative"
+        result, rows, repeats = 0, inputs.lit, 0
+        while True:
+            b = 2.0**repeats
+            may_repeat = iterative and not _is_last_repeat(b, structure, controls)
+            again, total = None, 0
+            fed = inputs.fed(b)
+            for i, f in enumerate(stored.mapping.factors):
+                v = stored.v[i][..., k, n]
+                errors = None if self.errors is None else tuple(each[i, tile, n] for each in self.errors)
+                for j, (x1, h) in enumerate(fed):
+                    reading = repeats if iterative else i * len(fed) + j
+                    noise = partial(self.normals, Stream.READ, columns=stored.v[i].shape[-1], part=n)
+                    y, margin = self._analog(x1, v, partial(noise, tile=tile, reading=reading), errors)
+                    limits = adc_range(y, v.shape[-2], structure, controls)
+                    if may_repeat:
+                        again = xp.any(xp.abs(y) > limits.high, axis=-1, keepdims=True)
+                    if self.observer is not None:
+                        self.observer.converted(tile, n, y, margin, limits, rows, again)
+                    total = total + as_type(through_adc(y, limits, structure, controls), v) * (f * h)
+            stand = rows if again is None else rows & ~again
+            scale = xp.where(stand, inputs.alpha * b, 0.0) * stored.s[..., tile : tile + 1, n]
+            result = result + total * scale
+            if again is None or not bool((rows & again).any()):
+                return result
+            rows, repeats = rows & again, repeats + 1
+
+    def _offset(self, tile: int, k: slice, inputs: "_Inputs") -> Array:
+        """Return what is subtracted from every row for cells that hold an offset, [..., R, 1]."""
+        structure, controls, mapping = self.structure, self.controls, self.stored.mapping
+        total, fed = 0, inputs.fed(1.0)
+        for j, (x1, h) in enumerate(fed):
+            if self.stored.unit_column is None:
+                total = total + mapping.offset * h * as_type(x1, self.stored.v).sum(axis=-1, keepdims=True)
+                continue
+            for i, f in enumerate(mapping.factors):
+                column = self.stored.unit_column[i][k]
+                noise = partial(self.normals, Stream.UNIT_COLUMN_READ, columns=1, tile=tile, reading=i * len(fed) + j)
+                y, margin = self._analog(x1, column, noise, None)
+                limits = adc_range(y, column.shape[0], structure, controls)
+                if self.observer is not None:
+                    self.observer.converted_unit_column(y, margin, limits, inputs.lit)
+                total = total + f * h * as_type(through_adc(y, limits, structure, controls), column)
+        return total
+
+    def _analog(
+        self, x1: Array, v: Array, noise: Callable[[], Array], errors: tuple[Array, ...] | None
+    ) -> tuple[Array, Callable[[], Array]]:
+        """Return y before the ADC's code, in the type of x1, and what gives the sum of the magnitudes in it."""
+        xp = namespace(x1)
+        inputs = as_type(x1, v)
+        y, dropped = inputs @ v, 0
+        if self.structure.ir_drop == "formula":
+            dropped = _dropped(inputs, v, self.controls)
+            y = y - dropped
+        amplitude = _noise_amplitude(inputs, v, self.structure, self.controls)
+        if amplitude is not None:
+            y = y + amplitude * noise()
+        if errors is not None:
+            y = y * errors[0] + errors[1]
+
+        def margin() -> Array:
+            total = xp.abs(inputs) @ xp.abs(v) + abs(dropped) + (0 if amplitude is None else amplitude)
+            return total if errors is None else total * xp.abs(errors[0]) + xp.abs(errors[1])
+
+        return as_type(y, x1), margin
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Rows of X in one row tile, and the input range of each."""
+    """Rows of X in one row tile, the input range of each (1 where it is none), and which are read at all."""
 
-    x: NDArray[np.float32]
-    alpha: NDArray[np.float32]
-    place: _Place
+    x: Array
+    alpha: Array
+    lit: Array
+    noise: Array | None
     structure: Structure
     controls: Controls
 
-    def fed(self, rows: NDArray[np.int64], b: np.float32) -> list[tuple[NDArray[np.float32], float]]:
-        """Return what the array is fed for some rows with inputs divided by b: every input slice and its weight."""
-        structure, controls, place = self.structure, self.controls, self.place
-        x1 = through_dac(self.x[rows], self.alpha[rows] * b, structure, controls)
-        amplitude = controls.strength * controls.numbers.get("read.input_noise", 0.0)
-        if amplitude > 0:
-            normals = run_time_normals(
-                controls.seed,
-                controls.read_seed,
-                structure.site,
-                Stream.INPUT_NOISE,
-                place.sample[rows],
-                place.row[rows],
-                place.rows,
-                part=place.k,
-            )
-            x1 = (x1 + amplitude * normals).astype(np.float32)
-        return input_digits(x1, structure, controls)
-
-    def noise(
-        self, stream: Stream, rows: NDArray[np.int64], columns: int, part: slice, reading: int
-    ) -> NDArray[np.float64]:
-        """Return the normals of one reading of some rows."""
-        place, controls = self.place, self.controls
-        return run_time_normals(
-            controls.seed,
-            controls.read_seed,
-            self.structure.site,
-            stream,
-            place.sample[rows],
-            place.row[rows],
-            columns,
-            tile=place.tile,
-            reading=reading,
-            part=part,
-        )
+    def fed(self, b: float) -> list[tuple[Array, float]]:
+        """Return what the array is fed with inputs divided by b: every input slice and its weight."""
+        x1 = through_dac(self.x, self.alpha * b, self.structure, self.controls)
+        if self.noise is not None:
+            x1 = as_type(x1 + self.noise, x1)
+        return input_digits(x1, self.structure, self.controls)
 
 
-@dataclass(frozen=True)
-class _AdcErrors:
-    """Gain (about 1) and offset of the ADC of every column, float64 [slices, row tiles, N]."""
-
-    gain: NDArray[np.float64]
-    offset: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """One tile: a row tile and a column tile."""
-
-    stored: Stored
-    n: slice
-    errors: _AdcErrors | None
-    inputs: _Inputs
-    tolerance: float | None
-
-    def add(self, y_sum: NDArray[np.float64], undecided: NDArray[np.bool_], lit: NDArray[np.int64]) -> None:
-        """Add the tile's contribution to `y_sum`, repeating saturated rows with halved inputs."""
-        structure, controls = self.inputs.structure, self.inputs.controls
-        place, tile = self.inputs.place, self.inputs.place.tile
-        waiting, repeats = lit, 0
-        while len(waiting) > 0:
-            b = np.float32(2**repeats)
-            again = np.zeros(len(waiting), dtype=np.bool_)
-            may_repeat = structure.bound_management == "iterative" and not _is_last_repeat(
-                float(b), structure, controls
-            )
-            total = np.zeros((len(waiting), y_sum.shape[1]))
-            fed = self.inputs.fed(waiting, b)
-            for i, f in enumerate(self.stored.mapping.factors):
-                v = self.stored.v[i, place.k, self.n]
-                for j, (x1, h) in enumerate(fed):
-                    reading = repeats if structure.bound_management == "iterative" else i * len(fed) + j
-                    y, margin = self._analog(x1, v, i, waiting, reading)
-                    limits = adc_range(y, v.shape[0], structure, controls)
-                    if may_repeat:
-                        again = np.any(np.abs(y) > limits.high.astype(np.float32), axis=1)
-                    if self.tolerance is not None:
-                        at_tie = near_tie(y, self.tolerance * margin, limits, structure, controls)
-                        undecided[waiting[~again]] |= at_tie[~again]
-                        if may_repeat:
-                            undecided[waiting[_near_bound(y, self.tolerance * margin, controls)]] = True
-                    total += through_adc(y, limits, structure, controls).astype(np.float64) * (f * h)
-            done = waiting[~again]
-            scale = (self.inputs.alpha[done] * b)[:, None] * self.stored.s[tile, self.n]
-            y_sum[done] += total[~again] * scale
-            waiting = waiting[again]
-            repeats += 1
-
-    def _analog(
-        self, x1: NDArray[np.float32], v: NDArray[np.float32], weight_slice: int, rows: NDArray[np.int64], reading: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Return y before the ADC's code, float32, and the sum of the magnitudes that were added up to it."""
-        structure, controls, place = self.inputs.structure, self.inputs.controls, self.inputs.place
-        inputs, held = x1.astype(np.float64), v.astype(np.float64)
-        y, margin = inputs @ held, np.abs(inputs) @ np.abs(held)
-        if structure.ir_drop == "formula":
-            drop = _dropped(inputs, held, margin, controls)
-            y, margin = y - drop, margin + np.abs(drop)
-        amplitude = _noise_amplitude(inputs, held, structure, controls)
-        if np.any(amplitude > 0):
-            y = y + amplitude * self.inputs.noise(Stream.READ, rows, place.columns, self.n, reading)
-        margin = margin + amplitude
-        if self.errors is not None:
-            gain = self.errors.gain[weight_slice, place.tile, self.n]
-            offset = self.errors.offset[weight_slice, place.tile, self.n]
-            y, margin = y * gain + offset, margin * np.abs(gain) + np.abs(offset)
-        return y.astype(np.float32), margin
-
-
-def _offset(
-    stored: Stored, inputs: _Inputs, rows: NDArray[np.int64], tolerance: float | None
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return what is subtracted from every row for cells that hold an offset, float64 [rows, 1], and where unsure."""
-    structure, controls, place = inputs.structure, inputs.controls, inputs.place
-    total = np.zeros((len(rows), 1))
-    unsure = np.zeros((len(rows), 1), dtype=np.bool_)
-    fed = inputs.fed(rows, np.float32(1))
-    for j, (x1, h) in enumerate(fed):
-        if stored.unit_column is None:
-            total += stored.mapping.offset * h * x1.astype(np.float64).sum(axis=1, keepdims=True)
-            continue
-        inward = x1.astype(np.float64)
-        for i, f in enumerate(stored.mapping.factors):
-            column = stored.unit_column[i, place.k].astype(np.float64)
-            exact, margin = inward @ column, np.abs(inward) @ np.abs(column)
-            if structure.ir_drop == "formula":
-                drop = _dropped(inward, column, margin, controls)
-                exact, margin = exact - drop, margin + np.abs(drop)
-            amplitude = _noise_amplitude(inward, column, structure, controls)
-            if np.any(amplitude > 0):
-                noise = inputs.noise(Stream.UNIT_COLUMN_READ, rows, 1, slice(None), i * len(fed) + j)
-                exact = exact + amplitude * noise
-            y = exact.astype(np.float32)
-            limits = adc_range(y, len(column), structure, controls)
-            if tolerance is not None:
-                unsure |= near_tie(y, tolerance * (margin + amplitude), limits, structure, controls)
-            total += f * h * through_adc(y, limits, structure, controls).astype(np.float64)
-    return total, unsure
-
-
-def _adc_errors(stored: Stored, structure: Structure, controls: Controls) -> _AdcErrors | None:
-    """Return the errors of the ADCs of a chip, None where they have none."""
+def adc_errors(
+    stored: Stored, structure: Structure, controls: Controls
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return gain (about 1) and offset of the ADC of every column, float64 [slices, row tiles, N]; None without."""
     if structure.adc == "none" or "adc.gain_sigma" not in controls.numbers:
         return None
-    rows, columns = stored.weights.shape
+    rows, columns = stored.weights.shape[-2:]
     tiles, adcs = len(structure.row_tiles(rows)), -(-columns // structure.adc_columns)
     array = structure.site if structure.op == DYNAMIC else structure.array
 
@@ -252,36 +265,30 @@ def _adc_errors(stored: Stored, structure: Structure, controls: Controls) -> _Ad
         return np.array(of_adcs)[:, :, np.arange(columns) // structure.adc_columns]
 
     gain = 1 + controls.strength * controls.numbers["adc.gain_sigma"] * normals(Stream.ADC_GAIN)
-    return _AdcErrors(gain, controls.strength * controls.numbers["adc.offset_sigma"] * normals(Stream.ADC_OFFSET))
+    return gain, controls.strength * controls.numbers["adc.offset_sigma"] * normals(Stream.ADC_OFFSET)
 
 
-def _dropped(
-    x1: NDArray[np.float64], v: NDArray[np.float64], current: NDArray[np.float64], controls: Controls
-) -> NDArray[np.float64]:
-    """Return what the wires take from y by aihwkit's formula; `current` is |x1| |v|."""
-    rows = v.shape[0]
-    a = rows / controls.numbers["read.ir_drop_ratio"] * current
-    away = 1 - (1 - np.arange(rows) / rows) ** 2
-    share: NDArray[np.float64] = controls.numbers["read.ir_drop"] * a * (a * (0.05 * a - 0.2) + 0.5)
-    along: NDArray[np.float64] = (x1 * away) @ v
-    return share * along
+def _dropped(x1: Array, v: Array, controls: Controls) -> Array:
+    """Return what the wires take from y by aihwkit's formula."""
+    xp, rows = namespace(x1), v.shape[-2]
+    a = rows / controls.numbers["read.ir_drop_ratio"] * (xp.abs(x1) @ xp.abs(v))
+    before = xp.cumsum(xp.ones_like(x1[..., :1, :]), -1) - 1  # 0, 1, .. rows - 1
+    away = 1 - (1 - before / rows) ** 2
+    return controls.numbers["read.ir_drop"] * a * (a * (0.05 * a - 0.2) + 0.5) * ((x1 * away) @ v)
 
 
-def _noise_amplitude(
-    x1: NDArray[np.float64], v: NDArray[np.float64], structure: Structure, controls: Controls
-) -> NDArray[np.float64]:
-    """Return the standard deviation of the noise on y, float64 [rows, 1] or [rows, columns]."""
+def _noise_amplitude(x1: Array, v: Array, structure: Structure, controls: Controls) -> Array | None:
+    """Return the standard deviation of the noise on y: a number, [..., R, 1] or [..., R, N]; None without noise."""
+    xp = namespace(x1)
+    constant, c = (controls.numbers.get(f"read.{each}", 0.0) for each in ("output_noise", "weight_noise"))
+    if structure.read_noise == "none" or c == 0:
+        return controls.strength * constant or None
     squares = x1**2
-    variance = np.full((x1.shape[0], 1), controls.numbers.get("read.output_noise", 0.0) ** 2)
-    if structure.read_noise != "none":
-        c = controls.numbers["read.weight_noise"]
-        if structure.read_noise == "additive_constant":
-            grows = squares.sum(axis=1, keepdims=True)
-        else:
-            grows = squares @ (np.abs(v) if structure.read_noise == "pcm_read" else v**2)
-        variance = variance + c**2 * grows
-    amplitude: NDArray[np.float64] = controls.strength * np.sqrt(variance)
-    return amplitude
+    if structure.read_noise == "additive_constant":
+        grows = squares.sum(axis=-1, keepdims=True)
+    else:
+        grows = squares @ (xp.abs(v) if structure.read_noise == "pcm_read" else v**2)
+    return controls.strength * xp.sqrt(constant**2 + c**2 * grows)
 
 
 def _is_last_repeat(b: float, structure: Structure, controls: Controls) -> bool:
@@ -294,9 +301,9 @@ def _is_last_repeat(b: float, structure: Structure, controls: Controls) -> bool:
 
 
 def _near_bound(y: NDArray[np.float32], margin: NDArray[np.float64], controls: Controls) -> NDArray[np.bool_]:
-    """Return the rows of which an error of `margin` in y could change whether they saturate."""
+    """Return the rows [R, 1] of which an error of `margin` in y could change whether they saturate."""
     excess = np.abs(y) - controls.numbers["adc.bound"]
-    surely_saturates = np.any(excess > margin, axis=1)
-    surely_fits = np.all(excess < -margin, axis=1)
+    surely_saturates = np.any(excess > margin, axis=1, keepdims=True)
+    surely_fits = np.all(excess < -margin, axis=1, keepdims=True)
     near: NDArray[np.bool_] = ~(surely_saturates | surely_fits)
     return near

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract import functions
 from emu.contract.structure import Controls, Structure
-from emu.reference import functions
+from emu.reference.arrays import Array, namespace
 from emu.reference.mapping import levels_of_cell, lowest_conductance
 from emu.reference.random import Stream, stored_normals, stored_uniforms
 
@@ -60,15 +61,14 @@ def programmed_numbers(w: NDArray[np.float32], array: DeviceArray) -> NDArray[np
     return disturbed_number(structure.program, value, _theta(array), _variance(controls))
 
 
-def disturbed_number(
-    model: str, value: NDArray[np.float64], theta: NDArray[np.float64], variance: float
-) -> NDArray[np.float64]:
+def disturbed_number(model: str, value: Array, theta: Array, variance: float) -> Array:
     """Return a value in units of its scale, disturbed by theta, which has that variance."""
+    xp = namespace(theta)
     match model:
         case "lognormal_w":
-            return value * np.exp(theta)
+            return value * xp.exp(theta)
         case "lognormal_w_meancorr":
-            return value * np.exp(theta - variance / 2)
+            return value * xp.exp(theta - variance / 2)
         case "gauss_prop":
             return value * (1 + theta)
         case _:  # gauss_range
@@ -205,7 +205,7 @@ def _of_function(target: NDArray[np.float64], array: DeviceArray) -> NDArray[np.
     if function is None:
         raise structure.error(
             f"attribute 'program_function' is '{structure.program_function}', expected a function of this process; "
-            f"call emu.reference.functions.register('{structure.program_function}', function) first."
+            f"call emu.register_device_function('{structure.program_function}', function) first."
         )
     prefix = "program.parameter."
     parameters = {name[len(prefix) :]: value for name, value in controls.numbers.items() if name.startswith(prefix)}

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.contract.structure import Controls, Structure
+from emu.reference.arrays import Array, Normals, as_type
 from emu.reference.drift import compensation, drifted
 from emu.reference.faults import stuck, stuck_as_listed
 from emu.reference.mapping import (
@@ -27,16 +28,16 @@ _LEAST_NET = 1e-7
 
 @dataclass(frozen=True)
 class Stored:
-    """One matrix as its array holds it: weight = s (sum_i factors[i] v[i] - offset)."""
+    """Matrices as their arrays hold them: weight = s (sum_i factors[i] v[i] - offset)."""
 
-    v: NDArray[np.float32]
-    """What a unit input finds, in units of g_max (plain numbers: of the scale), [weight slices, K, N]."""
-    s: NDArray[np.float64]
-    """Scale of every column in every row tile, with the factor of compensation, [row tiles, N]."""
+    v: Array
+    """What a unit input finds, in units of g_max (plain numbers: of the scale), float32 [weight slices, ..., K, N]."""
+    s: Array
+    """Scale of every column in every row tile, with the factor of compensation, [..., row tiles, N]."""
     mapping: Mapping
-    weights: NDArray[np.float32]
-    """W', what all of this amounts to, [K, N]."""
-    unit_column: NDArray[np.float32] | None = None
+    weights: Array
+    """W', what all of this amounts to, float32 [..., K, N]."""
+    unit_column: Array | None = None
     """v of the column of cells that holds 0, [slices, K, 1], where the offset is corrected by reading it."""
     matrix: int = 0
     """Index in a stack of matrices."""
@@ -66,41 +67,32 @@ def stored(
         else:
             before, v = _cells(unit, structure, controls, matrix)
             if structure.compensation != "none":
-                s = s * compensation(_weights(before, mapping), _weights(v, mapping), structure, controls, matrix)
+                s = s * compensation(
+                    _unit_weights(before, mapping), _unit_weights(v, mapping), structure, controls, matrix
+                )
             if structure.encoding == "offset" and structure.offset_correction == "unit_column":
                 zeros = np.zeros((rows, 1), dtype=np.float32)
                 unit_column = _cells(zeros, structure, controls, matrix, of_unit_column=True)[1].astype(np.float32)
         if "program.modifier" in controls.numbers:
             v[0] = v[0] + mapping.span * _modifier(unit, structure, controls, matrix)
-        weights = (spread(s, structure, rows) * _weights(v, mapping)).astype(np.float32)
+        weights = held_weights(v, s, mapping, structure).astype(np.float32)
     if _holds_the_number_itself(structure):
         weights = faulty
     return Stored(v.astype(np.float32), s, mapping, weights, unit_column, matrix)
 
 
-def stored_operand(
-    b: NDArray[np.float32],
-    s: NDArray[np.float32],
-    matrix: int,
-    sample: int,
-    structure: Structure,
-    controls: Controls,
-) -> Stored:
-    """Return what the array holds of one matrix [K, N] of a dynamic operand with scales s [row tiles, N].
+def stored_operand(b: Array, s: Array, normals: Normals, structure: Structure, controls: Controls) -> Stored:
+    """Return what arrays hold of dynamic operands [..., K, N], written with these normals; s [..., row tiles, N].
 
-    `matrix` is its index within its sample, `sample` the index of that sample in the data set.
+    On NumPy or PyTorch; the normals are [..., K, columns].
     """
-    s_of_weight = spread(s.astype(np.float64), structure, b.shape[0])
-    mapping = Mapping(lowest=0.0, factors=(1.0,), offset=0.0)
-    if structure.write in ("lognormal_g", "clipformer"):
-        r = lowest_conductance(controls)
-        mapping = Mapping(lowest=r, factors=(1 / (1 - r),), offset=0.0)
-    unit = normalized(b, s_of_weight.astype(np.float32), structure, controls)
-    v = written(unit, matrix, sample, structure, controls)[None]
-    weights = (s_of_weight * _weights(v, mapping)).astype(np.float32)
-    if structure.write == "none" and "mapping.percentile" not in structure.entries:
-        weights = b
-    return Stored(v.astype(np.float32), s.astype(np.float64), mapping, weights)
+    mapping = mapping_of(structure, controls)
+    unit = normalized(b, spread(s, structure, b.shape[-2]), structure, controls)
+    v = written(unit, normals, structure, controls)[None]
+    weights = b
+    if structure.write != "none" or "mapping.percentile" in structure.entries:
+        weights = as_type(held_weights(v, s, mapping, structure), b)
+    return Stored(as_type(v, b), s, mapping, weights)
 
 
 def _holds_the_number_itself(structure: Structure) -> bool:
@@ -108,9 +100,14 @@ def _holds_the_number_itself(structure: Structure) -> bool:
     return structure.encoding == "weight" and structure.program == "none" and not structure.weight_bits and not changed
 
 
-def _weights(v: NDArray[np.float64], mapping: Mapping) -> NDArray[np.float64]:
-    """Return the weights in units of their scale, [K, N], that v [slices, K, N] stands for."""
-    return np.tensordot(np.asarray(mapping.factors), v, axes=1) - mapping.offset
+def held_weights(v: Array, s: Array, mapping: Mapping, structure: Structure) -> Array:
+    """Return the weights [..., K, N] that v [slices, ..., K, N] stands for with scales s [..., row tiles, N]."""
+    return spread(s, structure, v.shape[-2]) * _unit_weights(v, mapping)
+
+
+def _unit_weights(v: Array, mapping: Mapping) -> Array:
+    """Return the weights in units of their scale, [..., K, N], that v [slices, ..., K, N] stands for."""
+    return sum(f * of_slice for f, of_slice in zip(mapping.factors, v, strict=True)) - mapping.offset
 
 
 def _cells(

@@ -4,79 +4,58 @@ Sources: the lognormal and Gaussian variants of stored values; write noise and c
 paper.
 """
 
-import numpy as np
-from numpy.typing import NDArray
-
 from emu.contract.structure import Controls, Structure
-from emu.reference.mapping import lowest_conductance
+from emu.reference.arrays import Array, Normals, as_type, namespace
+from emu.reference.mapping import lowest_conductance, writes_conductances
 from emu.reference.programming import disturbed_number
-from emu.reference.random import Stream, run_time_normals
+from emu.reference.random import Stream
 
 _CELLS = 4
 _BITS_OF_CELL = 2
 _LARGEST_CODE = 255
 
 
-def written(
-    w: NDArray[np.float32], matrix: int, sample: int, structure: Structure, controls: Controls
-) -> NDArray[np.float64]:
-    """Return v [K, N], float64, of one matrix of a dynamic operand in units of its scale, w.
-
-    `matrix` is its index within its sample, `sample` the index of that sample in the data set.
-    """
+def written(w: Array, normals: Normals, structure: Structure, controls: Controls) -> Array:
+    """Return v [..., K, N] of dynamic operands in units of their scale, w, in the type of the normals [..., K, N]."""
     if structure.write == "none":
-        return w.astype(np.float64)
-    k, n = w.shape
-
-    def normals(stream: Stream) -> NDArray[np.float64]:
-        return run_time_normals(
-            controls.seed,
-            controls.read_seed,
-            structure.site,
-            stream,
-            np.full(k, sample, dtype=np.int64),
-            matrix * k + np.arange(k, dtype=np.int64),
-            n,
-        )
-
+        return w
+    xp = namespace(w)
     sigma = controls.strength * controls.numbers["write.sigma"]
-    if structure.write in ("lognormal_g", "clipformer"):
-        device = _lognormal if structure.write == "lognormal_g" else _clipformer
-        zero = np.float32(0)
-        positive = device(np.maximum(w, zero), sigma * normals(Stream.WRITE), structure, controls)
-        return positive - device(np.maximum(-w, zero), sigma * normals(Stream.WRITE_NEGATIVE), structure, controls)
-    return disturbed_number(structure.write, w.astype(np.float64), sigma * normals(Stream.WRITE), sigma**2)
+    theta = sigma * normals(Stream.WRITE, columns=w.shape[-1])
+    if not writes_conductances(structure):
+        return disturbed_number(structure.write, as_type(w, theta), theta, sigma**2)
+    device = _lognormal if structure.write == "lognormal_g" else _clipformer
+    negative = sigma * normals(Stream.WRITE_NEGATIVE, columns=w.shape[-1])
+    return device(xp.clip(w, 0, None), theta, structure, controls) - device(
+        xp.clip(-w, 0, None), negative, structure, controls
+    )
 
 
-def _lognormal(
-    q: NDArray[np.float32], theta: NDArray[np.float64], structure: Structure, controls: Controls
-) -> NDArray[np.float64]:
+def _lognormal(q: Array, theta: Array, structure: Structure, controls: Controls) -> Array:
     r = lowest_conductance(controls)
-    conductance: NDArray[np.float64] = (r + (1 - r) * q.astype(np.float64)) * np.exp(theta)
-    return conductance
+    return (r + (1 - r) * as_type(q, theta)) * namespace(q).exp(theta)
 
 
-def _clipformer(
-    q: NDArray[np.float32], theta: NDArray[np.float64], structure: Structure, controls: Controls
-) -> NDArray[np.float64]:
+def _clipformer(q: Array, theta: Array, structure: Structure, controls: Controls) -> Array:
     """Return the conductances of one device: moved towards zero, limited, written with noise that grows with them."""
-    numbers, r = controls.numbers, lowest_conductance(controls)
+    xp, numbers, r = namespace(q), controls.numbers, lowest_conductance(controls)
     if numbers["write.bits"]:
-        most = np.float32(2 ** numbers["write.bits"] - 1)
-        q = np.rint(q * most) / most
-    moved = np.maximum(r + (1 - r) * q.astype(np.float64) - numbers["write.alpha"] * r, r)
-    limited = np.maximum(np.minimum(moved, numbers["write.beta"]), r)
+        most = 2 ** int(numbers["write.bits"]) - 1
+        q = xp.round(q * most) / most
+    moved = xp.clip(r + (1 - r) * as_type(q, theta) - numbers["write.alpha"] * r, r, None)
+    limited = xp.clip(xp.clip(moved, None, numbers["write.beta"]), r, None)
     p = (limited - r) / (1 - r)
-    spread = np.sqrt(p) if structure.write_cells == "composite" else _spread_of_cells(p)
-    return np.clip(r + (1 - r) * (p + numbers["write.gamma"] * theta * spread), r, 1.0)
+    spread = xp.sqrt(p) if structure.write_cells == "composite" else _spread_of_cells(p)
+    return xp.clip(r + (1 - r) * (p + numbers["write.gamma"] * theta * spread), r, 1.0)
 
 
-def _spread_of_cells(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spread_of_cells(p: Array) -> Array:
     """Return the amplitude of the noise of a code in four cells of two bits, each with its own noise."""
-    code = np.rint(_LARGEST_CODE * p).astype(np.int64)
+    xp = namespace(p)
+    code = xp.asarray(xp.round(_LARGEST_CODE * p), dtype=xp.int64)
     largest_digit = 2**_BITS_OF_CELL - 1
-    variance = np.zeros_like(p)
+    variance = xp.zeros_like(p)
     for cell in range(_CELLS):
         digit = (code >> (_BITS_OF_CELL * cell)) & largest_digit
         variance += (largest_digit * 4.0**cell / _LARGEST_CODE) ** 2 * digit / largest_digit
-    return np.sqrt(variance)
+    return xp.sqrt(variance)

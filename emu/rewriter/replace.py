@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from emu.contract.codes import stored_codes
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, FORMAT, OPERATORS, QUANTIZED, STORED, attribute_types
 from emu.device import Profile
 from emu.errors import InputError
-from emu.reference.codes import stored_codes
 from emu.rewriter.batch import Batch
 from emu.rewriter.builder import GraphBuilder
 from emu.rewriter.dataflow import tensor_of

@@ -13,9 +13,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
+from emu.contract.codes import read_codes
 from emu.contract.schema import OPERATORS, QUANTIZED
 from emu.errors import InputError
-from emu.reference.codes import read_codes
 from emu.rewriter.analysis import Analysis, analyze
 from emu.rewriter.batch import Batch, find_batch
 from emu.rewriter.devices import Device, Rule, assign, load_devices

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.functions import registered
 from emu.device import functions, load_profile
 from emu.errors import InputError
 from emu.runtime import library
@@ -63,7 +64,6 @@ def provide_functions(manifest: Mapping[str, Any], native: bool) -> None:
 
 def _tell_library(name: str) -> None:
     """Has the library call whatever is registered under a name at that time."""
-    from emu.reference.functions import registered
 
     def call(
         target: NDArray[np.float32], normals: NDArray[np.float32], parameters: Mapping[str, float]

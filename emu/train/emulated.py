@@ -14,11 +14,15 @@ from emu.contract.schema import DYNAMIC, NUMBER_PROGRAMS, STORED
 from emu.contract.structure import Controls, Structure, parse_structure
 from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED
-from emu.reference.mapping import mapping_of
-from emu.reference.random import Stream, stored_normals
+from emu.reference.arrays import Normals
+from emu.reference.mapping import largest, mapping_of, scales
+from emu.reference.periphery import Reading, adc_errors
+from emu.reference.storing import Stored, held_weights, stored_operand
 from emu.runtime.library import programmed_array, programmed_weight, sample_normals
-from emu.train.crossbar import Held, crossbar_product, written
+from emu.train.crossbar import crossbar_product
 from emu.train.products import Call, Product, matrix_of, parameter_of
+
+_Errors = tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,12 @@ class Emulator:
         self.structure = parse_structure(operator, attributes)
         self.faults = faults if faults is not None else np.zeros(0, np.int64)
 
-    def normals(self, draw: Draw, samples: int, matrices: int, rows: int, like: Tensor) -> Callable[..., Tensor]:
-        """Source of the run-time noise of Y or X, `[samples, matrices, rows, columns]`."""
+    def normals(self, like: Tensor) -> Normals:
+        """Source of the run-time noise of rows `[samples, matrices, rows, ...]`."""
+        draw = self.chip.drawn
+        samples, matrices, rows = like.shape[:3]
 
-        def of(stream: Stream, columns: int, tile: int, reading: int) -> Tensor:
+        def of(stream: int, *, columns: int, tile: int = 0, reading: int = 0, part: slice = slice(None)) -> Tensor:
             c3 = (int(stream) + (tile << 8) + (reading << 24)) & 0xFFFFFFFF
             shape = (samples, matrices * rows, columns)
             if like.device.type != "cpu" and self.chip.model.training:
@@ -87,9 +93,18 @@ class Emulator:
                 counter = (0, sample, self.structure.site, c3)
                 values = sample_normals((draw.seed, draw.read_seed), counter, samples, matrices * rows * width)
                 normals = torch.from_numpy(values).view(samples, matrices * rows, width)[..., :columns].to(like.device)
-            return normals.reshape(samples, matrices, rows, columns)
+            return normals.reshape(samples, matrices, rows, columns)[..., part]
 
         return of
+
+    def read(self, x: Tensor, weights: Tensor, stored: Stored, errors: _Errors, controls: Controls) -> Tensor:
+        """Rows `[samples, matrices, M, K]` times what arrays hold; `weights` are that of `stored`, with gradients."""
+        return crossbar_product(x, weights, Reading(stored, errors, self.structure, controls, self.normals(x)))
+
+    def adc_errors(self, stored: Stored, controls: Controls) -> _Errors:
+        """Gain and offset of the ADC of every column, `[slices, row tiles, N]`, None without."""
+        errors, device = adc_errors(stored, self.structure, controls), stored.v.device
+        return None if errors is None else (tensor_of(errors[0], device), tensor_of(errors[1], device))
 
     def to_samples(self, x: Tensor, axis: int, trailing: int) -> Tensor:
         """`x [..., *trailing]` as `[samples, what each sample has, *trailing]`."""
@@ -160,7 +175,7 @@ class StoredProduct(Emulator):
         return self.weight.data_ptr(), self.weight._version
 
     def _program(self) -> Any:
-        """W' in the shape of the parameter, or what a reading finds."""
+        """W' in the shape of the parameter, or what a reading finds and the errors of its ADCs."""
         structure, drawn = self.structure, self.chip.drawn
         matrix = matrix_of(self.weight, self.kind)
         chip: dict[str, Any] = {
@@ -173,21 +188,15 @@ class StoredProduct(Emulator):
             return parameter_of(
                 programmed_weight(matrix, self.attributes, self._numbers, **chip), self.weight, self.kind
             )
-        controls = self.chip.controls(structure, self.site, self.faults)
         unit = structure.encoding == "offset" and structure.offset_correction == "unit_column"
         tiles = len(structure.row_tiles(matrix.shape[0]))
-        v, scales, column = programmed_array(
-            matrix, self.attributes, self._numbers, structure.weight_slices, tiles, unit, **chip
-        )
-
-        def tensor(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.weight.device)
-
-        errors = None
-        if structure.adc != "none" and "adc.gain_sigma" in controls.numbers:
-            errors = _adc_errors(structure, controls, structure.array, len(v), tiles, matrix.shape[1], tensor)
-        columns = None if column is None else [tensor(each[:, None]) for each in column]
-        return Held([tensor(each) for each in v], tensor(scales), mapping_of(structure, controls), columns, errors)
+        held = programmed_array(matrix, self.attributes, self._numbers, structure.weight_slices, tiles, unit, **chip)
+        v, s = (tensor_of(each, self.weight.device) for each in held[:2])
+        column = None if held[2] is None else tensor_of(held[2], self.weight.device)[..., None]
+        controls = self.chip.controls(structure, self.site, self.faults)
+        mapping = mapping_of(structure, controls)
+        stored = Stored(v, s, mapping, held_weights(v, s, mapping, structure), column)
+        return stored, self.adc_errors(stored, controls)
 
     def product(self, func: Any, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The product that `func(*args, **kwargs)` computes, by the array."""
@@ -201,11 +210,10 @@ class StoredProduct(Emulator):
         x, finish = _input_of(call, args, kwargs)
         axis = 0 if call.kind == "convolution" else structure.sample_axis
         rows = self.to_samples(x.float(), axis, 1)[:, None]  # one matrix for each sample
-        normals = self.normals(self.chip.drawn, rows.shape[0], 1, rows.shape[2], rows)
-        matrix = held.weights(structure)
-        disturbed = parameter_of_tensor(matrix, self.weight, self.kind)
+        stored, errors = held
+        disturbed = parameter_of_tensor(stored.weights, self.weight, self.kind)
         weights = matrix_of_tensor(self._differentiable(disturbed), self.kind)
-        y = crossbar_product(rows, weights.float(), held, structure, controls, normals)[:, 0]
+        y = self.read(rows, weights.float(), stored, errors, controls)[:, 0]
         return finish(self.from_samples(y, x.shape[:-1], axis).to(_result_type(x)))
 
     def _differentiable(self, disturbed: Tensor) -> Tensor:
@@ -240,44 +248,22 @@ class WrittenProduct(Emulator):
         first = self.to_samples(a.expand(*leading, *a.shape[-2:]).float(), axis, 2)
         second = self.to_samples(b.expand(*leading, *b.shape[-2:]).float(), axis, 2)
         controls = self.chip.controls(structure, self.site, None)
-        samples, matrices = second.shape[:2]
-        drawn = self.chip.drawn
         with torch.no_grad():
-            held = written(second, structure, controls, self.normals(drawn, samples, matrices, second.shape[2], second))
-            if structure.adc != "none" and "adc.gain_sigma" in controls.numbers:
-                tiles = len(structure.row_tiles(second.shape[2]))
-                tensor = lambda values: torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(b.device)  # noqa: E731
-                errors = _adc_errors(structure, controls, structure.site, 1, tiles, second.shape[3], tensor)
-                held = Held(held.v, held.scales, held.mapping, None, errors)
-            weights = held.weights(structure)
-        disturbed = second + (weights - second).detach()
+            shared = structure.write_scaling == "sample"
+            of_sample = largest(second.abs().reshape(len(second), 1, -1, 1), controls) if shared else None
+            s = scales(second, structure, controls, of_sample)
+            stored = stored_operand(second, s, self.normals(second), structure, controls)
+        disturbed = second + (stored.weights - second).detach()
         if structure.has_periphery:
-            normals = self.normals(drawn, samples, matrices, first.shape[2], first)
-            y = crossbar_product(first, disturbed, held, structure, controls, normals)
+            y = self.read(first, disturbed, stored, self.adc_errors(stored, controls), controls)
         else:
             y = first @ disturbed
         return self.from_samples(y, leading, axis).to(_result_type(a))
 
 
-def _adc_errors(
-    structure: Structure,
-    controls: Controls,
-    array: int,
-    slices: int,
-    tiles: int,
-    columns: int,
-    tensor: Callable[[NDArray[Any]], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Gain and offset of the ADC of every column, `[slices, row tiles, N]`."""
-    adcs = -(-columns // structure.adc_columns)
-
-    def normals(stream: Stream) -> NDArray[np.float64]:
-        each = [stored_normals(controls.seed, 0, array, stream, tiles, adcs, weight_slice=i) for i in range(slices)]
-        return np.array(each)[:, :, np.arange(columns) // structure.adc_columns]
-
-    numbers, strength = controls.numbers, controls.strength
-    gain = 1 + strength * numbers["adc.gain_sigma"] * normals(Stream.ADC_GAIN)
-    return tensor(gain), tensor(strength * numbers["adc.offset_sigma"] * normals(Stream.ADC_OFFSET))
+def tensor_of(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Numbers as a float32 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(device)
 
 
 def _result_type(x: Tensor) -> torch.dtype:

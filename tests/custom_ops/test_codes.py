@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from emu.contract.codes import read_codes, stored_codes
 from emu.reference import flipped_bits
-from emu.reference.codes import read_codes, stored_codes
 from emu.reference.crossbar import crossbar_matmul_quantized
 from emu.reference.periphery import Trace
 from tests.custom_ops.one_node import controls, run_one_node

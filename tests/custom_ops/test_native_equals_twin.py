@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from emu.contract.codes import numbers_of, read_codes, stored_codes
 from emu.reference import random as twin_random
-from emu.reference.codes import numbers_of, read_codes, stored_codes
 from emu.reference.crossbar import (
     crossbar_matmul,
     crossbar_matmul_dynamic,

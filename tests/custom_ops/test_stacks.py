@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu.reference.codes import stored_codes
+from emu.contract.codes import stored_codes
 from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_quantized, flipped_bits, stuck_cells
 from emu.reference.crossbar import stored_weight as twin_stored_weight
 from emu.reference.periphery import Trace

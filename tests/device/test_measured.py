@@ -164,7 +164,7 @@ class TestFunctions:
         assert functions.find_device_function("registered_here")
 
     def test_an_installed_function_is_found_by_its_entry_point(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from emu.reference.functions import registered
+        from emu.contract.functions import registered
 
         point = EntryPoint("installed_here", "numpy:negative", functions.GROUP)
         monkeypatch.setattr(functions, "entry_points", lambda group, name: [point] if name == point.name else [])

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from emu.contract.codes import stored_codes
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED, plain
 from emu.reference import Trace, crossbar_matmul, crossbar_matmul_dynamic, crossbar_matmul_quantized, stored_weight
-from emu.reference.codes import stored_codes
 
 PLAIN_STORED, PLAIN_QUANTIZED = plain(STORED), plain(QUANTIZED)
 PLAIN_DYNAMIC, PLAIN_FAULTY_WEIGHT = plain(DYNAMIC), plain(FAULTY_WEIGHT)

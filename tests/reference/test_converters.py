@@ -373,14 +373,14 @@ def test_sums_in_float32_change_only_undecided_codes(kind, code, monkeypatch):
     node = {"adc": kind, "adc_code": code, "numbers": numbers, "ranges": (1, -20, 60), "tile_rows": 100}
     trace = Trace()
     y = stored(x, w, trace=trace, **node)
-    analog = periphery._Tile._analog
+    analog = periphery.Reading._analog
 
-    def in_float32(tile: Any, x1: Any, v: Any, *place: Any) -> Any:
-        exact, margin = analog(tile, x1, v, *place)
+    def in_float32(reading: Any, x1: Any, v: Any, *place: Any) -> Any:
+        exact, margin = analog(reading, x1, v, *place)
         change = np.cumsum(x1[:, :, None] * v[None], axis=1, dtype=np.float32)[:, -1] - x1.astype(np.float64) @ v
         return (exact + change).astype(np.float32), margin
 
-    monkeypatch.setattr(periphery._Tile, "_analog", in_float32)
+    monkeypatch.setattr(periphery.Reading, "_analog", in_float32)
     differs = np.abs(stored(x, w, **node) - y) > 1e-4
     assert differs.any()
     assert not (differs & ~trace.undecided).any()

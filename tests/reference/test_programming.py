@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks.agreement.one_crossbar import law_of
+from emu.contract import functions
 from emu.errors import InputError
-from emu.reference import Stream, functions, stored_normals, stored_uniforms
+from emu.reference import Stream, stored_normals, stored_uniforms
 
 from .nodes import dynamic, held, normal, stored
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from emu.reference.codes import numbers_of, read_codes
+from emu.contract.codes import numbers_of, read_codes
 from emu.rewriter import EmulatedModel, Site, find_sites, rewrite
 
 ASSETS = os.environ.get("EMU_ASSETS")

@@ -26,12 +26,15 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ("drift.py", "0.0277316483", "1e-6"): "times are seconds and more",
     ("drift.py", "0.0088 / np.maximum", "1e-3"): "the ratio is 0.2 long before",
     ("programming.py", "np.where(g == 0, g, g + theta", "1.0"): "keeps a division by zero away, the result is not used",
-    ("converters.py", "np.where(bound == 0", "1.0"): "keeps a division by zero away, the result is not used",
+    ("converters.py", "xp.where(bound == 0", "1.0"): "keeps a division by zero away, the result is not used",
     ("converters.py", "controls.numbers.get", "1.0"): "a fixed range has its number always",
     ("converters.py", "distance = ", "0.5"): "only says which outputs stand at a tie",
     ("faults.py", "np.arange(32", "32"): "no code has more bits",
     ("faults.py", "in range(32)", "32"): "no mask has more bits",
     ("periphery.py", "_ROWS_AT_ONCE", "2048"): "how many rows are computed together",
+    ("periphery.py", "_DARK =", "2.0"): "inputs are larger than 1e-38",
+    ("periphery.py", "_DARK =", "128"): "inputs are larger than 1e-38",
+    ("periphery.py", "xp.where(lit, alpha, 1.0)", "1.0"): "keeps a division by zero away, the result is not used",
     ("periphery.py", "tolerance", "2e-6"): "only says which outputs stand at a tie",
 }
 

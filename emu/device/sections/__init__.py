@@ -1,10 +1,12 @@
 """The sections of a device profile, one file each.
 
 A section is a union of variants. A variant has exactly the settings that act under it, so a setting without effect is
-an error and never a silent leftover. `docs/operators.md` defines what every setting does to a product.
+an error and never a silent leftover. `docs/operators.md` defines what every setting does to a product; [cost]
+changes none.
 """
 
 from emu.device.sections.converters import Adc, Dac
+from emu.device.sections.cost import Cost
 from emu.device.sections.drift import Drift
 from emu.device.sections.faults import Faults
 from emu.device.sections.mapping import Mapping
@@ -22,6 +24,7 @@ VARIANTS: dict[str, tuple[type[Section], ...]] = {
     "dac": variants_of(Dac),
     "adc": variants_of(Adc),
     "read": variants_of(Read),
+    "cost": variants_of(Cost),
 }
 
-__all__ = ["VARIANTS", "Adc", "Dac", "Drift", "Faults", "Mapping", "Program", "Read", "Section", "Write"]
+__all__ = ["VARIANTS", "Adc", "Cost", "Dac", "Drift", "Faults", "Mapping", "Program", "Read", "Section", "Write"]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from emu.device.fields import Choice, ManySeconds, Number, NumberOrNumbers, Numbers, Seconds, as_tuples
+from emu.device.fields import BY_NAME, Choice, ManySeconds, Number, NumberOrNumbers, Numbers, Seconds, as_tuples
 from emu.device.sections.section import Section
 
 LOGNORMAL = "Charan et al. DAC 2020; Jung et al. DATE 2021"
@@ -272,7 +272,8 @@ class ProgramFunction(_Program):
         ),
     ]
     parameters: Annotated[
-        dict[Name, float], Number("what the function takes, by name", "1", "your own", "program.parameter.<name>")
+        Annotated[dict[Name, float], BY_NAME],
+        Number("what the function takes, by name", "1", "your own", "program.parameter.<name>"),
     ] = Field(default={})
     clip: Annotated[Clip | None, CLIP] = None
 
