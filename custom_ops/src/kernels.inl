@@ -339,13 +339,15 @@ void program_row(const ProgramRow& row, const float* targets, int64_t first_colu
   }
 }
 
-// Calls body(law) with the law of a reading's noise.
+// Calls body(whether a fit has a joint, law of a reading's noise).
 template <typename Body>
-inline void with_read_noise(const DriftRow& row, Body&& body) {
+inline void with_fits(const DriftRow& row, Body&& body) {
   if (row.read_q > 0) {
-    body(PowerNoise(row));
+    body(std::true_type(), PowerNoise(row));
+  } else if (row.mean_fit.joint > 0 || row.spread_fit.joint > 0 || row.read_fit.joint > 0) {
+    body(std::true_type(), FittedNoise<true>(row));
   } else {
-    body(FittedNoise(row));
+    body(std::false_type(), FittedNoise<false>(row));
   }
 }
 
@@ -375,26 +377,24 @@ void drift_row(const DriftRow& row, const float* targets, int64_t first_column, 
         change([&](F v, F n) { return power_law.after(v, multiply_add(deviation, n, mean)); });
         break;
       }
-      case Drift::kPowerLawFit: {
-        const Fitted mean(row.mean_fit);
-        const Fitted deviation(row.spread_fit);
-        const bool has_joint = row.mean_fit.joint > 0 || row.spread_fit.joint > 0;
-        with_read_noise(row, [&](auto&& relative) {
+      case Drift::kPowerLawFit:
+        with_fits(row, [&](auto joint, auto&& relative) {
+          const Fitted<joint.value> mean(row.mean_fit);
+          const Fitted<joint.value> deviation(row.spread_fit);
           change(
               [&](F v, F n, F r, F target) {
                 const F x = maximum(target, set(kLeastConductance));
-                const F ln = Fitted::logarithm_for(has_joint, x);
+                const F ln = mean.logarithm_of(x);
                 return power_law.read_after(v, mean(x, ln), deviation(x, ln), n, relative(v), r);
               },
               noise, targets + start);
         });
         break;
-      }
       case Drift::kPowerLawTable: {
         float mean[kChunk];
         float deviation[kChunk];
         for (int64_t i = 0; i < part; ++i) look_up(row.exponents, targets[start + i], mean[i], deviation[i]);
-        with_read_noise(row, [&](auto&& relative) {
+        with_fits(row, [&](auto, auto&& relative) {
           change([&](F v, F n, F r, F nu, F std) { return power_law.read_after(v, nu, std, n, relative(v), r); }, noise,
                  mean, deviation);
         });
