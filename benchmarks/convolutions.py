@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import emu
 from benchmarks.ratios import clean_session, seconds
-from emu.contract.schema import FORMAT, STORED, attribute_types
+from emu.contract.schema import STORED, plain
 
 _LEAST_SECONDS = 0.1  # of clean runs
 _CONVERTERS = {
@@ -66,19 +66,9 @@ def clean_model(shape: Convolution, kernel: np.ndarray) -> onnx.ModelProto:
 def emulated_model(shape: Convolution, kernel: np.ndarray, numbers: dict[str, float]) -> onnx.ModelProto:
     """The same as a node of the operator."""
     axis = f"{shape.size},{shape.stride},1,{shape.padding},{shape.padding}"
-    changes: dict[str, Any] = {"format": FORMAT, "sites": 1, "window": f"{axis};{axis}", "entries": ",".join(numbers)}
-    changes |= {"head_groups": 1, "head_share": 1, "adc_columns": 1, "fault_bits": 8, "scaling": "tile_column"}
-    words = {
-        "tile_split": "fill", "fault_range": "symmetric", "fault_scale": "tensor", "encoding": "weight",
-        "offset_correction": "digital", "program_clip": "zero", "drift_pairs": "physical", "program_function": "",
-        "dac_code": "sign_magnitude", "adc_code": "sign_magnitude",
-    }  # fmt: skip
+    attributes = {**plain(STORED), "window": f"{axis};{axis}", "entries": ",".join(numbers), "scaling": "tile_column"}
     if numbers:
-        changes |= {"dac": "absmax", "adc": "fixed", "tile_rows": 256, "tile_columns": 256}
-    attributes = {
-        name: changes.get(name, 0 if kind is int else words.get(name, "none"))
-        for name, kind in attribute_types(STORED).items()
-    }
+        attributes |= {"dac": "absmax", "adc": "fixed", "tile_rows": 256, "tile_columns": 256}
     stack = np.swapaxes(kernel.reshape(shape.groups, shape.kernels // shape.groups, -1), 1, 2).copy()
     controls = {
         "device": np.asarray(list(numbers.values()), np.float32), "strength": np.ones(1, np.float32),

@@ -77,7 +77,7 @@ def measure(shape: Shape, batch: int, threads: int, pairs: int, cases: Sequence[
     for case in cases:
         emulated = emu.rewrite(model, device=case.device, set=case.changes)
         session = emu.session(emulated, threads=threads)
-        sites = len(emulated.manifest["sites"])
+        sites = len(emulated.manifest.sites)
         feeds = {**inputs, "emu.strength": np.full(sites, case.strength, np.float32)}
 
         def run_clean() -> object:

@@ -53,7 +53,7 @@ def test_strength_zero_reproduces_every_float_graph_under_a_noisy_device(graph: 
     inputs = feeds(original, 1)
     emulated = emu.rewrite(path_of(graph), device="rram_adc", set={"mapping.tile_rows": 32})
     session = emu.session(emulated, threads=1)
-    strength = np.zeros(len(emulated.manifest["sites"]), np.float32)
+    strength = np.zeros(len(emulated.manifest.sites), np.float32)
     expected = original_session(path_of(graph)).run(None, inputs)
     assert largest_difference(session.run(None, {**inputs, "emu.strength": strength}), expected) < 1e-5
     disturbed = session.run(None, inputs)
@@ -224,7 +224,7 @@ def test_a_device_function_programs_every_array_and_its_failure_is_a_sentence(op
     plain = emu.session(model_path("digits_vit")).run(None, inputs)[0]
     np.testing.assert_allclose(session.run(None, inputs)[0], plain, atol=1e-4)
     (shape, spread, parameters), *_ = calls
-    assert list(shape) == emulated.manifest["sites"][0]["shape"] and parameters == {"gain": 1.0}
+    assert tuple(shape) == emulated.manifest.sites[0].shape and parameters == {"gain": 1.0}
     assert spread == pytest.approx(1, abs=0.15)
     halved = session.run(None, {**inputs, "emu.device": np.float32([0.5])})[0]
     assert np.abs(halved - plain).max() > 0.1
@@ -271,6 +271,6 @@ def test_strength_zero_is_the_clean_demo_model_to_the_bit(name: str, threads: in
     clean = onnxruntime.InferenceSession(model_path(name), options, providers=["CPUExecutionProvider"])
     inputs = {entry.name: data[entry.name][:40] for entry in clean.get_inputs()}
     rewritten = emu.rewrite(model_path(name), "rram_adc")
-    off = {"emu.strength": np.zeros(len(rewritten.manifest["sites"]), np.float32)}
+    off = {"emu.strength": np.zeros(len(rewritten.manifest.sites), np.float32)}
     result = emu.session(rewritten, threads=threads).run(None, {**inputs, **off})[0]
     np.testing.assert_array_equal(result, clean.run(None, inputs)[0])

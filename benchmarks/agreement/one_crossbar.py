@@ -17,8 +17,6 @@ from emu.device import load_profile
 Array = NDArray[Any]
 Attributes = dict[str, int | str]
 
-_FED = ("X", "A", "B", "device", "strength", "ranges", "seed", "read_seed", "sample", "head")
-
 Run = Callable[[str, dict[str, Array], Attributes], Array]
 
 
@@ -71,10 +69,10 @@ class Crossbar:
                 for name, default in (("seed", 0), ("read_seed", 0), ("sample", 0), ("head", -1))
             },
         }
-        attributes: Attributes = {**plain(operator), "tile_split": "balanced"}
-        attributes |= {"site": site, "sites": sites, "entries": ",".join(numbers), **given}
+        placed = {"site": site, "sites": sites, "entries": ",".join(numbers), "tile_split": "balanced"}
         inputs = {each.name: value for each, value in zip(row.operands, operands, strict=True)}
         inputs |= {each.name: values[each.name] for each in row.controls}
+        attributes: Attributes = {**plain(operator), **placed, **given}
         return self._run_operator(operator, inputs, attributes)
 
 
@@ -103,8 +101,9 @@ def _run_native(operator: str, inputs: dict[str, Array], attributes: Attributes)
 
     from emu.runtime import session
 
-    fed = {name: value for name, value in inputs.items() if name in _FED}
-    constants = [numpy_helper.from_array(value, name) for name, value in inputs.items() if name not in _FED]
+    constant = {each.name for each in OPERATORS[operator].inputs if each.constant}
+    fed = {name: value for name, value in inputs.items() if name not in constant}
+    constants = [numpy_helper.from_array(inputs[name], name) for name in sorted(constant)]
     graph = helper.make_graph(
         [helper.make_node(operator, list(inputs), ["Y"], name="the/node", domain="emu", **attributes)],
         "one_crossbar",

@@ -73,7 +73,7 @@ std::vector<char> CrossbarMatMulDynamic::lost_matrices(const Batch& batch, const
   context.parallel_for(static_cast<int64_t>(lost.size()), [&](int64_t m) {
     lost[static_cast<size_t>(m)] = all_finite(batch.b.floats() + m * size, size) ? 0 : 1;
   });
-  if (!structure_.write_per_sample) return lost;
+  if (structure_.write_scaling == WriteScaling::kMatrix) return lost;
   std::map<uint32_t, char> of_sample;
   for (size_t m = 0; m < lost.size(); ++m) of_sample[samples.locate(static_cast<int64_t>(m)).sample] |= lost[m];
   for (size_t m = 0; m < lost.size(); ++m) lost[m] = of_sample[samples.locate(static_cast<int64_t>(m)).sample];
@@ -86,7 +86,7 @@ void CrossbarMatMulDynamic::measure_scales(const Controls& controls, const Batch
                                            std::vector<float>& scales) const {
   const int64_t matrices = product(batch.b_leading);
   const int64_t size = batch.depth * batch.columns;
-  if (!structure_.write_per_sample) {
+  if (structure_.write_scaling == WriteScaling::kMatrix) {
     context.parallel_for(matrices, [&](int64_t m) {
       if (lost[static_cast<size_t>(m)] != 0) return;
       const std::vector<float> own =

@@ -47,8 +47,11 @@ void call_program_function(const Structure& structure, const Device& device, con
     throw Error("node '" + structure.node + "' is programmed by the function '" + name +
                 "', which this process does not know; register it with emu.register_device_function");
   }
+  std::vector<const char*> names;
+  for (const std::string& each : device.parameter_names) names.push_back(each.c_str());
   g_error.clear();
-  if (function(name.c_str(), targets, normals, device.parameters_json.c_str(), rows, columns, out) != 0) {
+  if (function(targets, normals, names.data(), device.parameters.data(), static_cast<int64_t>(names.size()), rows,
+               columns, out) != 0) {
     throw Error("node '" + structure.node + "': the function '" + name + "' failed" +
                 (g_error.empty() ? "" : ": " + g_error));
   }

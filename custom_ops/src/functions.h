@@ -7,9 +7,10 @@
 
 namespace emu {
 
-// Writes [rows, columns] values into out and returns 0, or another number if it failed.
-using ProgramFunction = int (*)(const char* name, const float* targets, const float* normals,
-                                const char* parameters_json, int64_t rows, int64_t columns, float* out);
+// Writes [rows, columns] values into out and returns 0, or another number if it failed. The parameters have names.
+using ProgramFunction = int (*)(const float* targets, const float* normals, const char* const* names,
+                                const float* parameters, int64_t parameter_count, int64_t rows, int64_t columns,
+                                float* out);
 
 // Makes a function known under a name; a second one of that name replaces it, null removes it.
 void register_program_function(const char* name, ProgramFunction function);

@@ -1,8 +1,6 @@
 // The library's door: the custom-op domain for onnxruntime, and a few plain C functions for Python's ctypes.
 #include <algorithm>
 #include <cstring>
-#include <map>
-#include <sstream>
 #include <string>
 
 #include "crossbar_matmul.h"
@@ -68,24 +66,48 @@ const OrtCustomOp* custom_op() {
   return &op;
 }
 
-// Structure from lines "name=value", for callers without a node.
-Structure structure_from_text(const char* text) {
-  std::map<std::string, std::string> values;
-  std::stringstream stream{std::string(text)};
-  for (std::string item; std::getline(stream, item);) {
-    const size_t equals = item.find('=');
-    if (equals == std::string::npos) throw Error("attributes: '" + item + "' is not of the form name=value");
-    values[item.substr(0, equals)] = item.substr(equals + 1);
-  }
-  const auto get = [&](const char* name) {
-    const auto found = values.find(name);
-    if (found == values.end() && may_be_absent(name)) return std::string();
-    if (found == values.end())
-      throw Error("node 'program', attribute '" + std::string(name) + "' is missing; every attribute must be present.");
-    return found->second;
+// One attribute of a node: a text, or null and a number.
+struct GivenAttribute {
+  const char* name;
+  const char* text;
+  int64_t number;
+};
+
+// A node of CrossbarMatMul with its control inputs and W [matrices, rows, columns], for callers without a session.
+struct GivenNode {
+  const GivenAttribute* attributes;
+  int64_t attribute_count;
+  const float* device;
+  int64_t entries;
+  const int64_t* faults;
+  int64_t fault_count;
+  const float* w;
+  int64_t matrices;
+  int64_t rows;
+  int64_t columns;
+  float strength;
+  uint32_t seed;
+  uint32_t read_seed;
+};
+
+Structure structure_of(const GivenNode& node) {
+  const auto find = [&](const char* name, bool is_text) -> const GivenAttribute* {
+    const GivenAttribute* const end = node.attributes + node.attribute_count;
+    const auto* found = std::find_if(node.attributes, end,
+                                     [&](const GivenAttribute& each) { return std::strcmp(each.name, name) == 0; });
+    if (found != end && (found->text != nullptr) == is_text) return found;
+    if (found == end && may_be_absent(name)) return nullptr;
+    throw Error("node 'program', attribute '" + std::string(name) + "' is " +
+                (found == end ? "missing; every attribute must be present."
+                 : is_text    ? std::to_string(found->number) + ", expected a string."
+                              : "'" + std::string(found->text) + "', expected an integer."));
   };
   return parse_structure(
-      "program", Operator::kStored, [&](const char* name) { return static_cast<int64_t>(std::stoll(get(name))); }, get);
+      "program", Operator::kStored, [&](const char* name) { return find(name, false)->number; },
+      [&](const char* name) {
+        const GivenAttribute* found = find(name, true);
+        return found == nullptr ? std::string() : std::string(found->text);
+      });
 }
 
 thread_local std::string g_last_error;
@@ -104,11 +126,11 @@ int guarded_code(Body&& body) noexcept {
 }
 
 // What the arrays of one chip hold, not packed.
-StoredArray stored_for(const char* attributes, const float* device, int64_t entries, float strength, uint32_t seed,
-                       uint32_t read_seed, const Matrices& w, bool for_reading) {
-  const Structure structure = structure_from_text(attributes);
-  const Device numbers = structure.device(device, entries);
-  const StoreKey key = store_key(structure, numbers, strength, seed, read_seed);
+StoredArray stored_for(const GivenNode& node, bool for_reading) {
+  const Structure structure = structure_of(node);
+  const Device numbers = structure.device(node.device, node.entries);
+  const StoreKey key = store_key(structure, numbers, node.strength, node.seed, node.read_seed);
+  const Matrices w{node.w, node.matrices, node.rows, node.columns, nullptr, node.faults, node.fault_count};
   if (!all_finite(w.values, w.count * w.rows * w.columns)) throw Error("the weight holds an infinite value or a NaN");
   const ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
     for (int64_t i = 0; i < count; ++i) body(i);
@@ -176,14 +198,10 @@ EMU_EXPORT void emu_normals(const uint32_t key[2], const uint32_t counter[4], in
   emu::kernels().normals(emu::counter_of(key, counter), first_column, count, out);
 }
 
-// The stored values W' of one chip for W [matrices, rows, columns]. attributes: the node's, as lines "name=value".
-// Returns 0, or 1 with a sentence in emu_last_error.
-EMU_EXPORT int emu_program(const char* attributes, const float* device, int64_t entries, float strength, uint32_t seed,
-                           uint32_t read_seed, const int64_t* faults, int64_t fault_count, const float* w,
-                           int64_t matrices, int64_t rows, int64_t columns, float* out) {
+// The stored values W' of one chip. Returns 0, or 1 with a sentence in emu_last_error.
+EMU_EXPORT int emu_program(const emu::GivenNode* node, float* out) {
   return emu::guarded_code([&] {
-    const emu::StoredArray stored = emu::stored_for(attributes, device, entries, strength, seed, read_seed,
-                                                    {w, matrices, rows, columns, nullptr, faults, fault_count}, false);
+    const emu::StoredArray stored = emu::stored_for(*node, false);
     std::copy(stored.slices[0].begin(), stored.slices[0].end(), out);
   });
 }
@@ -191,13 +209,10 @@ EMU_EXPORT int emu_program(const char* attributes, const float* device, int64_t 
 // As emu_program, for reading: v [slices, matrices, rows, columns], the scales [matrices, row tiles, columns] and,
 // where the offset is corrected by reading cells, v of the unit column [slices, matrices, rows]. counts holds the
 // slices, the row tiles of a matrix and the slices of the unit column that the caller made room for.
-EMU_EXPORT int emu_program_for_reading(const char* attributes, const float* device, int64_t entries, float strength,
-                                       uint32_t seed, uint32_t read_seed, const int64_t* faults, int64_t fault_count,
-                                       const float* w, int64_t matrices, int64_t rows, int64_t columns,
-                                       const int64_t counts[3], float* v, float* scales, float* unit_column) {
+EMU_EXPORT int emu_program_for_reading(const emu::GivenNode* node, const int64_t counts[3], float* v, float* scales,
+                                       float* unit_column) {
   return emu::guarded_code([&] {
-    const emu::StoredArray stored = emu::stored_for(attributes, device, entries, strength, seed, read_seed,
-                                                    {w, matrices, rows, columns, nullptr, faults, fault_count}, true);
+    const emu::StoredArray stored = emu::stored_for(*node, true);
     const auto copy_all = [](const std::vector<emu::Floats>& parts, int64_t count, int64_t size, float* out) {
       if (static_cast<int64_t>(parts.size()) != count)
         throw emu::Error("attributes: they give another number of slices");
@@ -206,12 +221,12 @@ EMU_EXPORT int emu_program_for_reading(const char* attributes, const float* devi
         out += size;
       }
     };
-    copy_all(stored.slices, counts[0], matrices * rows * columns, v);
-    if (static_cast<int64_t>(stored.scales.size()) != matrices * counts[1] * columns) {
+    copy_all(stored.slices, counts[0], node->matrices * node->rows * node->columns, v);
+    if (static_cast<int64_t>(stored.scales.size()) != node->matrices * counts[1] * node->columns) {
       throw emu::Error("attributes: they give another number of row tiles");
     }
     std::copy(stored.scales.begin(), stored.scales.end(), scales);
-    copy_all(stored.unit_columns, counts[2], matrices * rows, unit_column);
+    copy_all(stored.unit_columns, counts[2], node->matrices * node->rows, unit_column);
   });
 }
 

@@ -148,7 +148,7 @@ class Reader {
         input_slices_(static_cast<size_t>(structure_.input_slices(device_))) {
     input_.steps = structure_.dac_steps(device_);
     input_.bound = device_.dac_bound;
-    input_.offset_binary = structure_.dac_offset_binary;
+    input_.offset_binary = structure_.dac_code == DacCode::kOffsetBinary;
     input_.clip = structure_.dac != Range::kNone;
     if (structure_.input_noise()) input_noise_ = strength_ * device_.read_input_noise;
     output_noise_squared_ = structure_.output_noise() ? device_.read_output_noise * device_.read_output_noise : 0.0f;
@@ -168,8 +168,9 @@ class Reader {
     for (const Span& tile : product.row_tiles) deepest_ = std::max(deepest_, tile.size());
     for (const Span& group : product.column_groups) widest_ = std::max(widest_, group.size());
     // Noise finds the largest sums by itself, and what else happens to products changes them.
-    needs_peaks_ = !noisy_ && !ir_drop_ && !structure_.adc_errors() &&
-                   (structure_.iterative || pattern_.range == ReadRow::Range::kAbsmax);
+    needs_peaks_ =
+        !noisy_ && !ir_drop_ && !structure_.adc_errors() &&
+        (structure_.bound_management == BoundManagement::kIterative || pattern_.range == ReadRow::Range::kAbsmax);
     codes_ = product.packing == kernels().fixed_packing;
     measure_adc_errors();
   }
@@ -689,7 +690,7 @@ class Reader {
   }
 
   bool may_repeat(double b) const {
-    if (!structure_.iterative || b > device_.adc_max_bound_factor) return false;
+    if (structure_.bound_management == BoundManagement::kNone || b > device_.adc_max_bound_factor) return false;
     if (input_.steps <= 0) return true;
     const double step = 2.0 * device_.dac_bound / input_.steps;
     return !(b > device_.adc_max_bound_resolution / step);

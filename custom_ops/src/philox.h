@@ -12,26 +12,10 @@ constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u;
 constexpr uint32_t kPhiloxWeyl1 = 0xBB67AE85u;
 constexpr int kPhiloxRounds = 10;
 
-enum Stream : uint32_t {
-  kProgram = 0,  // the negative device's stream is the next number
-  kProgramCycle = 2,
-  kDrift = 4,
-  kProgrammedRead = 6,
-  kStuck = 8,
-  kProgramSecond = 10,
-  kBitFlips = 12,
-  kLevels = 13,
-  kModifier = 14,
-  kWrite = 16,
-  kCompensationBaseline = 18,
-  kCompensationReading = 19,
-  kAdcGain = 20,
-  kAdcOffset = 21,
-  kUnitColumn = 24,  // plus a stream of stored arrays
-  kRead = 64,
-  kInputNoise = 65,
-  kUnitColumnRead = 66,
-};
+// What random numbers are for; the negative device of a pair has the next number, and the cells of the unit column
+// those of other cells plus kUnitColumn.
+#define EMU_CONTRACT_STREAMS
+#include "contract.inc"
 
 // Everything that names a row of random numbers but the block index, which runs along the row.
 struct Counter {

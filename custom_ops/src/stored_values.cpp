@@ -141,7 +141,7 @@ class Storing {
     if (device_.program_modifier > 0) modify(conductances || for_reading, stored.slices[0]);
     if (conductances && !for_reading) decode(stored.slices);
     stored.scales = scales_;
-    if (for_reading && structure_.unit_column) {
+    if (for_reading && structure_.unit_column()) {
       for (int64_t slice = 0; slice < structure_.slices(); ++slice) stored.unit_columns.push_back(unit_column(slice));
     }
     return stored;
@@ -204,15 +204,16 @@ class Storing {
     flips.list = matrices_.faults;
     flips.list_size = matrices_.fault_count;
     flips.probability = listed ? 0.0 : std::min(1.0f, strength_ * device_.faults_ber);
-    flips.mask = static_cast<uint32_t>(structure_.fault_mask);
-    flips.protection = structure_.protection;
+    flips.mask = structure_.usable_fault_mask();
+    flips.protection = structure_.fault_protection;
     flips.seed = key_.seed;
     flips.array = static_cast<uint32_t>(structure_.array);
     const int64_t size = rows_ * columns_;
     if (structure_.kind != Operator::kQuantized && structure_.fault_storage == FaultStorage::kInt) {
       flipped_.resize(static_cast<size_t>(size));
-      const CodeScales codes = code_scales(flips.bits, structure_.fault_asymmetric, structure_.fault_per_column, w_,
-                                           matrices_.count, matrices_.rows, columns_, for_each_);
+      const CodeScales codes = code_scales(flips.bits, structure_.fault_range == FaultRange::kAsymmetric,
+                                           structure_.fault_scale == FaultScale::kColumn, w_, matrices_.count,
+                                           matrices_.rows, columns_, for_each_);
       flip_made_codes(flips, codes, w_, rows_, columns_, for_each_, flipped_.data());
     } else {
       flipped_.assign(w_, w_ + size);
@@ -309,7 +310,7 @@ class Storing {
       if (compensated) accumulate(factor, slice, positive, negative, before);
       std::vector<float> peaks;
       if (structure_.drift != Drift::kNone) {
-        if (structure_.net_pairs) peaks = make_net_pairs(positive, negative);
+        if (structure_.drift_pairs == DriftPairs::kNet) peaks = make_net_pairs(positive, negative);
         drift(slice, false, positive);
         if (structure_.pairs()) drift(slice, true, negative);
       }
@@ -365,7 +366,7 @@ class Storing {
     row.sigma_cycle = strength_ * device_.program_sigma_cycle;
     row.sigma_off = strength_ * device_.program_sigma_off;
     row.floor = floor_;
-    if (structure_.clip_to_range) {
+    if (structure_.program_clip == ProgramClip::kRange) {
       row.lowest = floor_;
       row.highest = 1.0f;
     }
@@ -536,7 +537,7 @@ class Storing {
     pattern.strength = strength_;
     pattern.scale = of.drift_scale;
     pattern.g_max_us = of.mapping_g_max_us;
-    if (structure_.clip_to_range) {
+    if (structure_.program_clip == ProgramClip::kRange) {
       pattern.lowest = floor_;
       pattern.highest = 1.0f;
     }
@@ -854,7 +855,8 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
 bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns) {
   const bool few = columns <= kMostNarrow && columns > 0 && rows <= kDeepestNarrow &&
                    structure.row_tiles(rows).size() == 1 && structure.column_groups(columns).size() == 1;
-  const bool one_reading = structure.slices() == 1 && structure.dac_slice_bits == 0 && !structure.iterative;
+  const bool one_reading =
+      structure.slices() == 1 && structure.dac_slice_bits == 0 && structure.bound_management == BoundManagement::kNone;
   const bool plain = !(structure.input_noise() && device.read_input_noise > 0) && !needs_noise_weights(structure) &&
                      structure.ir_drop != IrDrop::kFormula && decoding(structure, device).offset == 0;
   return !structure.window.empty() && few && one_reading && plain;
@@ -1034,7 +1036,7 @@ void write_operand(const Structure& structure, const Device& device, float stren
     row.alpha = device.write_alpha;
     row.beta = device.write_beta;
     if (device.write_bits > 0) row.write_steps = std::exp2(device.write_bits) - 1.0f;
-    row.cells = structure.write_cells;
+    row.cells = structure.write_cells == WriteCells::kCells;
   }
   row.device.key0 = seed;
   row.device.key1 = read_seed;

@@ -169,7 +169,7 @@ int64_t Structure::input_slices(const Device& device) const {
 
 double Structure::dac_steps(const Device& device) const {
   if (dac == Range::kNone) return 0.0;
-  return steps(device.dac_bits, device.dac_steps, dac_offset_binary ? 1.0 : 2.0);
+  return steps(device.dac_bits, device.dac_steps, dac_code == DacCode::kOffsetBinary ? 1.0 : 2.0);
 }
 
 double Structure::adc_steps(const Device& device) const {
@@ -184,7 +184,8 @@ std::vector<Span> Structure::split(int64_t size, int64_t largest) const {
   std::vector<Span> spans;
   int64_t begin = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t length = balanced ? size / count + (i < size % count ? 1 : 0) : std::min(largest, size - begin);
+    const int64_t length = tile_split == TileSplit::kBalanced ? size / count + (i < size % count ? 1 : 0)
+                                                              : std::min(largest, size - begin);
     spans.push_back({begin, begin + length});
     begin += length;
   }
@@ -192,7 +193,7 @@ std::vector<Span> Structure::split(int64_t size, int64_t largest) const {
 }
 
 std::vector<Span> Structure::column_groups(int64_t columns) const {
-  const bool decided_per_tile = adc == Range::kAbsmax || iterative;
+  const bool decided_per_tile = adc == Range::kAbsmax || bound_management == BoundManagement::kIterative;
   return decided_per_tile ? column_tiles(columns) : std::vector<Span>{{0, columns}};
 }
 
@@ -222,12 +223,9 @@ void Structure::put(const Place& place, const std::string& name, float value, De
     case entry::drift_std_nu:
       device.exponents.std[first] = value;
       break;
-    default: {
-      std::ostringstream text;
-      text.precision(9);
-      text << '"' << name.substr(std::string(place.row->start).size()) << "\": " << value;
-      device.parameters_json += (device.parameters_json.empty() ? "" : ", ") + text.str();
-    }
+    default:
+      device.parameter_names.push_back(name.substr(std::string(place.row->start).size()));
+      device.parameters.push_back(value);
   }
 }
 
@@ -258,7 +256,6 @@ Device Structure::device(const float* values, int64_t count) const {
       put(places_[i], entries[i], values[i], device);
     }
   }
-  device.parameters_json = "{" + device.parameters_json + "}";
   check(device);
   return device;
 }
@@ -497,56 +494,9 @@ Disturbance disturbance_of(Write write) {
 
 // The values of checked attributes as the operators read them.
 void fill(const Given& given, Structure& it) {
-  const auto number = [&](int attribute) { return given.number(attribute); };
-  const auto choice = [&](auto& field, int attribute) {
-    field = static_cast<std::decay_t<decltype(field)>>(given.number(attribute));
-  };
-  it.site = number(attribute::site);
-  it.array = number(attribute::array);
-  it.sites = number(attribute::sites);
-  it.sample_axis = number(attribute::sample_axis);
-  it.heads = number(attribute::heads);
-  choice(it.head_axis, attribute::head_axis);
-  it.head_groups = number(attribute::head_groups);
-  it.head_share = number(attribute::head_share);
-  it.tile_rows = number(attribute::tile_rows);
-  it.tile_columns = number(attribute::tile_columns);
-  choice(it.balanced, attribute::tile_split);
-  choice(it.scaling, attribute::scaling);
-  choice(it.fault_source, attribute::fault_source);
-  choice(it.fault_storage, attribute::fault_storage);
-  it.fault_bits = number(attribute::fault_bits);
-  choice(it.fault_asymmetric, attribute::fault_range);
-  choice(it.fault_per_column, attribute::fault_scale);
-  it.fault_mask = static_cast<uint64_t>(number(attribute::fault_mask));
-  choice(it.protection, attribute::fault_protection);
-  choice(it.encoding, attribute::encoding);
-  choice(it.unit_column, attribute::offset_correction);
-  it.unit_column = it.unit_column && it.encoding == Encoding::kOffset;
-  it.weight_bits = number(attribute::weight_bits);
-  it.slice_bits = number(attribute::slice_bits);
-  it.disturbance = it.dynamic() ? disturbance_of(static_cast<Write>(number(attribute::write)))
-                                : disturbance_of(static_cast<Program>(number(attribute::program)));
-  it.program_function = given.text(attribute::program_function);
-  choice(it.clip_to_range, attribute::program_clip);
-  choice(it.drift, attribute::drift);
-  choice(it.net_pairs, attribute::drift_pairs);
-  choice(it.compensation, attribute::compensation);
-  choice(it.write_cells, attribute::write_cells);
-  choice(it.write_per_sample, attribute::write_scaling);
-  choice(it.dac, attribute::dac);
-  choice(it.dac_offset_binary, attribute::dac_code);
-  it.dac_slice_bits = number(attribute::dac_slice_bits);
-  choice(it.adc, attribute::adc);
-  choice(it.adc_code, attribute::adc_code);
-  it.adc_columns = number(attribute::adc_columns);
-  choice(it.iterative, attribute::bound_management);
-  choice(it.read_noise, attribute::read_noise);
-  choice(it.ir_drop, attribute::ir_drop);
-  it.code_bits = number(attribute::code_bits);
-  it.block_rows = number(attribute::block_rows);
-  // Bits that a quantized model's codes lack do not count.
-  if (it.kind == Operator::kQuantized) it.fault_mask &= (uint64_t{1} << it.code_bits) - 1;
+#define EMU_CONTRACT_FILL
+#include "contract.inc"
+  it.disturbance = it.dynamic() ? disturbance_of(it.write) : disturbance_of(it.program);
 }
 
 }  // namespace

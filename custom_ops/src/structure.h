@@ -68,8 +68,9 @@ struct Device {
 #include "contract.inc"
 
   Table table;
-  Curve exponents;              // targets in microsiemens
-  std::string parameters_json;  // of a program function
+  Curve exponents;  // targets in microsiemens
+  std::vector<std::string> parameter_names;  // of a program function
+  std::vector<float> parameters;
 
   float floor() const { return mapping_g_min_us / mapping_g_max_us; }  // r: g_min in units of g_max
 };
@@ -100,55 +101,21 @@ struct Place {
 struct Structure {
   std::string node;
   Operator kind = Operator::kStored;
-  int64_t site = 0;
-  int64_t array = 0;
-  int64_t sites = 1;
-  int64_t sample_axis = 0;
-  int64_t heads = 0;
-  HeadAxis head_axis = HeadAxis::kNone;
-  int64_t head_groups = 1;
-  int64_t head_share = 1;
-  int64_t tile_rows = 0;
-  int64_t tile_columns = 0;
-  bool balanced = false;
-  Scaling scaling = Scaling::kTensor;
-  FaultSource fault_source = FaultSource::kNone;
-  FaultStorage fault_storage = FaultStorage::kNone;
-  int64_t fault_bits = 8;
-  bool fault_asymmetric = false;
-  bool fault_per_column = false;
-  uint64_t fault_mask = 0;
-  FaultProtection protection = FaultProtection::kNone;
-  Encoding encoding = Encoding::kWeight;
-  bool unit_column = false;
-  int64_t weight_bits = 0;
-  int64_t slice_bits = 0;
-  Disturbance disturbance = Disturbance::kNone;
-  std::string program_function;
-  bool clip_to_range = false;
-  Drift drift = Drift::kNone;
-  bool net_pairs = false;
-  Compensation compensation = Compensation::kNone;
-  bool write_cells = false;
-  bool write_per_sample = false;
-  Range dac = Range::kNone;
-  bool dac_offset_binary = false;
-  int64_t dac_slice_bits = 0;
-  Range adc = Range::kNone;
-  AdcCode adc_code = AdcCode::kSignMagnitude;
-  int64_t adc_columns = 1;
-  bool iterative = false;
-  ReadNoise read_noise = ReadNoise::kNone;
-  IrDrop ir_drop = IrDrop::kNone;
-  int64_t code_bits = 8;           // quantized only
-  int64_t block_rows = 0;          // quantized only
-  std::vector<WindowAxis> window;  // products only; empty: X holds rows
+
+#define EMU_CONTRACT_ATTRIBUTES
+#include "contract.inc"
+
+  Disturbance disturbance = Disturbance::kNone;  // of `program`, or of `write`
+  std::vector<WindowAxis> window;                // products only; empty: X holds rows
   std::vector<std::string> entries;
 
   bool dynamic() const { return kind == Operator::kDynamic; }
   bool output_noise() const { return given_.has(entry::read_output_noise); }
   bool input_noise() const { return given_.has(entry::read_input_noise); }
   bool adc_errors() const { return given_.has(entry::adc_gain_sigma) && adc != Range::kNone; }
+  bool unit_column() const {
+    return encoding == Encoding::kOffset && offset_correction == OffsetCorrection::kUnitColumn;
+  }
   bool stuck() const { return given_.has(entry::faults_stuck_low) && fault_source == FaultSource::kRandom; }
   // Whether a product is more than a plain product with the stored values.
   bool has_periphery() const {
@@ -156,7 +123,12 @@ struct Structure {
            ir_drop == IrDrop::kFormula || output_noise() || input_noise();
   }
   int stored_bits() const;  // of one stored element, for bit flips
-  int64_t slices() const;   // of a weight: arrays that hold it together
+  // Bits that may flip; those that a quantized model's codes lack do not count.
+  uint32_t usable_fault_mask() const {
+    const int64_t codes = kind == Operator::kQuantized ? (int64_t{1} << code_bits) - 1 : -1;
+    return static_cast<uint32_t>(fault_mask & codes);
+  }
+  int64_t slices() const;  // of a weight: arrays that hold it together
   int64_t input_slices(const Device& device) const;
   bool pairs() const { return encoding == Encoding::kDifferential || encoding == Encoding::kTwoSided; }
   double dac_steps(const Device& device) const;  // 0: no quantization

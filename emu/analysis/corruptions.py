@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from emu.analysis.figures import BLACK, grid, heat_map, line_styles
-from emu.analysis.sensitivity import Echo, Step, mean_and_interval, seeds_of
+from emu.analysis.sensitivity import Echo, Step, mean_and_interval
 from emu.errors import InputError
 from emu.evaluation import Bench, Classification, Trial, mean_corruption_error
+from emu.evaluation.bench import seeds_of
 from emu.evaluation.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 
 if TYPE_CHECKING:

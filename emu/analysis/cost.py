@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from emu.analysis.figures import COLORS, GREY, below_axes, grid, line_styles
+from emu.contract.site import Site
 from emu.device import Profile, describe, load_profile
 from emu.device.sections.cost import CostCircuits
 from emu.errors import InputError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
     import pandas as pd
 
-    from emu.device.loading import Overrides
+    from emu.device import Overrides
     from emu.rewriter import Device, EmulatedModel, Rule
 
 HOROWITZ = "Horowitz 2014, 45 nm"
@@ -273,7 +274,7 @@ def cost(
         set = None
     elif device is not None or map or only is not None or exclude is not None:
         raise InputError(f"{name} is already rewritten: give it without a device and a selection of sites.")
-    profiles = {key: load_profile(each["profile"], set) for key, each in manifest["devices"].items()}
+    profiles = {key: load_profile(each.profile, set) for key, each in manifest.devices.items()}
     lent: list[str] = []
     if costs_of is not None:
         profiles, lent = _with_costs_of(profiles, load_profile(costs_of))
@@ -285,7 +286,7 @@ def cost(
         changed = profiles
         if height is not None:
             changed = {key: load_profile(each, {"mapping.tile_rows": height}) for key, each in profiles.items()}
-        sites = manifest["sites"]
+        sites = manifest.sites
         frame = cost_of_sites(sites, changed, tokens=length, baseline=digital, name=name)
         used = next(iter(changed.values())).mapping.tile_rows if len(changed) == 1 or height is not None else None
         frame.insert(0, "tile_rows", used)
@@ -298,7 +299,7 @@ def cost(
 
 
 def cost_of_sites(
-    sites: Sequence[Mapping[str, Any]],
+    sites: Sequence[Site],
     profiles: Mapping[str, Profile],
     *,
     tokens: int | None = None,
@@ -329,14 +330,14 @@ def cost_of_sites(
     digital = baseline or Baseline()
     if tokens is not None and tokens < 1:
         raise InputError(f"{tokens} tokens were asked for: give at least one.")
-    products = [site for site in sites if site["op"] != "FaultyWeight"]
+    products = [site for site in sites if site.is_product]
     own = _own_tokens(products)
     notes: Notes = {}
     if len(products) < len(sites):
         notes["Stored tensors that feed no product are not counted."] = {}
     rows = []
     for site in products:
-        profile = profiles[site["device"]]
+        profile = profiles[site.device]
         k, n, vectors, matrices = _geometry(site, tokens, own, name)
         rows.append(_row(site, profile, k, n, vectors, matrices, digital, notes))
     frame = _with_rates(_pandas().DataFrame(rows), "latency_us")
@@ -502,7 +503,7 @@ def _draw_components(frame: "pd.DataFrame", axes: Any) -> None:
 
 
 def _row(
-    site: Mapping[str, Any],
+    site: Site,
     profile: Profile,
     k: int,
     n: int,
@@ -512,17 +513,17 @@ def _row(
     notes: Notes,
 ) -> dict[str, Any]:
     """Counts and costs of one site; energy in uJ, area in mm2, latency in us."""
-    written = site["op"] == "CrossbarMatMulDynamic"
+    written = not site.is_stored
     product = _product(profile, k, n, vectors, matrices, written, notes)
-    if site["array"] != site["index"]:  # a shared array is counted where it is first used
+    if site.array != site.index:  # a shared array is counted where it is first used
         product |= dict.fromkeys(("tiles", "arrays", "cells", "allocated", "adcs", "area_mm2", "programming_uj"), 0)
     arithmetic_pj, cache_pj, fetch_pj = _digital_pj(k, n, vectors * matrices, matrices, written, digital)
     return {
-        "site": site["index"],
-        "node": site["node"],
-        "layer": site["layer"],
-        "component": site["component"],
-        "device": site["device"],
+        "site": site.index,
+        "node": site.node,
+        "layer": site.layer,
+        "component": site.component,
+        "device": site.device,
         "rows": k,
         "columns": n,
         "vectors": vectors,
@@ -795,35 +796,34 @@ def _bits(converter: str, profile: Profile, notes: Notes) -> int:
     return chip or emulated or EXACT_BITS
 
 
-def _own_tokens(sites: Sequence[Mapping[str, Any]]) -> int | None:
+def _own_tokens(sites: Sequence[Site]) -> int | None:
     """Tokens of one sample, None where the model leaves them open."""
     for site in sites:
-        if site["component"] in ("query", "query_key_value") and site["macs"]:
-            return int(site["macs"] // site["macs_per_row"])
+        if site.component in ("query", "query_key_value") and site.macs:
+            return site.macs // (site.macs_per_row or 1)
     return None
 
 
-def _geometry(site: Mapping[str, Any], tokens: int | None, own: int | None, name: str) -> tuple[int, int, int, int]:
+def _geometry(site: Site, tokens: int | None, own: int | None, name: str) -> tuple[int, int, int, int]:
     """Rows and columns of the matrix, input rows of a sample for each matrix, and matrices."""
-    k, n = site["shape"]
-    written = site["op"] == "CrossbarMatMulDynamic"
-    where = f"{name}: site {site['index']} '{site['node']}'"
-    if site["macs"] is None:
+    k, n = site.shape
+    written = not site.is_stored
+    where = f"{name}: site {site.index} '{site.node}'"
+    if site.macs is None or k is None or n is None:
         if tokens is None:
             raise InputError(f"{where} depends on the number of tokens, which the model leaves open: give tokens.")
-        matrices = (site["heads"] or 1) if written else site.get("stack", 1)
+        matrices = (site.heads or 1) if written else site.stack
         return tokens if k is None else k, tokens if n is None else n, tokens, matrices
-    runs = site["macs"] // site["macs_per_row"] if site["macs_per_row"] else 0
-    stack = site.get("stack", 1)
-    if stack > 1:
-        return k, n, runs // stack, stack
-    keys = {"attention_scores": n, "attention_context": k}.get(site["component"])
+    runs = site.macs // site.macs_per_row if site.macs_per_row else 0
+    if site.stack > 1:
+        return k, n, runs // site.stack, site.stack
+    keys = {"attention_scores": n, "attention_context": k}.get(site.component)
     if own is None or tokens is None or tokens == own:
-        matrices = (site["heads"] or 1) if written else 1
+        matrices = (site.heads or 1) if written else 1
         if written and keys and own and keys != own and runs % keys == 0:
             matrices = runs // keys  # attention within windows
         return k, n, runs // matrices, matrices
-    if site["layer"] is None:  # patches count with the tokens; pooler and classifier see a chosen token
+    if site.layer is None:  # patches count with the tokens; pooler and classifier see a chosen token
         return k, n, runs + tokens - own if runs > max(1, own - 3) else runs, 1
     if runs % own or (keys is not None and keys != own):
         raise InputError(
@@ -832,8 +832,8 @@ def _geometry(site: Mapping[str, Any], tokens: int | None, own: int | None, name
         )
     if not written:
         return k, n, runs // own * tokens, 1
-    columns = tokens if site["component"] == "attention_scores" else n
-    return tokens if site["component"] == "attention_context" else k, columns, tokens, runs // own
+    columns = tokens if site.component == "attention_scores" else n
+    return tokens if site.component == "attention_context" else k, columns, tokens, runs // own
 
 
 def _by_equations(rows: "pd.DataFrame", digital: Baseline) -> float:

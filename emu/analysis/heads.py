@@ -1,7 +1,6 @@
 """Which attention heads are vulnerable, and how far they look: as in the soft-error study of quantized ViTs."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,11 @@ from emu.analysis.sensitivity import (
     mean_and_interval,
     primary_values,
     run_announced,
-    seeds_of,
 )
+from emu.contract.site import Site
 from emu.errors import InputError
 from emu.evaluation import Bench, Trial
+from emu.evaluation.bench import seeds_of
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 
@@ -39,20 +39,20 @@ def heads_of(bench: Bench) -> dict[int, int]:
     """The number of (query) heads of each layer that has heads."""
     counts: dict[int, int] = {}
     for site in bench.sites:
-        if site["layer"] is not None and site["heads"]:
-            counts[site["layer"]] = max(counts.get(site["layer"], 0), site["heads"] * site["head_share"])
+        if site.layer is not None and site.heads:
+            counts[site.layer] = max(counts.get(site.layer, 0), site.query_heads)
     return counts
 
 
-def stored_bits(bench: Bench, site: Mapping[str, Any]) -> int | None:
+def stored_bits(bench: Bench, site: Site) -> int | None:
     """Bits of one weight of a site as its device stores it; None if the device stores no bits, or the site no weights.
 
     A quantized model keeps its own codes.
     """
-    faults = bench.manifest["devices"][site["device"]]["profile"]["faults"] if bench.manifest else {}
-    if not site["parameters"] or faults.get("storage", "none") == "none":
+    faults = bench.manifest.devices[site.device].profile["faults"] if bench.manifest else {}
+    if not site.parameters or faults.get("storage", "none") == "none":
         return None
-    return int(site.get("code_bits") or faults.get("bits") or 32)
+    return int(site.code_bits or faults.get("bits") or 32)
 
 
 def heads(
@@ -150,13 +150,13 @@ def attention_distances(
     nodes = emulated.nodes()
     context = [
         site
-        for site in emulated.manifest["sites"]
-        if site["component"] == "attention_context" and site["heads"] and site["layer"] is not None
+        for site in emulated.manifest.sites
+        if site.component == "attention_context" and site.heads and site.layer is not None
     ]
     columns = ["layer", "head", "distance", "unit", "distance_px"]
     if not context:
         return pd.DataFrame(columns=columns).astype({"layer": int, "head": int})
-    names = [_first_input(nodes[site["node"]]) for site in context]
+    names = [_first_input(nodes[site.node]) for site in context]
     session = open_session(emulated.observed(names))
     image = next((array.shape[-2:] for array in dataset.arrays.values() if array.ndim == 4), None)
     controls = control_feeds(emulated.manifest, strength=0.0)
@@ -174,7 +174,7 @@ def attention_distances(
         for site, attention in zip(context, found, strict=True):
             rows_fed = len(next(iter(feeds.values())))
             of_sample = np.asarray(attention, np.float64).reshape(rows_fed, -1, *attention.shape[-2:])
-            heads_here = site["heads"] * site["head_share"]
+            heads_here = site.query_heads
             if of_sample.shape[1] != heads_here or of_sample.shape[2] != of_sample.shape[3]:
                 continue
             grid_ = None if image is None else patch_grid(of_sample.shape[2], image)
@@ -183,18 +183,18 @@ def attention_distances(
             mask = feeds.get("attention_mask")
             asked = mask[:count] if mask is not None and mask.shape == (len(of_sample), of_sample.shape[2]) else None
             total, number = distance_sums(of_sample[:count], grid_, asked)
-            index = site["index"]
+            index = site.index
             sums[index] = sums.get(index, 0) + total
             queries[index] = queries.get(index, 0) + number
             if grid_ is not None and image is not None:
                 pitch[index] = image[0] / grid_[0]
     rows: list[tuple[Any, ...]] = []
     for site in context:
-        index = site["index"]
+        index = site.index
         for head, total in enumerate(sums.get(index, ())):
             distance = total / queries[index] if queries[index] else math.nan
             pixels = distance * pitch[index] if index in pitch else math.nan
-            rows.append((site["layer"], head, distance, "patches" if index in pitch else "tokens", pixels))
+            rows.append((site.layer, head, distance, "patches" if index in pitch else "tokens", pixels))
     return pd.DataFrame(rows, columns=columns).astype({"layer": int, "head": int})
 
 
@@ -301,6 +301,6 @@ def _bits_of_head(bench: Bench, layer: int) -> int | None:
     total = 0
     for site in bench.sites:
         bits = stored_bits(bench, site)
-        if site["layer"] == layer and site["heads"] and bits:
-            total += site["parameters"] // site["heads"] * bits
+        if site.layer == layer and site.heads and bits:
+            total += site.parameters // site.heads * bits
     return total or None

@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from emu.contract.schema import FAULTY_WEIGHT
+from emu.contract.site import Site
 from emu.errors import InputError
 from emu.evaluation.bench import Bench, Trial, check_calibrated
 from emu.evaluation.controls import control_feeds
@@ -23,11 +25,13 @@ from emu.evaluation.statistics import chip_spread
 from emu.evaluation.tasks import Arrays
 from emu.rewriter import EmulatedModel, read_manifest, rewrite
 from emu.rewriter.dataflow import DataFlow, is_standard
+from emu.rewriter.find import PRODUCTS
+from emu.rewriter.load import DOMAIN
 
 if TYPE_CHECKING:
     import onnx
 
-    from emu.device.loading import Overrides
+    from emu.device import Overrides
     from emu.rewriter import Device, Rule
 
 Kind = Literal["attention", "block", "context"]
@@ -53,7 +57,6 @@ _PASSES = frozenset(
         "DequantizeLinear",
     ]
 )
-_PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def find_probes(emulated: EmulatedModel, kind: Kind) -> tuple[list[Probe], list[
         raise InputError(f"The inner tensors '{kind}' are not known: expected {', '.join(get_args(Kind))}.")
     finder = _Finder(emulated)
     find = {"attention": finder.attention, "block": finder.block, "context": finder.context}[kind]
-    layers = sorted({site["layer"] for site in emulated.manifest["sites"] if site["layer"] is not None})
+    layers = sorted({site.layer for site in emulated.manifest.sites if site.layer is not None})
     probes: list[Probe] = []
     missing: list[str] = []
     for layer in layers:
@@ -203,7 +206,7 @@ class ProbedModel:
         """What an analysis is of, as plain data; `notes` say what could not be looked at."""
         return {
             "model": self.name,
-            "device": ", ".join((self.bench.manifest or {})["devices"]),
+            "device": self.bench.device_names,
             "settings": dict(self.bench.settings),
             "data": self.bench.dataset.where,
             "samples": self.samples,
@@ -213,12 +216,13 @@ class ProbedModel:
     def batches(self) -> Iterator[Batch]:
         """The data, one batch after another."""
         bench = self.bench
+        assert bench.manifest is not None, "a bench of a rewritten model"
         for start, feeds in bench.dataset.batches(bench.batch_size, pad=self._fixed is not None):
             samples = min(bench.batch_size, self.samples - start)
             mask = feeds[_MASK][:samples] != 0 if _MASK in feeds else None
             if mask is not None and mask.ndim != 2:
                 mask = None
-            yield Batch(start, samples, {**feeds, **control_feeds(bench.manifest or {}, sample=start)}, mask)
+            yield Batch(start, samples, {**feeds, **control_feeds(bench.manifest, sample=start)}, mask)
 
     def compare(
         self,
@@ -282,8 +286,7 @@ class ProbedModel:
             InputError: as in `Bench.controls`, or a tensor without a sample axis.
         """
         probes = self.probes if probes is None else probes
-        manifest = self.bench.manifest or {}
-        controls = control_feeds(manifest, strength=0.0) if trial is None else self.bench.controls(trial)
+        controls = self.bench.controls(Trial(strength=0.0) if trial is None else trial)
         arrays = self.bench.session.run([probe.value for probe in probes], {**batch.feeds, **controls})
         size = self._fixed or batch.samples
         return [
@@ -352,9 +355,7 @@ class _Finder:
 
     def __init__(self, emulated: EmulatedModel) -> None:
         nodes = emulated.nodes()
-        self._sites = [
-            (site, nodes[site["node"]]) for site in emulated.manifest["sites"] if site["op"] != "FaultyWeight"
-        ]
+        self._sites = [(site, nodes[site.node]) for site in emulated.manifest.sites if site.is_product]
         graph = next(iter(nodes.values())).graph
         assert isinstance(graph, ir.Graph), "sites are nodes of the main graph"
         self._flow = DataFlow(graph)
@@ -367,20 +368,18 @@ class _Finder:
         for site, node in self._of(layer, ("attention_context",)):
             for place, value in enumerate(node.inputs[:2]):
                 if value is not None and _comes_from_softmax(value):
-                    if site["sample_axis"] < 0:
-                        return f"its attention ('{site['node']}') is the same for every sample"
-                    return Probe(
-                        "attention", str(value.name), layer, max(1, site["heads"]), site["sample_axis"], place == 1
-                    )
-            return f"no Softmax feeds its context product '{site['node']}' directly"
+                    if site.sample_axis < 0:
+                        return f"its attention ('{site.node}') is the same for every sample"
+                    return Probe("attention", str(value.name), layer, max(1, site.heads), site.sample_axis, place == 1)
+            return f"no Softmax feeds its context product '{site.node}' directly"
         return "its context product is no site"
 
     def context(self, layer: int) -> Probe | str:
         """What a layer's context product gives."""
         for site, node in self._of(layer, ("attention_context",)):
-            if site["sample_axis"] < 0:
-                return f"its attention ('{site['node']}') is the same for every sample"
-            return Probe("context", str(node.outputs[0].name), layer, max(1, site["heads"]), site["sample_axis"])
+            if site.sample_axis < 0:
+                return f"its attention ('{site.node}') is the same for every sample"
+            return Probe("context", str(node.outputs[0].name), layer, max(1, site.heads), site.sample_axis)
         return "its context product is no site"
 
     def block(self, layer: int) -> Probe | str:
@@ -391,18 +390,18 @@ class _Finder:
         """
         ends = self._of(layer, ("ffn_down", "attention_output")) or self._of(layer, None)
         site, last = max(ends, key=lambda end: self._flow.position[end[1]])
-        stop = {node for node in self._flow.nodes if node.domain == "emu" or node.op_type in _PRODUCTS}
+        stop = {node for node in self._flow.nodes if node.domain == DOMAIN or node.op_type in PRODUCTS}
         sums = [node for node, _ in self._flow.downstream(last.outputs[0], stop) if self._joins(node, self._own[last])]
         if not sums:
-            return f"no residual sum follows '{site['node']}'"
+            return f"no residual sum follows '{site.node}'"
         end = max(sums, key=self._flow.position.__getitem__)
-        return Probe("block", str(end.outputs[0].name), layer, 1, max(0, site["sample_axis"]))
+        return Probe("block", str(end.outputs[0].name), layer, 1, max(0, site.sample_axis))
 
-    def _of(self, layer: int, components: tuple[str, ...] | None) -> list[tuple[dict[str, Any], ir.Node]]:
+    def _of(self, layer: int, components: tuple[str, ...] | None) -> list[tuple[Site, ir.Node]]:
         return [
             (site, node)
             for site, node in self._sites
-            if site["layer"] == layer and (components is None or site["component"] in components)
+            if site.layer == layer and (components is None or site.component in components)
         ]
 
     def _joins(self, node: ir.Node, last: int) -> bool:
@@ -422,7 +421,7 @@ class _Finder:
         weights: set[ir.Value | None] = {None}
         weights |= {value for value in self._flow.graph.initializers.values() if not value.is_graph_input()}
         for node in self._flow.nodes:
-            if node.op_type == "FaultyWeight" or all(value in weights for value in node.inputs):
+            if node.op_type == FAULTY_WEIGHT or all(value in weights for value in node.inputs):
                 weights.update(node.outputs)
         return weights
 

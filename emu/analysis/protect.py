@@ -20,10 +20,11 @@ from emu.analysis.sensitivity import (
     mean_and_interval,
     primary_values,
     run_announced,
-    seeds_of,
 )
+from emu.contract.site import one_of_each_array
 from emu.errors import InputError
 from emu.evaluation import Bench, Trial
+from emu.evaluation.bench import seeds_of
 
 if TYPE_CHECKING:
     from emu.sweep import Store
@@ -357,8 +358,8 @@ def _parts(bench: Bench, cost: Cost, check_bits: bool) -> list[_Part]:
     """The sites in parts that are protected as a whole, with what each costs."""
     merged: list[list[Group]] = []
     for group in groups_of(bench):
-        arrays = {site["array"] for site in group.sites}
-        sharing = [each for each in merged if arrays & {site["array"] for one in each for site in one.sites}]
+        arrays = {site.array for site in group.sites}
+        sharing = [each for each in merged if arrays & {site.array for one in each for site in one.sites}]
         together = [one for each in sharing for one in each] + [group]
         merged = [each for each in merged if each not in sharing] + [together]
     return [_Part(tuple(groups), _cost(bench, groups, cost, check_bits)) for groups in merged]
@@ -366,24 +367,24 @@ def _parts(bench: Bench, cost: Cost, check_bits: bool) -> list[_Part]:
 
 def _cost(bench: Bench, groups: Sequence[Group], cost: Cost, check_bits: bool) -> int:
     sites = [site for group in groups for site in group.sites]
-    arrays = list({site["array"]: site for site in sites}.values())  # of sites that share one, it is there once
+    arrays = one_of_each_array(sites)
     if cost == "parameters":
-        return sum(int(site["parameters"]) for site in arrays)
+        return sum(site.parameters for site in arrays)
     if cost == "bits":
-        bits = [(site, stored_bits(bench, site)) for site in arrays if site["parameters"]]
+        bits = [(site, stored_bits(bench, site)) for site in arrays if site.parameters]
         unknown = next((site for site, width in bits if width is None), None)
         if unknown is not None:
             raise InputError(
-                f"Device '{unknown['device']}' stores no bits, so that protecting '{unknown['node']}' has no cost in "
+                f"Device '{unknown.device}' stores no bits, so that protecting '{unknown.node}' has no cost in "
                 "bits: choose parameters or macs."
             )
-        stored = sum(int(site["parameters"]) * (width or 0) for site, width in bits)
+        stored = sum(site.parameters * (width or 0) for site, width in bits)
         return stored // 8 if check_bits else stored
     total: int = 0
     for site in sites:
-        if site["macs"] is None:
+        if site.macs is None:
             raise InputError(
-                f"The macs of '{site['node']}' depend on a size that the model leaves open: choose parameters or bits."
+                f"The macs of '{site.node}' depend on a size that the model leaves open: choose parameters or bits."
             )
-        total += int(site["macs"])
+        total += site.macs
     return total

@@ -4,7 +4,7 @@ Also the ground that the other analyses stand on: groups of sites, trials that a
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from emu.analysis.figures import half_width, heat_map
+from emu.contract.site import Site
 from emu.errors import InputError
 from emu.evaluation import Bench, Trial
-from emu.evaluation.controls import LARGEST_SEED
+from emu.evaluation.bench import seeds_of
 from emu.evaluation.metrics import metric_spread
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Group:
     """Sites that are looked at together.
 
     Attributes:
-        selection: what selects exactly these sites, as `emu.rewriter.select` reads it.
+        selection: what selects exactly these sites, as `emu.contract.selection.Selection` reads it.
         layer: their transformer block, None outside blocks.
         component: what they do.
         sites: their entries of the manifest.
@@ -42,17 +43,17 @@ class Group:
     selection: str
     layer: int | None
     component: str
-    sites: tuple[Mapping[str, Any], ...]
+    sites: tuple[Site, ...]
 
     @property
     def name(self) -> str:
         """A short name for tables."""
         return self.component if self.layer is None else f"layer {self.layer} {self.component}"
 
-    def total(self, key: str) -> int | None:
-        """The sum of a number over the sites, None if it is not known of one."""
-        values = [site[key] for site in self.sites]
-        return None if None in values else sum(values)
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the sites."""
+        return sum(site.parameters for site in self.sites)
 
 
 def groups_of(bench: Bench) -> list[Group]:
@@ -63,9 +64,9 @@ def groups_of(bench: Bench) -> list[Group]:
     """
     if not bench.sites:
         raise InputError(f"{bench.name} is not rewritten and has no sites: give a device.")
-    members: dict[tuple[int | None, str], list[Mapping[str, Any]]] = {}
+    members: dict[tuple[int | None, str], list[Site]] = {}
     for site in bench.sites:
-        members.setdefault((site["layer"], site["component"]), []).append(site)
+        members.setdefault((site.layer, site.component), []).append(site)
     in_layers = {component for layer, component in members if layer is not None}
     groups = []
     for (layer, component), sites in members.items():
@@ -74,19 +75,8 @@ def groups_of(bench: Bench) -> list[Group]:
         elif component not in in_layers:
             groups.append(Group(f"component={component}", None, component, tuple(sites)))
         else:  # no selection says "outside layers"
-            groups += [Group(f"node={site['node']}", None, component, (site,)) for site in sites]
+            groups += [Group(f"node={site.node}", None, component, (site,)) for site in sites]
     return groups
-
-
-def seeds_of(chips: int, first_seed: int = 0) -> range:
-    """The seeds of so many chips.
-
-    Raises:
-        InputError: no chip, or seeds that do not exist.
-    """
-    if chips < 1 or first_seed < 0 or first_seed + chips - 1 > LARGEST_SEED:
-        raise InputError(f"{chips} chips from seed {first_seed} on: give at least one chip, with seeds 0 to 2^32 - 1.")
-    return range(first_seed, first_seed + chips)
 
 
 def run_announced(
@@ -263,7 +253,7 @@ def _row(mode: str, group: Group, effect: Sequence[float]) -> dict[str, Any]:
         "layer": group.layer,
         "component": group.component,
         "sites": len(group.sites),
-        "parameters": group.total("parameters"),
+        "parameters": group.parameters,
         "effect": spread["mean"],
         "std": spread["std"],
         "low": spread["low"],

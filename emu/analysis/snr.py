@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from emu.analysis.figures import below_axes, colors, grid, line_styles
 from emu.analysis.probes import Batch, Kind, ProbedModel, over_chips
-from emu.analysis.sensitivity import seeds_of
 from emu.errors import InputError
-from emu.evaluation.bench import Trial
+from emu.evaluation.bench import Trial, seeds_of
 from emu.evaluation.sources import DataSource
 
 if TYPE_CHECKING:
     import onnx
 
-    from emu.device.loading import Overrides
+    from emu.device import Overrides
     from emu.rewriter import Device, EmulatedModel, Rule
 
 

@@ -17,10 +17,10 @@ from emu.analysis.sensitivity import (
     mean_and_interval,
     primary_values,
     run_announced,
-    seeds_of,
 )
 from emu.errors import InputError
 from emu.evaluation import Bench, Trial
+from emu.evaluation.bench import seeds_of
 
 if TYPE_CHECKING:
     from emu.sweep import Store

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from emu.calibration.outputs import stored_contents, tile_outputs, written_contents
 from emu.calibration.ranges import Method, check_method, find_range
 from emu.contract.codes import numbers_of
+from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.errors import InputError
 from emu.evaluation.data import fixed_batch, model_inputs
@@ -19,7 +20,7 @@ from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Arrays
 from emu.reference import windows
-from emu.rewriter import EmulatedModel
+from emu.rewriter import EmulatedModel, calibrated_sites
 
 if TYPE_CHECKING:
     import onnx
@@ -87,41 +88,23 @@ def calibrate(
             largest = site.largest
             if method != "minmax":
                 largest = find_range(observer.inputs_of(site), True, method, percentile)[1]
-            ranges[site.index, 0] = largest or 1.0
+            ranges[site.facts.index, 0] = largest or 1.0
         if site.adc:
-            site.controls = replace(site.controls, input_range=float(ranges[site.index, 0]))
+            site.controls = replace(site.controls, input_range=float(ranges[site.facts.index, 0]))
             outputs = _outputs(emulated, observer, site, None if method == "minmax" else _MOST_OUTPUTS)
             symmetric = site.structure.adc_code != "offset_binary"
-            ranges[site.index, 1:] = find_range(outputs, symmetric, method, percentile)
+            ranges[site.facts.index, 1:] = find_range(outputs, symmetric, method, percentile)
     how: dict[str, Any] = {"method": method, "samples": used, "data": where}
     if method == "percentile":
         how["percentile"] = percentile
     return emulated.calibrated(ranges, how)
 
 
-def calibrated_sites(manifest: Mapping[str, Any]) -> dict[int, tuple[bool, bool]]:
-    """The sites with calibrated converters, by index: whether the DAC is, and whether the ADC is."""
-    kinds = {
-        name: (_is_calibrated(device["profile"], "dac"), _is_calibrated(device["profile"], "adc"))
-        for name, device in manifest["devices"].items()
-    }
-    return {
-        site["index"]: kinds[site["device"]]
-        for site in manifest["sites"]
-        if any(kinds[site["device"]]) and site["op"] != "FaultyWeight"
-    }
-
-
-def _is_calibrated(profile: Mapping[str, Any], converter: str) -> bool:
-    return bool(profile[converter].get("range") == "calibrated")
-
-
 @dataclass
 class _Site:
     """A site with calibrated converters, and the largest magnitude that it was fed."""
 
-    index: int
-    name: str
+    facts: Site
     node: Any
     dac: bool
     adc: bool
@@ -133,23 +116,19 @@ class _Site:
     @classmethod
     def of(cls, emulated: EmulatedModel, index: int, dac: bool, adc: bool) -> "_Site":
         """The site of that index. Its controls are those of an undisturbed one (strength 0)."""
-        facts = emulated.manifest["sites"][index]
-        node = emulated.nodes()[facts["node"]]
+        facts = emulated.manifest.sites[index]
+        node = emulated.nodes()[facts.node]
         structure = parse_structure(node.op_type, {name: each.value for name, each in node.attributes.items()})
-        device = emulated.value(emulated.manifest["devices"][facts["device"]]["input"])
+        device = emulated.value(emulated.manifest.devices[facts.device].input)
         strength = np.zeros(structure.sites, np.float32)
         controls = check_controls(structure, device, strength, None, None, np.int64(0), np.int64(0))
-        shape = (facts.get("stack", 1), facts["shape"][0] or 0, facts["shape"][1] or 0)
-        return cls(index, facts["node"], node, dac, adc, structure, controls, shape)
-
-    @property
-    def is_stored(self) -> bool:
-        return bool(self.node.op_type != "CrossbarMatMulDynamic")
+        shape = (facts.stack, facts.shape[0] or 0, facts.shape[1] or 0)
+        return cls(facts, node, dac, adc, structure, controls, shape)
 
     @property
     def operands(self) -> list[str]:
         """Names of the activations that it multiplies."""
-        return [value.name for value in self.node.inputs[: 1 if self.is_stored else 2]]
+        return [value.name for value in self.node.inputs[: 1 if self.facts.is_stored else 2]]
 
     @property
     def fed(self) -> tuple[object, ...]:
@@ -187,7 +166,7 @@ class _Observer:
         """Takes in one of so many batches."""
         stored: dict[tuple[object, ...], list[_Site]] = {}
         for site in self.sites:
-            if site.is_stored:
+            if site.facts.is_stored:
                 stored.setdefault(site.fed, []).append(site)
         width = sum(sites[0].shape[0] * sites[0].shape[1] for sites in stored.values())
         count = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
@@ -197,14 +176,16 @@ class _Observer:
             for site in sites:
                 site.largest = max(site.largest, float(np.abs(array).max(initial=0)))
         for site in self.sites:
-            if not site.is_stored:
+            if not site.facts.is_stored:
                 a, b = (values[name] for name in site.operands)
                 site.largest = max(site.largest, float(np.abs(a).max(initial=0)))
-                self.matrices.setdefault(site.index, []).extend(_pairs(site, a, b, samples, -(-_MATRICES // batches)))
+                self.matrices.setdefault(site.facts.index, []).extend(
+                    _pairs(site, a, b, samples, -(-_MATRICES // batches))
+                )
 
     def inputs_of(self, site: _Site) -> list[NDArray[np.float32]]:
         """The rows that were kept of what a site is fed."""
-        return self.rows[site.fed] if site.is_stored else [rows for rows, _ in self.matrices[site.index]]
+        return self.rows[site.fed] if site.facts.is_stored else [rows for rows, _ in self.matrices[site.facts.index]]
 
 
 def _pairs(
@@ -228,12 +209,12 @@ def _outputs(
     emulated: EmulatedModel, observer: _Observer, site: _Site, most: int | None
 ) -> Iterator[NDArray[np.float32]]:
     """What the ADCs of a site convert; about `most` numbers of evenly spaced rows."""
-    if site.is_stored:
+    if site.facts.is_stored:
         fed = np.concatenate(observer.inputs_of(site), axis=1)
         matrices = _weight(emulated, site).reshape(site.shape)
         pairs = [(x, stored_contents(w, site.structure, site.controls)) for x, w in zip(fed, matrices, strict=True)]
     else:
-        pairs = observer.matrices[site.index]
+        pairs = observer.matrices[site.facts.index]
     for x, contents in pairs:
         if most is not None:
             tiles, slices = len(site.structure.row_tiles(x.shape[1])), site.controls.input_slices(site.structure)
@@ -282,7 +263,7 @@ def _run(
             raise InputError(f"The batch size is {batch_size}: give {fixed or 'a whole number from 1'}.")
         size = fixed or batch_size or DEFAULT_BATCH
         batches = -(-len(dataset.labels) // size)
-        count = len(emulated.manifest["sites"])
+        count = len(emulated.manifest.sites)
         # Ranges must be numbers, although nothing is converted at strength 0.
         clean = {"emu.strength": np.zeros(count, np.float32), "emu.ranges": np.array([[1, -1, 1]] * count, np.float32)}
         outputs = {output.name for output in session.get_outputs()}
@@ -296,7 +277,9 @@ def _run(
             values |= {name: emulated.value(name) for name in names if name not in values}
             for site in observer.sites:
                 if not all(np.isfinite(values[name]).all() for name in site.operands):
-                    raise InputError(f"{dataset.where}: the inputs of node '{site.name}' are not finite on these data.")
+                    raise InputError(
+                        f"{dataset.where}: the inputs of node '{site.facts.node}' are not finite on these data."
+                    )
             observer.see(values, size if fixed else len(next(iter(feeds.values()))), batches)
             if progress is not None:
                 progress(done, batches)

@@ -579,7 +579,7 @@ def facts(bench: "Bench") -> dict[str, Any]:
     """What an analysis was of, as plain data."""
     return {
         "model": bench.name,
-        "device": ", ".join(bench.manifest["devices"]) if bench.manifest else None,
+        "device": bench.device_names or None,
         "settings": dict(bench.settings),
         "data": bench.dataset.where,
         "samples": bench.clean.samples,
@@ -590,7 +590,7 @@ def facts(bench: "Bench") -> dict[str, Any]:
 
 def heading(bench: "Bench") -> str:
     """One line on model, device and data for a figure."""
-    on = f" on {', '.join(bench.manifest['devices'])}" if bench.manifest else ""
+    on = f" on {bench.device_names}" if bench.manifest else ""
     return f"{Path(bench.name).name}{on}, {bench.clean.samples} samples, clean {shown_clean(bench)}"
 
 
@@ -603,8 +603,7 @@ def shown_clean(bench: "Bench") -> str:
 
 def print_heading(bench: "Bench") -> None:
     """Prints model, device, data and clean accuracy."""
-    devices = ", ".join(bench.manifest["devices"]) if bench.manifest else ""
-    typer.echo(f"model    {bench.name} ({devices}, {len(bench.sites)} sites)")
+    typer.echo(f"model    {bench.name} ({bench.device_names}, {len(bench.sites)} sites)")
     typer.echo(f"data     {bench.dataset.where}, {bench.clean.samples} samples")
     typer.echo(f"clean    {bench.task.primary} {shown_clean(bench)}")
 
@@ -649,8 +648,7 @@ def _names(one: "Bench", other: "Bench", sets: Sequence[str], maps: Sequence[str
     """Names of two benches that tell them apart."""
 
     def name(bench: "Bench") -> str:
-        devices = ", ".join(bench.manifest["devices"]) if bench.manifest else "digital"
-        return f"{Path(bench.name).name} on {devices}"
+        return f"{Path(bench.name).name} on {bench.device_names or 'digital'}"
 
     first, second = name(one), name(other)
     return first, f"{second} ({' '.join([*sets, *maps])})" if first == second and (sets or maps) else second

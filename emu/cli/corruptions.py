@@ -191,7 +191,7 @@ def corruptions(
             }
         )
     else:
-        device_text = f" ({', '.join(bench.manifest['devices'])}, {len(bench.sites)} sites)" if bench.manifest else ""
+        device_text = f" ({bench.device_names}, {len(bench.sites)} sites)" if bench.manifest else ""
         typer.echo(f"model    {bench.name}{device_text}")
         typer.echo(f"data     {bench.dataset.where}, {bench.clean.samples} samples")
         _print(summary, errors, chips if bench.manifest else 0)

@@ -1,6 +1,6 @@
 """Commands on model files: inspect, rewrite, faults, calibrate."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,8 @@ from emu.cli.options import (
     grouped,
 )
 from emu.cli.output import Progress, cell, check_target, print_json, print_table
+from emu.contract.manifest import Manifest, plain
+from emu.contract.site import Site, one_of_each_array
 from emu.errors import InputError
 
 
@@ -39,32 +41,29 @@ def inspect(
     from emu.rewriter import read_manifest
     from emu.rewriter import rewrite as rewrite_model
 
-    manifest = read_manifest(model)
+    written = read_manifest(model)
     for option, given in (("stored", stored), ("batch-axis", batch_axis)):
-        if manifest and given is not None:
+        if written and given is not None:
             raise InputError(f"{model} is rewritten already: leave out --{option}, or give the original model.")
     # The sites of a plain model are those that it gets when it is rewritten.
-    plain = {} if manifest else rewrite_model(model, "ideal", stored=stored, batch_axis=batch_axis).manifest
-    for site in plain.get("sites", []):
-        del site["device"]
-    report = manifest or {"devices": None, **_pick(plain, ("sites", "skipped", "digital_share", "batch", "notes"))}
+    manifest = written or rewrite_model(model, "ideal", stored=stored, batch_axis=batch_axis).manifest
     if as_json:
-        print_json(report)
+        print_json(plain(manifest) if written else _without_devices(manifest))
         return
-    what = f"rewritten for {', '.join(manifest['devices'])}" if manifest else "not rewritten"
-    typer.echo(f"{model}: {what}, {len(report['sites'])} sites")
-    for note in (*_states(report), *_about(report)):
+    what = f"rewritten for {', '.join(manifest.devices)}" if written else "not rewritten"
+    typer.echo(f"{model}: {what}, {len(manifest.sites)} sites")
+    for note in (*_states(manifest), *_about(manifest)):
         typer.echo(note)
     typer.echo()
-    columns = ["index", "layer", "component", "op" if manifest else "source_op", "shape", "heads"]
-    columns += ["stack"] if any(site.get("stack", 1) > 1 for site in report["sites"]) else []
-    columns += [*(["tiles"] if manifest else []), "parameters", "macs"]
-    columns += ["array"] if any("shares_with" in site for site in report["sites"]) else []
-    columns += [*(["device"] if manifest and len(manifest["devices"]) > 1 else []), "node"]
-    print_table(columns, [[cell(site.get(column)) for column in columns] for site in report["sites"]])
+    columns = ["index", "layer", "component", "op" if written else "source_op", "shape", "heads"]
+    columns += ["stack"] if any(site.stack > 1 for site in manifest.sites) else []
+    columns += [*(["tiles"] if written else []), "parameters", "macs"]
+    columns += ["array"] if any(site.shares_with for site in manifest.sites) else []
+    columns += [*(["device"] if len(manifest.devices) > 1 else []), "node"]
+    print_table(columns, [[cell(getattr(site, column)) for column in columns] for site in manifest.sites])
     typer.echo()
-    _print_components(report["sites"])
-    _print_skipped(report)
+    _print_components(manifest.sites)
+    _print_skipped(manifest)
 
 
 @app.command()
@@ -107,13 +106,13 @@ def rewrite(
         batch_axis=batch_axis,
     )
     emulated.save(target)
-    _print_components(emulated.manifest["sites"])
+    _print_components(emulated.manifest.sites)
     _print_skipped(emulated.manifest)
     for note in _about(emulated.manifest):
         typer.echo(note)
-    names = ", ".join(emulated.manifest["devices"])
-    typer.echo(f"Wrote {target} for {names}, {len(emulated.manifest['sites'])} sites.")
-    if _is_uncalibrated(emulated.manifest):
+    names = ", ".join(emulated.manifest.devices)
+    typer.echo(f"Wrote {target} for {names}, {len(emulated.manifest.sites)} sites.")
+    if emulated.manifest.calibration is None:
         typer.echo(f"Its converters have calibrated ranges: run 'emu calibrate {target} --data DATA' before it runs.")
 
 
@@ -168,7 +167,7 @@ def calibrate(
 ) -> None:
     """Fit the input and output ranges of converters to data."""
     from emu.calibration import calibrate as run_calibration
-    from emu.calibration import calibrated_sites
+    from emu.rewriter import calibrated_sites
 
     target = output or model.with_name(f"{model.stem}.calibrated.onnx")
     check_target(target, model, overwrite)
@@ -185,90 +184,85 @@ def calibrate(
             progress=progress,
         )
     result.save(target)
-    ranges = result.value("emu.ranges").tolist()
+    ranges, how = result.value("emu.ranges").tolist(), result.manifest.calibration or {}
     rows = []
     for index, (dac, adc) in calibrated_sites(result.manifest).items():
-        site, (largest, low, high) = result.manifest["sites"][index], ranges[index]
+        site, (largest, low, high) = result.manifest.sites[index], ranges[index]
         outputs = (low, high) if adc else (None, None)
-        rows.append([index, site["component"], largest if dac else None, *outputs, site["node"]])
+        rows.append([index, site.component, largest if dac else None, *outputs, site.node])
     head = ["index", "component", "largest_input", "lowest_output", "highest_output", "node"]
     if as_json:
         sites = [dict(zip(head, row, strict=True)) for row in rows]
-        print_json({**result.manifest["calibration"], "output": str(target), "sites": sites})
+        print_json({**how, "output": str(target), "sites": sites})
         return
     print_table(head, [[cell(value) for value in row] for row in rows])
-    typer.echo(f"Wrote {target}, calibrated on {result.manifest['calibration']['samples']} samples.")
+    typer.echo(f"Wrote {target}, calibrated on {how['samples']} samples.")
 
 
-def _is_uncalibrated(manifest: Mapping[str, Any]) -> bool:
-    return "calibration" in manifest and manifest["calibration"] is None
+def _without_devices(manifest: Manifest) -> dict[str, Any]:
+    """What a plain model is, of the manifest that it would get: its sites are on no device yet."""
+    report = plain(manifest)
+    for site in report["sites"]:
+        del site["device"]
+    kept = ("sites", "skipped", "digital_share", "batch", "notes")
+    return {"devices": None, **{key: report[key] for key in kept}}
 
 
-def _states(report: Mapping[str, Any]) -> list[str]:
+def _states(manifest: Manifest) -> list[str]:
     """Where ranges and faults of a rewritten model come from."""
     notes = []
-    if _is_uncalibrated(report):
+    calibration = manifest.calibration
+    if calibration is None:
         notes.append("Its converters have calibrated ranges: run 'emu calibrate' before it runs.")
-    elif "calibration" in report:
-        calibration = report["calibration"]
+    elif calibration:
         notes.append(f"Converters calibrated by {calibration['method']} on {calibration['samples']} samples.")
-    if "faults" in report:
-        notes.append(f"Every chip has the faults of chip {report['faults']['seed']}.")
+    if manifest.faults is not None:
+        notes.append(f"Every chip has the faults of chip {manifest.faults['seed']}.")
     return notes
 
 
-def _about(report: Mapping[str, Any]) -> list[str]:
+def _about(manifest: Manifest) -> list[str]:
     """What decides on the numbers of a model: what reading changed in it, and where its samples lie."""
-    notes = [f"Note: {note}." for note in report.get("notes", ())]
-    batch = report.get("batch")
-    if batch is not None and batch["input"] is not None:
-        notes.append(f"Samples: axis {batch['axis']} of '{batch['input']}' ({batch['told']}).")
+    notes = [f"Note: {note}." for note in manifest.notes]
+    batch = manifest.batch
+    if batch is not None and batch.input is not None:
+        notes.append(f"Samples: axis {batch.axis} of '{batch.input}' ({batch.told}).")
     elif batch is not None:
-        notes.append(f"Samples: one in every run ({batch['told']}).")
+        notes.append(f"Samples: one in every run ({batch.told}).")
     return notes
 
 
-def _print_components(sites: Sequence[Mapping[str, Any]]) -> None:
+def _print_components(sites: Sequence[Site]) -> None:
     """Totals per component, in data-flow order."""
-    rows = []
-    for component in dict.fromkeys(site["component"] for site in sites):
-        members = [site for site in sites if site["component"] == component]
-        rows.append([component, len(members), _total(_arrays(members), "parameters"), _total(members, "macs")])
-    rows.append(["all", len(sites), _total(_arrays(sites), "parameters"), _total(sites, "macs")])
+    members: dict[str, list[Site]] = {}
+    for site in sites:
+        members.setdefault(site.component, []).append(site)
+    rows = [[name, len(group), *_totals(group)] for name, group in [*members.items(), ("all", sites)]]
     print_table(["component", "sites", "parameters", "macs"], rows)
 
 
-def _arrays(sites: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """One site for each physical array: sites that share one hold the same parameters."""
-    return list({site["array"]: site for site in sites}.values())
+def _totals(sites: Sequence[Site]) -> tuple[int, int | None]:
+    """Parameters and multiply-accumulates of sites, None where these depend on a free size of the model."""
+    macs = [site.macs for site in sites if site.macs is not None]
+    return sum(site.parameters for site in one_of_each_array(sites)), sum(macs) if len(macs) == len(sites) else None
 
 
-def _total(sites: Sequence[Mapping[str, Any]], field: str) -> int | None:
-    """The sum over sites, None where a site's share depends on a free size of the model."""
-    values = [site[field] for site in sites]
-    return None if None in values else sum(values)
-
-
-def _print_skipped(report: Mapping[str, Any]) -> None:
-    for site in report["sites"]:
-        if "note" in site:
-            typer.echo(f"Note: site {site['index']} '{site['node']}': {site['note']}.")
-        if "tied_to" in site:
-            others = ", ".join(map(str, site["tied_to"]))
+def _print_skipped(manifest: Manifest) -> None:
+    for site in manifest.sites:
+        if site.note:
+            typer.echo(f"Note: site {site.index} '{site.node}': {site.note}.")
+        if site.tied_to:
+            others = ", ".join(map(str, site.tied_to))
             typer.echo(
-                f"Note: site {site['index']} '{site['node']}' holds the transpose of site {others}: tied weights, "
+                f"Note: site {site.index} '{site.node}' holds the transpose of site {others}: tied weights, "
                 "but arrays of their own."
             )
-    unselected = [skipped for skipped in report["skipped"] if skipped["reason"] == "not selected"]
+    unselected = [skipped for skipped in manifest.skipped if skipped.reason == "not selected"]
     if unselected:
         typer.echo(f"Stays digital: {len(unselected)} sites that were not selected.")
-    for skipped in (each for each in report["skipped"] if each not in unselected):
-        typer.echo(f"Stays digital: {skipped['op']} '{skipped['node']}': {skipped['reason']}.")
-    share = report.get("digital_share", 0)
-    if report["skipped"]:
+    for skipped in (each for each in manifest.skipped if each not in unselected):
+        typer.echo(f"Stays digital: {skipped.op} '{skipped.node}': {skipped.reason}.")
+    share = manifest.digital_share
+    if manifest.skipped:
         known = f"{100 * share:.3g} % of all multiplications" if share is not None else "a share that free sizes decide"
         typer.echo(f"Digital in all: {known}.")
-
-
-def _pick(report: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    return {key: report[key] for key in keys}

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from emu.contract.selection import shape_text
 from emu.errors import InputError
 
 
@@ -64,8 +65,8 @@ def print_wrapped(text: str, indent: int) -> None:
 
 def cell(value: Any) -> Any:
     """A value as a table shows it: shapes as 3x4 with ? for a free size, nothing as -."""
-    if isinstance(value, list):
-        return "x".join("?" if size is None else str(size) for size in value)
+    if isinstance(value, tuple):
+        return shape_text(value)
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else value
 
 

@@ -14,7 +14,18 @@ from pathlib import Path
 
 from emu.contract import schema
 from emu.contract.language import tree
-from emu.contract.schema import ATTRIBUTES, DYNAMIC, FAULTY_WEIGHT, NUMBERS, OPERATORS, QUANTIZED, STORED, Number, Range
+from emu.contract.schema import (
+    ATTRIBUTES,
+    DYNAMIC,
+    FAULTY_WEIGHT,
+    NUMBERS,
+    OPERATORS,
+    QUANTIZED,
+    STORED,
+    Attribute,
+    Number,
+    Range,
+)
 
 _ROOT = Path(__file__).parents[2]
 _KINDS = {STORED: "kStored", QUANTIZED: "kQuantized", DYNAMIC: "kDynamic", FAULTY_WEIGHT: "kFaultyWeight"}
@@ -45,7 +56,14 @@ def generated() -> dict[Path, str]:
 
 def native() -> str:
     """The schema as C++, in sections that a file asks for by a macro."""
-    sections = {"ENUMS": _enums(), "FIELDS": _fields(), "ROWS": _rows()}
+    sections = {
+        "STREAMS": _streams(),
+        "ENUMS": _enums(),
+        "FIELDS": _fields(),
+        "ATTRIBUTES": _attributes(),
+        "FILL": _fill(),
+        "ROWS": _rows(),
+    }
     lines = [
         "// Generated from emu/contract/schema.py by `python -m emu.contract.generate`; change it there.",
         "// clang-format off",
@@ -55,12 +73,17 @@ def native() -> str:
     return "\n".join([*lines, ""])
 
 
+def _streams() -> Iterable[str]:
+    numbers = ", ".join(f"k{_camel(each.name)} = {each.value}" for each in schema.Stream if each.meaning)
+    yield f"enum Stream : uint32_t {{ {numbers} }};"
+
+
 def _enums() -> Iterable[str]:
     yield f"enum class Operator {{ {', '.join(_KINDS.values())} }};"
     enums: dict[str, tuple[str, ...]] = {}
     for row in ATTRIBUTES.values():
         if isinstance(row.legal, tuple) and row.legal:
-            name = _ENUM_OF.get(row.name, _camel(row.name))
+            name = _kind(row)
             enums[name] = max(enums.get(name, ()), row.legal, key=len)
     for name, words in enums.items():
         yield f"enum class {name} : int {{ {', '.join(f'k{_camel(word)}' for word in words)} }};"
@@ -74,6 +97,33 @@ def _fields() -> Iterable[str]:
     for row in NUMBERS.values():
         if not row.is_family:
             yield f"float {_field(row.name)} = {row.absent:g};  // {row.unit}; {row.legal.in_words}"
+
+
+# Attributes that C++ keeps as what they are parsed into, or only checks.
+_PARSED = ("format", "entries", "window")
+
+
+def _attributes() -> Iterable[str]:
+    for row in ATTRIBUTES.values():
+        if row.name not in _PARSED:
+            absent = {"int64_t": f" = {row.absent}", "std::string": ""}.get(
+                kind := _kind(row), f" = {kind}::k{_camel(str(row.absent))}"
+            )
+            yield f"{kind} {row.name}{absent};"
+
+
+def _fill() -> Iterable[str]:
+    for row in ATTRIBUTES.values():
+        if row.name not in _PARSED:
+            kind, number = _kind(row), f"given.number(attribute::{row.name})"
+            values = {"int64_t": number, "std::string": f"given.text(attribute::{row.name})"}
+            yield f"it.{row.name} = {values.get(kind, f'static_cast<{kind}>({number})')};"
+
+
+def _kind(row: Attribute) -> str:
+    """The C++ type of an attribute."""
+    words = "" if row.is_integer or not row.legal else _ENUM_OF.get(row.name, _camel(row.name))
+    return words or ("int64_t" if row.is_integer else "std::string")
 
 
 def _rows() -> Iterable[str]:
@@ -227,7 +277,13 @@ def _bool(value: bool) -> str:
 
 def filled(page: str) -> str:
     """A page with the tables of the schema between their markers."""
-    tables = {"operators": _signatures, "attributes": _attribute_table, "entries": _entry_table}
+    tables = {
+        "operators": _signatures,
+        "controls": _control_table,
+        "attributes": _attribute_table,
+        "entries": _entry_table,
+        "streams": _stream_table,
+    }
     for name, lines in tables.items():
         start, end = f"<!-- {name}: generated from emu/contract/schema.py -->\n", f"<!-- end of {name} -->\n"
         before, rest = page.split(start)
@@ -239,11 +295,26 @@ def _signatures() -> Iterable[str]:
     width = max(len(name) for name in OPERATORS)
     yield "```"
     for operator in OPERATORS.values():
-        operands = zip(operator.operands, operator.shapes, strict=True)
-        inputs = [f"{each.name} {shape}".strip() for each, shape in operands]
+        inputs = [f"{each.name} {each.shape}".strip() for each in operator.operands]
         inputs += [each.name for each in operator.controls]
         yield f"emu::{operator.name:{width}}({', '.join(inputs)}) -> {operator.result}"
     yield "```"
+
+
+def _control_table() -> Iterable[str]:
+    yield "| input | type | range |"
+    yield "|---|---|---|"
+    yield from (f"| `{each.name}` | {each.type} {each.shape} | {each.meaning} |" for each in schema.CONTROLS)
+
+
+def _stream_table() -> Iterable[str]:
+    yield "| stream | number | array | key |"
+    yield "|---|---|---|---|"
+    for stream in schema.Stream:
+        if stream.meaning:
+            paired = f"{stream.name}_NEGATIVE" in schema.Stream.__members__
+            number = f"{stream.value}, negative device {stream + 1}" if paired else str(stream.value)
+            yield f"| {stream.meaning} | {number} | {stream.array} | {stream.key} |"
 
 
 def _attribute_table() -> Iterable[str]:

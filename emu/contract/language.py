@@ -39,3 +39,10 @@ def compiled(expression: str) -> Callable[[Mapping[str, Any]], Any]:
     """The expression as a function of the names that it knows."""
     code = compile(ast.Expression(tree(expression)), expression, "eval")
     return lambda names: eval(code, {"__builtins__": {}}, names)
+
+
+@cache
+def entries_in(expression: str) -> frozenset[str]:
+    """The entries whose numbers the expression looks at."""
+    found = (node.slice for node in ast.walk(tree(expression)) if isinstance(node, ast.Subscript))
+    return frozenset(str(each.value) for each in found if isinstance(each, ast.Constant))

@@ -1,11 +1,13 @@
-"""Operators, their inputs and attributes, the numbers of a device, and what goes together: as data.
+"""Operators, their inputs and attributes, random streams, the numbers of a device, and what goes together: as data.
 
 The NumPy twin, the native library, the profiles and `docs/operators.md` follow these rows: `structure.py` walks them,
 `generate.py` prints them as C++ and as tables. Conditions are in the language of `language.py`.
 """
 
+import ctypes
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 
 # The version of what a rewritten graph says: attribute `format`.
 FORMAT = 3
@@ -25,23 +27,29 @@ MOST_TABLE_VALUES = 2**16
 
 @dataclass(frozen=True)
 class Input:
-    """One input of an operator: its name, its element type, and whether it is a constant of the graph."""
+    """One input of an operator.
+
+    Attributes:
+        name: as in the signature.
+        type: its element type.
+        shape: as the page has it.
+        constant: whether it is a constant of the graph.
+        meaning: of a control, what it says and its range.
+    """
 
     name: str
     type: str
+    shape: str = ""
     constant: bool = False
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: its name, its operands and after them the controls, in order, and the shapes as the page has them.
-
-    `shapes` belong to the operands; `result` is the output with its shape.
-    """
+    """One operator: its name, its operands and after them the controls, in order, and the output with its shape."""
 
     name: str
     operands: tuple[Input, ...]
-    shapes: tuple[str, ...]
     controls: tuple[Input, ...]
     result: str
 
@@ -55,63 +63,125 @@ class Operator:
         return next(index for index, each in enumerate(self.inputs) if each.name == name)
 
 
-_CONTROLS = {
-    each.name: each
-    for each in (
-        Input("device", "float32"),
-        Input("strength", "float32"),
-        Input("ranges", "float32"),
-        Input("faults", "int64", constant=True),
-        Input("seed", "int64"),
-        Input("read_seed", "int64"),
-        Input("sample", "int64"),
-        Input("head", "int64"),
-    )
-}
+def _control(name: str, type: str, shape: str, meaning: str, constant: bool = False) -> Input:
+    return Input(name, type, shape, constant, meaning)
+
+
+_WORD = "0 to 2^32 - 1"
+# In the order of every operator that has them.
+# fmt: off
+CONTROLS = (
+    _control("device", "float32", "`[P]`", "the numbers named by the attribute `entries`, each in its own range"),
+    _control("strength", "float32", "`[sites]`", "0 or greater, finite; the node reads entry `site`"),
+    _control("ranges", "float32", "`[sites, 3]`",
+        "calibrated ranges, the node reads row `site`: the activation that maps to 1 (read if `dac` is `calibrated`; "
+        "> 0), the lowest and the highest output (read if `adc` is `calibrated`; low < high); finite. Read whatever "
+        "the strength"),
+    _control("faults", "int64", "`[F]`", "read if `fault_source` is `list`: see *Faults*; else of size 0", True),
+    _control("seed", "int64", "`[]`", _WORD),
+    _control("read_seed", "int64", "`[]`", _WORD),
+    _control("sample", "int64", "`[]` or `[2]`",
+        f"index of the first sample, or that and the number of samples in the batch; {_WORD}"),
+    _control("head", "int64", "`[]`", "-1 (all heads) or greater"),
+)
+# fmt: on
 
 
 def _controls_without(*names: str) -> tuple[Input, ...]:
-    return tuple(each for name, each in _CONTROLS.items() if name not in names)
+    return tuple(each for each in CONTROLS if each.name not in names)
 
 
+_STORED_SHAPE = "[K, N] or [G, K, N]"
 OPERATORS = {
     each.name: each
     for each in (
         Operator(
             STORED,
-            (Input("X", "float32"), Input("W", "float32", constant=True)),
-            ("[..., K]", "[K, N] or [G, K, N]"),
-            _controls_without(),
+            (Input("X", "float32", "[..., K]"), Input("W", "float32", _STORED_SHAPE, constant=True)),
+            CONTROLS,
             "Y [..., N]",
         ),
         Operator(
             QUANTIZED,
             (
-                Input("X", "float32"),
-                Input("codes", "int8", constant=True),
+                Input("X", "float32", "[..., K]"),
+                Input("codes", "int8", _STORED_SHAPE, constant=True),
                 Input("scale", "float32", constant=True),
                 Input("zero_point", "float32", constant=True),
             ),
-            ("[..., K]", "[K, N] or [G, K, N]", "", ""),
-            _controls_without(),
+            CONTROLS,
             "Y [..., N]",
         ),
         Operator(
             DYNAMIC,
-            (Input("A", "float32"), Input("B", "float32")),
-            ("[..., M, K]", "[..., K, N]"),
+            (Input("A", "float32", "[..., M, K]"), Input("B", "float32", "[..., K, N]")),
             _controls_without("faults"),
             "Y [..., M, N]",
         ),
         Operator(
             FAULTY_WEIGHT,
-            (Input("W", "float32", constant=True),),
-            ("[..., N]",),
+            (Input("W", "float32", "[..., N]", constant=True),),
             _controls_without("ranges", "sample"),
             "W' [..., N]",
         ),
     )
 }
+
+
+class Stream(IntEnum):
+    """What random numbers are for; the low eight bits of counter word c3.
+
+    A member is (number, what it is for, the array and its rows, the key); a name alone is that of the negative device
+    of a pair, which has the stream after that of the positive one. The cells of the unit column have the streams of
+    other cells plus UNIT_COLUMN.
+    """
+
+    meaning: str
+    array: str
+    key: str
+
+    def __new__(cls, number: int, meaning: str = "", array: str = "W", key: str = "stored") -> "Stream":
+        """The number, with what the page says of it."""
+        member = int.__new__(cls, number)
+        member._value_ = number
+        member.meaning, member.array, member.key = meaning, array, key
+        return member
+
+    # fmt: off
+    PROGRAM = 0, "program", "W: the only device, or the positive one of a pair"
+    PROGRAM_NEGATIVE = 1
+    PROGRAM_CYCLE = 2, "program, cycle-to-cycle", "W", "`seed`, `read_seed`"
+    PROGRAM_CYCLE_NEGATIVE = 3
+    DRIFT = 4, "drift"
+    DRIFT_NEGATIVE = 5
+    PROGRAMMED_READ = 6, "programmed read"
+    PROGRAMMED_READ_NEGATIVE = 7
+    STUCK = 8, "stuck", "W; uniforms"
+    STUCK_NEGATIVE = 9
+    PROGRAM_SECOND = 10, "program, second number of a device"
+    PROGRAM_SECOND_NEGATIVE = 11
+    BIT_FLIPS = 12, "bit flips", "see *Faults*"
+    LEVELS = 13, "levels", "one row, column = level"
+    MODIFIER = 14, "modifier"
+    WRITE = 16, "write", "B, row = (matrix within the sample) * K + k", "run-time"
+    WRITE_NEGATIVE = 17
+    COMPENSATION_BASELINE = 18, "compensation, baseline"
+    COMPENSATION_READING = 19, "compensation, reading"
+    ADC_GAIN = 20, "ADC gain", "row = row tile, column = ADC (column / `adc_columns`)"
+    ADC_OFFSET = 21, "ADC offset", "as ADC gain"
+    UNIT_COLUMN = (
+        24, "unit column", "K rows, 1 column; 24 plus the number of the stream above (0 to 7, 8, 10)",
+        "as the stream above",
+    )
+    READ = 64, "read", "Y, row = row within the sample", "run-time, per tile and pass"
+    INPUT_NOISE = 65, "input noise", "X (A), row = row of Y within the sample", "run-time; tile 0, pass 0"
+    UNIT_COLUMN_READ = 66, "unit column, read", "rows of Y, 1 column", "run-time, per tile and pass"
+    # fmt: on
+
+
+def in_float32(value: float) -> float:
+    """The nearest number of 32 bits, which is what a graph holds."""
+    return ctypes.c_float(value).value
 
 
 @dataclass(frozen=True)
@@ -144,6 +214,13 @@ class Range:
             return False
         above = self.low <= value if self.low_included else self.low < value
         return (above and value <= self.high) or (self.or_zero and value == 0)
+
+    def allows_stored(self, value: float) -> bool:
+        """Whether a value is legal, also after rounding to the float32 that a graph holds."""
+        if isinstance(value, bool) or not math.isfinite(value):
+            return False
+        rounded = in_float32(value)
+        return self.allows(value) and self.allows(rounded) and (rounded == value or not self.whole)
 
     @property
     def in_words(self) -> str:

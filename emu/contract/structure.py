@@ -6,7 +6,7 @@ Walks the rows of `schema.py`: each mistake has the sentence that stands there, 
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from emu.contract.language import compiled
+from emu.contract.language import compiled, entries_in
 from emu.contract.schema import (
     ATTRIBUTE_RULES,
     ATTRIBUTES,
@@ -31,6 +31,7 @@ from emu.contract.schema import (
     Range,
     Rule,
     attribute_types,
+    in_float32,
 )
 from emu.errors import InputError
 
@@ -433,37 +434,58 @@ def _is_known(name: str, counts: Mapping[str, Any]) -> bool:
     return all(index < size for index, size in zip(indices, sizes, strict=True))
 
 
-class _Numbers(dict[str, float]):
-    """The numbers of a device; one that it lacks has the value that switches its effect off."""
+class _Numbers(Mapping[str, float]):
+    """The numbers of a device as a graph holds them, in float32; one that it lacks has its effect switched off."""
 
-    def __missing__(self, name: str) -> float:
-        return NUMBERS[name].absent
+    def __init__(self, given: Mapping[str, float]) -> None:
+        self._given = given
+
+    def __getitem__(self, name: str) -> float:
+        given = self._given.get(name)
+        return NUMBERS[name].absent if given is None else in_float32(given)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
 
 
-def wrong_numbers(names: Mapping[str, Any], numbers: Mapping[str, float]) -> Iterator[str]:
+def wrong_numbers(
+    names: Mapping[str, Any], numbers: Mapping[str, float], changed: Collection[str] | None = None
+) -> Iterator[str]:
     """Yield a sentence for each number of a device that is out of its range, or contradicts another or an attribute.
 
-    names: what the conditions know of the node (`Structure.names`), what is missing there is off; numbers: by entry.
+    names: what the conditions know of the node (`Structure.names`), what is missing there is off; numbers: by entry;
+    changed: the entries that may be wrong, since all was right before they changed; None: any may be.
     """
-    numbers = {name: float(np.float32(value)) for name, value in numbers.items()}
-    for name, value in numbers.items():
+    device = _Numbers(numbers)
+    for name in numbers if changed is None else changed:
         row = number_of(name)
-        if row and not row.legal.allows(value):
-            yield f"entry '{name}' of input 'device' is {value:g}, expected {row.legal.in_words}."
-    known = {**_absent(), **_of_operator(""), "entries": numbers.keys(), **names, "device": _Numbers(numbers)}
-    yield from broken(NUMBER_RULES, known)
-    for row in NUMBERS.values():
-        start = re.sub("<.*", "", row.name)
-        asked = row.rises and (not names or any(compiled(condition)(known) for _, condition in row.needed))
-        for index in itertools.count(1) if asked else ():
-            one, other = numbers.get(f"{start}{index - 1}"), numbers.get(f"{start}{index}")
-            if one is None or other is None:
-                break
-            if other <= one:
-                yield (
-                    f"entry '{start}{index}' of input 'device' is {other:g}, expected greater than the one before it, "
-                    f"which is {one:g}."
-                )
+        if row and not row.legal.allows(device[name]):
+            yield f"entry '{name}' of input 'device' is {device[name]:g}, expected {row.legal.in_words}."
+    known = {**_absent(), **_of_operator(""), "entries": numbers.keys(), **names, "device": device}
+    yield from broken(
+        [each for each in NUMBER_RULES if changed is None or not entries_in(each.wrong).isdisjoint(changed)], known
+    )
+    for row in (each for each in NUMBERS.values() if each.rises):
+        start = row.name.partition("<")[0]
+        asked = changed is None or any(each.startswith(start) for each in changed)
+        if asked and (not names or any(compiled(condition)(known) for _, condition in row.needed)):
+            yield from _falling(start, numbers, device)
+
+
+def _falling(start: str, numbers: Mapping[str, float], device: Mapping[str, float]) -> Iterator[str]:
+    """Yield a sentence for each number of a rising family that is not greater than the one before it."""
+    for index in itertools.count(1):
+        before, name = f"{start}{index - 1}", f"{start}{index}"
+        if before not in numbers or name not in numbers:
+            return
+        if device[name] <= device[before]:
+            yield (
+                f"entry '{name}' of input 'device' is {device[name]:g}, expected greater than the one before it, "
+                f"which is {device[before]:g}."
+            )
 
 
 def wrong_settings(attributes: Mapping[str, int | str], numbers: Mapping[str, float]) -> Iterator[str]:

@@ -101,7 +101,7 @@ def run_demo(
     emulated = rewrite(model_path("digits_vit"), device="rram")
     rewritten = folder / "digits_vit.rram.onnx"
     emulated.save(rewritten)
-    echo(f"Rewrote the digits ViT for device 'rram': {len(emulated.manifest['sites'])} sites, {rewritten}")
+    echo(f"Rewrote the digits ViT for device 'rram': {len(emulated.manifest.sites)} sites, {rewritten}")
 
     rows = []
     for sigma in sigmas:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from emu.contract.structure import number_of
 from emu.device.fields import Number
 from emu.device.profile import Profile
 from emu.device.sections import VARIANTS, Section
@@ -62,19 +61,6 @@ def describe(profile: Profile) -> list[Setting]:
                 source = sources.get(field, about.source) if section == "cost" else about.source
                 rows.append(Setting(name, _plain(each), unit, allowed, about.meaning, source, entry))
     return rows
-
-
-def entry_number(name: str) -> Number | None:
-    """The meaning, unit and range of one entry of the `device` tensor, such as `program.mean_us.0.3`; None if none."""
-    row = number_of(name)
-    if row is None:
-        return None
-    section, field, *_ = row.name.split(".")
-    setting = "parameters" if field == "parameter" else field
-    known = [explain(variant, setting) for variant in VARIANTS[section] if setting in variant.model_fields]
-    numbers = [about for about in known if isinstance(about, Number)]
-    # A number here may be a fit of the same name there.
-    return max(numbers, key=lambda about: str(about.of).split(".")[:-1] == row.name.split(".")[:-1], default=None)
 
 
 def _plain(value: Any) -> Value:

@@ -1,7 +1,5 @@
 """What a setting of a device profile means: its unit, where it comes from, and which values it may take."""
 
-import ctypes
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +8,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from emu.contract.schema import Range, range_of
-from emu.contract.structure import wrong_numbers
+from emu.contract.schema import NUMBERS, Range, range_of
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 DURATION = "seconds, or text such as '90s', '30min', '1h', '30d' or '1y'"
@@ -42,7 +39,7 @@ class Number:
         meaning: what the number does, in one sentence.
         unit: its unit, `1` for a ratio.
         source: paper or program that the meaning and the usual values come from.
-        of: the entry or attribute of the contract whose range it has, or a range of its own.
+        of: the entry or attribute of the contract that it gives, whose range it has; or a range of its own.
     """
 
     meaning: str
@@ -60,24 +57,19 @@ class Number:
         """The allowed values in words, such as `0 to 10` or `0, or a whole number from 2 to 16`."""
         return self.legal.in_words
 
-    def allows(self, value: float) -> bool:
-        """Whether the value lies in the range, also after rounding to the float32 that a graph holds."""
-        if isinstance(value, bool) or not math.isfinite(value):
-            return False
-        rounded = ctypes.c_float(value).value
-        exact = not self.legal.whole or rounded == value
-        return exact and self.legal.allows(value) and self.legal.allows(rounded)
-
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Adds the range check behind pydantic's own check of the type."""
         return core_schema.no_info_after_validator_function(self._validate, handler(source))
 
     def _validate(self, value: Any) -> Any:
-        several = isinstance(value, tuple | Mapping)
-        for number in _leaves(value):
-            if number is not None and not self.allows(number):
-                raise ValueError(f"must be {self.range}" + (f", and {number:.10g} is not" if several else ""))
-        return value
+        is_stored = self.of in NUMBERS
+        allows = self.legal.allows_stored if is_stored else self.legal.allows
+        for place, number in _leaves(value):
+            if number is not None and not allows(number):
+                shown = f"{number:g}" if is_stored else number
+                raise ValueError(f"{place} is {shown}, expected {self.range}")
+        # In one order, however they were given: profiles are compared by their text.
+        return dict(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
 def to_seconds(value: Any) -> Any:
@@ -92,7 +84,7 @@ def to_seconds(value: Any) -> Any:
         return value
     parts = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*([a-z]*)\s*", value)
     if parts is None or parts[2] not in {"", *SECONDS}:
-        raise ValueError(f"must be {DURATION}")
+        raise ValueError(f" is '{value}', expected {DURATION}")
     return float(parts[1]) * SECONDS.get(parts[2], 1)
 
 
@@ -113,22 +105,13 @@ BY_NAME = AfterValidator(lambda named: dict(sorted(named.items())))
 NumberOrNumbers: TypeAlias = Annotated[float | tuple[float, ...], BeforeValidator(as_tuples)]
 
 
-def _leaves(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, tuple) else [value]
-
-
-def contradiction(values: Mapping[str, float]) -> str | None:
-    """Says which numbers of the `device` tensor contradict each other, None if they do not.
-
-    Args:
-        values: entry name to value; entries may be missing.
-    """
-    for section in ("dac", "adc"):
-        if values.get(f"{section}.bits", 0) and values.get(f"{section}.steps", 0):
-            return f"{section}.bits has no effect beside {section}.steps: give one of them and 0 for the other"
-    return next(said_of_settings(wrong_numbers({}, values), {}), None)
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Each number of a setting, with its place in lists or dictionaries such as `.0.3`."""
+    if isinstance(value, tuple | Mapping):
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _leaves(each, f"{place}.{key}")
+    else:
+        yield place, value
 
 
 def said_of_settings(sentences: Iterable[str], settings: Mapping[str, str]) -> Iterator[str]:

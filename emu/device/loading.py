@@ -1,24 +1,22 @@
 """Reads device profiles from presets, TOML files and plain data, and changes settings of them."""
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeAlias, get_origin
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
-from emu.device.explain import entry_number
-from emu.device.fields import contradiction, to_seconds
+from emu.contract.structure import number_of
+from emu.device.fields import Number
 from emu.device.functions import find_device_function
 from emu.device.measured import read_regular, read_table
-from emu.device.profile import ENTRY_NAMES, Profile
+from emu.device.overrides import Change, Overrides, listing, read_changes, shown, suggestion
+from emu.device.profile import Profile
 from emu.device.sections import VARIANTS, Section
-from emu.device.sections.section import CHOICES, WrongChoice, choose_variant, words
+from emu.device.sections.section import CHOICES, WrongChoice, choose_variant, explain, words
 from emu.errors import InputError
-
-Overrides: TypeAlias = Mapping[str, Any] | Iterable[str]
 
 # What a CSV file holds, by section, and the model that it is of.
 _TABLES = {
@@ -58,7 +56,7 @@ def load_profile(
     if isinstance(device, Mapping):
         _refuse_file(data, where)
     _read_csv(data, folder, where)
-    changes = parse_overrides(overrides)
+    changes = read_changes(overrides)
     if changes:
         _apply(data, changes, where)
         _read_csv(data, Path(), where)
@@ -69,102 +67,6 @@ def load_profile(
     if profile.program.model == "function":
         find_device_function(profile.program.function)  # where none is found, the run says so
     return profile
-
-
-def parse_overrides(overrides: Overrides | None) -> dict[str, Any]:
-    """Reads overrides into `{"section.setting": value}`.
-
-    Args:
-        overrides: a mapping, or strings `section.setting=value` with TOML values; bare words are text.
-
-    Raises:
-        InputError: a string that is not of that form, or a setting that is given twice.
-    """
-    if overrides is None:
-        return {}
-    if isinstance(overrides, Mapping):
-        items = [(str(name), value) for name, value in overrides.items()]
-    else:
-        items = []
-        for text in [overrides] if isinstance(overrides, str) else overrides:
-            name, equals, value = str(text).partition("=")
-            if not equals or not name.strip():
-                raise InputError(
-                    f"'{text}' is not a setting: write it as section.setting=value, as in program.sigma=0.15."
-                )
-            items.append((name, _toml_value(value.strip())))
-    changes: dict[str, Any] = {}
-    for name, value in items:
-        name = name.strip()
-        if name in changes:
-            raise InputError(f"'{name}' is set twice: keep one of them.")
-        changes[name] = value.item() if hasattr(value, "item") else value  # numbers of NumPy become Python's
-    return changes
-
-
-def check_entries(entries: Mapping[str, float]) -> dict[str, float]:
-    """Checks numbers for the `device` tensor of a rewritten model.
-
-    Args:
-        entries: entry name to value, complete for one device.
-
-    Returns:
-        The same entries as floats.
-
-    Raises:
-        InputError: an unknown entry, a value out of its range, or values that contradict each other.
-    """
-    for name, value in entries.items():
-        number = entry_number(name)
-        if number is None:
-            raise InputError(f"'{name}' is no number of a device{_suggestion(name, ENTRY_NAMES)}.")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not number.allows(value):
-            raise InputError(f"{name} is {_show(value)} and must be {number.range}.")
-    if problem := contradiction(entries):
-        raise InputError(f"{problem}.")
-    return {name: float(value) for name, value in entries.items()}
-
-
-def override_entries(manifest_entries: Mapping[str, float], overrides: Overrides | None) -> dict[str, float]:
-    """Changes numbers of a rewritten model's `device` tensor.
-
-    Args:
-        manifest_entries: entry name to the model's own value, in the order of the tensor.
-        overrides: as for `load_profile`, but only of these entries; times may be text such as `1h`.
-
-    Returns:
-        All entries in the same order, with the overrides.
-
-    Raises:
-        InputError: an override of something that is not in the tensor, or values as in `check_entries`.
-    """
-    changes = parse_overrides(overrides)
-    for name in changes:
-        if name in manifest_entries:
-            changes[name] = _seconds(name, changes[name])
-            continue
-        if name in _all_settings() or entry_number(name) is not None:
-            raise InputError(
-                f"'{name}' shapes the graph and cannot change in a rewritten model: rewrite the original model with "
-                f"--set {name}={changes[name]} (here {_listing(manifest_entries) or 'nothing'} can change)."
-            )
-        raise InputError(f"'{name}' is no setting of a device{_suggestion(name, list(manifest_entries))}.")
-    for converter in ("dac", "adc"):
-        pair = {f"{converter}.bits", f"{converter}.steps"}
-        if pair & set(changes):
-            changes |= {name: 0 for name in pair - set(changes) if name in manifest_entries}
-    return check_entries({**manifest_entries, **changes})
-
-
-def _seconds(name: str, value: Any) -> Any:
-    """The value of an entry, in seconds if it is a time written as text."""
-    number = entry_number(name)
-    if number is None or number.unit != "s":
-        return value
-    try:
-        return to_seconds(value)
-    except ValueError as error:
-        raise InputError(f"{name} is {_show(value)} and {error}.") from None
 
 
 def _presets() -> Any:
@@ -185,7 +87,7 @@ def _plain_data(device: str | Path | Mapping[str, Any] | Profile) -> tuple[dict[
     if path.suffix != ".toml" and not path.is_file():
         presets = preset_names()
         raise InputError(
-            f"There is no device '{device}'{_suggestion(str(device), presets)}: presets are {_listing(presets)}, "
+            f"There is no device '{device}'{suggestion(str(device), presets)}: presets are {listing(presets)}, "
             "or give the path of a .toml file."
         )
     try:
@@ -208,7 +110,7 @@ def _refuse_file(data: Mapping[str, Any], where: str) -> None:
         if isinstance(content, Mapping) and content.get("model") == model and "csv" in content:
             raise InputError(
                 f"{where}: {section}.csv names a file, which plain data may not: give the table's own numbers "
-                f"({_listing(fields)}), or the file as a setting, {section}.csv=FILE."
+                f"({listing(fields)}), or the file as a setting, {section}.csv=FILE."
             )
 
 
@@ -225,50 +127,35 @@ def _read_csv(data: dict[str, Any], folder: Path, where: str) -> None:
                 raise InputError(f"{where}: {section}.{field} is in the table that {section}.csv names: give one.")
         name = content.pop("csv")
         if not isinstance(name, str):
-            raise InputError(f"{where}: {section}.csv is {_show(name)} and must be the path of a CSV file.")
+            raise InputError(f"{where}: {section}.csv is {shown(name)}, expected the path of a CSV file.")
         content |= read_table(folder / name, fields)
 
 
-def _toml_value(text: str) -> Any:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-        if list(parsed) == ["value"]:
-            return parsed["value"]
-    except tomllib.TOMLDecodeError:
-        pass
-    try:
-        return float(text)  # numbers that TOML does not know: .5, 1e-3 with a bare point
-    except ValueError:
-        return text
-
-
-def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
+def _apply(data: dict[str, Any], changes: Iterable[Change], where: str) -> None:
     """Puts the changes into `data`, and drops what the changed choices leave without effect."""
-    known = _all_settings()
-    for name, value in changes.items():
-        section, _, field = name.partition(".")
-        if name not in known and entry_number(name) is None:
+    known = all_settings()
+    given: dict[str, set[str]] = {}
+    for change in changes:
+        section, field, name = change.section, change.field, change.name
+        if name not in known and number_of(name) is None:
             if section in VARIANTS and field:
                 raise InputError(f"{where}: {_unknown_setting(section, field)}.")
             raise InputError(
-                f"{where}: there is no setting '{name}'{_suggestion(name, known)}; "
-                f"write section.setting, with section one of {_listing(VARIANTS)}."
+                f"{where}: there is no setting '{name}'{suggestion(name, known)}; "
+                f"write section.setting, with section one of {listing(VARIANTS)}."
             )
         content = data.setdefault(section, {})
         if not isinstance(content, dict):
             raise InputError(f"{where}: {section} must be a section ([{section}]).")
         if name not in known:
-            _put_number(content, field, value, f"{where}: {name}")
-        elif value == "off" and _is_optional(section, field):
+            field = _put_number(content, field, change.value, f"{where}: {name}")
+        elif change.value == "off" and _is_optional(section, field):
             content.pop(field, None)
         else:
-            content[field] = value
-    for section, variants in VARIANTS.items():
-        content = data.get(section)
-        if not isinstance(content, dict):
-            continue
-        changed = {name.split(".")[1] for name in changes if name.startswith(f"{section}.")}
-        changed |= {"parameters"} if "parameter" in changed else set()
+            content[field] = change.value
+        given.setdefault(section, set()).add(field)
+    for section, changed in given.items():
+        content = data[section]
         if {"bits", "steps"} & changed and section in ("dac", "adc"):
             for field in {"bits", "steps"} - changed:
                 content.pop(field, None)
@@ -281,17 +168,17 @@ def _apply(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> None
             for field in set(_TABLES[section][1]) - changed:
                 content.pop(field, None)
         if set(CHOICES) & changed:
-            variant = choose_variant(variants, content)
+            variant = choose_variant(VARIANTS[section], content)
             if not isinstance(variant, WrongChoice):
                 for field in set(content) - changed:
                     if field not in variant.model_fields or _is_of_another_kind(content[field], variant, field):
                         del content[field]
-    if {"mapping.encoding", "write.model"} & set(changes):
+    if "encoding" in given.get("mapping", ()) or "model" in given.get("write", ()):
         mapping, write = data.get("mapping"), data.get("write", {})
         used = isinstance(write, dict) and write.get("model") in _WITH_CONDUCTANCES
         if isinstance(mapping, dict) and mapping.get("encoding", "weight") == "weight" and not used:
             for field in ("g_min_us", "g_max_us"):
-                if f"mapping.{field}" not in changes:
+                if field not in given.get("mapping", ()):
                     mapping.pop(field, None)
 
 
@@ -300,17 +187,22 @@ def _is_of_another_kind(value: Any, variant: type[Section], field: str) -> bool:
     return isinstance(value, dict) != (get_origin(variant.model_fields[field].annotation) is dict)
 
 
-def _put_number(content: dict[str, Any], field: str, value: Any, where: str) -> None:
-    """Puts one number of a table, `mean_us.0.3`, of a fit, `nu.low`, or a parameter, `parameter.gain`, in its place."""
+def _put_number(content: dict[str, Any], field: str, value: Any, where: str) -> str:
+    """Puts one number of a table, `mean_us.0.3`, of a fit, `nu.low`, or a parameter, `parameter.gain`, in its place.
+
+    Returns the setting that it belongs to.
+    """
     setting, *places = field.split(".")
     if len(places) == 1 and not places[0].isdecimal():
-        content.setdefault("parameters" if setting == "parameter" else setting, {})[places[0]] = value
-        return
+        setting = "parameters" if setting == "parameter" else setting
+        content.setdefault(setting, {})[places[0]] = value
+        return setting
     try:
         row = content[setting]
         for place in places[:-1]:
             row = row[int(place)] if isinstance(row[0], list) else row
         row[int(places[-1])] = value
+        return setting
     except (KeyError, IndexError, TypeError):
         raise InputError(f"{where} is not in the table of this profile.") from None
 
@@ -329,49 +221,51 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
     section, *place = [str(part) for part in first["loc"] if part not in _ALTERNATIVES] or [""]
     setting = ".".join(place[1:])  # behind the name of the variant
     if kind == "value_error":
-        said = str(first["ctx"]["error"])
+        said = str(first["ctx"]["error"])  # of one setting: what follows its name
         if not setting:
             return f"[{section}] {said}" if section else said
-        return (
-            f"{section}.{setting} {'' if isinstance(value, dict | list | tuple) else f'is {_show(value)} and '}{said}"
-        )
+        return f"{section}.{setting}{said}"
     if section not in VARIANTS:
         if kind == "extra_forbidden":
             names = [*VARIANTS, "name", "description", "source"]
-            return f"there is no section '{section}'{_suggestion(section, names)}; sections are {_listing(VARIANTS)}"
-        return f"{section} is {_show(value)} and must be {_wanted(first, section)}"
+            return f"there is no section '{section}'{suggestion(section, names)}; sections are {listing(VARIANTS)}"
+        return f"{section} is {shown(value)}, expected {_wanted(first)}"
     content = data.get(section)
     if not isinstance(content, Mapping):
-        return f"{section} is {_show(content)} and must be a section ([{section}])"
+        return f"{section} is {shown(content)}, expected a section ([{section}])"
     variant = choose_variant(VARIANTS[section], content)
     if isinstance(variant, WrongChoice):
-        name, options = f"{section}.{variant.setting}", _listing(variant.options)
+        name, options = f"{section}.{variant.setting}", listing(variant.options)
         if variant.given is None:
             return f"{name} is missing: choose one of {options}"
-        meant = _suggestion(str(variant.given), variant.options)
-        return f"{name} is {_show(variant.given)} and must be one of {options}{meant}"
+        meant = suggestion(str(variant.given), variant.options)
+        return f"{name} is {shown(variant.given)}, expected one of {options}{meant}"
     if kind == "extra_forbidden":
         elsewhere = [other for other in VARIANTS[section] if setting in other.model_fields]
         if elsewhere:
             fields = elsewhere[0].model_fields
             other = next(name for name in CHOICES if name in fields and content.get(name) not in words(fields[name]))
-            here, there = _choices(section, content, variant), _listing(words(fields[other]))
+            here, there = _choices(section, content, variant), listing(words(fields[other]))
             return f"{section}.{setting} has no effect with {here}: remove it, or choose {section}.{other} {there}"
         return _unknown_setting(section, setting)
     if kind == "missing":
         return f"{section}.{setting} is missing: {_choices(section, content, variant) or section} needs it"
-    return f"{section}.{setting} is {_show(value)} and must be {_wanted(first, setting)}"
+    wanted = _wanted(first)
+    if place[1:]:
+        about, choices = explain(variant, place[1]), words(variant.model_fields[place[1]])
+        if isinstance(about, Number) and kind.startswith(("int", "float", "finite")):
+            row = number_of(f"{section}.{setting}")  # of a fit, each number by itself
+            wanted = row.legal.in_words if row else about.range
+        elif kind == "literal_error" and choices:
+            wanted = f"one of {listing(choices)}"
+    return f"{section}.{setting} is {shown(value)}, expected {wanted}"
 
 
-def _wanted(error: Any, setting: str) -> str:
+def _wanted(error: Any) -> str:
     """What a value of the wrong type should have been."""
     kind = str(error["type"])
     if kind == "literal_error":
         return f"one of {error['ctx']['expected']}"
-    if kind.startswith("int"):
-        return "a whole number"
-    if kind.startswith(("float", "finite")):
-        return "a finite number"
     if kind.startswith("dict"):
         return "numbers by name, as in {c0 = 0.1}"
     if kind == "string_pattern_mismatch":
@@ -389,7 +283,7 @@ def _choices(section: str, content: Mapping[str, Any], variant: type[Section]) -
 def _unknown_setting(section: str, field: str) -> str:
     """Says that a section has no such setting, and which it has."""
     known = _settings(section)
-    return f"there is no setting '{section}.{field}'{_suggestion(field, known)}; [{section}] has {_listing(known)}"
+    return f"there is no setting '{section}.{field}'{suggestion(field, known)}; [{section}] has {listing(known)}"
 
 
 def _settings(section: str) -> list[str]:
@@ -397,18 +291,6 @@ def _settings(section: str) -> list[str]:
     return [*settings, *(["csv"] if section in _TABLES else [])]
 
 
-def _all_settings() -> list[str]:
+def all_settings() -> list[str]:
+    """Every setting of every variant, as `section.setting`."""
     return [f"{section}.{field}" for section in VARIANTS for field in _settings(section)]
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-def _listing(words: Iterable[str]) -> str:
-    return ", ".join(words)
-
-
-def _show(value: Any) -> str:
-    return f"'{value}'" if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)

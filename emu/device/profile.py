@@ -9,7 +9,7 @@ from emu.contract.schema import ATTRIBUTES, NUMBERS
 from emu.contract.structure import wrong_settings
 from emu.device import sections
 from emu.device.combinations import wrong_combination
-from emu.device.fields import contradiction, said_of_settings
+from emu.device.fields import said_of_settings
 from emu.device.sections.converters import AdcNone, DacNone
 from emu.device.sections.cost import CostNone
 from emu.device.sections.drift import DriftNone
@@ -20,9 +20,6 @@ from emu.device.sections.read import ReadPlain
 from emu.device.sections.section import ChosenVariant
 from emu.device.sections.write import WriteNone
 
-# The settings that give numbers, in the order of a graph's `device` tensor. One that holds several numbers has an entry
-# for each: see `entries`.
-ENTRY_NAMES = tuple(name.split(".<")[0] for name in NUMBERS)
 _SETTING_OF_ENTRY = {"program.parameter": "program.parameters"}
 # The setting that gives each attribute. Where a device has no such setting, or leaves it out, its effect is off.
 SETTINGS = {
@@ -59,6 +56,11 @@ SETTINGS = {
     "read_noise": "read.weight_noise_model",
     "ir_drop": "read.wires",
 }
+# The section and field that give each attribute, and each number or family of numbers in the order of a graph's
+# `device` tensor.
+_ATTRIBUTE_FIELDS = {name: setting.split(".") for name, setting in SETTINGS.items()}
+_ENTRY_FIELDS = {name: name.split(".") for name in (each.split(".<")[0] for each in NUMBERS)}
+_ENTRY_FIELDS["program.parameter"] = ["program", "parameters"]
 
 
 class Profile(BaseModel):
@@ -87,7 +89,7 @@ class Profile(BaseModel):
     def _settings_fit_each_other(self) -> Self:
         entries = self.entries()
         contradictions = said_of_settings(wrong_settings(self.structure(), entries), SETTINGS)
-        problem = wrong_combination(self) or contradiction(entries) or next(contradictions, None)
+        problem = wrong_combination(self) or next(contradictions, None)
         if problem:
             raise ValueError(problem)
         return self
@@ -99,16 +101,16 @@ class Profile(BaseModel):
         `program.mean_us.<row>.<column>`, and a function's parameters `program.parameter.<name>`.
         """
         numbers: dict[str, float] = {}
-        for name in ENTRY_NAMES:
-            value = self._setting(_SETTING_OF_ENTRY.get(name, name))
-            if value is not None and (not isinstance(value, dict) or name in _SETTING_OF_ENTRY):
+        for name, place in _ENTRY_FIELDS.items():
+            value = self._setting(*place)
+            if value is not None and (not isinstance(value, dict) or name == "program.parameter"):
                 numbers |= _entries(name, value)
         return numbers
 
     def choices(self) -> dict[str, float]:
         """The settings that are no entry, but choose which numbers entries have, as a run may do too, with values."""
         given = getattr(self.program, "time_s", None)
-        return {"program.time_s": given} if given is not None and self._setting("program.fit_time_s") else {}
+        return {"program.time_s": given} if given is not None and self._setting("program", "fit_time_s") else {}
 
     def structure(self) -> dict[str, int | str]:
         """What shapes the computation: the attributes of a rewritten graph's nodes that the device gives.
@@ -118,20 +120,19 @@ class Profile(BaseModel):
         weights only. Where `write.operands` is not `both`, the sites of the other operand have `write` `none`.
         """
         flips = self.faults.storage != "none"
-        stuck = self._setting("faults.stuck_low") is not None
-        given = {attribute: self._setting(setting) for attribute, setting in SETTINGS.items()} | {
+        stuck = self._setting("faults", "stuck_low") is not None
+        given = {attribute: self._setting(*place) for attribute, place in _ATTRIBUTE_FIELDS.items()} | {
             "fault_source": "random" if flips or stuck else "none",
-            "table_times": len(self._setting("program.table_time_s") or ()),
-            "table_points": len(self._setting("program.target_us") or ()),
-            "drift_points": len(self._setting("drift.target_us") or ()),
+            "table_times": len(self._setting("program", "table_time_s") or ()),
+            "table_points": len(self._setting("program", "target_us") or ()),
+            "drift_points": len(self._setting("drift", "target_us") or ()),
         }
         absent = {name: row.absent for name, row in ATTRIBUTES.items() if name in given}
         attributes = {name: value if given[name] is None else given[name] for name, value in absent.items()}
         return {**attributes, "entries": ",".join(self.entries())}
 
-    def _setting(self, name: str) -> Any:
-        """The value of a setting, None where it is left out or not of the chosen variant."""
-        section, field, *part = name.split(".")
+    def _setting(self, section: str, field: str, *part: str) -> Any:
+        """The value of a setting, or of a part of a fit, None where it is left out or not of the chosen variant."""
         value = getattr(self, section).acting(field)
         return (value.get(part[0]) if isinstance(value, dict) else None) if part else value
 

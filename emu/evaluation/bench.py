@@ -5,21 +5,23 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.device import parse_overrides
-from emu.device.loading import Overrides
+from emu.contract.manifest import Manifest, plain
+from emu.contract.selection import select
+from emu.contract.site import Site
+from emu.device import DeviceNumbers, Overrides, parse_overrides
 from emu.errors import InputError
-from emu.evaluation.controls import changed_settings, control_feeds, flat_settings
+from emu.evaluation.controls import LARGEST_SEED, control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Kept, Task, task_by_name
-from emu.rewriter import select
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +40,7 @@ class Trial:
         read_seed: which repetition on that chip, 0 to 2^32 - 1.
         head: disturb this attention head only; -1 for all.
         strength: factor on every disturbance of the sites that `only` and `exclude` leave.
-        only: disturb these sites only, a selection as `emu.rewriter.select` reads it; the others are digital.
+        only: disturb these sites only, as `emu.contract.selection.Selection` reads it; the others are digital.
         exclude: leave these sites digital.
         set: numbers of the device, by the names of `Bench.settings`.
     """
@@ -84,18 +86,6 @@ class Score:
         if "accuracy" not in self.metrics:
             raise InputError(f"This task measures {', '.join(self.metrics)}, and no accuracy.")
         return self.metrics["accuracy"]
-
-
-@dataclass(frozen=True)
-class _Selectable:
-    index: int
-    node: str
-    layer: int | None
-    component: str
-    shape: tuple[int | None, int | None]
-
-
-_SELECTED_BY = ("node", "layer", "component", "shape")
 
 
 class Bench:
@@ -151,7 +141,7 @@ class Bench:
         ops: Literal["native", "python"] = "native",
         folder: str | Path | None = None,
     ) -> None:
-        from emu.rewriter import load_devices, read_manifest, rewrite
+        from emu.rewriter import device_numbers, load_devices, read_manifest, rewrite
         from emu.runtime import session as open_session
 
         runnable, self.name = runnable_model(model)
@@ -177,10 +167,12 @@ class Bench:
             raise InputError(f"{self.name} has no device whose settings could change: give a device too.")
         check_calibrated(manifest, self.name)
         self.model = runnable
-        self.manifest: dict[str, Any] | None = manifest
+        self.manifest: Manifest | None = manifest
         asked_task = task_by_name(task) if isinstance(task, str) else task
-        self.settings: dict[str, float] = flat_settings(manifest, set) if manifest else {}
-        self._set = set
+        self._selected = cache(self._select)
+        self._numbers = device_numbers(manifest) if manifest else DeviceNumbers({})
+        self._set = parse_overrides(set)
+        self.settings: dict[str, float] = self._numbers.flat(self._set)
         self.session = open_session(runnable, ops=ops, threads=threads)
         inputs = model_inputs(self.session)
         beside = Path(model).parent if isinstance(model, str | Path) else None if folder is None else Path(folder)
@@ -199,7 +191,7 @@ class Bench:
             "model": _place(model) if isinstance(model, str | Path) else None,
             **_arguments_of(self.dataset.source),
             "rewriting": rewriting,
-            "set": changed_settings(manifest, self.settings) if manifest else {},
+            "set": self._numbers.differing(self.settings),
             "task": self.task.name,
             "samples": len(self.dataset.labels),
             "batch_size": self.batch_size,
@@ -227,9 +219,14 @@ class Bench:
         return other
 
     @property
-    def sites(self) -> list[dict[str, Any]]:
+    def sites(self) -> tuple[Site, ...]:
         """The sites of the manifest, by index; none for a plain model."""
-        return list(self.manifest["sites"]) if self.manifest else []
+        return self.manifest.sites if self.manifest else ()
+
+    @property
+    def device_names(self) -> str:
+        """The names of its devices, empty for a plain model."""
+        return ", ".join(self.manifest.devices) if self.manifest else ""
 
     @property
     def batches(self) -> int:
@@ -274,9 +271,13 @@ class Bench:
         """
         if self.manifest is None:
             raise InputError(f"{self.name} is not rewritten and has no controls: give a device.")
-        settings = {**parse_overrides(self._set), **trial.set}
         feeds = control_feeds(
-            self.manifest, seed=trial.seed, read_seed=trial.read_seed, head=trial.head, set=settings or None
+            self.manifest,
+            seed=trial.seed,
+            read_seed=trial.read_seed,
+            head=trial.head,
+            set={**self._set, **trial.set},
+            numbers=self._numbers,
         )
         if trial.only is None and trial.exclude is None and trial.strength == 1:
             return feeds  # the model's own strengths
@@ -284,10 +285,13 @@ class Bench:
 
     def strengths(self, trial: Trial) -> NDArray[np.float32]:
         """The factor of each site under a trial, float32 `[sites]`."""
-        sites = [_Selectable(site["index"], **{key: site[key] for key in _SELECTED_BY}) for site in self.sites]
-        strengths = np.zeros(len(sites), np.float32)
-        strengths[[site.index for site in select(sites, trial.only, trial.exclude, may_be_empty=True)]] = trial.strength
+        strengths = np.zeros(len(self.sites), np.float32)
+        strengths[self._selected(trial.only, trial.exclude)] = trial.strength
         return strengths
+
+    def _select(self, only: str | None, exclude: str | None) -> list[int]:
+        """The indices of the sites that a selection leaves."""
+        return [site.index for site in select(self.sites, only, exclude, may_be_empty=True)]
 
     def fingerprint(self) -> dict[str, str]:
         """What results depend on beside the trial, each as a short text: equal texts, equal results.
@@ -302,14 +306,14 @@ class Bench:
             model = _digest_of_files(Path(self.model))
         else:
             model = hashlib.sha256(self.model.SerializeToString(deterministic=True)).hexdigest()
-        manifest = self.manifest or {}
-        device = json.dumps([manifest.get("devices"), self.settings], sort_keys=True)
+        manifest = self.manifest
+        device = json.dumps([plain(manifest.devices) if manifest else None, self.settings], sort_keys=True)
         return {
             "model": model,
             "device": hashlib.sha256(device.encode()).hexdigest(),
             "data": self._data_digest,
             "task": self.task.name,
-            "emu": str(manifest.get("format", "")),
+            "emu": str(manifest.format) if manifest else "",
         }
 
     def _outputs(self, controls: dict[str, NDArray[Any]], progress: Callable[[], None] | None) -> Kept:
@@ -333,6 +337,17 @@ class Bench:
         return Score(measured.metrics, measured.correct, len(self.dataset.labels), measured.undefined)
 
 
+def seeds_of(chips: int, first_seed: int = 0) -> range:
+    """The seeds of so many chips.
+
+    Raises:
+        InputError: no chip, or seeds that do not exist.
+    """
+    if chips < 1 or first_seed < 0 or first_seed + chips - 1 > LARGEST_SEED:
+        raise InputError(f"{chips} chips from seed {first_seed} on: give at least one chip, with seeds 0 to 2^32 - 1.")
+    return range(first_seed, first_seed + chips)
+
+
 def runnable_model(model: Any) -> tuple[Any, str]:
     """What a session and the rewriter take, and the model's name for messages."""
     if isinstance(model, str | Path):
@@ -343,13 +358,13 @@ def runnable_model(model: Any) -> tuple[Any, str]:
     return proto, str(proto.graph.name or "model")
 
 
-def check_calibrated(manifest: Mapping[str, Any] | None, name: str) -> None:
+def check_calibrated(manifest: Manifest | None, name: str) -> None:
     """Refuses a model whose calibrated converters have no ranges yet.
 
     Raises:
         InputError: it has none.
     """
-    if manifest is not None and manifest.get("calibration", {}) is None:
+    if manifest is not None and manifest.calibration is None:
         raise InputError(
             f"{name} has converters with calibrated ranges and is not calibrated yet: run 'emu calibrate' on the "
             "rewritten model first."

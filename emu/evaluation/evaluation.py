@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from emu.device.loading import Overrides
+from emu.device import Overrides
 from emu.errors import InputError
-from emu.evaluation.bench import Bench, Score, Trial, check_calibrated, runnable_model
-from emu.evaluation.controls import LARGEST_SEED, control_feeds
+from emu.evaluation.bench import Bench, Score, Trial, check_calibrated, runnable_model, seeds_of
+from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import convert_inputs, model_inputs, read_arrays
 from emu.evaluation.metrics import metric_spread
 from emu.evaluation.sources import DataSource
@@ -178,9 +178,8 @@ def evaluate(
         samples=samples,
         ops=ops,
     )
-    if chips < 1 or first_seed < 0 or first_seed + chips - 1 > LARGEST_SEED:
-        raise InputError(f"{chips} chips from seed {first_seed} on: give at least one chip, with seeds 0 to 2^32 - 1.")
-    seeds = tuple(range(first_seed, first_seed + chips)) if bench.manifest else ()
+    asked = seeds_of(chips, first_seed)
+    seeds = tuple(asked) if bench.manifest else ()
     done = 0
 
     def step() -> None:
@@ -191,7 +190,6 @@ def evaluate(
 
     clean = bench.run_clean(step)
     scores = tuple(bench.run(Trial(seed=seed, read_seed=read_seed), step) for seed in seeds)
-    manifest = bench.manifest
     return Evaluation(
         clean=clean,
         chips=scores,
@@ -199,7 +197,7 @@ def evaluate(
         read_seed=read_seed,
         model=bench.name,
         data=bench.dataset.where,
-        device=", ".join(manifest["devices"]) if manifest else None,
+        device=bench.device_names or None,
         settings=bench.settings,
         sites=len(bench.sites),
         batch_size=bench.batch_size,
@@ -247,7 +245,7 @@ def run(
 
     runnable, name = runnable_model(model)
     manifest = read_manifest(runnable)
-    given = {"seed": seed, "read_seed": read_seed, "sample": sample, "head": head}
+    given: dict[str, Any] = {"seed": seed, "read_seed": read_seed, "sample": sample, "head": head}
     if manifest is None:
         controls = [key for key, value in {**given, "set": set}.items() if value is not None]
         if controls:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.device.loading import Overrides
+from emu.contract.schema import FAULTY_WEIGHT
+from emu.device import Overrides
 from emu.errors import InputError
-from emu.evaluation.controls import control_feeds, flat_settings
-from emu.rewriter import ArrayFaults, EmulatedModel, Faults, fault_storage
+from emu.evaluation.controls import control_feeds
+from emu.rewriter import ArrayFaults, EmulatedModel, Faults, device_numbers, fault_storage
 
 if TYPE_CHECKING:
     import onnx
@@ -36,30 +37,30 @@ def draw_faults(
     """
     emulated = EmulatedModel.open(model)
     manifest = emulated.manifest
-    controls = control_feeds(manifest, seed=seed, set=set)
+    settings = device_numbers(manifest)
+    controls = control_feeds(manifest, seed=seed, set=set, numbers=settings)
 
     def control(name: str) -> NDArray[Any]:
         return controls[name] if name in controls else emulated.value(name)
 
     nodes = emulated.nodes()
     arrays: dict[tuple[int, int], ArrayFaults] = {}
-    for site in manifest["sites"]:
-        node = nodes[site["node"]]
+    for site in manifest.sites:
+        node = nodes[site.node]
         attributes = {name: each.value for name, each in node.attributes.items()}
-        key = site["array"], site.get("code_bits", 0)
+        key = site.array, site.code_bits
         if attributes.get("fault_source") != "random" or key in arrays:
             continue
-        device = control(manifest["devices"][site["device"]]["input"])
+        device = control(manifest.devices[site.device].input)
         numbers = _numbers(emulated, node, attributes, device, control)
-        rows, columns = site["shape"]
-        storage = fault_storage(attributes, site.get("code_bits", 0))
-        arrays[key] = ArrayFaults(site["node"], site["component"], (rows, columns), storage, numbers)
+        storage = fault_storage(attributes, site.code_bits)
+        arrays[key] = ArrayFaults(site.node, site.component, (site.shape[0] or 0, site.shape[1] or 0), storage, numbers)
     if not arrays:
         raise InputError(
             f"{emulated.name} has no random faults: rewrite the original model for a device with bit flips or "
             "stuck cells."
         )
-    origin = {"seed": int(control("emu.seed")), "settings": flat_settings(manifest, set)}
+    origin = {"seed": int(control("emu.seed")), "settings": settings.flat(set)}
     return Faults(origin, tuple(arrays.values()))
 
 
@@ -71,7 +72,7 @@ def _numbers(
     from emu.reference import flipped_bits, stuck_cells
 
     held, *codes_of = emulated.stored(node)
-    is_product = node.op_type != "FaultyWeight"  # whose W is a matrix or a stack of them
+    is_product = node.op_type != FAULTY_WEIGHT  # whose W is a matrix or a stack of them
     matrix = np.ascontiguousarray(held if is_product else held.reshape(-1, held.shape[-1]))
     zero_point = codes_of[1] if codes_of else np.zeros((), np.float32)
     zero_point = of_each_code(zero_point, matrix.shape[-2], attributes.get("block_rows", 0))

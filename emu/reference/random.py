@@ -4,10 +4,11 @@ Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 """
 
 from collections.abc import Callable
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from emu.contract.schema import Stream as Stream
 
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -19,40 +20,6 @@ _VALUES_PER_BLOCK = 4
 _BLOCKS_AT_ONCE = 1 << 15
 
 _Words = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
-
-
-class Stream(IntEnum):
-    """What a random array is for; the low eight bits of counter word c3.
-
-    The negative device of a pair has the stream after that of the positive one; the cells of the unit column have
-    those of the other cells plus UNIT_COLUMN.
-    """
-
-    PROGRAM = 0
-    PROGRAM_NEGATIVE = 1
-    PROGRAM_CYCLE = 2
-    PROGRAM_CYCLE_NEGATIVE = 3
-    DRIFT = 4
-    DRIFT_NEGATIVE = 5
-    PROGRAMMED_READ = 6
-    PROGRAMMED_READ_NEGATIVE = 7
-    STUCK = 8
-    STUCK_NEGATIVE = 9
-    PROGRAM_SECOND = 10
-    PROGRAM_SECOND_NEGATIVE = 11
-    BIT_FLIPS = 12
-    LEVELS = 13
-    MODIFIER = 14
-    WRITE = 16
-    WRITE_NEGATIVE = 17
-    COMPENSATION_BASELINE = 18
-    COMPENSATION_READING = 19
-    ADC_GAIN = 20
-    ADC_OFFSET = 21
-    UNIT_COLUMN = 24
-    READ = 64
-    INPUT_NOISE = 65
-    UNIT_COLUMN_READ = 66
 
 
 def philox4x32(c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: int, k1: int) -> _Words:

@@ -1,11 +1,13 @@
 """From a normalized model to its sites: products, labels, heads, and where their samples lie."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 
+from emu.contract.schema import DYNAMIC, QUANTIZED, STORED
+from emu.contract.site import Site, Skipped
 from emu.rewriter.batch import Batch
 from emu.rewriter.dataflow import DataFlow, tensor_of
 from emu.rewriter.find import Product, find_products
@@ -14,7 +16,10 @@ from emu.rewriter.label import find_attentions, label_products
 from emu.rewriter.quantized import QuantizedTensor
 from emu.rewriter.shapes import Probes, probe, tokens_first
 from emu.rewriter.sharing import held_by
-from emu.rewriter.site import Site, Skipped
+
+_WITH_HEADS = {"query", "key", "value", "query_key_value", "key_value"}
+_WITH_HEADS |= {"attention_scores", "attention_context", "attention_output"}
+_NO_HEADS = "the heads of this site could not be told from the graph: choosing a head leaves it exact"
 
 
 @dataclass(frozen=True)
@@ -43,18 +48,23 @@ def analyze(model: ir.Model, name: str, batch: Batch) -> Analysis:
     heads: dict[Product, Heads] = {}
     for attention in attentions:
         heads = finder.of(attention) | heads
-    sites = []
-    products = [product for product in products if not product.digital]
-    for index, product in enumerate(products):
+    sites: list[Site] = []
+    found: list[Product] = []
+    for index, product in enumerate(product for product in products if not product.digital):
         place = _Samples.of(product, flow, probes)
+        found.append(replace(product, samples_inside=place.inside))
         own, label = heads.get(product, Heads()), labels[product]
+        codes = _codes(product)
+        stack = product.stack if product.stored else 1
+        per_row = None if product.rows is None or product.columns is None else product.rows * product.columns
         sites.append(
             Site(
                 index=index,
                 array=index,
+                device="",
                 node=product.node.name or "",
-                op=product.node.op_type,
-                stored=product.stored,
+                op=DYNAMIC if not product.stored else QUANTIZED if codes else STORED,
+                source_op=product.node.op_type,
                 layer=label.layer,
                 component=label.component,
                 shape=(product.rows, product.columns),
@@ -63,14 +73,23 @@ def analyze(model: ir.Model, name: str, batch: Batch) -> Analysis:
                 head_groups=own.groups,
                 head_share=own.share,
                 sample_axis=place.axis,
-                samples_inside=place.inside,
-                rows=place.rows,
-                matrices=place.matrices,
+                stack=stack,
                 window=product.convolution.text if product.convolution is not None else "",
-                **_codes(product),
+                tiles=None,
+                parameters=(per_row or 0) * stack if product.stored else 0,
+                macs=_product_of(per_row, place.rows, place.matrices),
+                macs_per_row=per_row,
+                **codes,
+                note=_NO_HEADS if label.component in _WITH_HEADS and not own.heads else "",
             )
         )
-    return Analysis(sites, products, skipped, probes)
+    return Analysis(sites, found, skipped, probes)
+
+
+def _product_of(*sizes: int | None) -> int | None:
+    """None where a size depends on a symbolic one."""
+    known = [size for size in sizes if size is not None]
+    return math.prod(known) if len(known) == len(sizes) else None
 
 
 def _codes(product: Product) -> dict[str, Any]:

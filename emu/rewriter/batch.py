@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from emu.contract.manifest import SampleAxis
 from emu.errors import InputError
 
 UNNAMED = ""  # stands for free leading dimensions without a name
@@ -15,22 +16,14 @@ _OTHER_NAME = re.compile(
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Where the samples lie.
+class Batch(SampleAxis):
+    """Where the samples lie, and which free dimensions count them.
 
     Attributes:
-        input: name of the input that tells how many samples there are; None where none does: then there is one sample.
-        axis: its axis that counts them.
-        size: their number if the model fixes it, else None.
-        how: how this was told, as a half-sentence.
         symbols: names of the free dimensions that count samples; `UNNAMED` for leading ones without a name.
 
     """
 
-    input: str | None
-    axis: int
-    size: int | None
-    how: str
     symbols: frozenset[str] = frozenset()
 
     def counts_samples(self, symbol: str, axis: int) -> bool:

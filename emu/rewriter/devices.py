@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from emu.device import Profile, load_profile, parse_overrides
-from emu.device.loading import Overrides
+from emu.contract.selection import Selection
+from emu.contract.site import Site
+from emu.device import Overrides, Profile, load_profile
+from emu.device.overrides import read_changes
 from emu.errors import InputError
-from emu.rewriter.selection import Selectable, matching
 
 Device: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Profile
 # `SELECTION:DEVICE`, or the two apart.
@@ -33,44 +35,42 @@ def load_devices(
 
     """
     pairs = [_pair(rule) for rule in rules]
-    plain: dict[str, Any] = {}
-    named: dict[str, dict[str, Any]] = {}
-    for key, value in parse_overrides(set).items():
-        name, colon, setting = key.partition(":")
-        if colon:
-            named.setdefault(name.strip(), {})[setting] = value
-        else:
-            plain[key] = value
-    default = load_profile(_source(device), plain)
+    changes = read_changes(set)
+    named = {each.device: [other for other in changes if other.device == each.device] for each in changes}
+    default = load_profile(_source(device), named.pop("", ()))
     loaded = [default, *(default if _same(source, device) else load_profile(_source(source)) for _, source in pairs)]
     profiles: dict[str, Profile] = {}
     for profile in loaded:
         if profiles.setdefault(profile.name, profile).model_dump() != profile.model_dump():
             raise InputError(f"Two devices are named '{profile.name}' and differ: give one of them another name.")
-    for name, changes in named.items():
+    for name, its_changes in named.items():
         if name not in profiles:
             raise InputError(
-                f"'{name}:{next(iter(changes))}' sets a device that is not used here: write one of "
+                f"'{name}:{its_changes[0].name}' sets a device that is not used here: write one of "
                 f"{', '.join(profiles)} before the colon."
             )
-        profiles[name] = load_profile(profiles[name], changes)
+        profiles[name] = load_profile(profiles[name], its_changes)
     chosen = [profiles[profile.name] for profile in loaded]
     return chosen[0], [(selection, profile) for (selection, _), profile in zip(pairs, chosen[1:], strict=True)]
 
 
-def assign(sites: Sequence[Selectable], default: Profile, rules: Sequence[tuple[str, Profile]]) -> list[Profile]:
-    """The device of every site: that of the last rule that matches it, else `default`.
+def assign(
+    sites: Sequence[Site], default: Profile, rules: Sequence[tuple[str, Profile]]
+) -> tuple[list[Site], dict[str, Profile]]:
+    """The sites with the names of their devices: that of the last rule that matches one, else `default`.
+
+    Returns:
+        The sites, and the devices by name, in order of first use.
 
     Raises:
         InputError: a rule that matches no site.
 
     """
-    profiles = [default] * len(sites)
-    places = {id(site): place for place, site in enumerate(sites)}
+    chosen = dict.fromkeys((site.node for site in sites), default)
     for selection, profile in rules:
-        for site in matching(sites, selection, "map"):
-            profiles[places[id(site)]] = profile
-    return profiles
+        chosen |= {site.node: profile for site in Selection.parse(selection, "map").of(sites)}
+    mapped = [replace(site, device=chosen[site.node].name) for site in sites]
+    return mapped, {profile.name: profile for profile in chosen.values()}
 
 
 def _pair(rule: Rule) -> tuple[str, Device]:

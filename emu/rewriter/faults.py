@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.selection import shape_text
+from emu.contract.site import Site
 from emu.device import Profile
 from emu.errors import InputError
 from emu.rewriter.replace import node_attributes
-from emu.rewriter.site import Site
 
 FORMAT = 1
 _FACTS = "facts"
@@ -133,7 +134,7 @@ class Faults:
         except (ValueError, KeyError, TypeError, IndexError):
             raise no_faults from None
 
-    def by_site(self, sites: Sequence[Site], profiles: Sequence[Profile]) -> dict[int, NDArray[np.int64]]:
+    def by_site(self, sites: Sequence[Site], profiles: Mapping[str, Profile]) -> dict[int, NDArray[np.int64]]:
         """The list of every site that can have faults, by the site's index.
 
         Raises:
@@ -154,10 +155,10 @@ class Faults:
                 )
             if array.shape != first.shape:
                 raise InputError(
-                    f"{self.where}: node '{first.node}' was {_text(array.shape)}, here it is {_text(first.shape)}: "
-                    "give the faults of this model."
+                    f"{self.where}: node '{first.node}' was {shape_text(array.shape)}, here it is "
+                    f"{shape_text(first.shape)}: give the faults of this model."
                 )
-            storage = fault_storage(node_attributes(first, profiles[first.index], len(sites)), first.code_bits)
+            storage = fault_storage(node_attributes(first, profiles[first.device], len(sites)), first.code_bits)
             for name in dict.fromkeys([*array.storage, *storage]):
                 before, now = array.storage.get(name, "none"), storage.get(name, "none")
                 if before != now:
@@ -176,11 +177,11 @@ class Faults:
         return found
 
 
-def fault_groups(sites: Sequence[Site], profiles: Sequence[Profile]) -> list[list[Site]]:
+def fault_groups(sites: Sequence[Site], profiles: Mapping[str, Profile]) -> list[list[Site]]:
     """The sites that random faults hit, those that share what is hit together."""
     groups: dict[tuple[int, int], list[Site]] = {}
     for site in sites:
-        if site.stored and profiles[site.index].structure()["fault_source"] == "random":
+        if site.is_stored and profiles[site.device].structure()["fault_source"] == "random":
             groups.setdefault((site.array, site.code_bits), []).append(site)
     return list(groups.values())
 
@@ -199,7 +200,3 @@ def fault_storage(attributes: Mapping[str, int | str], code_bits: int) -> dict[s
     if "faults.stuck_low" in str(attributes["entries"]).split(","):
         names += ["encoding", "weight_bits", "slice_bits"]
     return {"weights": f"int{code_bits}" if code_bits else "float32"} | {name: attributes[name] for name in names}
-
-
-def _text(shape: Sequence[int | None]) -> str:
-    return "x".join(map(str, shape))

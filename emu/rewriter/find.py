@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from emu.contract.site import Skipped
 from emu.errors import InputError
 from emu.rewriter.convolution import Convolution, convolution_of
 from emu.rewriter.dataflow import DataFlow, is_standard, sizes_of, tensor_of
 from emu.rewriter.passes.expand_conv_transpose import why_not_expanded
 from emu.rewriter.passes.expand_quantized import holds_product
 from emu.rewriter.shapes import Probes
-from emu.rewriter.site import Skipped
 from emu.rewriter.work import macs_of
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -29,7 +29,8 @@ class Product:
     `activation` is what is fed to the array (X or A), `matrix` what is in it (the source of W, or B). `rows` and
     `columns` are K and N, for a stored one always known. `stack` is the number of such matrices that a weight holds,
     each an array of its own; `convolution` says which windows of the activation are the rows that are fed. `digital` is
-    why it stays digital, for one that only helps to tell what the others do.
+    why it stays digital, for one that only helps to tell what the others do. `samples_inside` says whether the leading
+    axis of the activation counts tokens first and samples second ([tokens * batch, K]).
     """
 
     node: ir.Node
@@ -41,6 +42,7 @@ class Product:
     stack: int = 1
     convolution: Convolution | None = None
     digital: str = ""
+    samples_inside: bool = False
 
 
 def find_products(model: ir.Model, flow: DataFlow, probes: Probes, name: str) -> tuple[list[Product], list[Skipped]]:

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from emu.contract.manifest import MANIFEST_KEY
 from emu.errors import InputError
 from emu.rewriter.dataflow import captured_values
 from emu.rewriter.modernize import OLDEST_OPSET, modernized
@@ -20,7 +21,6 @@ from emu.rewriter.tensor_checks import check_tensors
 
 ModelSource: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
-MANIFEST_KEY = "emu.manifest"
 DOMAIN = "emu"
 _SMALL_BYTES = 4096
 

@@ -5,7 +5,7 @@ around it (bias, patches of an image) is added as plain ONNX nodes beside it.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from emu.contract.codes import stored_codes
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, FORMAT, OPERATORS, QUANTIZED, STORED, attribute_types
+from emu.contract.site import Site
 from emu.device import Profile
 from emu.errors import InputError
 from emu.rewriter.batch import Batch
@@ -24,7 +25,6 @@ from emu.rewriter.modernize import lowest_ir_version
 from emu.rewriter.quantized import QuantizedTensor
 from emu.rewriter.shapes import Probes
 from emu.rewriter.sharing import Held, held_by
-from emu.rewriter.site import Site
 from emu.rewriter.stored_tensors import StoredTensor
 
 # The scalar control inputs of a rewritten model and their default values.
@@ -40,7 +40,7 @@ def replace_products(
     products: Sequence[Product],
     tensors: Sequence[StoredTensor],
     probes: Probes,
-    profiles: Sequence[Profile],
+    profiles: Mapping[str, Profile],
     faults: Mapping[int, np.ndarray] | None,
     batch: Batch,
     name: str,
@@ -53,7 +53,7 @@ def replace_products(
         products: the product behind each of the first sites.
         tensors: the stored tensor behind each of the sites that follow.
         probes: the model's shapes.
-        profiles: the device of each site.
+        profiles: the devices of the sites by name, in order of first use.
         faults: by site, the list of faults in the place of random ones: int64, as `docs/operators.md` numbers them;
             None for random ones.
         batch: where the model's samples lie.
@@ -70,17 +70,18 @@ def replace_products(
     lists = _FaultLists(builder, faults or {})
     weights = _Weights(builder, {product: products[site.array] for site, product in zip(sites, products, strict=False)})
     for site, tensor in zip(sites[len(products) :], tensors, strict=True):
-        attributes = node_attributes(site, profiles[site.index], len(sites), listed, name)
+        profile = profiles[site.device]
+        attributes = node_attributes(site, profile, len(sites), listed, name)
         if site.array < len(products):
             held = weights.as_float(products[site.array])
         else:
             held = builder.as_initializer(tensors[site.array - len(products)].value)
-        inputs = controls.of(FAULTY_WEIGHT, profiles[site.index], lists.of(site))
+        inputs = controls.of(FAULTY_WEIGHT, profile, lists.of(site))
         _replace_tensor(builder, inputs, attributes, tensor, held)
     for site, product in zip(sites, products, strict=False):
-        profile = profiles[site.index]
+        profile = profiles[site.device]
         attributes = node_attributes(site, profile, len(sites), listed, name)
-        inputs = controls.of(STORED, profile, lists.of(site)) if site.stored else controls.of(DYNAMIC, profile)
+        inputs = controls.of(STORED, profile, lists.of(site)) if site.is_stored else controls.of(DYNAMIC, profile)
         crossbar = _Crossbar(builder, inputs, controls.batch, attributes, product.node)
         if not product.stored:
             right = _operand(product.node, 1)
@@ -90,21 +91,20 @@ def replace_products(
         elif product.node.op_type == "Conv":
             result = _replace_conv(builder, crossbar, weights, product)
         elif product.node.op_type == "Gemm":
-            result = _replace_gemm(builder, crossbar, weights, site, product)
+            result = _replace_gemm(builder, crossbar, weights, product)
         else:
-            result = _stored(builder, crossbar, weights.of(product), site)
+            result = _stored(builder, crossbar, weights, product)
         builder.swap(product.node, result)
     model.opset_imports[DOMAIN] = 1
     model.ir_version = lowest_ir_version(model)
 
 
-def device_inputs(profiles: Iterable[Profile]) -> dict[str, str]:
-    """The control input with the numbers of each device, by the device's name, in order of first use."""
-    names = list(dict.fromkeys(profile.name for profile in profiles))
-    return {name: "emu.device" if len(names) == 1 else f"emu.device.{name}" for name in names}
+def device_inputs(profiles: Collection[str]) -> dict[str, str]:
+    """The control input with the numbers of each device, by the device's name."""
+    return {name: "emu.device" if len(profiles) == 1 else f"emu.device.{name}" for name in profiles}
 
 
-def device_numbers(profile: Profile, listed: bool = False) -> dict[str, float]:
+def entries_of(profile: Profile, listed: bool = False) -> dict[str, float]:
     """The numbers of a device's control input by entry; without those of random faults if faults come from a list."""
     return {name: value for name, value in profile.entries().items() if not (listed and name.startswith("faults."))}
 
@@ -126,12 +126,12 @@ def node_attributes(
             run time and the device's ADC needs to know their levels.
 
     """
-    known = attribute_types(STORED if site.stored else DYNAMIC)
+    known = attribute_types(STORED if site.is_stored else DYNAMIC)
     structure = {name: value for name, value in profile.structure().items() if name in known}
-    structure["entries"] = ",".join(device_numbers(profile, listed))
-    if site.stored:
+    structure["entries"] = ",".join(entries_of(profile, listed))
+    if site.is_stored:
         structure |= _fault_attributes(site, structure, listed, model)
-        if site.feeds_product:
+        if site.is_product:
             structure["window"] = site.window
     else:
         if not _is_disturbed(site, profile):
@@ -206,17 +206,16 @@ class _Controls:
 
 
 def _add_controls(
-    builder: GraphBuilder, sites: Sequence[Site], profiles: Sequence[Profile], listed: bool, where: Batch
+    builder: GraphBuilder, sites: Sequence[Site], profiles: Mapping[str, Profile], listed: bool, where: Batch
 ) -> _Controls:
     devices = device_inputs(profiles)
-    by_name = {profile.name: profile for profile in profiles}
     arrays: dict[str, np.ndarray] = {
         **{
-            value: np.array(list(device_numbers(by_name[name], listed).values()), dtype=np.float32)
+            value: np.array(list(entries_of(profiles[name], listed).values()), dtype=np.float32)
             for name, value in devices.items()
         },
         "emu.strength": np.ones(len(sites), dtype=np.float32),
-        "emu.ranges": np.array([_ranges(*each) for each in zip(sites, profiles, strict=True)], dtype=np.float32),
+        "emu.ranges": np.array([_ranges(site, profiles[site.device]) for site in sites], dtype=np.float32),
         **{name: np.array(value, dtype=np.int64) for name, value in SCALARS.items()},
     }
     first = next((value for value in builder.graph.inputs if value.name == where.input), None)
@@ -248,7 +247,7 @@ def _add_controls(
 
 def _ranges(site: Site, profile: Profile) -> tuple[float, float, float]:
     """The calibrated ranges of a site until it is calibrated: NaN, which operators refuse, where they are read."""
-    dac, adc = is_calibrated(profile) if site.feeds_product else (False, False)
+    dac, adc = is_calibrated(profile) if site.is_product else (False, False)
     return (math.nan if dac else 1.0, *((math.nan, math.nan) if adc else (-1.0, 1.0)))
 
 
@@ -449,27 +448,26 @@ def _one_per_sample(
     return builder.node("Expand", [value, shape], f"{name}.per_sample")
 
 
-def _stored(builder: GraphBuilder, crossbar: _Crossbar, weight: _Weight, site: Site) -> ir.Value:
+def _stored(builder: GraphBuilder, crossbar: _Crossbar, weights: _Weights, product: Product) -> ir.Value:
     """The product itself. Rows that count [tokens * batch] are laid out as [tokens, batch] for it."""
-    if not site.samples_inside:
+    weight, name = weights.of(product), product.node.name
+    if not product.samples_inside:
         return crossbar.stored(crossbar.left, weight)
-    name = site.node
-    rows, columns = site.shape
-    ends = [builder.constant(f"{name}.{part}", np.array([size])) for part, size in (("all", -1), ("rows", rows))]
+    ends = [
+        builder.constant(f"{name}.{part}", np.array([size])) for part, size in (("all", -1), ("rows", product.rows))
+    ]
     shape = builder.node("Concat", [ends[0], crossbar.batch, ends[1]], f"{name}.by_sample.shape", axis=0)
     by_sample = builder.node("Reshape", [crossbar.left, shape], f"{name}.by_sample")
     result = crossbar.stored(by_sample, weight)
-    flat = builder.constant(f"{name}.flat.shape", np.array([-1, columns]))
+    flat = builder.constant(f"{name}.flat.shape", np.array([-1, product.columns]))
     return builder.node("Reshape", [result, flat], f"{name}.flat")
 
 
-def _replace_gemm(
-    builder: GraphBuilder, crossbar: _Crossbar, weights: _Weights, site: Site, product: Product
-) -> ir.Value:
+def _replace_gemm(builder: GraphBuilder, crossbar: _Crossbar, weights: _Weights, product: Product) -> ir.Value:
     """Alpha * A op(B) + beta * C: alpha and the transpose go into the weight, beta * C stays a digital Add."""
     node = product.node
     beta = node.attributes.get_float("beta", 1.0)
-    result = _stored(builder, crossbar, weights.of(product), site)
+    result = _stored(builder, crossbar, weights, product)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is None or beta == 0.0:
         return result

@@ -1,6 +1,5 @@
 """From a plain model to one that emulates its products on crossbars."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,24 +13,25 @@ import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
 from emu.contract.codes import read_codes
+from emu.contract.manifest import MANIFEST_KEY, Manifest
 from emu.contract.schema import OPERATORS, QUANTIZED
+from emu.contract.selection import Selection, select
+from emu.contract.site import Site, Skipped
 from emu.errors import InputError
 from emu.rewriter.analysis import Analysis, analyze
 from emu.rewriter.batch import Batch, find_batch
 from emu.rewriter.devices import Device, Rule, assign, load_devices
 from emu.rewriter.faults import Faults
-from emu.rewriter.load import DOMAIN, MANIFEST_KEY, Loaded, ModelSource, check_graph, load
-from emu.rewriter.manifest import make_manifest, read_manifest
+from emu.rewriter.load import DOMAIN, Loaded, ModelSource, check_graph, load
+from emu.rewriter.manifest import make_manifest
 from emu.rewriter.normalize import normalize
 from emu.rewriter.passes import NameFusedDomainPass, RestoreCodesPass
 from emu.rewriter.passes.expand_einsum import check_equations
 from emu.rewriter.protobuf_file import in_memory
 from emu.rewriter.replace import replace_products
 from emu.rewriter.save import save
-from emu.rewriter.selection import matching, select
 from emu.rewriter.shapes import whole_batch
 from emu.rewriter.sharing import Held, Share, arrays_of, check_share, held_by, transposes_of
-from emu.rewriter.site import Site, Skipped
 from emu.rewriter.stored_tensors import StoredTensor, stored_tensors
 
 
@@ -40,12 +40,12 @@ class EmulatedModel:
     """A rewritten model.
 
     Attributes:
-        manifest: the JSON of `metadata_props["emu.manifest"]` as a dict: `sites`, `devices`, `skipped`, ...
+        manifest: what it says about itself, as in `metadata_props["emu.manifest"]`: `sites`, `devices`, `skipped`, ...
         name: how to call the model in an error.
 
     """
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     _model: ir.Model
     name: str = "The model"
 
@@ -60,7 +60,9 @@ class EmulatedModel:
         if isinstance(model, EmulatedModel):
             return model
         loaded = load(model, rewritten=True)
-        return cls(read_manifest(loaded.model, loaded.name) or {}, loaded.model, loaded.name)
+        return cls(
+            Manifest.from_json(loaded.model.metadata_props[MANIFEST_KEY], loaded.name), loaded.model, loaded.name
+        )
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -70,9 +72,9 @@ class EmulatedModel:
     @property
     def batch(self) -> tuple[str | None, int]:
         """The input that tells how many samples there are (None where none does), and its axis that counts them."""
-        told = self.manifest.get("batch")
+        told = self.manifest.batch
         if told is not None:
-            return told["input"], told["axis"]
+            return told.input, told.axis
         # Written before models said so: then it was the first input that has dimensions.
         inputs = (each for each in self._model.graph.inputs if each.shape is None or len(each.shape))
         return next((each.name for each in inputs if not (each.name or "").startswith("emu.")), None), 0
@@ -102,8 +104,8 @@ class EmulatedModel:
         """The same model with these defaults of `emu.ranges`, float32 `[sites, 3]`, and with `how` in its manifest."""
         model = self._model.clone()
         model.graph.initializers["emu.ranges"].const_value = ir.tensor(ranges, name="emu.ranges")
-        manifest = {**self.manifest, "calibration": dict(how)}
-        model.metadata_props[MANIFEST_KEY] = json.dumps(manifest)
+        manifest = replace(self.manifest, calibration=how)
+        model.metadata_props[MANIFEST_KEY] = manifest.to_json()
         return EmulatedModel(manifest, model, self.name)
 
     def observed(self, values: Iterable[str]) -> "EmulatedModel":
@@ -167,27 +169,30 @@ def rewrite(
     read = _analyzed(model, batch_axis)
     plain, name, analysis = read.model, read.name, read.analysis
     chosen = select(analysis.sites, only, exclude, may_be_empty=stored is not None)
-    left = [Skipped(site.node, site.op, "not selected", site.macs) for site in analysis.sites if site not in chosen]
+    left = [
+        Skipped(site.node, site.source_op, "not selected", site.macs) for site in analysis.sites if site not in chosen
+    ]
     products = [analysis.products[site.index] for site in chosen]
     tensors: list[StoredTensor] = []
     if stored is not None:
         candidates, unfit = stored_tensors(plain, analysis.probes, analysis.sites)
         if not candidates:
             raise InputError(f"{name} has no stored tensor besides the weights of its products: leave out 'stored'.")
-        tensors = matching(candidates, stored, "stored")
+        wanted = Selection.parse(stored, "stored").of([each.site(index) for index, each in enumerate(candidates)])
+        tensors = [candidates[site.index] for site in wanted]
+        chosen += wanted
         left += unfit
-    profiles = assign([*chosen, *tensors], default, rules)
+    sites, profiles = assign(chosen, default, rules)
     held = [*(held_by(product) for product in products), *(Held(each.value, each.tensor) for each in tensors)]
-    arrays = arrays_of(held, share, [profile.name for profile in profiles])
-    all_sites = [*chosen, *(tensor.site() for tensor in tensors)]
-    sites = [replace(site, index=index, array=arrays[index]) for index, site in enumerate(all_sites)]
+    arrays = arrays_of(held, share, [site.device for site in sites])
+    sites = [replace(site, index=index, array=arrays[index]) for index, site in enumerate(sites)]
     tied = {index: transposes_of(index, held) for index in range(len(products), len(sites))}
     lists = None if known is None else known.by_site(sites, profiles)
     origin = None if known is None else known.origin
     manifest = make_manifest(profiles, sites, [*analysis.skipped, *left], read.batch, read.notes, tied, origin)
     replace_products(plain, sites, products, tensors, analysis.probes, profiles, lists, read.batch, name)
     plain = RestoreCodesPass()(plain).model
-    plain.metadata_props[MANIFEST_KEY] = json.dumps(manifest)
+    plain.metadata_props[MANIFEST_KEY] = manifest.to_json()
     check_graph(plain, f"{name} could not be rewritten into a valid graph", "report this model to the makers of emu")
     return EmulatedModel(manifest, plain, name)
 
@@ -211,7 +216,7 @@ def find_stored_tensors(model: ModelSource) -> list[Site]:
     """
     read = _analyzed(model)
     found, _ = stored_tensors(read.model, read.analysis.probes, read.analysis.sites)
-    return [replace(tensor.site(), index=index, array=index) for index, tensor in enumerate(found)]
+    return [tensor.site(index) for index, tensor in enumerate(found)]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
+from emu.contract.schema import FAULTY_WEIGHT
+from emu.contract.site import Site, Skipped
 from emu.rewriter.dataflow import DataFlow, is_standard, sizes_of, tensor_of
 from emu.rewriter.find import PRODUCTS
 from emu.rewriter.shapes import Probes
-from emu.rewriter.site import STORED_COMPONENTS, Site, Skipped
 
 # Operators that move numbers, or copy them, and leave them as they are.
 _MOVES = frozenset(
@@ -46,6 +47,17 @@ _NORMALIZATIONS = frozenset(
         "GroupNormalization",
     ]
 )
+# What a tensor can be, the most telling first.
+_COMPONENTS = (
+    "word_embedding",
+    "token_type_embedding",
+    "position_embedding",
+    "class_token",
+    "distillation_token",
+    "norm",
+    "bias",
+    "other_stored",
+)
 _MASK_VALUES = 2  # a tensor of so few values that is added to attention scores hides some of them
 _MOST_TOKEN_TYPES = 16
 
@@ -65,32 +77,30 @@ class StoredTensor:
     layer: int | None
     component: str
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns in the array: the last axis lies along the columns."""
-        sizes = sizes_of(self.tensor)
-        return self.tensor.size // sizes[-1], sizes[-1]
-
-    def site(self) -> Site:
-        """The site that it becomes, not numbered yet."""
+    def site(self, index: int) -> Site:
+        """The site that it becomes. The last axis lies along the columns of the array."""
+        columns = sizes_of(self.tensor)[-1]
         return Site(
-            index=0,
-            array=0,
+            index=index,
+            array=index,
+            device="",
             node=self.node,
-            op=self.uses[0][0].op_type,
-            stored=True,
+            op=FAULTY_WEIGHT,
+            source_op=self.uses[0][0].op_type,
             layer=self.layer,
             component=self.component,
-            shape=self.shape,
+            shape=(self.tensor.size // columns, columns),
             heads=0,
             head_axis="none",
             head_groups=1,
             head_share=1,
             sample_axis=-1,
-            samples_inside=False,
-            rows=0,
-            matrices=0,
-            feeds_product=False,
+            stack=1,
+            window="",
+            tiles=None,
+            parameters=self.tensor.size,
+            macs=0,
+            macs_per_row=0,
         )
 
 
@@ -190,7 +200,7 @@ class _Finder:
     def _role(self, value: ir.Value) -> _Role | None:
         """The most telling of the roles at all places, None for what is no data of the main graph."""
         roles = [role for node, place in value.uses() if (role := self._role_at(node, place, value)) is not None]
-        return min(roles, key=lambda role: STORED_COMPONENTS.index(role.component), default=None)
+        return min(roles, key=lambda role: _COMPONENTS.index(role.component), default=None)
 
     def _role_at(self, node: ir.Node, place: int, value: ir.Value) -> _Role | None:
         if not self._is_data(node, place, value):
@@ -289,7 +299,7 @@ class _Finder:
         if product is None or not is_standard(product) or product.op_type not in PRODUCTS:
             return False
         site = self._sites.get(product.name or "")
-        if site is not None and not site.stored:
+        if site is not None and not site.is_stored:
             return False
         return self._is_vector(value) or (site is not None and site.layer is not None)
 

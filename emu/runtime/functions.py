@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.contract.functions import registered
+from emu.contract.manifest import Manifest
 from emu.device import functions, load_profile
 from emu.errors import InputError
 from emu.runtime import library
@@ -37,7 +38,7 @@ def register_device_function(name: str, function: library.DeviceFunction) -> Non
     _tell_library(name)
 
 
-def provide_functions(manifest: Mapping[str, Any], native: bool) -> None:
+def provide_functions(manifest: Manifest, native: bool) -> None:
     """Makes the functions that a rewritten model names known to its operators.
 
     Args:
@@ -48,8 +49,8 @@ def provide_functions(manifest: Mapping[str, Any], native: bool) -> None:
         InputError: neither this process nor an installed package has a function that the model needs, or the manifest
             has no profiles.
     """
-    for device, facts in manifest["devices"].items():
-        program = load_profile(facts["profile"]).program
+    for device, facts in manifest.devices.items():
+        program = load_profile(facts.profile).program
         if program.model != "function":
             continue
         name = program.function

@@ -1,7 +1,6 @@
 """The native op library: where it is, and the few functions of it that Python calls."""
 
 import ctypes
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -21,14 +20,36 @@ DeviceFunction: TypeAlias = Callable[
 # What a registered function becomes in C: it fills `out` and returns 0, or sets an error and returns something else.
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int,
-    ctypes.c_char_p,  # name
     ctypes.POINTER(ctypes.c_float),  # target [rows, columns]
     ctypes.POINTER(ctypes.c_float),  # normals [rows, columns]
-    ctypes.c_char_p,  # parameters, JSON
+    ctypes.POINTER(ctypes.c_char_p),  # names of parameters
+    ctypes.POINTER(ctypes.c_float),  # their values
+    ctypes.c_int64,  # how many
     ctypes.c_int64,  # rows
     ctypes.c_int64,  # columns
     ctypes.POINTER(ctypes.c_float),  # out [rows, columns]
 )
+
+
+class _Attribute(ctypes.Structure):
+    """`GivenAttribute` of library.cpp: a text, or None and a number."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("text", ctypes.c_char_p), ("number", ctypes.c_int64))
+
+
+class _Node(ctypes.Structure):
+    """`GivenNode` of library.cpp."""
+
+    _fields_ = (
+        ("attributes", ctypes.POINTER(_Attribute)), ("attribute_count", ctypes.c_int64),
+        ("device", ctypes.POINTER(ctypes.c_float)), ("entries", ctypes.c_int64),
+        ("faults", ctypes.POINTER(ctypes.c_int64)), ("fault_count", ctypes.c_int64),
+        ("w", ctypes.POINTER(ctypes.c_float)),
+        *((name, ctypes.c_int64) for name in ("matrices", "rows", "columns")),
+        ("strength", ctypes.c_float), ("seed", ctypes.c_uint32), ("read_seed", ctypes.c_uint32),
+    )  # fmt: skip
+
+
 # The library calls them as long as the process lives, so they must live as long.
 _callbacks: list[Any] = []
 
@@ -75,13 +96,9 @@ def _library() -> ctypes.CDLL:
     library.emu_normals.restype = None
     library.emu_keep_programmed.argtypes = [ctypes.c_int]
     library.emu_keep_programmed.restype = None
-    library.emu_program.argtypes = [
-        ctypes.c_char_p, floats, ctypes.c_int64, ctypes.c_float, ctypes.c_uint32, ctypes.c_uint32,
-        ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, floats, ctypes.c_int64, ctypes.c_int64,
-        ctypes.c_int64, floats,
-    ]  # fmt: skip
+    library.emu_program.argtypes = [ctypes.POINTER(_Node), floats]
     library.emu_program_for_reading.argtypes = [
-        *library.emu_program.argtypes[:-1], ctypes.POINTER(ctypes.c_int64), floats, floats, floats,
+        ctypes.POINTER(_Node), ctypes.POINTER(ctypes.c_int64), floats, floats, floats,
     ]  # fmt: skip
     library.emu_sample_normals.argtypes = [words, words, ctypes.c_int64, ctypes.c_int64, floats]
     library.emu_sample_normals.restype = None
@@ -93,13 +110,6 @@ def _library() -> ctypes.CDLL:
 
 def _words(values: tuple[int, ...]) -> ctypes.Array[ctypes.c_uint32]:
     return (ctypes.c_uint32 * len(values))(*values)
-
-
-def _counts(weight: NDArray[np.float32]) -> tuple[int, int, int]:
-    """Matrices, rows and columns of a weight `[K, N]` or `[G, K, N]`."""
-    if weight.ndim not in (2, 3):
-        raise InputError(f"the weight has shape {list(weight.shape)}; expected [K, N] or [G, K, N]")
-    return (weight.shape[0] if weight.ndim == 3 else 1), weight.shape[-2], weight.shape[-1]
 
 
 def _pointer(array: NDArray[np.float32]) -> "ctypes._Pointer[ctypes.c_float]":
@@ -187,18 +197,8 @@ def programmed_weight(
     Raises:
         InputError: an attribute or number is unknown or out of range, or the weight is not finite or of another rank.
     """
-    weight = np.ascontiguousarray(weight, np.float32)
-    device = np.ascontiguousarray(device, np.float32)
-    faults = np.ascontiguousarray(() if faults is None else faults, np.int64)
-    out = np.empty_like(weight)
-    text = "\n".join(f"{name}={value}" for name, value in attributes.items())
-    failed = _library().emu_program(
-        text.encode(), _pointer(device), device.size, strength, seed, read_seed,
-        faults.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)), faults.size,
-        _pointer(weight), *_counts(weight), _pointer(out),
-    )  # fmt: skip
-    if failed:
-        raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))
+    out = np.empty(weight.shape, np.float32)
+    _refuse(_library().emu_program(_node(weight, attributes, device, strength, seed, read_seed, faults), _pointer(out)))
     return out
 
 
@@ -236,22 +236,12 @@ def programmed_array(
     Raises:
         InputError: as `programmed_weight`, or the numbers do not fit the attributes.
     """
-    weight = np.ascontiguousarray(weight, np.float32)
-    device = np.ascontiguousarray(device, np.float32)
-    faults = np.ascontiguousarray(() if faults is None else faults, np.int64)
     v = np.empty((slices, *weight.shape), np.float32)
-    stack = weight.shape[:-2]
-    scales = np.empty((*stack, row_tiles, weight.shape[-1]), np.float32)
+    scales = np.empty((*weight.shape[:-2], row_tiles, weight.shape[-1]), np.float32)
     column = np.empty((slices if unit_column else 0, *weight.shape[:-1]), np.float32)
-    text = "\n".join(f"{name}={value}" for name, value in attributes.items())
-    integers = ctypes.POINTER(ctypes.c_int64)
-    failed = _library().emu_program_for_reading(
-        text.encode(), _pointer(device), device.size, strength, seed, read_seed, faults.ctypes.data_as(integers),
-        faults.size, _pointer(weight), *_counts(weight), (ctypes.c_int64 * 3)(slices, row_tiles, len(column)),
-        _pointer(v), _pointer(scales), _pointer(column),
-    )  # fmt: skip
-    if failed:
-        raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))
+    counts = (ctypes.c_int64 * 3)(slices, row_tiles, len(column))
+    node = _node(weight, attributes, device, strength, seed, read_seed, faults)
+    _refuse(_library().emu_program_for_reading(node, counts, _pointer(v), _pointer(scales), _pointer(column)))
     return v, scales, column if unit_column else None
 
 
@@ -267,11 +257,14 @@ def register_function(name: str, function: DeviceFunction) -> None:
         InputError: the native library is not installed, or refuses the name.
     """
 
-    def callback(_: bytes, target: Any, normals: Any, parameters: bytes, rows: int, columns: int, out: Any) -> int:
+    def callback(
+        target: Any, normals: Any, names: Any, values: Any, count: int, rows: int, columns: int, out: Any
+    ) -> int:
         try:
             shape = rows, columns
             given = [_array(pointer, shape).copy() for pointer in (target, normals)]
-            result = np.asarray(function(given[0], given[1], json.loads(parameters)))
+            parameters = {names[index].decode(): values[index] for index in range(count)}
+            result = np.asarray(function(given[0], given[1], parameters))
             if result.shape != shape or result.dtype != np.float32:
                 raise InputError(f"it gave {result.dtype} {list(result.shape)}, expected float32 {list(shape)}")
             _array(out, shape)[...] = result
@@ -282,8 +275,7 @@ def register_function(name: str, function: DeviceFunction) -> None:
         return 0
 
     for_library = _CALLBACK(callback)
-    if _library().emu_register_function(name.encode(), for_library) != 0:
-        raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))
+    _refuse(_library().emu_register_function(name.encode(), for_library))
     _callbacks.append(for_library)
 
 
@@ -292,3 +284,39 @@ def _array(pointer: Any, shape: tuple[int, int]) -> NDArray[np.float32]:
     if 0 in shape:
         return np.empty(shape, np.float32)
     return np.ctypeslib.as_array(pointer, shape)
+
+
+def _node(
+    weight: NDArray[np.float32],
+    attributes: Mapping[str, int | str],
+    device: NDArray[np.float32],
+    strength: float,
+    seed: int,
+    read_seed: int,
+    faults: NDArray[np.int64] | None,
+) -> _Node:
+    """A node as C has it, which keeps its arrays."""
+    if weight.ndim not in (2, 3):
+        raise InputError(f"the weight has shape {list(weight.shape)}; expected [K, N] or [G, K, N]")
+    weight = np.ascontiguousarray(weight, np.float32)
+    device = np.ascontiguousarray(device, np.float32)
+    faults = np.ascontiguousarray(() if faults is None else faults, np.int64)
+    rows = [
+        (name.encode(), None, value) if isinstance(value, int) else (name.encode(), value.encode(), 0)
+        for name, value in attributes.items()
+    ]
+    given = (_Attribute * len(rows))(*(_Attribute(*row) for row in rows))
+    integers = faults.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
+    matrices = len(weight) if weight.ndim == 3 else 1
+    node = _Node(
+        given, len(given), _pointer(device), device.size, integers, faults.size,
+        _pointer(weight), matrices, *weight.shape[-2:], strength, seed, read_seed,
+    )  # fmt: skip
+    node.kept = given, device, faults, weight
+    return node
+
+
+def _refuse(failed: int) -> None:
+    """Raise what the library said of a call that failed."""
+    if failed:
+        raise InputError(_library().emu_last_error().decode().removeprefix("emu: "))

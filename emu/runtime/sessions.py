@@ -9,13 +9,12 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from emu.contract.manifest import MANIFEST_KEY, Manifest
 from emu.errors import InputError
 from emu.runtime.functions import provide_functions
 from emu.runtime.library import library_path
 
 Ops = Literal["native", "python"]
-
-_MANIFEST_KEY = "emu.manifest"  # of a rewritten model's metadata
 
 # What was registered with options that are still in use: onnxruntime takes a domain once.
 _registered: "weakref.WeakKeyDictionary[onnxruntime.SessionOptions, Ops]" = weakref.WeakKeyDictionary()
@@ -120,12 +119,10 @@ def session(
             opened = kind(source, sess_options=options, **session_arguments)
         except Exception as error:
             raise InputError(f"{name}: onnxruntime cannot load it: {_one_line(error)}") from error
-    text = opened.get_modelmeta().custom_metadata_map.get(_MANIFEST_KEY)
+    text = opened.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)
     if text is None:
         return opened
-    from emu.rewriter.manifest import parse_manifest
-
-    manifest = parse_manifest(text, f"Model {source}" if isinstance(source, str) else "The model")
+    manifest = Manifest.from_json(text, f"Model {source}" if isinstance(source, str) else "The model")
     try:
         provide_functions(manifest, native=ops == "native")
     except InputError as error:

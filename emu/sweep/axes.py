@@ -54,7 +54,7 @@ def axis_values(bench: Bench, name: str, given: Any) -> list[Any]:
         raise InputError(f"The axis '{name}' has no values.")
     values: list[Any]
     if name == "layer":
-        values = _numbered(name, texts, sorted({site["layer"] for site in bench.sites if site["layer"] is not None}))
+        values = _numbered(name, texts, sorted({site.layer for site in bench.sites if site.layer is not None}))
     elif name == "head":
         values = _numbered(name, texts, _heads(bench))
     elif name == "component":
@@ -96,13 +96,13 @@ def _numbered(name: str, texts: Sequence[Any], existing: Sequence[int]) -> list[
 
 def _heads(bench: Bench) -> list[int]:
     """The heads that every site with heads has: the operators refuse a head that one of them lacks."""
-    counts = [site["heads"] * site["head_share"] for site in bench.sites if site["heads"]]
+    counts = [site.query_heads for site in bench.sites if site.heads]
     return list(range(min(counts))) if counts else []
 
 
 def _components(bench: Bench, texts: Sequence[Any]) -> list[str]:
     """The components of the sites that match; each pattern must match one."""
-    existing = list(dict.fromkeys(site["component"] for site in bench.sites))
+    existing = list(dict.fromkeys(site.component for site in bench.sites))
     values = []
     for pattern in [part.strip() for text in texts for part in str(text).split(",")]:
         found = [each for each in existing if pattern in (ALL, each) or fnmatchcase(each, pattern)]

@@ -192,7 +192,7 @@ class _Point:
             chosen = bench.strengths(Trial(only=self.only)) > 0
         except InputError:  # the terms match sites one by one, and none together
             return True
-        return self.head >= 0 and not any(site["heads"] for site in bench.sites if chosen[site["index"]])
+        return self.head >= 0 and not any(site.heads for site in bench.sites if chosen[site.index])
 
 
 @dataclass(frozen=True)

@@ -104,12 +104,12 @@ def digest(value: Any) -> str:
 
 def describe(bench: Bench) -> Setup:
     """How a bench was made."""
-    profiles = {name: device["profile"] for name, device in (bench.manifest or {}).get("devices", {}).items()}
+    devices = bench.manifest.devices if bench.manifest else {}
     model = bench.arguments["model"]
     return Setup(
         **{**bench.arguments, "threads": bench.arguments["threads"] or 0},
         model_sha256=_digest_of_file(model) if model else None,
-        devices=profiles,
+        devices={name: dict(device.profile) for name, device in devices.items()},
         settings=dict(bench.settings),
         primary=bench.task.primary,
         emu=__version__,

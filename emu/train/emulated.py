@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emu.contract.schema import DYNAMIC, NUMBER_PROGRAMS, STORED
+from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, parse_structure
 from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED
@@ -56,7 +57,7 @@ class Chip(Protocol):
     def numbers(self, device: str) -> NDArray[np.float32]:
         """The numbers of a device, in the order of its entries."""
 
-    def controls(self, structure: Structure, site: Mapping[str, Any], faults: NDArray[np.int64] | None) -> Controls:
+    def controls(self, structure: Structure, site: Site, faults: NDArray[np.int64] | None) -> Controls:
         """The control inputs of one node for the noise of this forward."""
 
 
@@ -67,7 +68,7 @@ class Emulator:
         self,
         chip: Chip,
         operator: str,
-        site: Mapping[str, Any],
+        site: Site,
         attributes: dict[str, Any],
         faults: NDArray[np.int64] | None = None,
     ) -> None:
@@ -141,7 +142,7 @@ class StoredProduct(Emulator):
     def __init__(
         self,
         chip: Chip,
-        site: Mapping[str, Any],
+        site: Site,
         attributes: dict[str, Any],
         weight: nn.Parameter,
         product: Product,
@@ -153,7 +154,7 @@ class StoredProduct(Emulator):
             self.structure.encoding == "weight" and self.structure.program in ("none", *NUMBER_PROGRAMS)
         ):
             raise InputError(
-                f"gradient 'reparametrized' is for devices that disturb numbers, and '{site['device']}' disturbs "
+                f"gradient 'reparametrized' is for devices that disturb numbers, and '{site.device}' disturbs "
                 "conductances: use 'straight_through'."
             )
         self._made: tuple[Any, Any] | None = None
@@ -168,7 +169,7 @@ class StoredProduct(Emulator):
 
     @property
     def _numbers(self) -> NDArray[np.float32]:
-        return self.chip.numbers(self.site["device"])
+        return self.chip.numbers(self.site.device)
 
     @property
     def _version(self) -> tuple[int, int]:
@@ -232,11 +233,11 @@ class StoredProduct(Emulator):
 class WrittenProduct(Emulator):
     """A product of two activations, the second of which is written into an array for each sample."""
 
-    def __init__(self, chip: Chip, site: Mapping[str, Any], attributes: dict[str, Any]) -> None:
+    def __init__(self, chip: Chip, site: Site, attributes: dict[str, Any]) -> None:
         super().__init__(chip, DYNAMIC, site, attributes)
         if self.structure.sample_axis > 0:
             raise InputError(
-                f"Site {site['index']} ({site['component']} of layer {site['layer']}) multiplies all samples with one "
+                f"Site {site.index} ({site.component} of layer {site.layer}) multiplies all samples with one "
                 "operand, which noise in PyTorch does not do: leave it digital with 'exclude'."
             )
 

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from emu.contract.schema import OPERATORS, STORED
+from emu.contract.schema import DYNAMIC, OPERATORS, STORED
+from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, check_controls
-from emu.device import parse_overrides
-from emu.device.loading import Overrides
+from emu.device import Overrides, parse_overrides
 from emu.errors import InputError
 from emu.evaluation.bench import check_calibrated
 from emu.evaluation.controls import LARGEST_SEED
-from emu.rewriter import Device, EmulatedModel, Rule, device_settings, rewrite
+from emu.rewriter import Device, EmulatedModel, Rule, device_numbers, rewrite
 from emu.train.emulated import Draw, StoredProduct, WrittenProduct
 from emu.train.exporting import example_inputs, onnx_of
 from emu.train.products import (
@@ -123,7 +123,7 @@ class Chip:
                 raise InputError("only, exclude and map are in the rewritten model already: leave them out.")
             self._emulated = EmulatedModel.open(rewritten)
         check_calibrated(self._emulated.manifest, self._emulated.name)
-        self.sites: list[dict[str, Any]] = self._emulated.manifest["sites"]
+        self.sites: tuple[Site, ...] = self._emulated.manifest.sites
         self._numbers: dict[str, NDArray[np.float32]] = {}
         self.set(set)
         self._modules = dict(model.named_modules())
@@ -139,9 +139,9 @@ class Chip:
         """Change numbers of the device, such as `{"program.sigma": 0.1}`; the others get the device's own values.
 
         Raises:
-            InputError: an override as in `emu.rewriter.device_settings`.
+            InputError: an override as in `emu.device.DeviceNumbers.changed`.
         """
-        for name, entries in device_settings(self._emulated.manifest, set).items():
+        for name, entries in device_numbers(self._emulated.manifest).changed(set).items():
             self._numbers[name] = np.asarray(list(entries.values()), np.float32)
 
     @contextmanager
@@ -174,19 +174,19 @@ class Chip:
     ) -> dict[Place, "StoredProduct | WrittenProduct"]:
         """The emulators of the selected sites, by where their product is computed."""
         by_label: dict[tuple[Any, ...], list[int]] = {}
-        for site in whole.manifest["sites"]:
-            by_label.setdefault(labelled(site), []).append(site["index"])
-        by_node = {site["node"]: site["index"] for site in whole.manifest["sites"]}
+        for site in whole.manifest.sites:
+            by_label.setdefault(labelled(site), []).append(site.index)
+        by_node = {site.node: site.index for site in whole.manifest.sites}
         nodes = self._emulated.nodes()
         emulators: dict[Place, StoredProduct | WrittenProduct] = {}
         for site in self.sites:
-            if site["op"] not in ("CrossbarMatMul", "CrossbarMatMulDynamic"):
+            if site.op not in (STORED, DYNAMIC):
                 raise InputError(
-                    f"Site {site['index']} ({site['component']}) is a {site['op']}, which a PyTorch model does not "
+                    f"Site {site.index} ({site.component}) is a {site.op}, which a PyTorch model does not "
                     "compute: rewrite the float model without 'stored'."
                 )
             same = by_label.get(labelled(site), [])
-            index = by_node.get(site["node"])
+            index = by_node.get(site.node)
             if index is None and same:
                 index = same[0]  # an export with other names: the next one of its label
             if index in same:
@@ -194,11 +194,11 @@ class Chip:
             product = behind.get(index) if index is not None else None
             if product is None:
                 raise InputError(
-                    f"Site {site['index']} ({site['component']} of layer {site['layer']}, {site['node']}) is no linear "
+                    f"Site {site.index} ({site.component} of layer {site.layer}, {site.node}) is no linear "
                     "layer, patch convolution or attention product that PyTorch computes by itself: leave it digital "
                     "with 'exclude'."
                 )
-            node = nodes[site["node"]]
+            node = nodes[site.node]
             attributes = {name: attribute.value for name, attribute in node.attributes.items()}
             if product.weight is not None:
                 check_same_weights(site, product, self._emulated.stored(node)[0], self._emulated.name)
@@ -255,14 +255,14 @@ class Chip:
         tensors = (*arguments, *keywords.values())
         return next((len(each) for each in tensors if isinstance(each, Tensor) and each.ndim), 1)
 
-    def controls(self, structure: Structure, site: Mapping[str, Any], faults: NDArray[np.int64] | None) -> Controls:
+    def controls(self, structure: Structure, site: Site, faults: NDArray[np.int64] | None) -> Controls:
         """The control inputs of one node for the noise of this forward."""
         strength = np.zeros(structure.sites, np.float32)
         strength[structure.site] = self.strength
         drawn = self._drawn
         return check_controls(
             structure,
-            self._numbers[site["device"]],
+            self._numbers[site.device],
             strength,
             self._emulated.value("emu.ranges"),
             faults if structure.op == STORED else None,

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from emu.contract.schema import DYNAMIC, STORED
+from emu.contract.site import Site
 from emu.errors import InputError
 from emu.rewriter import EmulatedModel
 
@@ -220,26 +222,26 @@ def match(products: Sequence[Product], exported: EmulatedModel) -> dict[int, Pro
             waiting.setdefault(_digest(matrix_of(product.weight, product.kind)), []).append(product)
     nodes = exported.nodes()
     found: dict[int, Product] = {}
-    for site in exported.manifest["sites"]:
-        if site["op"] == "CrossbarMatMul":
-            same = waiting.get(_digest(exported.stored(nodes[site["node"]])[0]), [])
+    for site in exported.manifest.sites:
+        if site.op == STORED:
+            same = waiting.get(_digest(exported.stored(nodes[site.node])[0]), [])
             if same:
-                found[site["index"]] = same.pop(0)
-        elif site["op"] == "CrossbarMatMulDynamic":
-            fits = (i for i, product in enumerate(dynamic) if _same_shape(product.shape, site["shape"]))
+                found[site.index] = same.pop(0)
+        elif site.op == DYNAMIC:
+            fits = (i for i, product in enumerate(dynamic) if _same_shape(product.shape, site.shape))
             first = next(fits, None)
             if first is not None:
-                found[site["index"]] = dynamic[first]
+                found[site.index] = dynamic[first]
                 del dynamic[: first + 1]  # in the order of the data flow
     return found
 
 
-def labelled(site: Mapping[str, Any]) -> tuple[Any, ...]:
+def labelled(site: Site) -> tuple[Any, ...]:
     """What names a site in every export of one model."""
-    return site["component"], site["layer"]
+    return site.component, site.layer
 
 
-def check_same_weights(site: Mapping[str, Any], product: Product, stored: NDArray[np.float32], name: str) -> None:
+def check_same_weights(site: Site, product: Product, stored: NDArray[np.float32], name: str) -> None:
     """Refuses a site whose array holds other weights than the PyTorch model.
 
     Raises:
@@ -247,7 +249,7 @@ def check_same_weights(site: Mapping[str, Any], product: Product, stored: NDArra
     """
     if product.weight is not None and _digest(matrix_of(product.weight, product.kind)) != _digest(stored):
         raise InputError(
-            f"{name} holds other weights than the PyTorch model at site {site['index']} ({site['node']}): export the "
+            f"{name} holds other weights than the PyTorch model at site {site.index} ({site.node}): export the "
             "model again and rewrite that."
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,23 +25,24 @@ from emu.analysis.cost import (
     total_cost,
 )
 from emu.cli import app
+from emu.contract.site import Site
 from emu.demo import model_path
 from emu.device import load_profile, preset_names
 from emu.errors import InputError
+from tests.contract.made import made_site
 
 VIT, BERT = model_path("digits_vit"), model_path("listops_bert")
 TOKENS, WIDTH, HEADS, LAYERS = 197, 384, 6, 12  # DeiT-S
 
 
-def deit_small(layers: int = LAYERS) -> list[dict]:
+def deit_small(layers: int = LAYERS) -> list[Site]:
     """Sites of DeiT-S as a manifest lists them, its encoder alone."""
     sites = []
 
     def add(layer: int, component: str, rows: int, columns: int, op: str = "CrossbarMatMul", matrices: int = 1) -> None:
-        facts = {"index": len(sites), "array": len(sites), "node": f"{layer}/{component}", "device": "x", "op": op}
-        facts |= {"layer": layer, "component": component, "shape": [rows, columns], "heads": HEADS}
-        macs = rows * columns * TOKENS * matrices
-        sites.append(facts | {"macs": macs, "macs_per_row": rows * columns})
+        facts = {"node": f"{layer}/{component}", "device": "x", "op": op, "layer": layer, "component": component}
+        facts |= {"shape": (rows, columns), "heads": HEADS, "macs_per_row": rows * columns}
+        sites.append(made_site(len(sites), macs=rows * columns * TOKENS * matrices, **facts))
 
     for layer in range(layers):
         for component in ("query", "key", "value", "attention_output"):
@@ -83,7 +85,7 @@ def test_analog_cells_in_large_tiles_need_few_conversions() -> None:
 
 
 def test_the_profile_of_a_device_gives_the_same_counts() -> None:
-    sites = [site for site in deit_small(1) if site["component"] == "ffn_up"]
+    sites = [site for site in deit_small(1) if site.component == "ffn_up"]
     frame = cost_of_sites(sites, {"x": bit_serial()})
     row = frame.iloc[0]
     assert (row["arrays"], row["adc_conversions"]) == (1152, TOKENS * 294_912)
@@ -179,7 +181,7 @@ def test_every_constant_of_a_preset_names_its_source(name: str) -> None:
 
 
 def test_the_energy_of_reading_follows_conductance_voltage_and_pulse() -> None:
-    sites = [site for site in deit_small(1) if site["component"] == "query"]
+    sites = [site for site in deit_small(1) if site.component == "query"]
 
     def array_uj(**changes: float) -> float:
         changes = {name.replace("__", "."): value for name, value in changes.items()}
@@ -204,7 +206,7 @@ def test_a_constant_changes_what_depends_on_it_and_nothing_else() -> None:
 
 
 def test_what_has_no_constant_is_not_modelled_and_never_zero() -> None:
-    sites = [site for site in deit_small(1) if site["component"] == "query"]
+    sites = [site for site in deit_small(1) if site.component == "query"]
     without = cost_of_sites(sites, {"x": bit_serial(**{"cost.buffer_pj_per_bit": "off"})})
     assert math.isnan(without.iloc[0]["energy_buffer_uj"]) and math.isnan(total_cost(without)["energy_buffer_uj"][0])
     assert without.iloc[0]["energy_uj"] > 0
@@ -247,7 +249,7 @@ def test_constants_are_lent_where_a_device_has_none() -> None:
 
 
 def test_the_adc_of_a_sar_is_estimated_where_it_is_not_given() -> None:
-    sites = [site for site in deit_small(1) if site["component"] == "query"]
+    sites = [site for site in deit_small(1) if site.component == "query"]
     open_adc = {"cost.adc_pj": "off", "cost.node_nm": 32.0}
     frame = cost_of_sites(sites, {"x": bit_serial(**open_adc)})
     expected = accelergy_adc_energy_pj(8, 1.28e9, 32.0)
@@ -258,7 +260,7 @@ def test_the_adc_of_a_sar_is_estimated_where_it_is_not_given() -> None:
 
 
 def test_inputs_bit_by_bit_take_a_reading_for_each_bit_and_pulses_one() -> None:
-    sites = [site for site in deit_small(1) if site["component"] == "query"]
+    sites = [site for site in deit_small(1) if site.component == "query"]
     at_once = {"dac.slice_bits": 0}
     serial, pulses = (
         cost_of_sites(sites, {"x": bit_serial(**at_once, **{"cost.dac": dac})}).iloc[0] for dac in ("bit_serial", "pwm")
@@ -300,7 +302,7 @@ def test_attention_grows_with_the_square_of_the_tokens_and_the_rest_in_proportio
 
 def test_other_tokens_fit_models_of_fixed_size() -> None:
     own = cost(VIT, device="rram_adc")
-    assert own["macs"].tolist() == [site["macs"] for site in rewrite(VIT, device="rram_adc").manifest["sites"]]
+    assert own["macs"].tolist() == [site.macs for site in rewrite(VIT, device="rram_adc").manifest.sites]
     assert cost(VIT, device="rram_adc", tokens=[17])["macs"].tolist() == own["macs"].tolist()
     longer = cost(VIT, device="rram_adc", tokens=[65]).set_index("component")
     assert longer.loc["patch_embedding", "vectors"] == 64
@@ -325,7 +327,7 @@ def test_a_quarter_of_the_range_takes_three_cells_in_the_place_of_four() -> None
 
 
 def test_writing_a_cell_takes_voltage_squared_conductance_and_time() -> None:
-    sites = [site for site in deit_small(1) if site["component"] == "attention_scores"]
+    sites = [site for site in deit_small(1) if site.component == "attention_scores"]
     row = cost_of_sites(sites, {"x": load_profile("clipformer")}).iloc[0]
     joule = row["cells"] * 2.0**2 * 5.05e-6 * 10e-9  # the mean conductance of 0.1 to 10 microsiemens
     assert row["cells"] == HEADS * (WIDTH // HEADS) * TOKENS * 3 * 2
@@ -347,7 +349,7 @@ def test_clipping_saves_attention_what_the_paper_says() -> None:
 
 
 def test_an_offset_needs_one_device_and_a_unit_column() -> None:
-    sites = [site for site in deit_small(1) if site["component"] == "query"]
+    sites = [site for site in deit_small(1) if site.component == "query"]
     offset = {"mapping.encoding": "offset", "mapping.weight_bits": 8}
     digital = cost_of_sites(sites, {"x": bit_serial(**offset)}).iloc[0]
     column = cost_of_sites(sites, {"x": bit_serial(**offset, **{"mapping.offset_correction": "unit_column"})}).iloc[0]
@@ -356,15 +358,15 @@ def test_an_offset_needs_one_device_and_a_unit_column() -> None:
 
 
 def test_shared_arrays_take_area_once_and_energy_each_time() -> None:
-    sites = [site for site in deit_small(1) if site["component"] in ("query", "key")]
-    shared = [sites[0], sites[1] | {"array": sites[0]["index"]}]
+    sites = [site for site in deit_small(1) if site.component in ("query", "key")]
+    shared = [sites[0], replace(sites[1], array=sites[0].index)]
     alone, both = (total_cost(cost_of_sites(each, {"x": bit_serial()})).iloc[0] for each in (sites[:1], shared))
     assert both["cells"] == alone["cells"] and both["area_mm2"] == alone["area_mm2"]
     assert both["energy_uj"] == pytest.approx(2 * alone["energy_uj"])
 
 
 def test_the_digital_baseline_counts_operations_and_one_transfer_of_each_weight() -> None:
-    sites = [site for site in deit_small(1) if site["component"] == "query"]
+    sites = [site for site in deit_small(1) if site.component == "query"]
     row = cost_of_sites(sites, {"x": bit_serial()}).iloc[0]
     assert row["digital_arithmetic_uj"] == pytest.approx(TOKENS * WIDTH**2 * 0.3e-6)
     weights = WIDTH**2 * 8 * 20
@@ -374,7 +376,7 @@ def test_the_digital_baseline_counts_operations_and_one_transfer_of_each_weight(
 
 
 def test_latency_is_that_of_the_slower_of_array_and_adc() -> None:
-    sites = [site for site in deit_small(1) if site["component"] == "query"]
+    sites = [site for site in deit_small(1) if site.component == "query"]
     isaac = cost_of_sites(sites, {"x": bit_serial()}).iloc[0]
     assert isaac["latency_us"] == pytest.approx(TOKENS * 8 * 0.1)
     slow = cost_of_sites(sites, {"x": bit_serial(**{"cost.adc_ns": 10.0})}).iloc[0]

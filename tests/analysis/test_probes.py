@@ -119,7 +119,7 @@ GRAPHS = (
 def test_inner_tensors_of_exported_graphs_are_found_and_are_those_of_their_samples(file: str) -> None:
     graph = next(each for each in exported.exported_graphs() if each["file"] == file)
     emulated = exported.rewritten_ideal(exported.path_of(graph))
-    layers = sorted({site["layer"] for site in emulated.manifest["sites"] if site["layer"] is not None})
+    layers = sorted({site.layer for site in emulated.manifest.sites if site.layer is not None})
     inputs = exported.feeds(emulated.model, 2)
     for kind in ("attention", "block", "context"):
         both, single = (ProbedModel(emulated, inputs, kind, batch_size=size) for size in (2, 1))

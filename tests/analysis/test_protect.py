@@ -60,7 +60,7 @@ def test_the_rules_give_evaluate_the_same_accuracies(found: Protection) -> None:
 
 def test_costs_are_counted_over_what_is_protected(bench: Bench, found: Protection) -> None:
     parts = found.parts
-    assert parts["cost"].sum() == sum(site["parameters"] for site in bench.sites)
+    assert parts["cost"].sum() == sum(site.parameters for site in bench.sites)
     assert found.cost == parts.loc[parts["protected"], "cost"].sum()
     assert found.share == pytest.approx(found.cost / parts["cost"].sum())
     assert tuple(parts.loc[parts["protected"], "selection"]) == found.chosen
@@ -120,7 +120,7 @@ def test_a_guard_that_corrects_is_measured_as_it_is() -> None:
         return Bench(model_path("digits_vit"), data_path("digits_test"), map=list(rules), **arguments)
 
     found = protect(bench, 0.01, "bits", chips=2, guard="int8_secded", guarded=guarded)
-    assert found.parts["cost"].sum() == sum(site["parameters"] for site in bench.sites)  # one check bit for 8
+    assert found.parts["cost"].sum() == sum(site.parameters for site in bench.sites)  # one check bit for 8
     assert seen
     assert all(rule.endswith(":int8_secded") for rules in seen for rule in rules)
     last = found.steps[found.steps["action"] == "add"].iloc[-1]

@@ -14,6 +14,7 @@ from emu.demo import data_path, model_path
 from emu.errors import InputError
 from emu.evaluation.statistics import chip_spread
 from emu.sweep import Store
+from tests.contract.made import made_site
 
 CHIPS = 3
 
@@ -84,7 +85,7 @@ def test_protecting_the_only_part_regains_everything() -> None:
 
 def test_sites_outside_layers_are_told_from_those_of_the_same_component_inside() -> None:
     places = [(0, "other", "a"), (None, "other", "b"), (None, "other", "c"), (None, "pooler", "d")]
-    sites = [{"layer": layer, "component": component, "node": node} for layer, component, node in places]
+    sites = [made_site(layer=layer, component=component, node=node) for layer, component, node in places]
     groups = groups_of(cast(Bench, SimpleNamespace(sites=sites, name="it")))
     assert [group.selection for group in groups] == ["layer=0 component=other", "node=b", "node=c", "component=pooler"]
 

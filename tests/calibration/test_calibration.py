@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 import emu
-from emu.calibration import calibrate, calibrated_sites
+from emu.calibration import calibrate
 from emu.cli import app
 from emu.errors import InputError
 from emu.evaluation import evaluate, run
-from emu.rewriter import read_manifest, rewrite
+from emu.rewriter import calibrated_sites, read_manifest, rewrite
 from tests.evaluation.tiny import image_model, save_image_processor
 from tests.rewriter.small import initializer, model, transformer, values
 
@@ -42,7 +42,7 @@ def test_a_dac_gets_the_largest_activation_that_enters_its_site():
         shown.CopyFrom(original)
         shown.graph.output.append(onnx.ValueInfoProto(name=name))
         names[name] = emu.session(shown, ops="python").run([name], X)[0]
-    sites = {site["node"]: site["index"] for site in result.manifest["sites"]}
+    sites = {site.node: site.index for site in result.manifest.sites}
     fed = {"q0": "x", "up0": "middle0", "down0": "active0", "scores0": "qh0", "context0": "weights0"}
     for site, name in fed.items():
         assert ranges[sites[site], 0] == pytest.approx(np.abs(names[name]).max(), rel=1e-5)
@@ -106,7 +106,7 @@ def test_integer_codes_are_calibrated_as_the_numbers_that_they_stand_for(kind):
     w = (codes.astype(np.float32) - 3) * 0.1
     y = x @ (w / np.abs(w).max())
     result = calibrated({"adc": ADC}, original, {"x": x})
-    assert result.manifest["sites"][0]["op"] == "CrossbarMatMulQuantized"
+    assert result.manifest.sites[0].op == "CrossbarMatMulQuantized"
     assert result.value("emu.ranges")[0, 2] == pytest.approx(np.abs(y).max(), rel=1e-5)
 
 
@@ -130,10 +130,10 @@ def test_samples_limit_the_data_and_the_manifest_says_how(tmp_path):
     np.savez(tmp_path / "data.npz", **X, labels=np.zeros(6, int))
     result = calibrated({"dac": DAC}, data=tmp_path / "data.npz", samples=2, method="percentile", percentile=99.5)
     how = {"method": "percentile", "samples": 2, "data": str(tmp_path / "data.npz"), "percentile": 99.5}
-    assert result.manifest["calibration"] == how
+    assert result.manifest.calibration == how
     assert result.value("emu.ranges")[0, 0] <= np.abs(X["x"][:2]).max()
     result.save(tmp_path / "m.onnx")
-    assert read_manifest(tmp_path / "m.onnx") == json.loads(json.dumps(result.manifest))
+    assert read_manifest(tmp_path / "m.onnx") == result.manifest
     np.testing.assert_array_equal(initializer(onnx.load(tmp_path / "m.onnx"), "emu.ranges"), result.value("emu.ranges"))
     again = calibrate(tmp_path / "m.onnx", X, ops="python")
     assert again.value("emu.ranges")[0, 0] == np.abs(X["x"]).max()
@@ -141,7 +141,7 @@ def test_samples_limit_the_data_and_the_manifest_says_how(tmp_path):
 
 def test_only_sites_of_calibrated_devices_get_ranges():
     emulated = rewrite(transformer(), "ideal", map=[("component=ffn_up", {"name": "mine", "dac": DAC, "adc": ADC})])
-    index = next(site["index"] for site in emulated.manifest["sites"] if site["node"] == "up0")
+    index = next(site.index for site in emulated.manifest.sites if site.node == "up0")
     assert calibrated_sites(emulated.manifest) == {index: (True, True)}
     before = emulated.value("emu.ranges")
     assert np.isnan(before[index]).all() and np.isfinite(np.delete(before, index, axis=0)).all()

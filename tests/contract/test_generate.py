@@ -32,7 +32,7 @@ def test_a_changed_range_changes_library_page_twin_and_profile(monkeypatch: pyte
     numbers = {"program.sigma": 0.5, "program.sigma_cycle": 0.5}
     with pytest.raises(InputError, match=r"entry 'program.sigma' of input 'device' is 0.5, expected 0 to 0.25\."):
         stored(x, w, program="lognormal_w", numbers=numbers)
-    with pytest.raises(InputError, match=r"program.sigma is 0.5 and must be 0 to 0.25\."):
+    with pytest.raises(InputError, match=r"program.sigma is 0.5, expected 0 to 0.25\."):
         load_profile("rram", ["program.sigma=0.5"])
     with pytest.raises(InputError, match=r"attribute 'slice_bits' is 8, expected 0, or a whole number from 1 to 5\."):
         stored(x, w, slice_bits=8)

@@ -1,6 +1,7 @@
-"""Twin and library accept the same nodes and numbers, and refuse the others with the same sentence."""
+"""Profile, twin and library accept the same nodes and numbers, and refuse the others with the same sentence."""
 
 import itertools
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -12,9 +13,13 @@ import onnxruntime
 import pytest
 
 from emu.contract.schema import ATTRIBUTES, NUMBERS, OPERATORS, Range, attribute_types, plain
-from emu.contract.structure import check_controls, needed_entries, parse_structure
+from emu.contract.structure import check_controls, needed_entries, number_of, parse_structure, wrong_settings
+from emu.device import load_profile
+from emu.device.fields import said_of_settings
+from emu.device.profile import SETTINGS
 from emu.errors import InputError
 from emu.runtime import library_path
+from emu.runtime.library import programmed_weight
 from tests.custom_ops.one_node import controls, one_node_model
 
 OPERANDS: dict[str, tuple[Any, ...]] = {
@@ -26,6 +31,7 @@ OPERANDS: dict[str, tuple[Any, ...]] = {
 FED = {"X": np.ones((2, 3), np.float32), "A": np.ones((2, 3), np.float32), "B": np.ones((3, 4), np.float32)}
 # What concerns the node's own place, and is set only by the test of single attributes.
 OF_THE_SITE = ("site", "sites", "array", "sample_axis", "heads", "head_axis", "head_groups", "head_share", "window")
+TABLES = ("target_us", "mean_us", "std_us", "table_time_s", "mean_nu", "std_nu")
 Case = tuple[str, dict[str, Any], list[float]]
 
 
@@ -117,17 +123,114 @@ def library_says(case: Case) -> str:
     return ""
 
 
+# A profile leaves out what has no effect, and has no list of bits that there are not.
+OF_PROFILES = re.compile(
+    r".*( has no effect|^[\w.]+ is missing: | must give the resolution|^\[program\] (time_s|target_us|mean_us|std_us) |"
+    r"granular needs levels|^\[faults\] (flip|protection) )"
+)
+
+
+def as_profile(case: Case) -> dict[str, Any] | None:
+    """The plain data of the device that says the same as a node, None where no profile can."""
+    op, attributes, numbers = case
+    entries = attributes["entries"].split(",") if attributes["entries"] else []
+    given = {**plain("CrossbarMatMul"), **plain("CrossbarMatMulDynamic"), **attributes}
+    flips, stuck = given["fault_storage"] != "none", "faults.stuck_low" in entries
+    of_others = (
+        *OF_THE_SITE,
+        "format",
+        "code_bits",
+        "block_rows",
+        "table_times",
+        "table_points",
+        "drift_points",
+        "fault_source",
+    )
+    if (
+        op == "CrossbarMatMulQuantized"  # has codes of its own
+        or any(given[name] != value for name, value in plain(op).items() if name in of_others[:-4])
+        or given["fault_source"] != ("random" if flips or stuck else "none")
+        or (given["fault_mask"] != 255 and not flips)
+        or "other" in (given["dac"], given["adc"])  # `none` is a model there, and no range
+        or not all(number_of(name) for name in entries)
+        or len(set(entries)) < len(entries)
+        or any(name.rpartition(".")[0] in entries for name in entries)  # a number and a fit of one name
+    ):
+        return None
+    settings = {setting: given[name] for name, setting in SETTINGS.items() if given[name] != ATTRIBUTES[name].absent}
+    mask = settings.pop("faults.mask", 255)
+    if flips:
+        settings["faults.flip"] = [bit for bit in range(32) if mask >> bit & 1]
+    data: dict[str, Any] = {section: {"model": "none"} for section in ("program", "drift", "write", "dac", "adc")}
+    for converter in ("dac", "adc"):
+        if f"{converter}.range" in settings:
+            data[converter]["model"] = "uniform"
+    for name, value in settings.items():
+        section, field = name.split(".")
+        data.setdefault(section, {})[field] = value
+    for name, value in zip(entries, numbers, strict=True):
+        row = number_of(name)
+        section, field, *places = name.split(".", 2)
+        content = data.setdefault(section, {})
+        whole = row is not None and row.legal.whole and value == value // 1
+        if not places:
+            content[field] = int(value) if whole else value
+        elif field == "parameter" or not places[0][0].isdecimal():
+            content.setdefault("parameters" if field == "parameter" else field, {})[places[0]] = value
+        else:
+            content.setdefault(field, {})[tuple(map(int, places[0].split(".")))] = value
+    for content, field in itertools.product((data["program"], data["drift"]), TABLES):
+        if cells := content.get(field):
+            shape = [1 + max(axis) for axis in zip(*cells, strict=True)]
+            if len(cells) != math.prod(shape):
+                return None
+            content[field] = np.reshape([cells[place] for place in np.ndindex(*shape)], shape).tolist()
+    return data
+
+
+def check_profile(case: Case, twin: str) -> str | None:
+    """A profile that says the same meets the same sentence, in its own names; None where no profile says the same."""
+    attributes = case[1]
+    data = as_profile(case)
+    if data is None:
+        return None
+    try:
+        profile = load_profile({"name": "it", **data})
+    except InputError as error:
+        said = str(error).split(": ", 1)[1].removesuffix(".")
+        if OF_PROFILES.match(said):
+            return None
+        assert twin and said in mistakes(case), (said, twin, case)
+        return said
+    structure, entries = profile.structure(), attributes["entries"].split(",") if attributes["entries"] else []
+    same = all(structure.get(name, value) == value for name, value in attributes.items() if name != "entries")
+    if not same or set(profile.entries()) != set(entries):
+        return None  # it has defaults
+    assert not twin, (twin, case)
+    return ""
+
+
+def mistakes(case: Case) -> set[str]:
+    """All sentences about a node, each mistake by itself, as profiles say them."""
+    op, attributes, numbers = case
+    entries = attributes["entries"].split(",") if attributes["entries"] else []
+    found = [twin_says(case), *wrong_settings(attributes, dict(zip(entries, numbers, strict=True)))]
+    found += [twin_says((op, {**plain(op), name: value}, [])) for name, value in attributes.items()]
+    return set(said_of_settings(found, SETTINGS))
+
+
 # What only a run finds, of operands that these attributes do not fit; it comes before the numbers of the device.
 OF_OPERANDS = re.compile(
     r"\?|attribute '\w+': |attribute '(adc|heads|program_function|sample_axis)' .*(;|divide)|input '\w'"
 )
 
 
-def check(case: Case) -> None:
+def check(case: Case) -> str | None:
+    """Check a node; return what a profile says of the same, if any can."""
     twin, library = twin_says(case), library_says(case)
-    if OF_OPERANDS.match(library) and not twin.startswith("attribute"):
-        return
-    assert library == twin, case
+    if not OF_OPERANDS.match(library) or twin.startswith("attribute"):
+        assert library == twin, case
+    return check_profile(case, twin)
 
 
 def cases(count: int, seed: int) -> Iterator[Case]:
@@ -137,13 +240,26 @@ def cases(count: int, seed: int) -> Iterator[Case]:
 
 def test_random_nodes_meet_the_same_sentence() -> None:
     spoken: dict[str, int] = {}
+    by_profiles: dict[str, int] = {}
     for case in cases(1500, seed=1):
         if case[1].get("sites", 1) > 1000 or case[1].get("table_points", 0) * case[1].get("table_times", 0) > 1000:
             continue
-        check(case)
-        kind = re.sub(r"'[^']*'|[\d.]+", "_", twin_says(case))
-        spoken[kind] = spoken.get(kind, 0) + 1
+        for counted, said in ((by_profiles, check(case)), (spoken, twin_says(case))):
+            kind = "no profile" if said is None else re.sub(r"'[^']*'|[\w.]*[\d.]+", "_", said)
+            counted[kind] = counted.get(kind, 0) + 1
     assert len(spoken) > 30 and spoken[""] > 200  # not all of one kind
+    assert len(by_profiles) > 15 and by_profiles[""] > 70
+
+
+def test_what_ctypes_gives_meets_the_sentences_of_a_node() -> None:
+    for changes in ({"weight_bits": 1}, {"weight_bits": "8"}, {"encoding": 3}, {"encoding": "other"}):
+        case = ("CrossbarMatMul", {**plain("CrossbarMatMul"), **changes}, [])
+        with pytest.raises(InputError) as refusal:
+            programmed_weight(np.ones((3, 4), np.float32), case[1], np.zeros(0, np.float32))
+        assert str(refusal.value) == f"node 'program', {library_says(case)}" == f"node 'program', {twin_says(case)}"
+    lacking = {name: value for name, value in plain("CrossbarMatMul").items() if name != "site"}
+    with pytest.raises(InputError, match="attribute 'site' is missing; every attribute must be present"):
+        programmed_weight(np.ones((3, 4), np.float32), lacking, np.zeros(0, np.float32))
 
 
 @pytest.mark.parametrize("op", OPERATORS)

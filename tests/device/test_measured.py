@@ -61,7 +61,7 @@ def test_single_numbers_of_a_table_may_be_set(tmp_path: Path) -> None:
     assert load_profile(profile, ["program.std_us.0.1=0.9"]).entries()["program.std_us.0.1"] == 0.9
     with pytest.raises(InputError, match="not in the table"):
         load_profile(profile, ["program.std_us.0.7=0.9"])
-    with pytest.raises(InputError, match=r"program.std_us must be at least 0, and -1 is not"):
+    with pytest.raises(InputError, match=r"program.std_us.0.1 is -1, expected at least 0"):
         load_profile(profile, ["program.std_us.0.1=-1"])
 
 

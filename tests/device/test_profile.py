@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from emu.contract.schema import ATTRIBUTES
+from emu.contract.schema import ATTRIBUTES, NUMBERS
 from emu.contract.structure import number_of
 from emu.device import Profile, describe, load_profile, preset_names
-from emu.device.explain import entry_number
-from emu.device.profile import ENTRY_NAMES
 from emu.device.sections import VARIANTS
 from emu.device.sections.section import explain, words
 
@@ -220,12 +218,13 @@ def test_every_choice_reaches_the_structure() -> None:
 
 def test_entries_stand_in_one_order_whatever_the_device() -> None:
     seen = set()
+    names = [name.split(".<")[0] for name in NUMBERS]
     for profile in map(load_profile, [EVERYTHING, *OTHERS, *preset_names()]):
         groups = [number_of(name).name.split(".<")[0] for name in profile.entries()]  # type: ignore[union-attr]
-        places = [ENTRY_NAMES.index(group) for group in groups]
+        places = [names.index(group) for group in groups]
         assert places == sorted(places)
         seen |= set(groups)
-    assert seen == set(ENTRY_NAMES)  # every number of the page is reached by one of these devices
+    assert seen == set(names)  # every number of the page is reached by one of these devices
 
 
 def test_a_table_gives_one_entry_for_each_number() -> None:
@@ -403,14 +402,14 @@ def test_choices_are_listed_once_and_before_the_numbers_that_they_bring() -> Non
     ],
 )
 def test_ranges_are_those_of_the_operators_page_also_in_float32(name: str, good: list[float], bad: list[float]) -> None:
-    number = entry_number(name)
-    assert number is not None
-    assert [number.allows(value) for value in good] == [True] * len(good)
-    assert [number.allows(value) for value in bad] == [False] * len(bad)
+    row = number_of(name)
+    assert row is not None
+    assert [row.legal.allows_stored(value) for value in good] == [True] * len(good)
+    assert [row.legal.allows_stored(value) for value in bad] == [False] * len(bad)
 
 
 @pytest.mark.parametrize(
     "name", ["mapping.tile_rows", "program.target_us", "program.mean_us.0", "program.mean_us.a.b", "drift", "x.y"]
 )
 def test_what_is_no_entry_has_no_number(name: str) -> None:
-    assert entry_number(name) is None
+    assert number_of(name) is None

@@ -28,7 +28,7 @@ def test_a_trial_that_selects_no_site_away_is_the_plain_one(bench: Bench) -> Non
 
 def test_strengths_follow_the_selection(bench: Bench) -> None:
     strengths = bench.strengths(Trial(only="layer=1 component=ffn_*", strength=0.5))
-    sites = [site["index"] for site in bench.sites if site["layer"] == 1 and site["component"].startswith("ffn")]
+    sites = [site.index for site in bench.sites if site.layer == 1 and site.component.startswith("ffn")]
     assert np.flatnonzero(strengths).tolist() == sites
     assert set(strengths[sites]) == {np.float32(0.5)}
     rest = bench.strengths(Trial(exclude="layer=1 component=ffn_*"))

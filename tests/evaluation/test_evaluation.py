@@ -9,24 +9,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from emu.device import load_profile
+from emu.contract.manifest import Manifest
 from emu.errors import InputError
 from emu.evaluation import evaluate, run
+from tests.contract.made import made_manifest
 
 SAMPLES = 11
 
 
-def device(name: str = "rram", value: str = "emu.device") -> dict[str, Any]:
-    profile = load_profile(name)
-    return {"profile": profile.model_dump(mode="json"), "entries": list(profile.entries()), "input": value}
-
-
-SITES = [{"index": 0}, {"index": 1}, {"index": 2}]
-MANIFEST = {"devices": {"rram": device()}, "sites": SITES}
-TWO_DEVICES = {
-    "devices": {"rram": device(value="emu.device.rram"), "rram_adc": device("rram_adc", "emu.device.rram_adc")},
-    "sites": SITES,
-}
+MANIFEST = made_manifest()
+TWO_DEVICES = made_manifest(["rram", "rram_adc"])
 
 
 class FakeSession:
@@ -67,7 +59,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     return fake
 
 
-def model(manifest: dict[str, Any] | None = MANIFEST) -> Any:
+def model(manifest: Manifest | None = MANIFEST) -> Any:
     return SimpleNamespace(graph=SimpleNamespace(name="tiny"), manifest=manifest)
 
 
@@ -111,7 +103,7 @@ def test_settings_go_to_the_device_that_they_name_or_that_alone_has_them(session
     changes = {"rram:program.sigma": 0.2, "adc.bound": 12}
     result = evaluate(model(TWO_DEVICES), data(), chips=1, set=changes)
     np.testing.assert_array_equal(session.calls[-1]["emu.device.rram"], np.float32([0.2, 0]))
-    entries = TWO_DEVICES["devices"]["rram_adc"]["entries"]
+    entries = TWO_DEVICES.devices["rram_adc"].entries
     assert session.calls[-1]["emu.device.rram_adc"][entries.index("adc.bound")] == 12
     assert result.device == "rram, rram_adc"
     assert result.settings["rram:program.sigma"] == 0.2 and result.settings["rram_adc:program.sigma"] == 0.1
@@ -194,7 +186,7 @@ def test_progress_reaches_the_total(session: FakeSession) -> None:
         (MANIFEST, {"device": "rram"}, "already rewritten"),
         (MANIFEST, {"only": "layer=0"}, "'only' is for rewriting a plain model: give it with a device"),
         (None, {"map": ["layer=0:rram"]}, "'map' is for rewriting a plain model: give it with a device"),
-        (MANIFEST | {"calibration": None}, {}, "is not calibrated yet: run 'emu calibrate'"),
+        (made_manifest(calibration=None), {}, "is not calibrated yet: run 'emu calibrate'"),
         (TWO_DEVICES, {"set": ["program.sigma=1"]}, "as in rram:program.sigma=1"),
         (TWO_DEVICES, {"set": ["pcm:program.sigma=1"]}, "it has rram, rram_adc"),
         (
@@ -213,7 +205,7 @@ def test_progress_reaches_the_total(session: FakeSession) -> None:
     ],
 )
 def test_wrong_options_are_refused(
-    session: FakeSession, manifest: dict[str, Any] | None, options: dict[str, Any], says: str
+    session: FakeSession, manifest: Manifest | None, options: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
         evaluate(model(manifest), data(), **options)

@@ -7,7 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from emu.rewriter import Site, find_sites, find_stored_tensors, rewrite
+from emu.contract.site import Site
+from emu.rewriter import find_sites, find_stored_tensors, rewrite
 from emu.runtime import session
 from graphs.load import FOLDER, load, manifest, names, path_of
 
@@ -58,8 +59,8 @@ def test_heads_are_those_of_the_configuration(name):
 def test_every_graph_is_rewritten(name):
     """The rewritten model is valid: `rewrite` runs onnx's checker on it."""
     emulated = rewrite(load(name), device="rram_adc")
-    assert len(emulated.manifest["sites"]) == len(truth(name))
-    digital = {each["node"] for each in emulated.manifest["skipped"]}
+    assert len(emulated.manifest.sites) == len(truth(name))
+    digital = {each.node for each in emulated.manifest.skipped}
     assert set(GRAPHS[name]["digital"]) <= digital
 
 
@@ -89,9 +90,9 @@ def test_the_repeated_layer_of_albert_is_one_set_of_arrays(name, share):
     for weights in ("constant", "random") if share == "by-name" else ("random",):
         emulated = rewrite(load(name, weights), share=share)
         for component in ("query", "key", "value", "attention_output", "ffn_up", "ffn_down"):
-            found = [site for site in emulated.manifest["sites"] if site["component"] == component]
-            assert [site["layer"] for site in found] == [0, 1, 2, 3]
-            assert {site["array"] for site in found} == {found[0]["index"]}
+            found = [site for site in emulated.manifest.sites if site.component == component]
+            assert [site.layer for site in found] == [0, 1, 2, 3]
+            assert {site.array for site in found} == {found[0].index}
 
 
 def test_tied_weights_stay_tied_when_they_are_rebuilt():

@@ -11,7 +11,8 @@ import onnx
 import onnxruntime
 
 from emu.contract.codes import numbers_of, read_codes
-from emu.rewriter import EmulatedModel, Site, find_sites, rewrite
+from emu.contract.site import Site
+from emu.rewriter import EmulatedModel, find_sites, rewrite
 
 ASSETS = os.environ.get("EMU_ASSETS")
 COMPONENTS = {

@@ -88,7 +88,7 @@ def test_every_way_to_use_it_equals_the_original(opset, given):
     rewritten = rewrite(original, device="ideal")
     for result, wanted in zip(session(rewritten).run(None, feeds), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-5)
-    sites = [(site["node"], site["component"], site["heads"]) for site in rewritten.manifest["sites"]]
+    sites = [(site.node, site.component, site.heads) for site in rewritten.manifest.sites]
     assert sites == [
         ("att/attention_scores", "attention_scores", HEADS),
         ("att/attention_context", "attention_context", HEADS),

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+from emu.contract.manifest import SampleAxis
 from emu.errors import InputError
 from emu.rewriter import rewrite
 from emu.runtime import session
@@ -13,7 +14,7 @@ from .small import assert_same_results, model, values
 
 def batch_of(inputs: str, outputs: str = "float[o, n] y", body: str = "y = MatMul(x, w)", **options) -> tuple:
     found = rewrite(model(body, inputs=inputs, outputs=outputs, w=values(4, 3)), device="ideal", **options).manifest
-    return found["batch"]["input"], found["batch"]["axis"]
+    return found.batch.input, found.batch.axis
 
 
 @pytest.mark.parametrize(
@@ -43,8 +44,8 @@ def test_a_fixed_batch_is_the_leading_axis_that_inputs_share_with_outputs():
 
 
 def test_what_was_told_is_said():
-    found = rewrite(model("y = MatMul(x, w)", inputs="float[batch, 4] x", w=values(4, 3))).manifest["batch"]
-    assert found == {"input": "x", "axis": 0, "size": None, "told": "by 'batch'"}
+    found = rewrite(model("y = MatMul(x, w)", inputs="float[batch, 4] x", w=values(4, 3))).manifest.batch
+    assert found == SampleAxis("x", axis=0, size=None, told="by 'batch'")
 
 
 TWO = "float[text_batch, 4] t, float[image_batch, 4] x"
@@ -73,7 +74,7 @@ def test_leading_sizes_that_must_equal_the_batch_count_samples_too():
         outputs="float[o, s, 4] y",
         w=values(4, 4),
     )
-    axes = [site["sample_axis"] for site in rewrite(cached, device="rram_adc").manifest["sites"]]
+    axes = [site.sample_axis for site in rewrite(cached, device="rram_adc").manifest.sites]
     assert axes == [0, 0, 0]
     split(cached, {"past": values(4, 3, 4), "x": values(4, 5, 4, seed=1)}, {"past": 0, "x": 0})
 
@@ -142,7 +143,7 @@ def test_what_does_not_grow_with_the_batch_is_the_same_for_every_sample():
         inputs="float[3, 4] t, float[images, 4] x",
         w=values(4, 3),
     )
-    axes = [site["sample_axis"] for site in rewrite(original, device="rram_adc").manifest["sites"]]
+    axes = [site.sample_axis for site in rewrite(original, device="rram_adc").manifest.sites]
     assert axes == [-1, 0]
     split(original, {"t": values(3, 4), "x": values(4, 4, seed=1)}, {"t": None, "x": 0})
 

@@ -65,15 +65,15 @@ def test_padding_that_the_image_decides_is_written_out(padding):
 def test_padding_that_only_a_run_decides_leaves_a_convolution_digital():
     body = 'c = Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w) p = GlobalAveragePool(c) f = Flatten(p) '
     original = model(body + "y = MatMul(f, v)", inputs="float[batch, 3, h, k] x", w=values(5, 3, 3, 3), v=values(5, 3))
-    (skipped,) = rewrite(original, device="ideal").manifest["skipped"]
-    assert (skipped["node"], skipped["reason"]) == ("c", "its padding depends on a free size of the image (auto_pad)")
+    (skipped,) = rewrite(original, device="ideal").manifest.skipped
+    assert (skipped.node, skipped.reason) == ("c", "its padding depends on a free size of the image (auto_pad)")
 
 
 def test_counts_of_a_grouped_convolution_are_those_of_all_groups():
     original = convolution("group = 2, pads = [1, 1, 1, 1]", (2, 4, 6, 5), (6, 2, 3, 3))
-    (site,) = rewrite(original).manifest["sites"]
-    assert (site["stack"], site["shape"], site["parameters"]) == (2, [18, 3], 2 * 18 * 3)
-    assert site["macs"] == 6 * 5 * 2 * 18 * 3
+    (site,) = rewrite(original).manifest.sites
+    assert (site.stack, site.shape, site.parameters) == (2, (18, 3), 2 * 18 * 3)
+    assert site.macs == 6 * 5 * 2 * 18 * 3
 
 
 def test_inspect_shows_how_many_arrays_a_stack_has(tmp_path):
@@ -125,10 +125,10 @@ def test_a_transposed_convolution_with_overlap_stays_digital_and_says_how_much_t
         v=values(5, 3),
     )
     manifest = rewrite(original, device="ideal").manifest
-    (skipped,) = manifest["skipped"]
-    assert "blocks overlap" in skipped["reason"]
-    assert skipped["macs"] == 4 * 9 * 5 * 4
-    assert manifest["digital_share"] == pytest.approx(720 / (720 + 15))
+    (skipped,) = manifest.skipped
+    assert "blocks overlap" in skipped.reason
+    assert skipped.macs == 4 * 9 * 5 * 4
+    assert manifest.digital_share == pytest.approx(720 / (720 + 15))
 
 
 @pytest.mark.parametrize("sides", [[2], [2, 3]])

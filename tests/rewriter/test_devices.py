@@ -16,7 +16,7 @@ ARRAY = {"rram": "emu.device.rram", "rram_adc": "emu.device.rram_adc", "ideal": 
 
 
 def devices_of(rewritten):
-    return {site["node"]: site["device"] for site in rewritten.manifest["sites"]}
+    return {site.node: site.device for site in rewritten.manifest.sites}
 
 
 def test_the_last_rule_that_matches_a_site_counts_and_the_rest_is_on_the_default():
@@ -30,29 +30,29 @@ def test_the_last_rule_that_matches_a_site_counts_and_the_rest_is_on_the_default
 
 def test_every_device_has_one_tensor_with_its_own_numbers_and_nodes_read_it():
     rewritten = rewrite(transformer(), "rram", map=["component=ffn_up:rram_adc", "component=classifier:ideal"])
-    devices = rewritten.manifest["devices"]
-    assert {name: device["input"] for name, device in devices.items()} == ARRAY
+    devices = rewritten.manifest.devices
+    assert {name: device.input for name, device in devices.items()} == ARRAY
     for name, device in devices.items():
         entries = load_profile(name).entries()
-        assert device["entries"] == list(entries)
+        assert device.entries == tuple(entries)
         np.testing.assert_array_equal(initializer(rewritten.model, ARRAY[name]), np.float32(list(entries.values())))
     for node, name in devices_of(rewritten).items():
         found = crossbars(rewritten.model)[node]
         assert ARRAY[name] in found.input
-        assert attributes(found)["entries"] == ",".join(devices[name]["entries"])
+        assert attributes(found)["entries"] == ",".join(devices[name].entries)
         assert attributes(found)["adc"] == load_profile(name).structure()["adc"]
     assert "emu.device" not in [value.name for value in rewritten.model.graph.input]
 
 
 def test_rules_that_put_all_sites_on_one_device_leave_one_tensor():
     rewritten = rewrite(transformer(), "ideal", map=["node=*:rram"])
-    assert {name: device["input"] for name, device in rewritten.manifest["devices"].items()} == {"rram": "emu.device"}
+    assert {name: device.input for name, device in rewritten.manifest.devices.items()} == {"rram": "emu.device"}
 
 
 def test_tiles_are_those_of_the_sites_own_device(tmp_path):
     (tmp_path / "small.toml").write_text("[mapping]\ntile_rows = 4\n")
     rewritten = rewrite(transformer(), "ideal", map=[("component=ffn_up", tmp_path / "small.toml")])
-    tiles = {site["node"]: site["tiles"] for site in rewritten.manifest["sites"]}
+    tiles = {site.node: site.tiles for site in rewritten.manifest.sites}
     assert (tiles["up0"], tiles["q0"]) == (2, 1)
 
 
@@ -72,20 +72,20 @@ def test_stored_tensors_follow_rules_too():
 
 def test_equal_weights_on_different_devices_are_different_arrays():
     original = model("a = MatMul(x, w) b = MatMul(a, w) c = MatMul(b, w) y = MatMul(c, w)", w=values(4, 4))
-    assert [site["array"] for site in rewrite(original).manifest["sites"]] == [0, 0, 0, 0]
+    assert [site.array for site in rewrite(original).manifest.sites] == [0, 0, 0, 0]
     rewritten = rewrite(original, "rram", map=["node=b:rram_adc", "node=y:rram_adc"])
-    assert [site["array"] for site in rewritten.manifest["sites"]] == [0, 1, 0, 1]
+    assert [site.array for site in rewritten.manifest.sites] == [0, 1, 0, 1]
 
 
 def test_settings_go_to_the_default_device_or_to_the_one_that_they_name():
     changes = {"program.sigma": 0.3, "rram_adc:adc.bound": 12, "rram_adc:program.sigma": 0.4}
     rewritten = rewrite(transformer(), "rram", map=["component=ffn_up:rram_adc"], set=changes)
-    profiles = {name: device["profile"] for name, device in rewritten.manifest["devices"].items()}
+    profiles = {name: device.profile for name, device in rewritten.manifest.devices.items()}
     assert profiles["rram"]["program"]["sigma"] == 0.3
     assert profiles["rram_adc"]["program"]["sigma"] == 0.4
     assert profiles["rram_adc"]["adc"]["bound"] == 12
     same = rewrite(transformer(), "rram", map=["layer=0:rram"], set=["rram:program.sigma=0.3"])
-    assert same.manifest["devices"]["rram"]["profile"]["program"]["sigma"] == 0.3
+    assert same.manifest.devices["rram"].profile["program"]["sigma"] == 0.3
 
 
 def test_two_devices_of_one_name_that_differ_are_refused(tmp_path):

@@ -71,8 +71,8 @@ def test_attention_of_einsums_has_its_layer_components_and_heads():
         **{f"w{name}": values(16, 4, 4, seed=place) for place, name in enumerate("qkv")},
     )
     assert_same_results(original, X)
-    found = {site["node"]: site for site in rewrite(original).manifest["sites"]}
-    assert {node: (site["layer"], site["component"], site["heads"]) for node, site in found.items()} == {
+    found = {site.node: site for site in rewrite(original).manifest.sites}
+    assert {node: (site.layer, site.component, site.heads) for node, site in found.items()} == {
         "q": (0, "query", 4),
         "k": (0, "key", 4),
         "v": (0, "value", 4),
@@ -82,7 +82,7 @@ def test_attention_of_einsums_has_its_layer_components_and_heads():
         "u": (0, "ffn_up", 0),
         "y": (0, "ffn_down", 0),
     }
-    assert found["s"]["shape"][0] == 4  # the keys are what is written, although they are the left operand
+    assert found["s"].shape[0] == 4  # the keys are what is written, although they are the left operand
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
+from emu.contract.site import Site
 from emu.errors import InputError
-from emu.rewriter import Site, rewrite
+from emu.rewriter import rewrite
 from emu.runtime import session
 
 from .exported import (
@@ -98,10 +99,10 @@ def test_without_disturbance_results_are_those_of_the_original(graph):
 @by_file(supported_graphs())
 def test_nothing_stays_digital_without_a_reason(graph):
     rewritten = rewritten_ideal(path_of(graph))
-    skipped = {each["node"] for each in rewritten.manifest["skipped"]}
+    skipped = {each.node for each in rewritten.manifest.skipped}
     products = [node for node in rewritten.model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
     assert {node.name for node in products} == skipped
-    assert all(each["reason"] for each in rewritten.manifest["skipped"])
+    assert all(each.reason for each in rewritten.manifest.skipped)
 
 
 SAMPLE_LAYOUTS = named(

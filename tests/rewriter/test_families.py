@@ -174,8 +174,8 @@ def test_every_product_of_a_family_is_a_site_and_equal(family, dynamo, tmp_path_
     path, x = exported(family, dynamo, tmp_path_factory.getbasetemp())
     clean = onnxruntime.InferenceSession(path).run(None, {"x": x})[0]
     ideal = rewrite(path, device="ideal")
-    assert ideal.manifest["digital_share"] == 0
-    found = Counter(site["component"] for site in ideal.manifest["sites"])
+    assert ideal.manifest.digital_share == 0
+    found = Counter(site.component for site in ideal.manifest.sites)
     assert {name: found[name] for name in FAMILIES[family][3]} == FAMILIES[family][3]
     result = session(ideal).run(None, {"x": x})[0]
     np.testing.assert_allclose(result, clean, atol=1e-5 * max(1.0, np.abs(clean).max()))

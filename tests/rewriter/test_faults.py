@@ -49,9 +49,9 @@ def test_a_list_replaces_random_faults_and_their_numbers():
     device = INT | {"program": {"model": "lognormal_w", "sigma": 0.1}}
     faults = draw_faults(rewrite(transformer(), device), seed=1)
     listed = rewrite(transformer(), device, faults=faults)
-    (facts,) = listed.manifest["devices"].values()
-    assert facts["entries"] == ["program.sigma", "program.sigma_cycle"]
-    assert listed.manifest["faults"]["seed"] == 1
+    (facts,) = listed.manifest.devices.values()
+    assert facts.entries == ("program.sigma", "program.sigma_cycle")
+    assert listed.manifest.faults["seed"] == 1
     nodes = crossbars(listed.model)
     assert attributes(nodes["q0"])["fault_source"] == "list"
     assert {attributes(node)["entries"] for node in nodes.values()} == {"program.sigma,program.sigma_cycle"}

@@ -16,7 +16,7 @@ def components(original):
 
 
 def skipped(original):
-    return {each["node"]: each["reason"] for each in rewrite(original).manifest["skipped"]}
+    return {each.node: each.reason for each in rewrite(original).manifest.skipped}
 
 
 def test_blocks_are_counted_in_data_flow_order():
@@ -122,7 +122,7 @@ def test_values_captured_by_a_branch_are_data():
         "side"
     ]  # the projection of a constant table is a constant: the table of what each head multiplies with
     assert "p0" not in sites
-    assert (side.component, side.layer, side.stored, side.matrices) == ("position_scores", 0, True, 2)
+    assert (side.component, side.layer, side.is_stored, side.stack) == ("position_scores", 0, True, 2)
     assert (side.heads, side.head_axis, side.sample_axis) == (2, "matrix", 0)
     assert sites["scores0"].component == "attention_scores"
     assert sites["up0"].component == "ffn_up"
@@ -252,11 +252,11 @@ def test_packed_projections_that_mix_head_widths_have_no_heads_and_the_manifest_
     del original.graph.node[:]
     original.graph.node.extend([*nodes[:place], *extra.graph.node, *nodes[place:]])
     original.graph.initializer.extend(extra.graph.initializer)
-    sites = {site["node"]: site for site in rewrite(original).manifest["sites"]}
-    assert (sites["q0"]["heads"], sites["q0"]["head_axis"]) == (0, "none")
-    assert "could not be told" in sites["q0"]["note"]
-    assert (sites["k0"]["heads"], sites["k0"]["head_axis"]) == (2, "output")
-    assert "note" not in sites["k0"]
+    sites = {site.node: site for site in rewrite(original).manifest.sites}
+    assert (sites["q0"].heads, sites["q0"].head_axis) == (0, "none")
+    assert "could not be told" in sites["q0"].note
+    assert (sites["k0"].heads, sites["k0"].head_axis) == (2, "output")
+    assert sites["k0"].note == ""
 
 
 def test_a_fixed_batch_has_its_samples_first():

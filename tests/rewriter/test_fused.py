@@ -661,9 +661,9 @@ def test_an_unknown_fused_operator_that_holds_products_is_refused_by_node_and_op
 def test_an_unknown_operator_that_holds_no_product_stays_as_it_is():
     original = fused("p = MatMul(x, w)  y = com.microsoft.BiasSplitGelu (p, b)", w=values(4, 4), b=values(4))
     rewritten = rewrite(original)
-    assert [site["node"] for site in rewritten.manifest["sites"]] == ["p"]
-    assert [each["op"] for each in rewritten.manifest["skipped"]] == ["com.microsoft.BiasSplitGelu"]
-    assert "emu does not know" in rewritten.manifest["skipped"][0]["reason"]
+    assert [site.node for site in rewritten.manifest.sites] == ["p"]
+    assert [each.op for each in rewritten.manifest.skipped] == ["com.microsoft.BiasSplitGelu"]
+    assert "emu does not know" in rewritten.manifest.skipped[0].reason
 
 
 def test_an_operand_whose_rank_cannot_be_told_is_refused_by_name():

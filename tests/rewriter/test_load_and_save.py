@@ -1,6 +1,5 @@
 """Broken files get one sentence each; written files are whole, or as they were."""
 
-import json
 import os
 
 import numpy as np
@@ -8,6 +7,7 @@ import onnx
 import pytest
 
 import emu
+from emu.contract.schema import FORMAT
 from emu.errors import InputError
 from emu.rewriter import find_sites, read_manifest, rewrite
 from emu.rewriter import save as save_module
@@ -162,7 +162,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, tmp_path, monk
 def test_saving_over_the_source_works(path):
     with_external_data(path)
     rewrite(path, device="ideal").save(path)
-    assert list(read_manifest(path)["devices"]) == ["ideal"]
+    assert list(read_manifest(path).devices) == ["ideal"]
 
 
 def test_a_missing_folder_is_named(path, tmp_path):
@@ -177,7 +177,6 @@ def test_the_manifest_in_the_file_is_the_one_in_memory(path, tmp_path):
     rewritten.save(tmp_path / "m.onnx")
     assert read_manifest(tmp_path / "m.onnx") == read_manifest(rewritten.model) == rewritten.manifest
     assert read_manifest(ir.from_proto(rewritten.model)) == rewritten.manifest
-    assert json.loads(json.dumps(rewritten.manifest)) == rewritten.manifest
     assert read_manifest(path) is None
 
 
@@ -186,7 +185,7 @@ def test_a_manifest_of_another_format_is_refused(path, tmp_path):
     entry = next(each for each in proto.metadata_props if each.key == "emu.manifest")
     for other in (1, 9):
         entry.value = f'{{"format": {other}}}'
-        with pytest.raises(InputError, match=f"manifest of format {other}, this emu reads format 2"):
+        with pytest.raises(InputError, match=f"manifest of format {other}, this emu reads format {FORMAT}"):
             read_manifest(proto)
     entry.value = "{"
     with pytest.raises(InputError, match="damaged manifest"):
@@ -195,14 +194,14 @@ def test_a_manifest_of_another_format_is_refused(path, tmp_path):
 
 def test_a_site_in_the_manifest_has_its_costs():
     rewritten = rewrite(transformer(), device="rram_adc", set={"mapping.tile_rows": 5, "mapping.tile_columns": 3})
-    up = next(site for site in rewritten.manifest["sites"] if site["node"] == "up0")
-    assert up["shape"] == [8, 12]
-    assert up["parameters"] == up["macs_per_row"] == 96
-    assert up["macs"] == 5 * 96
-    assert up["tiles"] == 2 * 4
-    scores = next(site for site in rewritten.manifest["sites"] if site["node"] == "scores0")
-    assert (scores["parameters"], scores["macs"]) == (0, 2 * 5 * 5 * 4)
-    assert [site.node for site in find_sites(transformer())] == [s["node"] for s in rewritten.manifest["sites"]]
+    up = next(site for site in rewritten.manifest.sites if site.node == "up0")
+    assert up.shape == (8, 12)
+    assert up.parameters == up.macs_per_row == 96
+    assert up.macs == 5 * 96
+    assert up.tiles == 2 * 4
+    scores = next(site for site in rewritten.manifest.sites if site.node == "scores0")
+    assert (scores.parameters, scores.macs) == (0, 2 * 5 * 5 * 4)
+    assert [site.node for site in find_sites(transformer())] == [s.node for s in rewritten.manifest.sites]
 
 
 def contents(folder):
@@ -241,7 +240,7 @@ class TestLargeModels:
         before = contents(old)
         rewrite(path, device="pcm", set={"mapping.tile_rows": 7}).save(old / "big.onnx")
         assert sorted(contents(old)) == sorted(before) and contents(old)["big.onnx"] != before["big.onnx"]
-        assert list(read_manifest(old / "big.onnx")["devices"]) == ["pcm"]
+        assert list(read_manifest(old / "big.onnx").devices) == ["pcm"]
         emu.session(old / "big.onnx")
 
     def test_the_tensors_of_the_old_one_go_with_it_and_no_other_file(self, path, old, monkeypatch):

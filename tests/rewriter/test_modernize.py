@@ -38,7 +38,7 @@ def said(*arguments: str) -> str:
 @pytest.mark.parametrize("opset", [7, 8, 9, 10])
 def test_an_old_opset_is_converted_and_the_note_says_so(opset):
     manifest = same(model("h = MatMul(x, w) y = Softmax <axis = 1> (h)", opset=opset, ir_version=4, w=values(4, 3)))
-    assert manifest["notes"] == [f"opset {opset} was converted to opset 11 by onnx's version converter"]
+    assert manifest.notes == (f"opset {opset} was converted to opset 11 by onnx's version converter",)
 
 
 def test_an_opset_that_cannot_be_converted_is_refused():
@@ -61,7 +61,7 @@ def test_sparse_weights_are_written_out(flat):
     w[0, 1], w[2, 1] = 2, -1
     rewritten = rewrite(original, device="ideal")
     np.testing.assert_allclose(session(rewritten).run(None, X)[0], X["x"] @ w, atol=1e-6)
-    assert rewritten.manifest["notes"] == ["sparse weights were written out in full"]
+    assert rewritten.manifest.notes == ("sparse weights were written out in full",)
     original.graph.sparse_initializer[0].indices.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 12]), "places"))
     with pytest.raises(InputError, match="the indices of sparse tensor 'w' do not fit its shape"):
         rewrite(original)

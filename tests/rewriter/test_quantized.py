@@ -73,11 +73,11 @@ def test_arrays_hold_the_codes_scales_and_zero_points_of_the_model(graph):
 @graphs
 def test_the_manifest_says_what_an_array_holds(graph):
     bits = 4 if "nbits4" in graph["file"] else 8
-    sites = rewritten_ideal(path_of(graph)).manifest["sites"]
-    quantized = [site for site in sites if site["op"] == "CrossbarMatMulQuantized"]
+    sites = rewritten_ideal(path_of(graph)).manifest.sites
+    quantized = [site for site in sites if site.op == "CrossbarMatMulQuantized"]
     assert len(quantized) == sum(is_quantized(node) for node in graph["nodes"]) >= 12
-    assert {site["code_bits"] for site in quantized} == {bits}
-    shared = {site["code_scale"] for site in quantized if site["component"] != "patch_embedding"}
+    assert {site.code_bits for site in quantized} == {bits}
+    shared = {site.code_scale for site in quantized if site.component != "patch_embedding"}
     expected = "block" if "nbits" in graph["file"] else "column" if "pc" in graph["file"] else "tensor"
     assert shared == {expected}
     assert all("code_bits" not in site for site in sites if site not in quantized)
@@ -87,7 +87,7 @@ def test_the_manifest_says_what_an_array_holds(graph):
 @graphs
 def test_at_strength_0_a_noisy_device_changes_nothing(graph):
     inputs = feeds(onnx.load(path_of(graph)), 2)
-    off = {"emu.strength": np.zeros(len(rewritten_ideal(path_of(graph)).manifest["sites"]), dtype=np.float32)}
+    off = {"emu.strength": np.zeros(len(rewritten_ideal(path_of(graph)).manifest.sites), dtype=np.float32)}
     noisy = session(rewrite(path_of(graph), device="ideal", set={"program.model": "lognormal_w", "program.sigma": 0.2}))
     clean = session(rewritten_ideal(path_of(graph))).run(None, {**inputs, **off})
     for expected, result in zip(clean, noisy.run(None, {**inputs, **off}), strict=True):
@@ -785,7 +785,7 @@ def test_quantized_operators_without_products_stay_as_they_are():
         weights = {"s": np.float32(1e-4), "z": kind(7), "w": values(4, 3)}
         original = model(body, imports=CONTRIB, **weights)
         manifest = same_as_in_onnxruntime(original, X)
-        assert [site["node"] for site in manifest["sites"]] == ["y"]
+        assert [site.node for site in manifest.sites] == ["y"]
 
 
 @pytest.mark.parametrize(
@@ -808,7 +808,7 @@ def test_codes_that_are_cast_and_scaled_are_codes(body, scale, shares):
         body, inputs="float[batch, 4] x", c=stored, s=scales.astype(np.float32), z=values(6, seed=4).round() * 3
     )
     manifest = same_as_in_onnxruntime(original, X, atol=1e-3)
-    assert [(site["code_bits"], site["code_scale"]) for site in manifest["sites"]] == [(8, shares)]
+    assert [(site.code_bits, site.code_scale) for site in manifest.sites] == [(8, shares)]
     flipped = rewrite(original, device="int8_flips", set={"faults.ber": 0.0})
     plain = session(original.SerializeToString()).run(None, X)[0]
     np.testing.assert_allclose(session(flipped).run(None, X)[0], plain, rtol=1e-4, atol=1e-3)
@@ -855,7 +855,7 @@ def test_an_embedding_of_four_bits_stays_and_what_follows_keeps_its_heads(kind):
         **{f"w{name}": values(16, 16, seed=place) for place, name in enumerate("qkv")},
     )
     manifest = same_as_in_onnxruntime(original, {"ids": np.array([[3, 5, 19], [7, 7, 1]])}, atol=1e-4)
-    found = {site["component"]: site["heads"] for site in manifest["sites"]}
+    found = {site.component: site.heads for site in manifest.sites}
     assert found == dict.fromkeys(("query", "key", "value", "attention_scores", "attention_context"), 2)
 
 
@@ -881,6 +881,6 @@ def test_codes_are_kept_where_parts_of_them_are_taken_or_put_side_by_side(betwee
         zero=np.arange(100, 106, dtype=np.uint8),
         **constants,
     )
-    (site,) = rewrite(original, device="ideal").manifest["sites"]
-    assert (site["op"], site["code_bits"], site["code_scale"]) == ("CrossbarMatMulQuantized", 8, shares)
+    (site,) = rewrite(original, device="ideal").manifest.sites
+    assert (site.op, site.code_bits, site.code_scale) == ("CrossbarMatMulQuantized", 8, shares)
     assert_same_results(original, {"x": values(3, 4)})

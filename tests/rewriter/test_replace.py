@@ -102,7 +102,7 @@ def test_controls_are_inputs_with_defaults():
     original = transformer(2)
     rewritten = rewrite(original, device="rram")
     inputs = {value.name: value.type.tensor_type for value in rewritten.model.graph.input}
-    sites = len(rewritten.manifest["sites"])
+    sites = len(rewritten.manifest.sites)
     entries = load_profile("rram").entries()
     expected = {
         "emu.device": np.array(list(entries.values()), np.float32),
@@ -121,8 +121,8 @@ def test_controls_are_inputs_with_defaults():
         assert value.dtype == default.dtype
         np.testing.assert_array_equal(value, default)
     assert sites == 2 * 8 + 1
-    (device,) = rewritten.manifest["devices"].values()
-    assert (device["entries"], device["input"]) == (list(entries), "emu.device")
+    (device,) = rewritten.manifest.devices.values()
+    assert (device.entries, device.input) == (tuple(entries), "emu.device")
 
 
 def test_every_node_carries_exactly_the_attributes_of_the_contract():
@@ -132,18 +132,18 @@ def test_every_node_carries_exactly_the_attributes_of_the_contract():
     structure = profile.structure()
     of_written = {"write", "write_cells", "write_scaling"}
     of_stored = set(attribute_types("CrossbarMatMul")) - set(attribute_types("CrossbarMatMulDynamic")) - {"window"}
-    for site in rewritten.manifest["sites"]:
-        node = crossbars(rewritten.model)[site["node"]]
-        assert node.op_type == site["op"]
+    for site in rewritten.manifest.sites:
+        node = crossbars(rewritten.model)[site.node]
+        assert node.op_type == site.op
         found = attributes(node)
-        unused = of_written if site["op"] == "CrossbarMatMul" else of_stored
-        window = {"window"} if site["op"] == "CrossbarMatMul" else set()
+        unused = of_written if site.is_stored else of_stored
+        window = {"window"} if site.is_stored else set()
         assert set(found) == common | window | (set(structure) - unused)
         assert found | {"format": FORMAT} == found | {name: structure[name] for name in set(structure) - unused}
-        assert found["site"] == site["index"]
-        assert found["sites"] == len(rewritten.manifest["sites"])
-        assert found["entries"] == ",".join(rewritten.manifest["devices"]["rram_adc"]["entries"])
-        faults = ["emu.no_faults"] if site["op"] == "CrossbarMatMul" else []
+        assert found["site"] == site.index
+        assert found["sites"] == len(rewritten.manifest.sites)
+        assert found["entries"] == ",".join(rewritten.manifest.devices["rram_adc"].entries)
+        faults = ["emu.no_faults"] if site.is_stored else []
         assert list(node.input)[2:] == [
             *("emu.device", "emu.strength", "emu.ranges", *faults, "emu.seed", "emu.read_seed"),
             *("emu.sample_and_batch", "emu.head"),
@@ -230,7 +230,7 @@ def test_rewriting_twice_is_refused():
 
 def test_overrides_and_wrong_devices_reach_the_profile():
     rewritten = rewrite(transformer(), device="rram", set={"program.sigma": 0.25})
-    place = rewritten.manifest["devices"]["rram"]["entries"].index("program.sigma")
+    place = rewritten.manifest.devices["rram"].entries.index("program.sigma")
     assert initializer(rewritten.model, "emu.device")[place] == np.float32(0.25)
     with pytest.raises(InputError, match="no device 'rramm'"):
         rewrite(transformer(), device="rramm")

@@ -15,7 +15,7 @@ SAME_LAYER_TWICE = "h = MatMul(x, w) a = Relu(h) y = MatMul(a, w)"
 
 
 def arrays(rewritten):
-    return [site["array"] for site in rewritten.manifest["sites"]]
+    return [site.array for site in rewritten.manifest.sites]
 
 
 def weight_names(rewritten):
@@ -128,7 +128,7 @@ def test_the_manifest_names_those_that_share_and_only_those():
     body = "h = MatMul(x, w) i = MatMul(h, u) y = MatMul(i, w)"
     rewritten = rewrite(model(body, w=values(4, 4), u=values(4, 4, seed=1)))
     assert arrays(rewritten) == [0, 1, 0]
-    assert [site.get("shares_with") for site in rewritten.manifest["sites"]] == [[2], None, [0]]
+    assert [site.shares_with for site in rewritten.manifest.sites] == [(2,), (), (0,)]
 
 
 def test_the_array_is_the_lowest_selected_site():
@@ -149,9 +149,9 @@ def test_repeated_layers_of_albert_are_one_set_of_arrays(file):
     path = path_of(next(graph for graph in exported_graphs() if graph["file"] == file))
     rewritten = rewrite(path)
     for component in ("query", "key", "value", "attention_output", "ffn_up", "ffn_down"):
-        sites = [site for site in rewritten.manifest["sites"] if site["component"] == component]
-        assert [site["layer"] for site in sites] == [0, 1, 2]
-        assert {site["array"] for site in sites} == {sites[0]["index"]}
+        sites = [site for site in rewritten.manifest.sites if site.component == component]
+        assert [site.layer for site in sites] == [0, 1, 2]
+        assert {site.array for site in sites} == {sites[0].index}
     stored = [node.input[1] for node in crossbars(rewritten.model).values() if node.op_type == "CrossbarMatMul"]
     assert len(stored) == 21 and len(set(stored)) == 9
     plain_bytes = sum(len(tensor.raw_data) for tensor in onnx.load(path).graph.initializer)

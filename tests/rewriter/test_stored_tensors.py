@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from emu.contract.site import Skipped
 from emu.errors import InputError
 from emu.rewriter import find_stored_tensors, rewrite
 from emu.runtime import session
@@ -20,9 +21,9 @@ def components(original):
 
 def test_they_are_no_sites_unless_asked_for():
     original = model("h = MatMul(x, w) y = Add(h, b)", w=values(4, 3), b=values(3))
-    assert [site["node"] for site in rewrite(original).manifest["sites"]] == ["h"]
-    sites = rewrite(original, stored="component=bias").manifest["sites"]
-    assert [(site["node"], site["op"], site["component"]) for site in sites] == [
+    assert [site.node for site in rewrite(original).manifest.sites] == ["h"]
+    sites = rewrite(original, stored="component=bias").manifest.sites
+    assert [(site.node, site.op, site.component) for site in sites] == [
         ("h", "CrossbarMatMul", "other"),
         ("b", "FaultyWeight", "bias"),
     ]
@@ -30,15 +31,13 @@ def test_they_are_no_sites_unless_asked_for():
 
 def test_products_keep_their_indices_so_that_their_noise_stays_the_same():
     original = transformer(2)
-    plain = rewrite(original).manifest["sites"]
+    plain = rewrite(original).manifest.sites
     original.graph.node[0].input[0] = "moved"
     original.graph.node.insert(0, original.graph.node[0].__class__(op_type="Add", input=["x", "p"], output=["moved"]))
     original.graph.initializer.append(model("", p=values(1, 5, 8)).graph.initializer[0])
-    sites = rewrite(original, stored="component=*").manifest["sites"]
-    assert [(site["index"], site["node"]) for site in sites[: len(plain)]] == [
-        (site["index"], site["node"]) for site in plain
-    ]
-    assert [site["node"] for site in sites[len(plain) :]] == ["p"]
+    sites = rewrite(original, stored="component=*").manifest.sites
+    assert [(site.index, site.node) for site in sites[: len(plain)]] == [(site.index, site.node) for site in plain]
+    assert [site.node for site in sites[len(plain) :]] == ["p"]
 
 
 def test_tokens_and_positions_of_a_vision_transformer():
@@ -164,7 +163,7 @@ def test_normalizations_that_are_spelled_out(normalization):
 def test_biases_in_every_form_are_disturbed(product):
     original = model(product, w=values(4, 3), b=values(3, seed=1))
     rewritten = rewrite(original, device="rram", exclude="node=*", stored="component=bias")
-    assert [site["node"] for site in rewritten.manifest["sites"]] == ["b"]
+    assert [site.node for site in rewritten.manifest.sites] == ["b"]
     inputs = {"x": values(2, 4, seed=2)}
     (clean,) = session(original).run(None, inputs)
     (noisy,) = session(rewritten).run(None, inputs)
@@ -284,10 +283,10 @@ def test_tied_weights_in_two_layouts_are_said_to_be_two_arrays():
         outputs="float[batch, 50] y",
         words=values(50, 8),
     )
-    head, table = rewrite(original, stored="component=word_embedding").manifest["sites"]
-    assert (head["array"], table["array"]) == (0, 1)
-    assert table["tied_to"] == [0]
-    assert "tied_to" not in head
+    head, table = rewrite(original, stored="component=word_embedding").manifest.sites
+    assert (head.array, table.array) == (0, 1)
+    assert table.tied_to == (0,)
+    assert head.tied_to == ()
 
 
 def test_a_table_that_lies_as_the_weight_does_shares_its_array():
@@ -298,7 +297,7 @@ def test_a_table_that_lies_as_the_weight_does_shares_its_array():
         words=values(8, 8),
     )
     rewritten = rewrite(original, stored="component=word_embedding")
-    assert [site["array"] for site in rewritten.manifest["sites"]] == [0, 0]
+    assert [site.array for site in rewritten.manifest.sites] == [0, 0]
     names = [node.input[0 if name == "words" else 1] for name, node in crossbars(rewritten.model).items()]
     assert names == ["words", "words"]
 
@@ -313,7 +312,7 @@ def test_equal_tables_are_stored_once():
         w=values(8, 3),
     )
     rewritten = rewrite(original, stored="component=word_embedding")
-    assert [site["array"] for site in rewritten.manifest["sites"]] == [0, 1, 1]
+    assert [site.array for site in rewritten.manifest.sites] == [0, 1, 1]
     assert {node.input[0] for node in crossbars(rewritten.model).values() if node.op_type == "FaultyWeight"} == {
         "words"
     }
@@ -343,23 +342,21 @@ def test_tensors_that_hold_infinity_stay_digital_and_are_reported():
         w=values(4, 3),
     )
     rewritten = rewrite(original, stored="component=position_embedding")
-    assert [site["node"] for site in rewritten.manifest["sites"]] == ["y", "more"]
-    assert rewritten.manifest["skipped"] == [
-        {"node": "places", "op": "Add", "reason": "it holds infinite values or NaN", "macs": 0}
-    ]
+    assert [site.node for site in rewritten.manifest.sites] == ["y", "more"]
+    assert rewritten.manifest.skipped == (Skipped("places", "Add", "it holds infinite values or NaN", 0),)
 
 
 def test_a_node_with_the_name_of_the_tensor_keeps_it():
     original = model("b = MatMul(x, w) y = Add(b, bias)", w=values(4, 3), bias=values(3))
     original.graph.node[0].name = "bias"
-    sites = rewrite(original, stored="component=bias").manifest["sites"]
-    assert [site["node"] for site in sites] == ["bias", "bias.stored"]
+    sites = rewrite(original, stored="component=bias").manifest.sites
+    assert [site.node for site in sites] == ["bias", "bias.stored"]
 
 
 def test_their_parameters_count_and_their_macs_do_not():
     original = model("h = MatMul(x, w) y = Add(h, b)", w=values(4, 3), b=values(3))
-    site = rewrite(original, stored="b").manifest["sites"][1]
-    assert (site["parameters"], site["macs"], site["macs_per_row"], site["shape"]) == (3, 0, 0, [1, 3])
+    site = rewrite(original, stored="b").manifest.sites[1]
+    assert (site.parameters, site.macs, site.macs_per_row, site.shape) == (3, 0, 0, (1, 3))
 
 
 @pytest.mark.skipif(not ASSETS, reason="needs the exported graphs: set EMU_ASSETS to their folder")
@@ -390,7 +387,7 @@ def test_at_strength_zero_the_results_are_those_of_the_original(file):
     rewritten = rewrite(path_of(graph), device="rram", exclude="node=*", stored="node=*")
     inputs = feeds(rewritten.model, 2)
     runner = session(rewritten)
-    sites = len(rewritten.manifest["sites"])
+    sites = len(rewritten.manifest.sites)
     assert initializer(rewritten.model, "emu.strength").shape == (sites,)
     clean = session(path_of(graph)).run(None, inputs)
     undisturbed = runner.run(None, {**inputs, "emu.strength": np.zeros(sites, np.float32)})

@@ -55,7 +55,7 @@ def test_a_repeated_weight_has_noise_faults_and_parameters():
     original = model(body, inputs="float[batch, 5, 4] x", outputs="float[a, b, c] y", w=values(4, 6), **SIZES)
     for device in ("rram", "int8_flips"):
         noisy = rewrite(original, device=device, set={"faults.ber": 0.1} if "flips" in device else {})
-        assert noisy.manifest["sites"][0]["parameters"] == 24
+        assert noisy.manifest.sites[0].parameters == 24
         chips = [session(noisy).run(None, {"x": values(2, 5, 4), "emu.seed": np.int64(i)})[0] for i in (0, 1)]
         assert not np.allclose(*chips)
 
@@ -111,8 +111,8 @@ def test_a_stack_counts_all_of_its_matrices():
     original = model(
         "y = MatMul(x, w)", inputs="float[batch, 2, 5, 4] x", outputs="float[a, b, c, d] y", w=values(2, 4, 6)
     )
-    (site,) = rewrite(original).manifest["sites"]
-    assert (site["stack"], site["parameters"], site["macs"], site["shape"]) == (2, 48, 5 * 48, [4, 6])
+    (site,) = rewrite(original).manifest.sites
+    assert (site.stack, site.parameters, site.macs, site.shape) == (2, 48, 5 * 48, (4, 6))
 
 
 def test_an_operand_of_shapes_alone_is_no_written_operand():
@@ -129,13 +129,13 @@ def test_an_operand_of_shapes_alone_is_no_written_operand():
         p2=values(5, 3),
     )
     found = rewrite(original, device="ideal").manifest
-    assert [(site["node"], site["op"]) for site in found["sites"]] == [
+    assert [(site.node, site.op) for site in found.sites] == [
         ("t", "CrossbarMatMul"),
         ("h", "CrossbarMatMul"),
         ("y", "CrossbarMatMul"),
     ]
-    assert [each["node"] for each in found["skipped"]] == ["q"]
-    assert "shapes alone" in found["skipped"][0]["reason"]
+    assert [each.node for each in found.skipped] == ["q"]
+    assert "shapes alone" in found.skipped[0].reason
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_a_stack_along_the_batch_is_no_stack_of_weights():
         v=values(4, 4),
     )
     manifest = rewrite(original, device="ideal").manifest
-    assert [site["node"] for site in manifest["sites"]] == ["y"]
-    assert [each["node"] for each in manifest["skipped"]] == ["h"]
+    assert [site.node for site in manifest.sites] == ["y"]
+    assert [each.node for each in manifest.skipped] == ["h"]
 
 
 def test_a_vector_may_be_the_second_of_two_activations():

@@ -75,7 +75,7 @@ def test_selections_are_separated_by_semicolons(bench: Bench) -> None:
         ("program.sigma", "a lot", "start:stop:step"),
         ("program.sigma", "0.1,,0.2", "empty value"),
         ("program.sigma", "11", "0 to 10"),
-        ("program.sigma", "nan", "must be 0 to 10"),
+        ("program.sigma", "nan", "expected 0 to 10"),
         ("program.sigma", [], "no values"),
         ("strength", "-1", "at least 0"),
         ("seed", "0.5", "whole numbers"),

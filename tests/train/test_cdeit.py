@@ -166,9 +166,9 @@ class TestOnnx:
         graph = onnx_of(model, {"pixel_values": images})
         assert [output.name for output in graph.graph.output] == ["logits"]
         rewritten = emu.rewrite(graph, device="ideal")
-        sites = rewritten.manifest["sites"]
+        sites = rewritten.manifest.sites
         assert len(blocks_of_a_deit) == 2 * 8
-        found = [(site["layer"], site["component"]) for site in sites]
+        found = [(site.layer, site.component) for site in sites]
         assert [site for site in found if site[0] is not None] == blocks_of_a_deit
         outside = [component for layer, component in found if layer is None]
         assert outside[0] == "patch_embedding" and "other" not in outside

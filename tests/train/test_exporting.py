@@ -95,7 +95,7 @@ def tracing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def components_of(model: onnx.ModelProto | Path) -> dict[str, int]:
-    return dict(Counter(site["component"] for site in emu.rewrite(model, "ideal").manifest["sites"]))
+    return dict(Counter(site.component for site in emu.rewrite(model, "ideal").manifest.sites))
 
 
 def computed(model: onnx.ModelProto | Path, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -144,8 +144,8 @@ class TestGraph:
 
     def test_nodes_are_named_after_modules(self) -> None:
         model = vit()
-        sites = emu.rewrite(onnx_of(model, example_inputs(model)), "ideal").manifest["sites"]
-        assert "/vit/encoder/layer.1/attention/attention/query/MatMul" in [site["node"] for site in sites]
+        sites = emu.rewrite(onnx_of(model, example_inputs(model)), "ideal").manifest.sites
+        assert "/vit/encoder/layer.1/attention/attention/query/MatMul" in [site.node for site in sites]
 
     def test_any_batch_is_computed_as_by_pytorch(self) -> None:
         model = deit_with_teacher().eval()

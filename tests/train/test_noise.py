@@ -85,7 +85,7 @@ def assert_same_chip(model: Any, inputs: dict[str, Any], device: str, **settings
 
 
 def has_converters(rewritten: Any) -> bool:
-    profiles = [device["profile"] for device in rewritten.manifest["devices"].values()]
+    profiles = [device.profile for device in rewritten.manifest.devices.values()]
     return any(
         each["adc"].get("range", "none") != "none" or each["dac"].get("range", "none") != "none" for each in profiles
     )
@@ -171,7 +171,7 @@ def test_only_the_selected_component_is_disturbed() -> None:
     model = tiny.vit()
     chip = Chip(model, "rram", only="component=query layer=1")
     assert [name for name, _ in chip.parameters()] == ["vit.encoder.layer.1.attention.attention.query.weight"]
-    assert [site["component"] for site in chip.sites] == ["query"]
+    assert [site.component for site in chip.sites] == ["query"]
     chip.remove()
 
 

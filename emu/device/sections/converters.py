@@ -4,7 +4,6 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import model_validator
 
-from emu.contract.schema import Range
 from emu.device.fields import Choice, Number
 from emu.device.sections.section import Section
 
@@ -142,7 +141,7 @@ class _Adc(_Converter):
             "neighbouring columns that share one ADC and its gain and offset; without it each column has its own",
             "columns",
             "CrossSim, group size 8; NeuroSim, 8 columns per ADC",
-            Range(1, 2**20, whole=True),
+            "adc_columns",
         ),
     ] = None
 

@@ -34,7 +34,7 @@ class CostCircuits(Section):
         default_factory=dict
     )
     node_nm: Annotated[float | None, Number("technology node of the circuits", "nm", CHIP, POSITIVE)] = None
-    chip_cells: Annotated[int | None, Number("cells of one chip", "cells", CHIP, Range(1, 2**40, whole=True))] = None
+    chip_cells: Annotated[float | None, Number("cells of one chip", "cells", CHIP, Range(1))] = None
 
     cell_area_um2: Annotated[float | None, Number("area of one cell in its array", "um2", CHIP, NOT_NEGATIVE)] = None
     cell_devices: Annotated[

@@ -17,7 +17,7 @@ STORAGE = Choice(
 
 
 def _flip(value: object) -> object:
-    value = as_tuples(value)
+    given, value = value, as_tuples(value)
     groups = ("all", *FLOAT32_BITS)
     if isinstance(value, tuple):
         right = all(type(bit) is int and 0 <= bit < 32 for bit in value) and len(set(value)) == len(value) > 0
@@ -25,7 +25,9 @@ def _flip(value: object) -> object:
         right = value in groups
     if right:
         return value
-    raise ValueError(f"must be one of {', '.join(groups)}, or a list of different bits from 0, such as [6, 7]")
+    raise ValueError(
+        f" is {given!r}, expected one of {', '.join(groups)}, or a list of different bits from 0, such as [6, 7]"
+    )
 
 
 Flip = Annotated[

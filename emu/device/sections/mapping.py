@@ -2,7 +2,6 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from emu.contract.schema import Range
 from emu.device.fields import Choice, Number
 from emu.device.sections.section import Section
 
@@ -20,7 +19,7 @@ TileSize = Annotated[
         "largest number of wires of one array in this direction; 0: unlimited",
         "wires",
         "aihwkit, max_input_size and max_output_size",
-        Range(1, 2**20, or_zero=True, whole=True),
+        "tile_rows",
     ),
 ]
 WeightBits = Annotated[

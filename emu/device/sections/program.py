@@ -282,10 +282,10 @@ Program: TypeAlias = (
     ProgramNone
     | ProgramWeight
     | ProgramConductance
-    | ProgramLevelShared
-    | ProgramResistanceRange
     | ProgramPolynomial
     | ProgramSaturating
+    | ProgramLevelShared
+    | ProgramResistanceRange
     | ProgramTable
     | ProgramFunction
 )

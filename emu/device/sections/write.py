@@ -51,7 +51,7 @@ class WriteNone(Section):
 class WriteDisturbed(Section):
     """Operands written at run time differ from their targets, by sample."""
 
-    model: Annotated[Literal["lognormal_w", "lognormal_w_meancorr", "lognormal_g", "gauss_prop", "gauss_range"], MODEL]
+    model: Annotated[Literal["lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range", "lognormal_g"], MODEL]
     sigma: Sigma
     scaling: Scaling = "matrix"
     operands: Operands = "both"

@@ -2,10 +2,11 @@
 
 import pytest
 
+from emu.contract.selection import select
+from emu.contract.site import Skipped
 from emu.errors import InputError
-from emu.rewriter import find_sites, rewrite, select
-
-from .small import crossbars, model, transformer, values
+from emu.rewriter import find_sites, rewrite
+from tests.rewriter.small import crossbars, model, transformer, values
 
 SITES = find_sites(transformer(3))
 
@@ -88,15 +89,15 @@ def test_excluding_everything_is_an_error():
 
 def test_what_is_not_selected_stays_digital_and_sites_are_numbered_anew():
     rewritten = rewrite(transformer(2), only="layer=1 component=ffn_*")
-    assert [(site["index"], site["node"], site["layer"]) for site in rewritten.manifest["sites"]] == [
+    assert [(site.index, site.node, site.layer) for site in rewritten.manifest.sites] == [
         (0, "up1", 1),
         (1, "down1", 1),
     ]
     assert set(crossbars(rewritten.model)) == {"up1", "down1"}
-    assert {"node": "q0", "op": "MatMul", "reason": "not selected", "macs": 5 * 8 * 8} in rewritten.manifest["skipped"]
-    macs = sum(site["macs"] for site in rewritten.manifest["sites"])
-    everything = sum(site["macs"] for site in rewrite(transformer(2)).manifest["sites"])
-    assert rewritten.manifest["digital_share"] == pytest.approx(1 - macs / everything)
+    assert Skipped("q0", "MatMul", "not selected", 5 * 8 * 8) in rewritten.manifest.skipped
+    macs = sum(site.macs for site in rewritten.manifest.sites)
+    everything = sum(site.macs for site in rewrite(transformer(2)).manifest.sites)
+    assert rewritten.manifest.digital_share == pytest.approx(1 - macs / everything)
 
 
 def test_a_bar_joins_selections():
