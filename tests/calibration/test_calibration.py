@@ -164,7 +164,7 @@ def test_only_sites_of_calibrated_devices_get_ranges():
     after = calibrate(emulated, X, ops="python").value("emu.ranges")
     assert np.isfinite(after).all() and after[index, 0] > 1
     np.testing.assert_array_equal(np.delete(after, index, axis=0), [[1, -1, 1, 1]] * (len(after) - 1))
-    assert np.isnan(emulated.value("emu.ranges")[index]).all(), "the given model is not changed"
+    assert np.isnan(emulated.value("emu.ranges")[index, :3]).all(), "the given model is not changed"
 
 
 def test_a_model_that_was_never_calibrated_says_what_to_do():
