@@ -93,6 +93,13 @@ class Positions:
                 return Along(index, "last")  # of a model that generates: the token before the next one
         return None
 
+    @property
+    def notes(self) -> list[str]:
+        """What decides positions, in half-sentences for people."""
+        return [
+            f"noise of tokens follows their positions, told by {' and '.join(each.inputs)}" for each in self.sequences
+        ]
+
     def rank(self, value: ir.Value | None) -> int | None:
         """The rank of a value, None where it is unknown."""
         shapes = (base.get(value) for base, _, _ in self._probes)
