@@ -19,8 +19,8 @@ MODEL = Choice(
     "CrossSim; polynomial: aihwkit, CrossSim; level_shared: MNSIM 2; resistance_range: MemTorch",
 )
 CLIP = Choice(
-    "what programmed conductances are clipped to: 0 and above (zero), g_min to g_max (range), or nothing (none): a weight "
-    "that is disturbed as a number may then change its sign",
+    "what programmed conductances are clipped to: 0 and above (zero), g_min to g_max (range), or nothing (none), so "
+    "that a small weight may change its sign",
     "zero: aihwkit; range: CrossSim, clip_conductance; none: Analog Foundation Models",
 )
 Sigma = Annotated[
