@@ -210,7 +210,8 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
 
     bound = fields.number("forward.inp_bound", 1.0)
     steps = fields.steps("forward.inp_res", 1 / 126)
-    dac = _aihwkit_range(fields)
+    ranged = fields.values.get("pre_post.input_range.enable") is True
+    dac = _aihwkit_range(fields, bound)
     if bound <= 0 and steps:
         fields.refuse("forward.inp_bound", bound, "steps of a DAC without a bound")
     if bound > 0 and not dac:
@@ -228,6 +229,11 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
         adc = {"model": "uniform", "range": "fixed", **_resolution(steps), "bound": bound / unit}
         if management == "ITERATIVE":
             adc |= {"bound_management": "iterative", "max_bound_factor": most, "max_bound_resolution": finest}
+            if ranged:
+                fields.refuse(
+                    "forward.bound_management", management,
+                    "bound management behind an input range: inputs beyond it would come back when they are halved",
+                )  # fmt: skip
             if not both_bounds:
                 fields.refuse("forward.bm_test_negative_bound", False, "bound management of one bound")
     elif steps:
@@ -257,23 +263,23 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
     return dac, adc, read
 
 
-def _aihwkit_range(fields: _Fields) -> _Data:
+def _aihwkit_range(fields: _Fields, bound: float) -> _Data:
     """What an activation is divided by: noise management, behind an input range where there is one."""
     kind = fields.word("forward.noise_management", "ABS_MAX", ("NONE", "ABS_MAX", "CONSTANT"))
-    limit = fields.number("forward.nm_thres", 0.0)
+    threshold = fields.number("forward.nm_thres", 0.0)
     learned = _input_range(fields)
-    if kind == "CONSTANT" and limit > 0:
-        if learned:
-            fields.refuse("forward.noise_management", kind, "a second factor behind an input range")
-        return {"range": "fixed", "max": limit}
-    if kind != "ABS_MAX":
+    if learned and bound > 1:
+        fields.refuse("forward.inp_bound", bound, "a bound of the DAC beyond the input range")
+    if kind == "NONE" or (kind == "CONSTANT" and threshold <= 0) or (kind == "CONSTANT" and learned and threshold == 1):
         return learned
-    if learned.get("range") == "calibrated":
-        fields.refuse("forward.noise_management", kind, "a second factor behind an input range that is learned")
-    limits = [limit] * (limit > 0)
-    if "max" in learned:
-        limits = [learned["max"] * min(1.0, *limits)] if limits else [learned["max"]]
-    return {"range": "absmax", **({"limit": limits[0]} if limits else {})}
+    if learned.get("range") == "calibrated" or (kind == "CONSTANT" and learned and threshold > 1):
+        fields.refuse("forward.noise_management", kind, "this behind an input range of that kind")
+    if kind == "CONSTANT":
+        return {"range": "fixed", "max": threshold * learned.get("max", 1.0)}
+    largest = learned.get("max", math.inf) * (min(threshold, 1.0) if learned and threshold > 0 else 1.0)
+    if not learned and threshold > 0:
+        largest = threshold
+    return {"range": "absmax", **({"limit": largest} if largest < math.inf else {})}
 
 
 def _input_range(fields: _Fields) -> _Data:

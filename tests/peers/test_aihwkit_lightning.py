@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 
 from benchmarks.agreement.one_crossbar import Crossbar
-from emu.contract.schema import plain
-from emu.device import Profile, import_aihwkit
+from emu.device import import_aihwkit
+from tests.peers.devices import output_of_device
 from tests.statistics.laws import assert_unrelated
 
 torch = pytest.importorskip("torch")
@@ -333,12 +333,6 @@ class Drawn:
                 if self.adc_steps > 0:
                     undecided |= np.abs(x @ w / (2 * bound / self.adc_steps) % 1 - 0.5) < 1e-3
         return clipped, undecided
-
-
-def output_of_device(crossbar: Crossbar, x: Any, w: Any, profile: Profile) -> Any:
-    attributes = {name: value for name, value in profile.structure().items() if name in plain("CrossbarMatMul")}
-    del attributes["entries"]
-    return crossbar.stored(x, w, numbers=profile.entries(), **attributes)
 
 
 def test_random_configurations_give_the_same_through_the_importer(w: Any, crossbar: Crossbar, tmp_path: Path) -> None:
