@@ -67,6 +67,26 @@ def test_an_unknown_device_is_a_sentence_and_exit_code_2() -> None:
     assert "name it" in refusal("devices", "--set", "program.sigma=1")
 
 
+def test_devices_imports_a_configuration_or_names_what_it_cannot_say(tmp_path: Path) -> None:
+    configuration, device = tmp_path / "rpu_config.json", tmp_path / "mine.toml"
+    configuration.write_text('{"forward": {"out_res": 254}, "mapping": {"weight_scaling_omega": 1}}')
+    imported = ("devices", "--import", str(configuration), "--set", "drift.time_s=1h")
+    assert str(device) in emu(*imported, "--output", str(device)).stdout
+    assert emu(*imported).stdout == device.read_text("utf-8")
+    assert json.loads(emu(*imported, "--json").stdout)["profile"]["drift"]["time_s"] == 3600
+    assert json.loads(emu("devices", str(device), "--json").stdout)["entries"]["adc.steps"] == 254
+
+    before = device.read_text("utf-8")
+    configuration.write_text('{"forward": {"out_scale": 2, "out_sto_round": true}, "noise_model": null}')
+    refused = emu(*imported, "--output", str(device))
+    assert refused.exit_code == 2 and refused.stderr.startswith(f"Error: Configuration {configuration} is not a device")
+    assert "\n  field forward.out_scale = 2: emu does not model " in refused.stderr
+    assert "\n  field forward.out_sto_round = true: emu does not model " in refused.stderr
+    assert device.read_text("utf-8") == before
+    assert "give both" in refusal("devices", "--output", str(device))
+    assert "leave the name" in refusal("devices", "rram", "--import", str(configuration))
+
+
 @pytest.mark.parametrize("arguments", [["no_such_command"], ["evaluate"], ["run", "x", "--head", "one"]])
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert emu(*arguments).exit_code == 2

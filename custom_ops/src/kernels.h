@@ -154,6 +154,7 @@ struct ReadRow {
   float low = 0;
   float high = 0;
   bool stop_if_saturated = false;  // leave y alone and report
+  float most = 0;                  // largest |y| that does not saturate
   float factor = 1;                // alpha * b * f * h
   const float* scales = nullptr;   // s of each column
   bool accumulate = false;

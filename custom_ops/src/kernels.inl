@@ -629,7 +629,7 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   double top = row.high;
   if (row.range == ReadRow::Range::kAbsmax || row.stop_if_saturated) {
     if (peak < 0) peak = largest_magnitude(p, count);
-    if (row.stop_if_saturated && peak > row.high) return true;
+    if (row.stop_if_saturated && peak > row.most) return true;
     if (row.range == ReadRow::Range::kAbsmax) {
       top = peak;
       bottom = -top;

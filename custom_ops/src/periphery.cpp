@@ -732,6 +732,10 @@ class Reader {
       row.low = both_ends ? low : -largest;
       row.high = both_ends ? high : largest;
     }
+    // A last code at B takes what lies within half a step of it.
+    const bool ends_at_bound =
+        structure_.adc_code == AdcCode::kSignMagnitude && row.steps > 0 && std::fmod(row.steps, 2.0) == 0;
+    row.most = ends_at_bound ? static_cast<float>(row.high * (1 + 1 / row.steps)) : row.high;
   }
 
   const float* scales(int64_t y_row, size_t t) const {

@@ -363,6 +363,15 @@ class Storing {
     slices.resize(1);
   }
 
+  template <typename Row>
+  void clip(Row& row) const {
+    if (structure_.program_clip == ProgramClip::kNone) row.lowest = -row.highest;
+    if (structure_.program_clip == ProgramClip::kRange) {
+      row.lowest = floor_;
+      row.highest = 1.0f;
+    }
+  }
+
   ProgramRow program_pattern(std::vector<float>& levels, Curve& table) const {
     ProgramRow row;
     row.model = structure_.disturbance;
@@ -370,10 +379,7 @@ class Storing {
     row.sigma_cycle = strength_ * device_.program_sigma_cycle;
     row.sigma_off = strength_ * device_.program_sigma_off;
     row.floor = floor_;
-    if (structure_.program_clip == ProgramClip::kRange) {
-      row.lowest = floor_;
-      row.highest = 1.0f;
-    }
+    clip(row);
     const float amplitude = strength_ * device_.program_scale;
     if (row.model == Disturbance::kPolynomial) {
       const float c[] = {device_.program_c0, device_.program_c1, device_.program_c2, device_.program_c3,
@@ -541,10 +547,7 @@ class Storing {
     pattern.strength = strength_;
     pattern.scale = of.drift_scale;
     pattern.g_max_us = of.mapping_g_max_us;
-    if (structure_.program_clip == ProgramClip::kRange) {
-      pattern.lowest = floor_;
-      pattern.highest = 1.0f;
-    }
+    clip(pattern);
     const double time = of.drift_time_s;
     const double t0 = of.drift_t0_s;
     const double t_read = of.drift_t_read_s;

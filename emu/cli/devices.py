@@ -19,13 +19,31 @@ def devices(
         Path | None,
         typer.Option(metavar="FILE", help="Plot what the device does instead, into a .png, .svg or .pdf file."),
     ] = None,
+    import_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="Write the device that a configuration of aihwkit or aihwkit-lightning (JSON) describes, as TOML.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where --import writes; without it here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the devices, explain every setting of one, or plot what it does."""
+    """List the devices, explain every setting of one, plot what it does, or import one."""
     from dataclasses import asdict
 
     from emu.device import describe, load_profile, preset_names
 
+    if output and not import_from:
+        raise InputError("--output is where --import FILE writes the device: give both.")
+    if import_from:
+        if name or plot:
+            raise InputError("--import makes a device of its own: leave the name and --plot out.")
+        _import(import_from, set, output, as_json)
+        return
     if name is None:
         if set:
             raise InputError("--set changes one device: name it, as in 'emu devices rram --set program.sigma=0.15'.")
@@ -70,3 +88,17 @@ def devices(
         unit = f" {setting.unit}" if setting.unit not in ("", "1") and setting.value is not None else ""
         typer.echo(f"{mark} {setting.name} = {setting.shown}{unit}   ({setting.range})")
         print_wrapped(f"{setting.meaning} [{setting.source}]", indent=6)
+
+
+def _import(configuration: Path, overrides: list[str] | None, output: Path | None, as_json: bool) -> None:
+    from emu.device import import_aihwkit, toml_of
+    from emu.files import whole_file
+
+    profile = import_aihwkit(configuration, overrides)
+    if output:
+        with whole_file(output) as part:
+            part.write_text(toml_of(profile), "utf-8")
+    if as_json:
+        print_json({"profile": profile.model_dump(mode="json"), "output": str(output) if output else None})
+    else:
+        typer.echo(f"Wrote {output}: use it as --device {output}" if output else toml_of(profile), nl=bool(output))

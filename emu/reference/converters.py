@@ -91,6 +91,13 @@ def adc_range(y: Array, tile_rows: int, structure: Structure, controls: Controls
     return AdcRange(-same, same)
 
 
+def most_without_saturation(limits: AdcRange, structure: Structure, controls: Controls) -> float:
+    """Return the largest |y| that the ADC of a fixed range has a code for: half a step beyond a last code at B."""
+    n = controls.adc_steps(structure)
+    ends_at_bound = structure.adc_code == "sign_magnitude" and n > 0 and n % 2 == 0
+    return float(limits.high) * (1 + 1 / n if ends_at_bound else 1)
+
+
 def through_adc(y: Array, limits: AdcRange, structure: Structure, controls: Controls) -> Array:
     """Return y [..., rows, columns] after the ADC, float32."""
     xp = namespace(y)

@@ -18,6 +18,7 @@ from emu.reference.converters import (
     adc_range,
     input_digits,
     input_range,
+    most_without_saturation,
     near_tie,
     through_adc,
     through_dac,
@@ -110,7 +111,9 @@ class _Undecided(Observer):
         error = self.tolerance * margin()
         if again is not None:
             stand = rows & ~again
-            self.marks[:, n] |= rows & _near_bound(y, error, self.controls)
+            self.marks[:, n] |= rows & _near_bound(
+                y, error, most_without_saturation(limits, self.structure, self.controls)
+            )
         self.marks[:, n] |= stand & near_tie(y, error, limits, self.structure, self.controls)
 
     def converted_unit_column(self, y: Array, margin: Callable[[], Array], limits: AdcRange, rows: Array) -> None:
@@ -180,7 +183,8 @@ class Reading:
                     y, margin = self._analog(x1, v, noise, errors, structure.first_row + k.start)
                     limits = adc_range(y, structure.tile_depth(v.shape[-2]), structure, controls)
                     if may_repeat:
-                        again = xp.any(xp.abs(y) > limits.high, axis=-1, keepdims=True)
+                        most = most_without_saturation(limits, structure, controls)
+                        again = xp.any(xp.abs(y) > most, axis=-1, keepdims=True)
                     if self.observer is not None:
                         self.observer.converted(tile, n, y, margin, limits, rows, again)
                     total = total + as_type(through_adc(y, limits, structure, controls), v) * (f * h)
@@ -313,9 +317,9 @@ def _is_last_repeat(b: float, structure: Structure, controls: Controls) -> bool:
     return n > 0 and b > numbers["adc.max_bound_resolution"] / (2 * numbers["dac.bound"] / n)
 
 
-def _near_bound(y: NDArray[np.float32], margin: NDArray[np.float64], controls: Controls) -> NDArray[np.bool_]:
+def _near_bound(y: NDArray[np.float32], margin: NDArray[np.float64], most: float) -> NDArray[np.bool_]:
     """Return the rows [R, 1] of which an error of `margin` in y could change whether they saturate."""
-    excess = np.abs(y) - controls.numbers["adc.bound"]
+    excess = np.abs(y) - most
     surely_saturates = np.any(excess > margin, axis=1, keepdims=True)
     surely_fits = np.all(excess < -margin, axis=1, keepdims=True)
     near: NDArray[np.bool_] = ~(surely_saturates | surely_fits)

@@ -101,7 +101,7 @@ def clipped(g: NDArray[np.float64], structure: Structure, controls: Controls) ->
     """Return conductances kept where `program_clip` says."""
     if structure.program_clip == "range":
         return np.clip(g, lowest_conductance(controls), 1.0)
-    return np.maximum(g, 0.0)
+    return g if structure.program_clip == "none" else np.maximum(g, 0.0)
 
 
 def _theta(array: DeviceArray) -> NDArray[np.float64]:

@@ -191,7 +191,7 @@ def stored_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
     attributes |= reading
     attributes["offset_correction"] = draw(st.sampled_from(("digital", "unit_column")))
     program = draw(st.sampled_from(("none", *(NUMBER_MODELS if weights else CONDUCTANCE_MODELS))))
-    attributes |= {"program": program, "program_clip": draw(st.sampled_from(("zero", "range")))}
+    attributes |= {"program": program, "program_clip": draw(st.sampled_from(("zero", "range", "none")))}
     if not weights:
         numbers |= {"mapping.g_min_us": draw(st.sampled_from((0.0, 1.0, 3.0))), "mapping.g_max_us": 25.0}
         if not sliced and (program == "level_shared" or draw(st.booleans())):
@@ -209,6 +209,7 @@ def stored_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
         numbers["program.modifier"] = 0.05
     if not weights and attributes["ir_drop"] == "none" and draw(st.sampled_from((False, False, True))):
         attributes["ir_drop"] = "network"
+        attributes["program_clip"] = draw(st.sampled_from(("zero", "range")))
         numbers |= {"read.row_ohm": draw(st.sampled_from((0.0, 5.0))), "read.column_ohm": 20.0}
     _faults(draw, attributes, numbers)
     attributes["entries"] = ",".join(numbers)

@@ -40,6 +40,19 @@ def test_programming_errors_are_the_published_ones(name: str) -> None:
     np.testing.assert_allclose(sigma_us, expected, rtol=2e-3)
 
 
+def test_the_table_of_analog_foundation_models_is_their_two_cubics() -> None:
+    program = load_profile("pcm_afm").program
+    assert program.model == "table"
+    g = np.linspace(0, 180, 180_001)
+    mean, std = (np.interp(g, program.target_us, row[0]) for row in (program.mean_us, program.std_us))
+    below = np.polyval([2.9398e-5, -3.7158e-3, 0.22420, 2.57974], g)
+    above = np.polyval([1.23298e-5, -3.05499e-3, 0.245349, 2.11030], g)
+    between_points = ((g > 0.599) & (g < 0.6)) | ((g > 52.5) & (g < 52.51))  # where the law has a step
+    expected = np.where(g < 0.6, 0, np.where(g <= 52.5, below, above))
+    np.testing.assert_allclose(std[~between_points], expected[~between_points], atol=0.0105)
+    np.testing.assert_allclose(mean[~between_points], np.where(g < 0.6, 0, g)[~between_points], atol=1e-9)
+
+
 def test_the_configuration_of_aihwkit_is_complete() -> None:
     profile = load_profile("pcm_aihwkit")
     entries, structure = profile.entries(), profile.structure()

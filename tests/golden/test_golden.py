@@ -53,6 +53,26 @@ def test_emu_reproduces(key: str, crossbar: Crossbar) -> None:
     check(crossbar, key, DATA[key])
 
 
+@pytest.mark.parametrize(
+    ("steps", "bound", "repeated"),
+    # Ten rows of 1 sum up to 10. A last code at the bound takes what lies within half a step of it.
+    [(254, 9.99, False), (254, 9.95, True), (255, 9.99, True), (0, 9.99, True), (0, 10.0, False)],
+)
+def test_an_output_saturates_beyond_what_the_last_code_takes(
+    steps: int, bound: float, repeated: bool, crossbar: Crossbar
+) -> None:
+    numbers = {"dac.bits": 0, "dac.steps": 0, "dac.bound": 1, "adc.bits": 0, "adc.steps": steps, "adc.bound": bound}
+    numbers |= {"adc.max_bound_factor": 1000, "adc.max_bound_resolution": 0.25}
+    y = crossbar.stored(
+        np.ones((1, 10)), np.ones((10, 1)), dac="absmax", adc="fixed", bound_management="iterative", numbers=numbers
+    )
+    step = 2 * bound / steps if steps else 0
+    once = np.clip(np.rint(10 / step) * step, -bound, bound) if steps else bound
+    twice = 2 * (np.rint(5 / step) * step if steps else 5)
+    assert abs(once - twice) > 1e-3 or bound == 10
+    assert y[0, 0] == pytest.approx(twice if repeated else once, rel=1e-6)
+
+
 def test_every_number_has_one_check_and_a_source() -> None:
     for key in DATA:
         assert len(checks_of(key)) == 1, key

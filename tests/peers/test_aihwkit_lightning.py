@@ -16,13 +16,17 @@ Values agree to 1e-5 of the largest output, except where a converter stands at a
 programs round differently.
 """
 
+import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.agreement.one_crossbar import Crossbar
+from emu.device import import_aihwkit
+from tests.peers.devices import output_of_device
 from tests.statistics.laws import assert_unrelated
 
 torch = pytest.importorskip("torch")
@@ -256,3 +260,91 @@ def test_the_spread_of_noisy_outputs(w: Any, per_channel: bool, dynamic: bool, c
     relative = [error / np.std(errors[1], axis=0) for error in errors]
     assert relative[0].std() == pytest.approx(relative[1].std(), rel=0.025)
     assert np.abs(errors[0].mean(axis=0) / errors[0].std(axis=0)).max() < 4.5 / np.sqrt(len(vectors))
+
+
+class Drawn:
+    """A random configuration, its device as imported from JSON, and data that stay away from ties.
+
+    Inputs are up to three times the static range, so that both converters saturate.
+    """
+
+    def __init__(self, seed: int, w: Any, file: Path) -> None:
+        draw = np.random.default_rng(seed)
+
+        def one_of(*choices: Any) -> Any:
+            return choices[draw.integers(len(choices))]
+
+        self.kind = one_of("none", "static", "static", "dynamic", "dynamic")
+        self.slice_rows, self.steps = one_of(-1, 50, 20, 16, 7), one_of(-1, 6, 30, 254)
+        self.config = configuration(self.slice_rows)
+        self.parts = slices_of(ROWS, self.slice_rows)
+        self.bound, self.bits, self.per_channel = 0.0, one_of(0, 0, 4, 8), bool(draw.integers(2))
+        if self.kind == "none":
+            self.steps = -1
+        else:
+            with_range(self.config, self.kind == "dynamic")
+            self.bound = one_of(0.0, 3.0, 0.8, 0.5)
+            self.config.forward.inp_res = 1 / self.steps if self.steps > 0 and draw.integers(2) else self.steps
+        self.adc_steps = one_of(-1, 30, 254) if self.bound else -1
+        self.config.forward.out_bound, self.config.forward.out_res = self.bound, self.adc_steps
+        if self.per_channel:
+            self.config.clip.type = WeightClipType.LAYER_GAUSSIAN_PER_CHANNEL
+        if self.bits:
+            kinds = WeightQuantizationType
+            self.config.modifier.quantization_type = (
+                kinds.DISCRETIZE_PER_CHANNEL if self.per_channel else kinds.DISCRETIZE
+            )
+            self.config.modifier.res = 2**self.bits - 2
+        self.config.forward.out_noise = self.config.modifier.std_dev = 0.1  # of training
+        self.config.modifier.noise_type = WeightNoiseInjectionType.ADD_NORMAL
+        file.write_text(json.dumps(self.config, default=lambda each: getattr(each, "name", None) or vars(each)))
+        self.profile = import_aihwkit(file)
+
+        self.x = (draw.standard_normal((VECTORS, ROWS)) * one_of(0.5, 1, 3)).astype(np.float32)
+        self.w = w.copy()
+        if self.steps > 0:
+            self.x = away_from_ties(self.x, self.parts, self.kind == "dynamic", self.steps)
+        for part in self.parts if self.bits else []:
+            step = self.weight_step(part)
+            from_tie = np.abs(self.w[part] / step % 1 - 0.5)
+            self.w[part] += np.where(from_tie < 0.01, 0.02 * step, 0).astype(np.float32)
+
+    def weight_step(self, part: slice) -> Any:
+        largest = np.abs(self.w[part]).max(axis=0 if self.per_channel else None)
+        return largest / (2 ** (self.bits - 1) - 1)
+
+    def saturated_and_undecided(self) -> tuple[int, Any]:
+        """How often the converters clip, and the outputs of which a part stands at a tie of the ADC."""
+        clipped, undecided = 0, np.zeros((VECTORS, COLUMNS), np.bool_)
+        for part in self.parts:
+            x, w = self.x[:, part].astype(np.float64), self.w[part].astype(np.float64)
+            largest = np.abs(w).max(axis=0 if self.per_channel else None)
+            if self.bits:
+                w = np.rint(w / self.weight_step(part)) * self.weight_step(part)
+            if self.kind == "none":
+                continue
+            alpha = input_range(x, part=slice(None), dynamic=self.kind == "dynamic")
+            clipped += np.count_nonzero(np.abs(x) > alpha)
+            x = np.clip(x / alpha, -1, 1)
+            x = alpha * (np.rint(x * (self.steps / 2)) / (self.steps / 2) if self.steps > 0 else x)
+            if self.bound:
+                bound = self.bound * alpha * largest
+                clipped += np.count_nonzero(np.abs(x @ w) > bound)
+                if self.adc_steps > 0:
+                    undecided |= np.abs(x @ w / (2 * bound / self.adc_steps) % 1 - 0.5) < 1e-3
+        return clipped, undecided
+
+
+def test_random_configurations_give_the_same_through_the_importer(w: Any, crossbar: Crossbar, tmp_path: Path) -> None:
+    saturated, left_out = [0, 0], []
+    for seed in range(60):
+        drawn = Drawn(seed, w, tmp_path / f"drawn{seed}.json")
+        clipped, undecided = drawn.saturated_and_undecided()
+        saturated[int(clipped > 0)] += 1
+        ours = output_of_device(crossbar, drawn.x, drawn.w, drawn.profile)
+        left_out.append(np.mean(undecided))  # much only where codes of few bits meet at ties by design
+        theirs = output_of(layer_of(drawn.w, drawn.config), drawn.x)
+        limit = 1e-5 * np.abs(theirs).max()
+        assert np.where(undecided, 0, np.abs(ours - theirs)).max() < limit, (seed, drawn.config)
+    assert min(saturated) > 10
+    assert np.mean(left_out) < 0.03 and np.median(left_out) < 0.001

@@ -360,7 +360,7 @@ def _another_float32_implementation(x: Any, w: Any, **node: Any) -> Any:
                     normals = run_time_normals(0, 0, 0, Stream.READ, *where, part=whole, tile=t, reading=repeats)
                     y = (y + np.sqrt(variance) * normals[0, n].astype(np.float32)).astype(np.float32)
                     stop = b > 1000 or b > np.float32(0.25) / (2 / dac)
-                    if not (np.abs(y) > bound).any() or stop:
+                    if not (np.abs(y) > bound * (1 + 1 / adc)).any() or stop:
                         break
                     b, repeats = b * 2, repeats + 1
                 y = np.clip(np.rint(y * (adc / (2 * bound))) * (2 * bound / adc), -bound, bound)

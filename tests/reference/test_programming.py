@@ -326,6 +326,7 @@ def test_a_conductance_below_zero_or_outside_its_range_is_cut():
     expected = 0.2 + 0.8 * (w + 1) / 2 + stored_normals(0, 0, 0, Stream.PROGRAM, 50, 50)
     np.testing.assert_allclose(g("zero"), np.maximum(expected, 0), atol=1e-6)
     np.testing.assert_allclose(g("range"), np.clip(expected, 0.2, 1), atol=1e-6)
+    np.testing.assert_allclose(g("none"), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

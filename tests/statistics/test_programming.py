@@ -105,7 +105,7 @@ def test_a_device_that_conducts_nothing_has_no_inverse_error(crossbar: Crossbar)
     np.testing.assert_array_equal(held, 0)
 
 
-def test_conductances_are_kept_above_zero_or_in_their_range(crossbar: Crossbar) -> None:
+def test_conductances_are_kept_above_zero_or_in_their_range_or_not(crossbar: Crossbar) -> None:
     settings: dict[str, Any] = {"program": "normal_independent", "g_min_us": 0.2, "seed": 5}
     numbers = {"program.sigma": 0.2, "program.sigma_cycle": 0.0}
     free = conductances(crossbar, 0.2, numbers, **settings)
@@ -116,6 +116,9 @@ def test_conductances_are_kept_above_zero_or_in_their_range(crossbar: Crossbar) 
     np.testing.assert_allclose(kept, np.clip(free, 0.2, 1), atol=1e-6)
     high = conductances(crossbar, 1.0, numbers, program_clip="range", **settings)
     assert high.max() <= 1 + 1e-6
+    as_drawn = conductances(crossbar, 0.2, numbers, program_clip="none", **settings)
+    assert_follows(as_drawn - 0.2, stats.norm(0, 0.2))
+    np.testing.assert_allclose(np.maximum(as_drawn, 0), free, atol=1e-6)
 
 
 POLYNOMIAL = {"program.c0": 1.0, "program.c1": -0.5, "program.c2": 2.0, "program.c3": -3.0, "program.c4": 1.5}

@@ -19,8 +19,9 @@ MODEL = Choice(
     "CrossSim; polynomial: aihwkit, CrossSim; level_shared: MNSIM 2; resistance_range: MemTorch",
 )
 CLIP = Choice(
-    "what programmed conductances are clipped to: 0 and above, or g_min to g_max",
-    "aihwkit (zero); CrossSim, clip_conductance",
+    "what programmed conductances are clipped to: 0 and above (zero), g_min to g_max (range), or nothing (none), so "
+    "that a small weight may change its sign",
+    "zero: aihwkit; range: CrossSim, clip_conductance; none: Analog Foundation Models",
 )
 Sigma = Annotated[
     float,
@@ -44,7 +45,7 @@ Scale = Annotated[
     float,
     Number("factor on the spread of the model; 0: as targeted", "1", "aihwkit, prog_noise_scale", "program.scale"),
 ]
-Clip = Annotated[Literal["zero", "range"], CLIP]
+Clip = Annotated[Literal["zero", "range", "none"], CLIP]
 
 
 class _Program(Section):
