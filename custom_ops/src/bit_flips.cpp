@@ -62,22 +62,19 @@ class Changes {
     for (int bit = 0; bit < flips.bits; ++bit) {
       if ((flips.mask >> bit & 1) != 0) positions_.push_back(bit);
     }
-    if (flips.from_list) {
-      list_.assign(flips.list, flips.list + flips.list_size);
-      std::sort(list_.begin(), list_.end());
-    }
+    list_ = flips.list;
+    std::sort(list_.begin(), list_.end());
   }
 
-  // Changes of elements [first, last), the elements of a chunk, in ascending order.
+  // Changes of elements [first, last), the elements of a chunk, one for each element.
   void find(int64_t first, int64_t last, std::vector<Change>* changes) const {
     changes->clear();
-    if (flips_.from_list) {
-      listed(first, last, changes);
-    } else if (flips_.probability > 0 && flips_.protection == FaultProtection::kNone) {
+    if (flips_.probability > 0 && flips_.protection == FaultProtection::kNone) {
       unprotected(first, last, changes);
     } else if (flips_.probability > 0) {
       secded(first, last, changes);
     }
+    listed(first, last, changes);
   }
 
  private:
@@ -88,9 +85,18 @@ class Changes {
 
   void listed(int64_t first, int64_t last, std::vector<Change>* changes) const {
     auto fault = std::lower_bound(list_.begin(), list_.end(), first * 256);
+    const size_t random = changes->size();
     for (; fault != list_.end() && *fault < last * 256; ++fault) {
       const int64_t bit = *fault % 256;
-      if (bit < flips_.bits) flip(*fault / 256, static_cast<int>(bit), changes);
+      if (bit >= flips_.bits) continue;
+      const auto end = changes->begin() + static_cast<std::ptrdiff_t>(random);
+      const auto before = std::lower_bound(changes->begin(), end, *fault / 256,
+                                           [](const Change& each, int64_t e) { return each.element < e; });
+      if (before != end && before->element == *fault / 256) {
+        before->bits ^= uint32_t{1} << bit;
+      } else {
+        flip(*fault / 256, static_cast<int>(bit), changes);
+      }
     }
   }
 

@@ -67,8 +67,8 @@ class Operator:
         return next(index for index, each in enumerate(self.inputs) if each.name == name)
 
 
-def _control(name: str, type: str, shape: str, meaning: str, constant: bool = False) -> Input:
-    return Input(name, type, shape, constant, meaning)
+def _control(name: str, type: str, shape: str, meaning: str) -> Input:
+    return Input(name, type, shape, meaning=meaning)
 
 
 _WORD = "0 to 2^32 - 1"
@@ -82,7 +82,9 @@ CONTROLS = (
         "> 0), the lowest and the highest output (read if `adc` is `calibrated`; low < high), the magnitude of a "
         "written operand that maps to 1 (read if `write_scaling` is `calibrated`; > 0); finite. Read whatever the "
         "strength"),
-    _control("faults", "int64", "`[F]`", "read if `fault_source` is `list`: see *Faults*; else of size 0", True),
+    _control("faults", "int64", "`[F, 2]`",
+        "a list of faults, each with the `array` that it strikes; the node reads those of its own array: see *Faults*. "
+        "None of an array whose `fault_source` is `none`"),
     _control("seed", "int64", "`[]`", _WORD),
     _control("read_seed", "int64", "`[]`", _WORD),
     _control("sample", "int64", "`[]` or `[2]`",
@@ -350,7 +352,7 @@ ATTRIBUTES = _attributes(
         "full tiles and a remainder, or tiles as equal as possible (the first ones one larger)"),
     Attribute("scaling", _EVERY, ("tensor", "column", "tile", "tile_column"), "tensor", "what shares one weight scale"),
     Attribute("fault_source", _OF_STORED, ("none", "random", "list"), "none",
-        "where bit flips and stuck cells come from"),
+        "where bit flips and stuck cells come from: the list alone, or random ones and the list"),
     Attribute("fault_storage", _OF_STORED, ("none", "int", "float32"), "none",
         "what bit flips hit; `int` on `CrossbarMatMulQuantized` is always the model's own codes; `float32` needs "
         "`encoding` `weight` and is not for `CrossbarMatMulQuantized`"),
@@ -655,6 +657,8 @@ ATTRIBUTE_RULES = (
     _attribute("program", "program == 'level_shared' and not sliced and 'mapping.cell_bits' not in entries",
         "slices or entry 'mapping.cell_bits' beside 'level_shared', which needs levels"),
     _attribute("drift", "drift != 'none' and weights", f"'none' {_UNLESS_CONDUCTANCES}: only conductances drift"),
+    _attribute("drift_points", "drift == 'power_law_table' and drift_points == 0",
+        "1 or greater because 'drift' is 'power_law_table'"),
     _attribute("drift_pairs", "drift_pairs == 'net' and (encoding != 'differential' or sliced)",
         "'physical' unless 'encoding' is 'differential' without slices"),
     _attribute("compensation", "compensation != 'none' and drift == 'none'", "'none' because 'drift' is 'none'"),

@@ -210,15 +210,14 @@ def _list_of(flips: NDArray[np.uint32]) -> NDArray[np.int64]:
 def _changes(shape: tuple[int, ...], structure: Structure, controls: Controls) -> _Changes:
     elements = int(np.prod(shape))
     flips, zeroed = np.zeros(elements, dtype=np.uint32), np.zeros(elements, dtype=np.bool_)
-    if structure.fault_source == "list":
-        check_list(shape, structure, controls)
-        element, what = np.divmod(controls.faults, _FAULTS_PER_ELEMENT)
-        is_bit = what < _FIRST_STUCK
-        np.bitwise_xor.at(flips, element[is_bit], np.uint32(1) << what[is_bit].astype(np.uint32))
-    elif structure.fault_protection == "none":
+    if structure.fault_source == "random" and structure.fault_protection == "none":
         _flip_unprotected(flips, structure, controls)
-    else:
+    elif structure.fault_source == "random":
         _flip_protected(flips, zeroed, structure, controls)
+    check_list(shape, structure, controls)
+    element, what = np.divmod(controls.faults, _FAULTS_PER_ELEMENT)
+    is_bit = what < _FIRST_STUCK
+    np.bitwise_xor.at(flips, element[is_bit], np.uint32(1) << what[is_bit].astype(np.uint32))
     return _Changes(flips.reshape(shape), zeroed.reshape(shape))
 
 

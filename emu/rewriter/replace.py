@@ -43,7 +43,7 @@ def replace_products(
     tensors: Sequence[StoredTensor],
     probes: Probes,
     profiles: Mapping[str, Profile],
-    faults: Mapping[int, np.ndarray] | None,
+    faults: np.ndarray | None,
     batch: Batch,
     name: str,
 ) -> None:
@@ -56,8 +56,8 @@ def replace_products(
         tensors: the stored tensor behind each of the sites that follow.
         probes: the model's shapes.
         profiles: the devices of the sites by name, in order of first use.
-        faults: by site, the list of faults in the place of random ones: int64, as `docs/operators.md` numbers them;
-            None for random ones.
+        faults: the list of faults in the place of random ones, int64 `[F, 2]`, as `docs/operators.md` has it; None for
+            random ones.
         batch: where the model's samples lie.
         name: how to call the model in an error.
 
@@ -69,8 +69,7 @@ def replace_products(
     builder = GraphBuilder(model.graph, name)
     listed = faults is not None
     sequences = find_positions(model, batch)
-    controls = _add_controls(builder, sites, profiles, listed, batch, sequences)
-    lists = _FaultLists(builder, faults or {})
+    controls = _add_controls(builder, sites, profiles, faults, batch, sequences)
     weights = _Weights(builder, {product: products[site.array] for site, product in zip(sites, products, strict=False)})
     for site, tensor in zip(sites[len(products) :], tensors, strict=True):
         profile = profiles[site.device]
@@ -79,18 +78,18 @@ def replace_products(
             held = weights.as_float(products[site.array])
         else:
             held = builder.as_initializer(tensors[site.array - len(products)].value)
-        inputs = controls.of(FAULTY_WEIGHT, profile, lists.of(site))
+        inputs = controls.of(FAULTY_WEIGHT, profile)
         _replace_tensor(builder, inputs, attributes, tensor, held)
     for site, product in zip(sites, products, strict=False):
         profile = profiles[site.device]
         attributes = node_attributes(site, profile, len(sites), listed, name)
         if site.is_stored:
-            inputs = controls.of(STORED, profile, lists.of(site), _rows_along(product, site, sequences))
+            inputs = controls.of(STORED, profile, _rows_along(product, site, sequences))
         else:
             keys = _keys_along(product, site, sequences)
             attributes["key_axis"] = _KEY_AXES.get(site.component, "none")
             attributes["write_scaling"] = _write_scaling(site, profile, keys, sequences, name)
-            inputs = controls.of(DYNAMIC, profile, None, _rows_along(product, site, sequences), keys)
+            inputs = controls.of(DYNAMIC, profile, _rows_along(product, site, sequences), keys)
         crossbar = _Crossbar(builder, inputs, controls.batch, attributes, product.node)
         if not product.stored:
             right = _operand(product.node, 1)
@@ -239,15 +238,13 @@ class _Controls:
         self,
         op: str,
         profile: Profile,
-        faults: ir.Value | None = None,
         rows: Along | None = None,
         keys: Along | None = None,
     ) -> tuple[ir.Value, ...]:
-        """What an operator takes after its operands, in order; `faults` for what is stored only."""
+        """What an operator takes after its operands, in order."""
         given = {name.removeprefix("emu."): value for name, value in self.values.items()}
         given |= {"device": self.values[self.devices[profile.name]], "sample": self.sample}
         given |= {"position": self.positions.position(rows), "keys": self.positions.keys(keys)}
-        given |= {} if faults is None else {"faults": faults}
         return tuple(given[each.name] for each in OPERATORS[op].controls)
 
 
@@ -255,18 +252,19 @@ def _add_controls(
     builder: GraphBuilder,
     sites: Sequence[Site],
     profiles: Mapping[str, Profile],
-    listed: bool,
+    faults: np.ndarray | None,
     where: Batch,
     sequences: Positions,
 ) -> _Controls:
     devices = device_inputs(profiles)
     arrays: dict[str, np.ndarray] = {
         **{
-            value: np.array(list(entries_of(profiles[name], listed).values()), dtype=np.float32)
+            value: np.array(list(entries_of(profiles[name], faults is not None).values()), dtype=np.float32)
             for name, value in devices.items()
         },
         "emu.strength": np.ones(len(sites), dtype=np.float32),
         "emu.ranges": np.array([_ranges(site, profiles[site.device]) for site in sites], dtype=np.float32),
+        "emu.faults": np.zeros((0, 2), dtype=np.int64) if faults is None else faults,
         **{name: np.array(value, dtype=np.int64) for name, value in SCALARS.items()},
     }
     first = next((value for value in builder.graph.inputs if value.name == where.input), None)
@@ -275,7 +273,7 @@ def _add_controls(
         builder.reserve(name)
         value = ir.Value(
             name=name,
-            shape=ir.Shape(array.shape),
+            shape=ir.Shape(array.shape if name != "emu.faults" else ("emu.listed", 2)),
             type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
             const_value=ir.tensor(array, name=name),
         )
@@ -308,23 +306,6 @@ def is_calibrated(profile: Profile) -> tuple[bool, bool, bool]:
     """Whether the DAC, the ADC and the scale of written operands of a device have a calibrated range."""
     structure = profile.structure()
     return tuple(structure[name] == "calibrated" for name in ("dac", "adc", "write_scaling"))  # type: ignore[return-value]
-
-
-@dataclass
-class _FaultLists:
-    """Constants with lists of faults; equal ones are stored once."""
-
-    builder: GraphBuilder
-    faults: Mapping[int, np.ndarray]
-    _done: dict[bytes, ir.Value] = field(default_factory=dict)
-
-    def of(self, site: Site) -> ir.Value:
-        """The list of a site; the empty one where faults do not come from a list."""
-        faults = np.asarray(self.faults.get(site.index, ()), dtype=np.int64)
-        key = faults.tobytes()
-        if key not in self._done:
-            self._done[key] = self.builder.constant(f"{site.node}.faults" if key else "emu.no_faults", faults)
-        return self._done[key]
 
 
 @dataclass(frozen=True)
