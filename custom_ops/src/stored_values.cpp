@@ -218,7 +218,7 @@ class Storing {
       if (matrices_.codes != nullptr) {
         flip_model_codes(flips, *matrices_.codes, for_each_, flipped_.data());
       } else {
-        flip_floats(flips, size, for_each_, flipped_.data());
+        flip_floats(flips, float_type(structure_.fault_storage), size, for_each_, flipped_.data());
       }
     }
     w_ = flipped_.data();
@@ -854,7 +854,8 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
                                decoding(structure, device).offset != 0;
   // A value that is out of all proportion would leave no digits to its column.
   const bool unbounded =
-      structure.fault_storage == FaultStorage::kFloat32 || structure.disturbance == Disturbance::kFunction;
+      (structure.fault_storage != FaultStorage::kNone && structure.fault_storage != FaultStorage::kInt) ||
+      structure.disturbance == Disturbance::kFunction;
   const bool too_deep = structure.row_tiles(rows)[0].size() > table.deepest_fixed;
   return codes && !more_than_codes && !unbounded && !too_deep ? *table.fixed_packing : *table.float_packing;
 }

@@ -20,6 +20,7 @@ from emu.contract.schema import (
     ATTRIBUTES,
     DEFAULTS,
     DYNAMIC,
+    FLOATS,
     INDICES,
     LARGEST_COUNT,
     LARGEST_WORD,
@@ -149,8 +150,8 @@ class Structure:
     @property
     def fault_word_bits(self) -> int:
         """Bits of one stored element that bit flips hit."""
-        if self.fault_storage == "float32":
-            return 32
+        if self.fault_storage in FLOATS:
+            return FLOATS[self.fault_storage].bits
         return self.code_bits if self.op == QUANTIZED else self.fault_bits
 
     @property

@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from emu.contract.codes import stored_codes
-from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, FORMAT, OPERATORS, QUANTIZED, STORED, attribute_types
+from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, FLOATS, FORMAT, OPERATORS, QUANTIZED, STORED, attribute_types
 from emu.contract.site import Site
 from emu.device import Profile
+from emu.device.sections.faults import FaultsFloat
 from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.builder import GraphBuilder
@@ -138,7 +139,7 @@ def node_attributes(
     structure = {name: value for name, value in profile.structure().items() if name in known}
     structure["entries"] = ",".join(entries_of(profile, listed))
     if site.is_stored:
-        structure |= _fault_attributes(site, structure, listed, model)
+        structure |= _fault_attributes(site, profile, structure, listed, model)
         if site.is_product:
             structure["window"] = site.window
     else:
@@ -199,29 +200,51 @@ def _is_disturbed(site: Site, profile: Profile) -> bool:
     return site.component not in {"both": (), "key": _VALUE_SIDE, "value": _KEY_SIDE}[operands]
 
 
-def _fault_attributes(site: Site, structure: Mapping[str, int | str], listed: bool, model: str) -> dict[str, int | str]:
-    """What of a device's faults is different at this site: faults from a list, and a model's own codes."""
+def _fault_attributes(
+    site: Site, profile: Profile, structure: Mapping[str, int | str], listed: bool, model: str
+) -> dict[str, int | str]:
+    """What of a device's faults is different at this site: faults from a list, and how the model stores its weights."""
     changes: dict[str, int | str] = {}
     if listed and structure["fault_source"] != "none":
         # The list is what the protection left.
         changes = {"fault_source": "list", "fault_protection": "none"}
-    if site.code_bits and structure["fault_storage"] != "none":
-        if structure["fault_storage"] != "int":
+    faults, mask = profile.faults, int(structure["fault_mask"])
+    if isinstance(faults, FaultsFloat):
+        own = faults.storage == "model"
+        if site.code_bits and (not own or faults.flip in ("exponent", "mantissa")):
             raise InputError(
                 f"{model}: node '{site.node}' holds integer codes of {site.code_bits} bits, and device bit flips hit "
-                f"{structure['fault_storage']}: set faults.storage to int, or map the node to another device."
+                f"{f'the {faults.flip} of floats' if own else faults.storage}: set faults.storage to int, or map the "
+                "node to another device."
             )
-        every, every_own = 2 ** int(structure["fault_bits"]) - 1, 2**site.code_bits - 1
-        mask = int(structure["fault_mask"])
-        if mask == every:
-            mask = every_own
-        elif mask > every_own:
+        if not site.code_bits and not own and faults.convert == "never" and faults.storage != site.stored_type:
             raise InputError(
-                f"{model}: node '{site.node}' holds codes of {site.code_bits} bits, and the device's faults hit bit "
-                f"{mask.bit_length() - 1}: choose bits 0 to {site.code_bits - 1}."
+                f"{model}: node '{site.node}' holds {site.stored_type}, and device bit flips hit {faults.storage}: set "
+                f"faults.storage to {site.stored_type} or model, or faults.convert to round."
             )
+        if own and not site.code_bits:
+            mask = faults.mask_of(FLOATS[site.stored_type])
+            _check_bits(site, f"holds {site.stored_type}", mask, FLOATS[site.stored_type].bits, model)
+            return changes | {"fault_storage": site.stored_type, "fault_mask": mask}
+        changes |= {"fault_storage": "int"} if own else {}
+        every = 2**32 - 1
+        mask = 1 << (site.code_bits - 1) if own and faults.flip == "sign" else mask
+    else:
+        every = 2 ** int(structure["fault_bits"]) - 1
+    if site.code_bits and structure["fault_storage"] != "none":
+        if mask == every:
+            mask = 2**site.code_bits - 1
+        _check_bits(site, f"holds codes of {site.code_bits} bits", mask, site.code_bits, model)
         changes |= {"fault_bits": site.code_bits, "fault_mask": mask}
     return changes
+
+
+def _check_bits(site: Site, holds: str, mask: int, bits: int, model: str) -> None:
+    if mask >= 2**bits:
+        raise InputError(
+            f"{model}: node '{site.node}' {holds}, and the device's faults hit bit {mask.bit_length() - 1}: choose "
+            f"bits 0 to {bits - 1}."
+        )
 
 
 @dataclass(frozen=True)
