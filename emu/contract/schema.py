@@ -685,13 +685,13 @@ ATTRIBUTE_RULES = (
         _attribute(name, f"program == 'table' and {name} == 0", "1 or greater because 'program' is 'table'")
         for name in ("table_times", "table_points")
     ),
+    _attribute("drift_points", "drift == 'power_law_table' and drift_points == 0",
+        "1 or greater because 'drift' is 'power_law_table'"),
     _attribute("table_points", f"table_times * table_points > {MOST_TABLE_VALUES}",
         f"at most {MOST_TABLE_VALUES} together with 'table_times', which is {{table_times}}"),
     _attribute("program", "program == 'level_shared' and not sliced and 'mapping.cell_bits' not in entries",
         "slices or entry 'mapping.cell_bits' beside 'level_shared', which needs levels"),
     _attribute("drift", "drift != 'none' and weights", f"'none' {_UNLESS_CONDUCTANCES}: only conductances drift"),
-    _attribute("drift_points", "drift == 'power_law_table' and drift_points == 0",
-        "1 or greater because 'drift' is 'power_law_table'"),
     _attribute("drift_pairs", "drift_pairs == 'net' and (encoding != 'differential' or sliced)",
         "'physical' unless 'encoding' is 'differential' without slices"),
     _attribute("compensation", "compensation != 'none' and drift == 'none'", "'none' because 'drift' is 'none'"),
