@@ -72,7 +72,7 @@ def emulated_model(shape: Convolution, kernel: np.ndarray, numbers: dict[str, fl
     stack = np.swapaxes(kernel.reshape(shape.groups, shape.kernels // shape.groups, -1), 1, 2).copy()
     controls = {
         "device": np.asarray(list(numbers.values()), np.float32), "strength": np.ones(1, np.float32),
-        "ranges": np.ones((1, 4), np.float32), "faults": np.zeros(0, np.int64),
+        "ranges": np.ones((1, 4), np.float32), "faults": np.zeros((0, 2), np.int64),
         **{name: np.int64(0) for name in ("seed", "read_seed", "sample")},
         "position": np.zeros(0, np.int64), "head": np.int64(-1),
     }  # fmt: skip

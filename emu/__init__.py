@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emu.calibration import calibrate
     from emu.device import Profile, load_profile
     from emu.errors import InputError
-    from emu.evaluation import Bench, Trial, draw_faults, evaluate
+    from emu.evaluation import Bench, Trial, draw_faults, evaluate, inject
     from emu.rewriter import EmulatedModel, find_sites, read_manifest, rewrite
     from emu.runtime import library_path, register, register_device_function, session
 
@@ -32,6 +32,7 @@ _HOMES = {
     "draw_faults": "emu.evaluation",
     "evaluate": "emu.evaluation",
     "find_sites": "emu.rewriter",
+    "inject": "emu.evaluation",
     "library_path": "emu.runtime",
     "load_profile": "emu.device",
     "read_manifest": "emu.rewriter",
@@ -53,6 +54,7 @@ __all__ = [
     "draw_faults",
     "evaluate",
     "find_sites",
+    "inject",
     "library_path",
     "load_profile",
     "read_manifest",

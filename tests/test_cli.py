@@ -287,6 +287,14 @@ class TestWithATrainedModel:
         narrow = [option.replace("bits=8", "bits=4") for option in device]
         assert "fault_bits = 8, here it is 4" in refusal("rewrite", model, *narrow, "--faults", file)
 
+    def test_faults_are_injected_and_told_one_by_one(self, model: Path, tmp_path: Path) -> None:
+        file = tmp_path / "injections.csv"
+        words = [model, "--data", data_path("digits_test"), "--device", "float32_flips", "--samples", 8]
+        words += ["--count", 3, "--pattern", "word", "-o", file]
+        assert "3 injections of 8 rows of data" in emu("inject", *words).stdout
+        assert len(file.read_text().splitlines()) == 4
+        assert json.loads(emu("inject", *words, "--json").stdout)[-1]["injections"] == 3
+
     def test_calibrated_converters_are_calibrated_before_they_run(self, model: Path, tmp_path: Path) -> None:
         profile, data = tmp_path / "adc.toml", data_path("digits_vit")
         converter = 'model = "uniform"\nrange = "calibrated"\nbits = 8\n'

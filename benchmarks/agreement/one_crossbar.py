@@ -63,7 +63,7 @@ class Crossbar:
             "device": _float(list(numbers.values())),
             "strength": np.full(sites, given.pop("strength", 1.0), np.float32),
             "ranges": np.broadcast_to(_float(given.pop("ranges", (1, -1, 1, 1))), (sites, 4)).copy(),
-            "faults": np.asarray(given.pop("faults", ()), np.int64),
+            "faults": np.array([(0, each) for each in given.pop("faults", ())], np.int64).reshape(-1, 2),
             **{
                 name: np.asarray(given.pop(name, default), np.int64)
                 for name, default in (("seed", 0), ("read_seed", 0), ("sample", 0), ("position", ()), ("head", -1))

@@ -62,22 +62,19 @@ class Changes {
     for (int bit = 0; bit < flips.bits; ++bit) {
       if ((flips.mask >> bit & 1) != 0) positions_.push_back(bit);
     }
-    if (flips.from_list) {
-      list_.assign(flips.list, flips.list + flips.list_size);
-      std::sort(list_.begin(), list_.end());
-    }
+    list_ = flips.list;
+    std::sort(list_.begin(), list_.end());
   }
 
-  // Changes of elements [first, last), the elements of a chunk, in ascending order.
+  // Changes of elements [first, last), the elements of a chunk, one for each element.
   void find(int64_t first, int64_t last, std::vector<Change>* changes) const {
     changes->clear();
-    if (flips_.from_list) {
-      listed(first, last, changes);
-    } else if (flips_.probability > 0 && flips_.protection == FaultProtection::kNone) {
+    if (flips_.probability > 0 && flips_.protection == FaultProtection::kNone) {
       unprotected(first, last, changes);
     } else if (flips_.probability > 0) {
       secded(first, last, changes);
     }
+    listed(first, last, changes);
   }
 
  private:
@@ -88,9 +85,18 @@ class Changes {
 
   void listed(int64_t first, int64_t last, std::vector<Change>* changes) const {
     auto fault = std::lower_bound(list_.begin(), list_.end(), first * 256);
+    const size_t random = changes->size();
     for (; fault != list_.end() && *fault < last * 256; ++fault) {
       const int64_t bit = *fault % 256;
-      if (bit < flips_.bits) flip(*fault / 256, static_cast<int>(bit), changes);
+      if (bit >= flips_.bits) continue;
+      const auto end = changes->begin() + static_cast<std::ptrdiff_t>(random);
+      const auto before = std::lower_bound(changes->begin(), end, *fault / 256,
+                                           [](const Change& each, int64_t e) { return each.element < e; });
+      if (before != end && before->element == *fault / 256) {
+        before->bits ^= uint32_t{1} << bit;
+      } else {
+        flip(*fault / 256, static_cast<int>(bit), changes);
+      }
     }
   }
 
@@ -158,13 +164,78 @@ int32_t sign_extended(uint32_t code, int bits) {
 
 }  // namespace
 
-void flip_floats(const BitFlips& flips, int64_t elements, const ForEach& for_each, float* values) {
-  for_each_chunk(flips, elements, for_each, [&](int64_t, int64_t, const std::vector<Change>& changes) {
+namespace {
+
+// Numbers of fewer than 32 bits are worked out in double, which holds all of them.
+class ShortFloats {
+ public:
+  explicit ShortFloats(const FloatType& type)
+      : type_(type),
+        bias_((1 << (type.exponent - 1)) - 1),
+        ones_((1 << type.exponent) - 1),
+        hidden_(uint32_t{1} << type.mantissa),
+        largest_(number(static_cast<uint32_t>(type.has_infinity ? ones_ << type.mantissa : hidden_ * (ones_ + 1) - 1) -
+                        1)) {}
+
+  // The bits of a finite number: rounded to even, at most the largest number.
+  uint32_t pattern(float value) const {
+    const double magnitude = std::min(std::fabs(static_cast<double>(value)), largest_);
+    const int exponent = magnitude == 0 ? 1 - bias_ : std::max(std::ilogb(magnitude), 1 - bias_);
+    // In units of the last place; one more than all ones is the next exponent, as in the bits.
+    const auto places = static_cast<uint32_t>(std::rint(std::ldexp(magnitude, type_.mantissa - exponent)));
+    const uint32_t sign = std::signbit(value) ? uint32_t{1} << (type_.bits() - 1) : 0;
+    return sign | (places < hidden_ ? places : (static_cast<uint32_t>(exponent + bias_) - 1) * hidden_ + places);
+  }
+
+  float value(uint32_t pattern) const {
+    const uint32_t sign = uint32_t{1} << (type_.bits() - 1);
+    const uint32_t bits = pattern & (sign - 1);
+    const bool last = static_cast<int>(bits / hidden_) == ones_;
+    double magnitude = number(bits);
+    if (type_.has_infinity && last) {
+      magnitude =
+          bits % hidden_ == 0 ? std::numeric_limits<double>::infinity() : std::numeric_limits<double>::quiet_NaN();
+    } else if (last && bits % hidden_ == hidden_ - 1) {
+      magnitude = std::numeric_limits<double>::quiet_NaN();
+    }
+    return static_cast<float>((pattern & sign) != 0 ? -magnitude : magnitude);
+  }
+
+ private:
+  double number(uint32_t bits) const {
+    const auto field = static_cast<int>(bits / hidden_);
+    const uint32_t places = bits % hidden_ + (field == 0 ? 0 : hidden_);
+    return std::ldexp(static_cast<double>(places), std::max(field, 1) - bias_ - type_.mantissa);
+  }
+
+  FloatType type_;
+  int bias_;
+  int ones_;         // the highest exponent
+  uint32_t hidden_;  // the bit of the mantissa that is not stored
+  double largest_;
+};
+
+}  // namespace
+
+void flip_floats(const BitFlips& flips, const FloatType& type, int64_t elements, const ForEach& for_each,
+                 float* values) {
+  if (type.bits() == 32) {
+    for_each_chunk(flips, elements, for_each, [&](int64_t, int64_t, const std::vector<Change>& changes) {
+      for (const Change& change : changes) {
+        uint32_t bits = 0;
+        std::memcpy(&bits, values + change.element, sizeof(bits));
+        bits = change.zero ? 0 : bits ^ change.bits;
+        std::memcpy(values + change.element, &bits, sizeof(bits));
+      }
+    });
+    return;
+  }
+  const ShortFloats floats(type);
+  for_each_chunk(flips, elements, for_each, [&](int64_t first, int64_t last, const std::vector<Change>& changes) {
+    for (int64_t i = first; i < last; ++i) values[i] = floats.value(floats.pattern(values[i]));
     for (const Change& change : changes) {
-      uint32_t bits = 0;
-      std::memcpy(&bits, values + change.element, sizeof(bits));
-      bits = change.zero ? 0 : bits ^ change.bits;
-      std::memcpy(values + change.element, &bits, sizeof(bits));
+      float& value = values[change.element];
+      value = change.zero ? 0.0f : floats.value(floats.pattern(value) ^ change.bits);
     }
   });
 }

@@ -10,19 +10,18 @@ namespace emu {
 
 // Which bits of an array flip.
 struct BitFlips {
-  int bits = 8;                                         // of an element: 2, 4, 8 or 16 for codes, 32 for floats
-  bool from_list = false;                               // as listed, else at random
-  double probability = 0;                               // of a random flip of one bit, strength included; 0 to 1
-  uint32_t mask = 0;                                    // bits of an element that may flip at random
+  int bits = 8;            // of an element: 2, 4, 8 or 16 for codes, 8, 16 or 32 for floats
+  double probability = 0;  // of a random flip of one bit, strength included; 0 to 1
+  uint32_t mask = 0;       // bits of an element that may flip at random
   FaultProtection protection = FaultProtection::kNone;  // against random flips
   uint32_t seed = 0;
   uint32_t array = 0;
-  const int64_t* list = nullptr;  // element * 256 + bit; other faults are skipped
-  int64_t list_size = 0;
+  std::vector<int64_t> list;  // further flips, element * 256 + bit; other faults are skipped
 };
 
-// Flips bits of floats in place.
-void flip_floats(const BitFlips& flips, int64_t elements, const ForEach& for_each, float* values);
+// Rounds floats in place to the type that they are stored as, and flips bits of them.
+void flip_floats(const BitFlips& flips, const FloatType& type, int64_t elements, const ForEach& for_each,
+                 float* values);
 
 // The codes of a quantized model, [matrices, rows, columns]; codes of fewer than 8 bits are sign-extended.
 struct ModelCodes {

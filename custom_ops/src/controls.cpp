@@ -94,14 +94,12 @@ void read_ranges(const Structure& structure, const Context& context, Controls& c
 }
 
 void read_faults(const Structure& structure, const Context& context, Controls& controls) {
-  controls.faults = control(structure, context, "faults");
-  if (controls.faults.value == nullptr) return;
-  if (controls.faults.shape.size() != 1) wrong_shape(structure, "faults", controls.faults.shape, "[F], a list");
-  if (structure.fault_source != FaultSource::kList && controls.faults.size() != 0) {
-    fail(structure, "faults",
-         "has " + std::to_string(controls.faults.size()) + " numbers, expected none because 'fault_source' is '" +
-             structure.text(attribute::fault_source) + "'");
+  const Tensor faults = control(structure, context, "faults");
+  if (faults.value == nullptr) return;
+  if (faults.shape.size() != 2 || faults.shape[1] != 2) {
+    wrong_shape(structure, "faults", faults.shape, "[F, 2], an array and a fault in each row");
   }
+  controls.faults = own_faults(structure, faults.ints(), faults.shape[0]);
 }
 
 // The first sample and the number of samples (0 when it is not given).
@@ -159,6 +157,19 @@ Structure structure_of(const NodeInfo& info, Operator kind) {
     }
   }
   return structure;
+}
+
+std::vector<int64_t> own_faults(const Structure& structure, const int64_t* rows, int64_t count) {
+  std::vector<int64_t> own;
+  for (int64_t i = 0; i < count; ++i) {
+    if (rows[2 * i] == structure.array) own.push_back(rows[2 * i + 1]);
+  }
+  if (!own.empty() && structure.fault_source == FaultSource::kNone) {
+    fail(structure, "faults",
+         "has " + std::to_string(own.size()) + " faults of array " + std::to_string(structure.array) +
+             ", expected none because 'fault_source' is 'none'");
+  }
+  return own;
 }
 
 Controls read_controls(const Structure& structure, const Context& context) {

@@ -20,7 +20,7 @@ struct Controls {
   float calibrated_low = 0;    // outputs
   float calibrated_high = 0;
   float calibrated_operand = 1;  // magnitude of a written operand that maps to 1
-  Tensor faults;                 // a list; null where the operator has none
+  std::vector<int64_t> faults;   // those of the list that strike this array
   uint32_t seed = 0;
   uint32_t read_seed = 0;
   uint32_t first_sample = 0;
@@ -38,6 +38,9 @@ struct Controls {
 
 // The checked attributes of a node of which the inputs that must be constant are. Throws Error.
 Structure structure_of(const NodeInfo& info, Operator kind);
+
+// Of a list of faults [count, 2], those that strike the array of a node. Throws Error if that has no faults.
+std::vector<int64_t> own_faults(const Structure& structure, const int64_t* rows, int64_t count);
 
 // Reads the control inputs of an operator. Throws Error.
 Controls read_controls(const Structure& structure, const Context& context);

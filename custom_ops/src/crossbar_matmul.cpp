@@ -231,7 +231,8 @@ void StoredProduct::make_room() {
 
 std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& controls, const Weights& w,
                                                          const Context& context) {
-  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
+  const StoreKey key =
+      store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed, controls.faults);
   const bool for_reading = structure_.has_periphery();
   const Packing& packing = !for_reading ? plain_packing(structure_, rows_, columns_)
                            : reads_narrow(structure_, controls.device, rows_, columns_)
@@ -248,13 +249,7 @@ std::shared_ptr<const StoredArray> StoredProduct::stored(const Controls& control
   const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
     context.parallel_for(count, body);
   };
-  const Matrices matrices{w.values,
-                          matrices_,
-                          rows_,
-                          columns_,
-                          quantized_ ? &w.codes : nullptr,
-                          controls.faults.ints(),
-                          controls.faults.size()};
+  const Matrices matrices{w.values, matrices_, rows_, columns_, quantized_ ? &w.codes : nullptr};
   const auto fresh =
       std::make_shared<StoredArray>(store_array(structure_, controls.device, key, matrices, for_reading, for_each));
   pack_array(structure_, packing, matrices_, rows_, columns_, for_reading, for_each, *fresh);

@@ -19,7 +19,8 @@ void FaultyWeight::check(const Tensor& w) {
 
 std::shared_ptr<const StoredArray> FaultyWeight::stored(const Controls& controls, const Tensor& w,
                                                         const Context& context) {
-  const StoreKey key = store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed);
+  const StoreKey key =
+      store_key(structure_, controls.device, controls.strength, controls.seed, controls.read_seed, controls.faults);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (newest_ != nullptr && newest_->key == key) return newest_;
@@ -29,7 +30,7 @@ std::shared_ptr<const StoredArray> FaultyWeight::stored(const Controls& controls
   const ForEach for_each = [&](int64_t count, const std::function<void(int64_t)>& body) {
     context.parallel_for(count, body);
   };
-  const Matrices matrix{w.floats(), 1, rows, columns, nullptr, controls.faults.ints(), controls.faults.size()};
+  const Matrices matrix{w.floats(), 1, rows, columns};
   const auto fresh =
       std::make_shared<const StoredArray>(store_array(structure_, controls.device, key, matrix, false, for_each));
   const std::lock_guard<std::mutex> lock(mutex_);

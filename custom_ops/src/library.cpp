@@ -79,7 +79,7 @@ struct GivenNode {
   int64_t attribute_count;
   const float* device;
   int64_t entries;
-  const int64_t* faults;
+  const int64_t* faults;  // [fault_count, 2]
   int64_t fault_count;
   const float* w;
   int64_t matrices;
@@ -129,8 +129,9 @@ int guarded_code(Body&& body) noexcept {
 StoredArray stored_for(const GivenNode& node, bool for_reading) {
   const Structure structure = structure_of(node);
   const Device numbers = structure.device(node.device, node.entries);
-  const StoreKey key = store_key(structure, numbers, node.strength, node.seed, node.read_seed);
-  const Matrices w{node.w, node.matrices, node.rows, node.columns, nullptr, node.faults, node.fault_count};
+  const StoreKey key = store_key(structure, numbers, node.strength, node.seed, node.read_seed,
+                                 own_faults(structure, node.faults, node.fault_count));
+  const Matrices w{node.w, node.matrices, node.rows, node.columns};
   if (!all_finite(w.values, w.count * w.rows * w.columns)) throw Error("the weight holds an infinite value or a NaN");
   const ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
     for (int64_t i = 0; i < count; ++i) body(i);

@@ -199,15 +199,13 @@ class Storing {
   }
 
   void flip_bits() {
-    const bool listed = structure_.fault_source == FaultSource::kList;
-    if (listed) check_faults(structure_, matrices_);
+    check_faults(structure_, matrices_, key_.faults);
     if (structure_.fault_source == FaultSource::kNone || structure_.fault_storage == FaultStorage::kNone) return;
     BitFlips flips;
     flips.bits = structure_.stored_bits();
-    flips.from_list = listed;
-    flips.list = matrices_.faults;
-    flips.list_size = matrices_.fault_count;
-    flips.probability = listed ? 0.0 : std::min(1.0f, strength_ * device_.faults_ber);
+    flips.list = key_.faults;
+    const bool random = structure_.fault_source == FaultSource::kRandom;
+    flips.probability = random ? std::min(1.0f, strength_ * device_.faults_ber) : 0.0;
     flips.mask = structure_.usable_fault_mask();
     flips.protection = structure_.fault_protection;
     flips.seed = key_.seed;
@@ -224,7 +222,7 @@ class Storing {
       if (matrices_.codes != nullptr) {
         flip_model_codes(flips, *matrices_.codes, for_each_, flipped_.data());
       } else {
-        flip_floats(flips, size, for_each_, flipped_.data());
+        flip_floats(flips, float_type(structure_.fault_storage), size, for_each_, flipped_.data());
       }
     }
     w_ = flipped_.data();
@@ -642,10 +640,10 @@ class Storing {
         kernels().stick_row(row, 0, columns_, g.data() + k * columns_);
       });
     }
-    for (int64_t i = 0; i < matrices_.fault_count; ++i) {
-      const int64_t what = matrices_.faults[i] % kFaultsPerElement - kFirstStuck;
+    for (const int64_t fault : key_.faults) {
+      const int64_t what = fault % kFaultsPerElement - kFirstStuck;
       if (what < 0 || what / 2 != 2 * slice + (negative ? 1 : 0)) continue;
-      g[static_cast<size_t>(matrices_.faults[i] / kFaultsPerElement)] = what % 2 == 1 ? 1.0f : floor_;
+      g[static_cast<size_t>(fault / kFaultsPerElement)] = what % 2 == 1 ? 1.0f : floor_;
     }
     through_wires(g, column_tiles_, columns_);
   }
@@ -808,8 +806,8 @@ class Storing {
 
 }  // namespace
 
-StoreKey store_key(const Structure& structure, const Device& device, float strength, uint32_t seed,
-                   uint32_t read_seed) {
+StoreKey store_key(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed,
+                   std::vector<int64_t> faults) {
   StoreKey key;
   const bool reads = noisy_compensation(structure);
   for (size_t i = 0; i < structure.entries.size(); ++i) {
@@ -819,6 +817,7 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
   key.strength = strength;
   key.seed = seed;
   if (device.program_sigma_cycle > 0) key.read_seed = read_seed;
+  key.faults = std::move(faults);
   return key;
 }
 
@@ -854,7 +853,8 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
                                decoding(structure, device).offset != 0;
   // A value that is out of all proportion would leave no digits to its column.
   const bool unbounded =
-      structure.fault_storage == FaultStorage::kFloat32 || structure.disturbance == Disturbance::kFunction;
+      (structure.fault_storage != FaultStorage::kNone && structure.fault_storage != FaultStorage::kInt) ||
+      structure.disturbance == Disturbance::kFunction;
   const bool too_deep = structure.row_tiles(rows)[0].size() > table.deepest_fixed;
   return codes && !more_than_codes && !unbounded && !too_deep ? *table.fixed_packing : *table.float_packing;
 }
@@ -997,16 +997,16 @@ Decoding decoding(const Structure& structure, const Device& device) {
   return result;
 }
 
-void check_faults(const Structure& structure, const Matrices& w) {
+void check_faults(const Structure& structure, const Matrices& w, const std::vector<int64_t>& faults) {
   const int64_t bits = structure.fault_storage == FaultStorage::kNone ? 0 : structure.stored_bits();
   const int64_t devices = structure.encoding == Encoding::kWeight ? 0 : structure.pairs() ? 2 : 1;
-  for (int64_t i = 0; i < w.fault_count; ++i) {
-    const int64_t element = w.faults[i] / kFaultsPerElement;
-    const int64_t what = w.faults[i] % kFaultsPerElement;
+  for (const int64_t fault : faults) {
+    const int64_t element = fault / kFaultsPerElement;
+    const int64_t what = fault % kFaultsPerElement;
     const int64_t device = what - kFirstStuck;
     const bool exists = what < kFirstStuck ? what < bits : device / 4 < structure.slices() && device / 2 % 2 < devices;
-    if (w.faults[i] < 0 || element >= w.count * w.rows * w.columns || !exists) {
-      throw Error("node '" + structure.node + "', input 'faults': " + std::to_string(w.faults[i]) +
+    if (fault < 0 || element >= w.count * w.rows * w.columns || !exists) {
+      throw Error("node '" + structure.node + "', input 'faults': " + std::to_string(fault) +
                   " names an element, bit or device that the array does not have");
     }
   }

@@ -23,14 +23,17 @@ struct StoreKey {
   std::vector<float> numbers;  // of the device
   float strength = 1;
   uint32_t seed = 0;
-  uint32_t read_seed = 0;  // 0 where only cycle-to-cycle variation would depend on it
+  uint32_t read_seed = 0;       // 0 where only cycle-to-cycle variation would depend on it
+  std::vector<int64_t> faults;  // the list of the array
 
   bool operator==(const StoreKey& other) const {
-    return numbers == other.numbers && strength == other.strength && seed == other.seed && read_seed == other.read_seed;
+    return numbers == other.numbers && strength == other.strength && seed == other.seed &&
+           read_seed == other.read_seed && faults == other.faults;
   }
 };
 
-StoreKey store_key(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed);
+StoreKey store_key(const Structure& structure, const Device& device, float strength, uint32_t seed, uint32_t read_seed,
+                   std::vector<int64_t> faults);
 
 // Whether storing changes nothing.
 bool stores_exactly(const Structure& structure, const Device& device, float strength);
@@ -86,12 +89,10 @@ struct Matrices {
   int64_t rows = 0;
   int64_t columns = 0;
   const ModelCodes* codes = nullptr;  // of a quantized model
-  const int64_t* faults = nullptr;    // a list
-  int64_t fault_count = 0;
 };
 
 // Throws Error if a fault of the list lies outside the array.
-void check_faults(const Structure& structure, const Matrices& w);
+void check_faults(const Structure& structure, const Matrices& w, const std::vector<int64_t>& faults);
 
 StoredArray store_array(const Structure& structure, const Device& device, const StoreKey& key, const Matrices& w,
                         bool for_reading, const ForEach& for_each);

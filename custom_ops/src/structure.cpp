@@ -148,9 +148,25 @@ int input_place(Operator kind, const std::string& name) {
   return found == inputs.end() ? -1 : static_cast<int>(found - inputs.begin());
 }
 
+FloatType float_type(FaultStorage storage) {
+  switch (storage) {
+    case FaultStorage::kFloat16:
+      return {5, 10, true};
+    case FaultStorage::kBfloat16:
+      return {8, 7, true};
+    case FaultStorage::kFloat8E4m3:
+      return {4, 3, false};
+    case FaultStorage::kFloat8E5m2:
+      return {5, 2, true};
+    default:
+      return {};
+  }
+}
+
 int Structure::stored_bits() const {
   if (kind == Operator::kQuantized) return static_cast<int>(code_bits);
-  return fault_storage == FaultStorage::kFloat32 ? 32 : static_cast<int>(fault_bits);
+  const bool codes = fault_storage == FaultStorage::kNone || fault_storage == FaultStorage::kInt;
+  return codes ? static_cast<int>(fault_bits) : float_type(fault_storage).bits();
 }
 
 int64_t Structure::slices() const {

@@ -160,6 +160,16 @@ struct Structure {
   std::vector<Place> places_;  // of each entry
 };
 
+// The bits of a floating-point number: its sign, then its exponent, then its mantissa, lowest.
+struct FloatType {
+  int exponent = 8;
+  int mantissa = 23;
+  bool has_infinity = true;
+  int bits() const { return 1 + exponent + mantissa; }
+};
+// Of what bit flips hit; float32 unless it says otherwise.
+FloatType float_type(FaultStorage storage);
+
 // Whether files written by earlier versions lack a string attribute, which is then empty.
 bool may_be_absent(const char* attribute);
 

@@ -24,6 +24,7 @@ from emu.evaluation import Bench, Trial
 from emu.evaluation.bench import seeds_of
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
+from emu.rewriter import structure_of
 
 if TYPE_CHECKING:
     import onnx
@@ -49,10 +50,10 @@ def stored_bits(bench: Bench, site: Site) -> int | None:
 
     A quantized model keeps its own codes.
     """
-    faults = bench.manifest.devices[site.device].profile["faults"] if bench.manifest else {}
-    if not site.parameters or faults.get("storage", "none") == "none":
+    if not site.parameters or bench.manifest is None:
         return None
-    return int(site.code_bits or faults.get("bits") or 32)
+    structure = structure_of(site, bench.manifest)
+    return None if structure.fault_storage == "none" else structure.fault_word_bits
 
 
 def heads(

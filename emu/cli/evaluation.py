@@ -138,6 +138,71 @@ def _print_evaluation(result: "Evaluation") -> None:
 
 
 @app.command()
+@grouped
+def inject(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
+    data: Data,
+    count: Annotated[int, typer.Option(min=1, help="Number of injections.")] = 1000,
+    pattern: Annotated[
+        str,
+        typer.Option(help="bit, burst, word, row or column (flips); cell, dead_row or dead_column (stuck cells)."),
+    ] = "bit",
+    size: Annotated[int, typer.Option(min=1, help="Patterns at once, at different places.")] = 1,
+    burst: Annotated[int, typer.Option(min=1, help="Bits of a burst.")] = 2,
+    task: TaskName = None,
+    device: Device = None,
+    set: Set = None,
+    map: Map = None,
+    only: Only = None,
+    exclude: Exclude = None,
+    stored: Stored = None,
+    share: Share = None,
+    options: DataOptions = AS_USUAL,
+    batch_size: BatchSize = None,
+    samples: Samples = None,
+    first_seed: FirstSeed = 0,
+    chip: Annotated[int, typer.Option(min=0, help="Which chip, for what else is random.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write all injections to this CSV file.")
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Inject faults at random places, some at a time, and measure what each costs."""
+    from emu.evaluation import Bench
+    from emu.evaluation import inject as run_campaign
+
+    bench = Bench(
+        model, options.source(data), device=device, set=set, map=map or (), stored=stored, share=share, task=task,
+        batch_size=batch_size, threads=threads, samples=samples,
+    )  # fmt: skip
+    with Progress("injecting") as progress:
+        done = run_campaign(
+            bench, count, pattern=pattern, size=size, burst=burst, only=only, exclude=exclude,  # type: ignore[arg-type]
+            first_seed=first_seed, chip=chip, progress=progress,
+        )  # fmt: skip
+    if output is not None:
+        output.write_text(done.as_csv())
+    rows = done.by_component()
+    if as_json:
+        print_json([{"component": name, **row} for name, row in rows.items()])
+        return
+    table = [
+        [
+            name,
+            row["injections"],
+            f"{row['changed']:.2%}",
+            *(f"{row[each]:.4g}" for each in ("mean_loss", "worst_loss")),
+        ]
+        for name, row in rows.items()
+    ]
+    print_table(["component", "injections", "changed", f"mean loss of {done.primary}", "worst loss"], table)
+    typer.echo(f"{count} injections of {bench.dataset.rows} rows of data, {count / done.seconds:.1f} per second.")
+    if output is not None:
+        typer.echo(f"Wrote {output}.")
+
+
+@app.command()
 def run(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
     input: Annotated[Path, typer.Option(help="An .npz file with one array per model input.")],

@@ -67,8 +67,8 @@ class Operator:
         return next(index for index, each in enumerate(self.inputs) if each.name == name)
 
 
-def _control(name: str, type: str, shape: str, meaning: str, constant: bool = False) -> Input:
-    return Input(name, type, shape, constant, meaning)
+def _control(name: str, type: str, shape: str, meaning: str) -> Input:
+    return Input(name, type, shape, meaning=meaning)
 
 
 _WORD = "0 to 2^32 - 1"
@@ -82,7 +82,9 @@ CONTROLS = (
         "> 0), the lowest and the highest output (read if `adc` is `calibrated`; low < high), the magnitude of a "
         "written operand that maps to 1 (read if `write_scaling` is `calibrated`; > 0); finite. Read whatever the "
         "strength"),
-    _control("faults", "int64", "`[F]`", "read if `fault_source` is `list`: see *Faults*; else of size 0", True),
+    _control("faults", "int64", "`[F, 2]`",
+        "a list of faults, each with the `array` that it strikes; the node reads those of its own array: see *Faults*. "
+        "None of an array whose `fault_source` is `none`"),
     _control("seed", "int64", "`[]`", _WORD),
     _control("read_seed", "int64", "`[]`", _WORD),
     _control("sample", "int64", "`[]` or `[2]`",
@@ -284,6 +286,38 @@ WORD_SETS["CONDUCTANCE_PROGRAMS"] = (
     "table",
 )
 
+
+@dataclass(frozen=True)
+class FloatType:
+    """Bits of a floating-point number: the sign, then its exponent, then its mantissa, lowest."""
+
+    exponent: int
+    mantissa: int
+    has_infinity: bool = True
+
+    @property
+    def bits(self) -> int:
+        """Bits of the number."""
+        return 1 + self.exponent + self.mantissa
+
+    def places(self, part: str) -> range:
+        """The bits of `sign`, `exponent` or `mantissa`, from the lowest on."""
+        low = {"mantissa": 0, "exponent": self.mantissa, "sign": self.bits - 1}[part]
+        return range(low, {"mantissa": self.mantissa, "exponent": self.bits - 1, "sign": self.bits}[part])
+
+
+# What weights may be stored as. IEEE 754; bfloat16 is the upper half of a float32; OCP 8-bit floating point.
+FLOATS = {
+    "float32": FloatType(8, 23),
+    "float16": FloatType(5, 10),
+    "bfloat16": FloatType(8, 7),
+    "float8_e4m3": FloatType(4, 3, has_infinity=False),
+    "float8_e5m2": FloatType(5, 2),
+}
+WORD_SETS["FLOATS"] = tuple(FLOATS)
+WORD_SETS["FLOATS_OF_16"] = tuple(name for name, each in FLOATS.items() if each.bits == 16)
+WORD_SETS["FLOATS_OF_8"] = tuple(name for name, each in FLOATS.items() if each.bits == 8)
+
 _EVERY = tuple(OPERATORS)
 _OF_STORED = (STORED, QUANTIZED, FAULTY_WEIGHT)
 _OF_DYNAMIC = (DYNAMIC,)
@@ -350,15 +384,15 @@ ATTRIBUTES = _attributes(
         "full tiles and a remainder, or tiles as equal as possible (the first ones one larger)"),
     Attribute("scaling", _EVERY, ("tensor", "column", "tile", "tile_column"), "tensor", "what shares one weight scale"),
     Attribute("fault_source", _OF_STORED, ("none", "random", "list"), "none",
-        "where bit flips and stuck cells come from"),
-    Attribute("fault_storage", _OF_STORED, ("none", "int", "float32"), "none",
-        "what bit flips hit; `int` on `CrossbarMatMulQuantized` is always the model's own codes; `float32` needs "
-        "`encoding` `weight` and is not for `CrossbarMatMulQuantized`"),
+        "where bit flips and stuck cells come from: the list alone, or random ones and the list"),
+    Attribute("fault_storage", _OF_STORED, ("none", "int", *FLOATS), "none",
+        "what bit flips hit; `int` on `CrossbarMatMulQuantized` is always the model's own codes; floats need "
+        "`encoding` `weight` and are not for `CrossbarMatMulQuantized`"),
     Attribute("fault_bits", _OF_STORED, _one_of(2, 4, 8, 16), 8, "bits of a code made for the faults"),
     Attribute("fault_range", _OF_STORED, ("symmetric", "asymmetric"), "symmetric", "of codes made for the faults"),
     Attribute("fault_scale", _OF_STORED, ("tensor", "column"), "tensor", "what shares the scale of those codes"),
     Attribute("fault_mask", _OF_STORED, _whole(0, LARGEST_WORD), 255,
-        "bit i set: bit i of a code (of a float32) may flip; bits that the codes of `CrossbarMatMulQuantized` lack "
+        "bit i set: bit i of a code (of a float) may flip; bits that the codes of `CrossbarMatMulQuantized` lack "
         "do not count"),
     Attribute("fault_protection", _OF_STORED, ("none", "secded", "secded_zero"), "none",
         "SECDED(72, 64): single errors corrected, words with more left as they are or set to zero; needs all bits "
@@ -610,7 +644,8 @@ DEFINITIONS = {
     "weights": "encoding == 'weight'",
     "sliced": "slice_bits > 0",
     "last_site": "sites - 1",
-    "stored_bits": "32 if fault_storage == 'float32' else code_bits if quantized else fault_bits",
+    "stored_bits": "32 if fault_storage == 'float32' else 16 if fault_storage in FLOATS_OF_16 else "
+    "8 if fault_storage in FLOATS_OF_8 else code_bits if quantized else fault_bits",
     "every_bit": "2 ** stored_bits - 1",
     "usable_mask": "fault_mask & 2 ** code_bits - 1 if quantized else fault_mask",
 }
@@ -663,7 +698,7 @@ ATTRIBUTE_RULES = (
     _attribute("compensation", "compensation != 'none' and drift == 'none'", "'none' because 'drift' is 'none'"),
     _attribute("compensation", "compensation in ('global', 'column') and (sliced or encoding == 'offset')",
         "'{compensation}_exact' because of slices or an offset"),
-    _attribute("fault_storage", "fault_storage == 'float32' and (quantized or not weights)",
+    _attribute("fault_storage", "fault_storage in FLOATS and (quantized or not weights)",
         "'none' or 'int' unless weights are floats and 'encoding' is 'weight'"),
     _attribute("fault_mask", "fault_storage != 'none' and usable_mask > every_bit",
         "at most {every_bit}, the bits that are stored"),

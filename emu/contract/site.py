@@ -35,6 +35,7 @@ class Site:
         macs_per_row: multiply-accumulates for one input row, likewise.
         code_bits: bits of the integer codes that the array holds, 0 for float weights and activations.
         code_scale: what shares one scale of the codes: `tensor`, `column`, `block` (some rows of a column) or `none`.
+        stored_type: what float weights are in the model's file, one of `emu.contract.schema.FLOATS`.
         note: what a user should know of it, as a half-sentence; empty for nothing.
         shares_with: the other sites of its array.
         tied_to: sites that hold the transpose of its weight in arrays of their own.
@@ -63,6 +64,7 @@ class Site:
     macs_per_row: int | None
     code_bits: int = 0
     code_scale: str = "none"
+    stored_type: str = "float32"
     note: str = ""
     shares_with: tuple[int, ...] = ()
     tied_to: tuple[int, ...] = ()

@@ -20,6 +20,7 @@ from emu.contract.schema import (
     ATTRIBUTES,
     DEFAULTS,
     DYNAMIC,
+    FLOATS,
     INDICES,
     LARGEST_COUNT,
     LARGEST_WORD,
@@ -149,8 +150,8 @@ class Structure:
     @property
     def fault_word_bits(self) -> int:
         """Bits of one stored element that bit flips hit."""
-        if self.fault_storage == "float32":
-            return 32
+        if self.fault_storage in FLOATS:
+            return FLOATS[self.fault_storage].bits
         return self.code_bits if self.op == QUANTIZED else self.fault_bits
 
     @property
@@ -217,7 +218,7 @@ class Controls:
     operand_range: float
     """The calibrated magnitude of a written operand that maps to 1, where the node reads it."""
     faults: NDArray[np.int64]
-    """The list of faults, int64 [F]; empty unless the node reads it."""
+    """The list of faults of its array, int64 [F]."""
     seed: int
     read_seed: int
     first_sample: int
@@ -314,7 +315,7 @@ def check_controls(
     """Return the control inputs as this node reads them.
 
     device: float32 [P]; strength: float32 [sites]; ranges: float32 [sites, 4], None where the operator has none;
-    faults: int64 [F], None where the operator has none; seed, read_seed, head: int64 []; sample: int64 [] or [2];
+    faults: int64 [F, 2], None where the operator has none; seed, read_seed, head: int64 []; sample: int64 [] or [2];
     position: int64 [b] and keys: int64 [b, 2], None where the operator has none.
     Raises InputError for a wrong type, shape or range.
     """
@@ -640,18 +641,21 @@ def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, 
 
 
 def _listed(structure: Structure, faults: ArrayLike | None) -> NDArray[np.int64]:
-    """Return the list of faults, int64 [F]; whether they fit the array is checked where they strike."""
+    """Return the faults of the node's array, int64 [F]; whether they fit it is checked where they strike."""
     if faults is None:
         return np.zeros(0, dtype=np.int64)
     values = _int64(structure, "faults", faults)
-    if values.ndim != 1:
-        raise structure.error(f"input 'faults' has shape {list(values.shape)}, expected [F], a list.")
-    if values.size and structure.fault_source != "list":
+    if values.ndim != 2 or values.shape[1] != 2:
         raise structure.error(
-            f"input 'faults' has {values.size} numbers, expected none because 'fault_source' is "
-            f"'{structure.fault_source}'."
+            f"input 'faults' has shape {list(values.shape)}, expected [F, 2], an array and a fault in each row."
         )
-    return values
+    own: NDArray[np.int64] = values[values[:, 0] == structure.array, 1]
+    if own.size and structure.fault_source == "none":
+        raise structure.error(
+            f"input 'faults' has {own.size} faults of array {structure.array}, expected none because 'fault_source' "
+            "is 'none'."
+        )
+    return own
 
 
 def _tiles(size: int, largest: int, split: str) -> list[slice]:

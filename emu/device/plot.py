@@ -197,7 +197,7 @@ def stored_weights(profile: Profile, time_s: float | None = None) -> NDArray[np.
     targets = _targets_of_chip()
     return _of_chips(
         lambda seed: stored_weight(
-            targets, *_controls(profile), np.zeros(0, np.int64), seed, seed, **_node(profile, STORED)
+            targets, *_controls(profile), np.zeros((0, 2), np.int64), seed, seed, **_node(profile, STORED)
         )
     )
 
@@ -241,7 +241,7 @@ def transfer_curve(profile: Profile) -> tuple[NDArray[np.float64], NDArray[np.fl
     bound = np.abs(exact).max()
     ranges = np.array([[largest, -bound, bound, 1]], np.float32)
     y = crossbar_matmul(
-        x, w, *_controls(profile), ranges, np.zeros(0, np.int64), _ZERO, _ZERO, _ZERO, **_node(profile, STORED)
+        x, w, *_controls(profile), ranges, np.zeros((0, 2), np.int64), _ZERO, _ZERO, _ZERO, **_node(profile, STORED)
     )
     return exact[:, 0], y[:, 0].astype(np.float64) / largest
 

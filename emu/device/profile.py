@@ -128,6 +128,8 @@ class Profile(BaseModel):
             "drift_points": len(self._setting("drift", "target_us") or ()),
         }
         absent = {name: row.absent for name, row in ATTRIBUTES.items() if name in given}
+        if given["fault_storage"] == "model":
+            given["fault_storage"] = "float32"  # until the type of a weight is known
         attributes = {name: value if given[name] is None else given[name] for name, value in absent.items()}
         return {**attributes, "entries": ",".join(self.entries())}
 

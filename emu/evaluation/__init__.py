@@ -5,6 +5,7 @@ from emu.evaluation.corrupted import write_corrupted
 from emu.evaluation.corruptions import CORRUPTIONS, corrupt
 from emu.evaluation.evaluation import Evaluation, evaluate, run
 from emu.evaluation.faults import draw_faults
+from emu.evaluation.injection import Campaign, Injection, inject
 from emu.evaluation.metrics import expected_calibration_error, mean_corruption_error
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import (
@@ -25,9 +26,11 @@ __all__ = [
     "TASKS",
     "Arrays",
     "Bench",
+    "Campaign",
     "Classification",
     "DataSource",
     "Evaluation",
+    "Injection",
     "MaskedTokens",
     "Measured",
     "MultipleChoice",
@@ -40,6 +43,7 @@ __all__ = [
     "draw_faults",
     "evaluate",
     "expected_calibration_error",
+    "inject",
     "mean_corruption_error",
     "run",
     "task_by_name",

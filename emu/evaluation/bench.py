@@ -43,6 +43,7 @@ class Trial:
         only: disturb these sites only, as `emu.contract.selection.Selection` reads it; the others are digital.
         exclude: leave these sites digital.
         set: numbers of the device, by the names of `Bench.settings`.
+        faults: a list of faults as `(array, number)`, as `docs/operators.md` has them; None for the model's own.
     """
 
     seed: int = 0
@@ -52,10 +53,12 @@ class Trial:
     only: str | None = None
     exclude: str | None = None
     set: Mapping[str, float] = field(default_factory=dict)
+    faults: Sequence[tuple[int, int]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `Trial(**plain)` is the same trial."""
-        return {**asdict(self), "set": dict(self.set)}
+        given = {name: value for name, value in asdict(self).items() if name != "faults" or value is not None}
+        return {**given, "set": dict(self.set)}
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,7 @@ class Bench:
             read_seed=trial.read_seed,
             head=trial.head,
             set={**self._set, **trial.set},
+            faults=trial.faults,
             numbers=self._numbers,
         )
         if trial.only is None and trial.exclude is None and trial.strength == 1:

@@ -220,10 +220,9 @@ def stuck_cells(
     controls = check_controls(structure, device, strength, None, faults, seed, read_seed)
     if controls.strength == 0 or w_or_codes.size == 0:
         return np.zeros(0, dtype=np.int64)
-    if structure.fault_source == "list":
-        return np.sort(controls.faults[controls.faults % 256 >= 64])
+    listed = controls.faults[controls.faults % 256 >= 64]
     if not structure.has_stuck_cells:
-        return np.zeros(0, dtype=np.int64)
+        return np.sort(listed)
     *stack, rows, columns = w_or_codes.shape
     lists = []
     for matrix in range(math.prod(stack)):
@@ -232,7 +231,9 @@ def stuck_cells(
                 array = DeviceArray(structure, controls, rows, columns, weight_slice, negative, matrix=matrix)
                 uniforms = array.uniforms(Stream.STUCK)
                 lists.append(bit_faults.stuck_list(uniforms, weight_slice, negative, controls, matrix))
-    return np.sort(np.concatenate(lists))
+    random = np.concatenate(lists)
+    # A cell that is on the list is stuck as it says there.
+    return np.sort(np.concatenate([random[~np.isin(random // 2, listed // 2)], listed]))
 
 
 def _arrays(w: NDArray[np.float32], structure: Structure, controls: Controls) -> dict[tuple[int, ...], Stored]:

@@ -6,11 +6,13 @@ clear: at g_min.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emu.contract.codes import Codes
+from emu.contract.schema import FLOATS
 from emu.contract.structure import Controls, Structure
 from emu.reference.random import Stream, philox4x32
 
@@ -28,10 +30,10 @@ def flipped_weights(w: NDArray[np.float32], structure: Structure, controls: Cont
     if structure.fault_source == "none" or structure.fault_storage == "none":
         check_list(w.shape, structure, controls)
         return w
-    if structure.fault_storage == "float32":
+    if structure.fault_storage in FLOATS:
         changed = _changes(w.shape, structure, controls)
-        bits = np.where(changed.zeroed, np.uint32(0), w.view(np.uint32) ^ changed.flips)
-        return bits.astype(np.uint32).view(np.float32)
+        bits = np.where(changed.zeroed, np.uint32(0), float_patterns(w, structure.fault_storage) ^ changed.flips)
+        return floats_of(bits, structure.fault_storage)
     codes = _Codes.of(w, structure)
     changed = _changes(w.shape, structure, controls)
     weights = codes.weights(codes.patterns ^ changed.flips)
@@ -56,8 +58,8 @@ def flips_of_weights(w: NDArray[np.float32], structure: Structure, controls: Con
     if structure.fault_source == "none" or structure.fault_storage == "none":
         return np.zeros(0, dtype=np.int64)
     changed = _changes(w.shape, structure, controls)
-    if structure.fault_storage == "float32":
-        return _list_of(np.where(changed.zeroed, w.view(np.uint32), changed.flips))
+    if structure.fault_storage in FLOATS:
+        return _list_of(np.where(changed.zeroed, float_patterns(w, structure.fault_storage), changed.flips))
     codes = _Codes.of(w, structure)
     return _list_of(np.where(changed.zeroed, codes.patterns ^ codes.zero_patterns, changed.flips))
 
@@ -130,6 +132,48 @@ def check_list(shape: tuple[int, ...], structure: Structure, controls: Controls)
         if np.any(wrong):
             fault = int(controls.faults[np.flatnonzero(wrong)[0]])
             raise structure.error(f"input 'faults' has {fault}, which is out of the array, expected {expected}.")
+
+
+def float_patterns(w: NDArray[np.float32], kind: str) -> NDArray[np.uint32]:
+    """Return the bits of finite weights stored as that kind of float: rounded to even, at most its largest number."""
+    if kind == "float32":
+        return w.view(np.uint32)
+    numbers, patterns = _numbers_of(kind)
+    magnitude = np.minimum(np.abs(w).astype(np.float64), numbers[-1])
+    above = np.clip(np.searchsorted(numbers, magnitude), 1, len(numbers) - 1)
+    down, up = magnitude - numbers[above - 1], numbers[above] - magnitude
+    nearest = np.where((up < down) | ((up == down) & (patterns[above] % 2 == 0)), above, above - 1)
+    sign = np.signbit(w).astype(np.uint32) << np.uint32(FLOATS[kind].bits - 1)
+    found: NDArray[np.uint32] = patterns[nearest] | sign
+    return found
+
+
+def floats_of(patterns: NDArray[np.uint32], kind: str) -> NDArray[np.float32]:
+    """Return the numbers, float32, that bits of that kind of float stand for: exactly, infinities and NaN included."""
+    patterns = patterns.astype(np.uint32)
+    if kind == "float32":
+        return patterns.view(np.float32)
+    row = FLOATS[kind]
+    bias = 2 ** (row.exponent - 1) - 1
+    field = (patterns >> np.uint32(row.mantissa)).astype(np.int64) & (2**row.exponent - 1)
+    fraction = (patterns & np.uint32(2**row.mantissa - 1)).astype(np.float64) / 2**row.mantissa
+    value = np.ldexp(np.where(field == 0, fraction, 1 + fraction), np.maximum(field, 1) - bias)
+    last = field == 2**row.exponent - 1
+    if row.has_infinity:
+        value = np.where(last, np.where(fraction == 0, np.inf, np.nan), value)
+    else:
+        value = np.where(last & (fraction == 1 - 2.0**-row.mantissa), np.nan, value)
+    sign = np.where(patterns >> np.uint32(row.bits - 1) & np.uint32(1) == 1, -1.0, 1.0)
+    return np.copysign(value, sign).astype(np.float32)
+
+
+@cache
+def _numbers_of(kind: str) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
+    """Return all finite numbers from 0 on of a kind of float of at most 16 bits, rising, and their bits."""
+    patterns = np.arange(2 ** (FLOATS[kind].bits - 1), dtype=np.uint32)
+    numbers = floats_of(patterns, kind).astype(np.float64)
+    finite = np.isfinite(numbers)
+    return numbers[finite], patterns[finite]
 
 
 @dataclass(frozen=True)
@@ -210,15 +254,14 @@ def _list_of(flips: NDArray[np.uint32]) -> NDArray[np.int64]:
 def _changes(shape: tuple[int, ...], structure: Structure, controls: Controls) -> _Changes:
     elements = int(np.prod(shape))
     flips, zeroed = np.zeros(elements, dtype=np.uint32), np.zeros(elements, dtype=np.bool_)
-    if structure.fault_source == "list":
-        check_list(shape, structure, controls)
-        element, what = np.divmod(controls.faults, _FAULTS_PER_ELEMENT)
-        is_bit = what < _FIRST_STUCK
-        np.bitwise_xor.at(flips, element[is_bit], np.uint32(1) << what[is_bit].astype(np.uint32))
-    elif structure.fault_protection == "none":
+    if structure.fault_source == "random" and structure.fault_protection == "none":
         _flip_unprotected(flips, structure, controls)
-    else:
+    elif structure.fault_source == "random":
         _flip_protected(flips, zeroed, structure, controls)
+    check_list(shape, structure, controls)
+    element, what = np.divmod(controls.faults, _FAULTS_PER_ELEMENT)
+    is_bit = what < _FIRST_STUCK
+    np.bitwise_xor.at(flips, element[is_bit], np.uint32(1) << what[is_bit].astype(np.uint32))
     return _Changes(flips.reshape(shape), zeroed.reshape(shape))
 
 

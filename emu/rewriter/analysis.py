@@ -16,6 +16,7 @@ from emu.rewriter.label import find_attentions, label_products
 from emu.rewriter.quantized import QuantizedTensor
 from emu.rewriter.shapes import Probes, probe, tokens_first
 from emu.rewriter.sharing import held_by
+from emu.rewriter.stored_types import stored_type
 
 _WITH_HEADS = {"query", "key", "value", "query_key_value", "key_value"}
 _WITH_HEADS |= {"attention_scores", "attention_context", "attention_output"}
@@ -80,6 +81,7 @@ def analyze(model: ir.Model, name: str, batch: Batch) -> Analysis:
                 macs=_product_of(per_row, place.rows, place.matrices),
                 macs_per_row=per_row,
                 **codes,
+                stored_type=_stored_type(product),
                 note=_NO_HEADS if label.component in _WITH_HEADS and not own.heads else "",
             )
         )
@@ -90,6 +92,14 @@ def _product_of(*sizes: int | None) -> int | None:
     """None where a size depends on a symbolic one."""
     known = [size for size in sizes if size is not None]
     return math.prod(known) if len(known) == len(sizes) else None
+
+
+def _stored_type(product: Product) -> str:
+    """What the weight is stored as; float32 where the array holds a multiple of it, which has no exact short form."""
+    if not product.stored or isinstance(tensor_of(product.matrix), QuantizedTensor):
+        return "float32"
+    exact = math.frexp(abs(held_by(product).factor))[0] == 0.5
+    return stored_type(product.matrix) if exact else "float32"
 
 
 def _codes(product: Product) -> dict[str, Any]:

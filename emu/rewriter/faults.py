@@ -134,8 +134,8 @@ class Faults:
         except (ValueError, KeyError, TypeError, IndexError):
             raise no_faults from None
 
-    def by_site(self, sites: Sequence[Site], profiles: Mapping[str, Profile]) -> dict[int, NDArray[np.int64]]:
-        """The list of every site that can have faults, by the site's index.
+    def by_array(self, sites: Sequence[Site], profiles: Mapping[str, Profile]) -> NDArray[np.int64]:
+        """All faults as one list, int64 `[F, 2]`: the array of a model and the number of the fault.
 
         Raises:
             InputError: an array is missing here or there, has another shape, or stores its values in another way.
@@ -166,15 +166,20 @@ class Faults:
                         f"{self.where}: node '{first.node}' was stored with {name} = {before}, here it is {now}: "
                         "rewrite for the device that the faults were drawn for."
                     )
-            for site in group:
-                found[site.index] = array.numbers
+            if first.array in found:
+                raise InputError(
+                    f"{self.where}: node '{first.node}' shares its array with a node that stores it in another way, "
+                    "and each has faults of its own: rewrite with share 'never'."
+                )
+            found[first.array] = array.numbers
         unknown = next((node for node in lists if node not in wanted), None)
         if unknown is not None:
             raise InputError(
                 f"{self.where} has faults of node '{unknown}', which is no site with faults here: "
                 "rewrite the same sites for the same devices as for 'emu faults'."
             )
-        return found
+        rows = [np.stack([np.full_like(numbers, array), numbers], axis=1) for array, numbers in found.items()]
+        return np.concatenate(rows) if rows else np.zeros((0, 2), np.int64)
 
 
 def fault_groups(sites: Sequence[Site], profiles: Mapping[str, Profile]) -> list[list[Site]]:

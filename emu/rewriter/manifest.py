@@ -11,13 +11,14 @@ import onnx
 import onnx_ir as ir
 
 from emu.contract.manifest import MANIFEST_KEY, Manifest, MappedDevice, SampleAxis
-from emu.contract.schema import FORMAT
+from emu.contract.schema import FORMAT, plain
 from emu.contract.site import Site, Skipped
+from emu.contract.structure import Structure, parse_structure
 from emu.device import DeviceNumbers, Profile, load_profile
 from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.load import read_proto
-from emu.rewriter.replace import SCALARS, Calibrated, calibrated_ranges, device_inputs, entries_of
+from emu.rewriter.replace import SCALARS, Calibrated, calibrated_ranges, device_inputs, entries_of, node_attributes
 from emu.version import __version__
 
 
@@ -87,6 +88,25 @@ def calibrated_sites(manifest: Manifest) -> dict[int, Calibrated]:
     profiles = {name: load_profile(device.profile) for name, device in manifest.devices.items()}
     found = {site.index: calibrated_ranges(profiles[site.device], site) for site in manifest.sites}
     return {index: ranges for index, ranges in found.items() if any(ranges)}
+
+
+def arrays_with_faults(manifest: Manifest) -> dict[int, Site]:
+    """The arrays whose device can have faults, each with the first site that it serves."""
+    faulty = {
+        name
+        for name, device in manifest.devices.items()
+        if device.profile["faults"].get("storage", "none") != "none"
+        or device.profile["faults"].get("stuck_low") is not None
+    }
+    return {site.array: site for site in reversed(manifest.sites) if site.is_stored and site.device in faulty}
+
+
+def structure_of(site: Site, manifest: Manifest) -> Structure:
+    """The structure of a site's node, but for what lies in its weight."""
+    profile = load_profile(manifest.devices[site.device].profile)
+    attributes = node_attributes(site, profile, len(manifest.sites), manifest.faults is not None)
+    codes = {"code_bits": site.code_bits} if site.code_bits else {}
+    return parse_structure(site.op, {**plain(site.op), **attributes, **codes})
 
 
 def device_numbers(manifest: Manifest) -> DeviceNumbers:

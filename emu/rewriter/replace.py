@@ -13,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from emu.contract.codes import stored_codes
-from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, FORMAT, OPERATORS, QUANTIZED, STORED, attribute_types
+from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, FLOATS, FORMAT, OPERATORS, QUANTIZED, STORED, attribute_types
 from emu.contract.site import Site
 from emu.device import Profile
+from emu.device.sections.faults import FaultsFloat
 from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.builder import GraphBuilder
@@ -44,7 +45,7 @@ def replace_products(
     tensors: Sequence[StoredTensor],
     probes: Probes,
     profiles: Mapping[str, Profile],
-    faults: Mapping[int, np.ndarray] | None,
+    faults: np.ndarray | None,
     batch: Batch,
     positions: Positions,
     name: str,
@@ -58,8 +59,8 @@ def replace_products(
         tensors: the stored tensor behind each of the sites that follow.
         probes: the model's shapes.
         profiles: the devices of the sites by name, in order of first use.
-        faults: by site, the list of faults in the place of random ones: int64, as `docs/operators.md` numbers them;
-            None for random ones.
+        faults: the list of faults in the place of random ones, int64 `[F, 2]`, as `docs/operators.md` has it; None for
+            random ones.
         batch: where the model's samples lie.
         positions: the model's sequences.
         name: how to call the model in an error.
@@ -71,8 +72,7 @@ def replace_products(
     """
     builder = GraphBuilder(model.graph, name)
     listed = faults is not None
-    controls = _add_controls(builder, sites, profiles, listed, batch, positions)
-    lists = _FaultLists(builder, faults or {})
+    controls = _add_controls(builder, sites, profiles, faults, batch, positions)
     weights = _Weights(builder, {product: products[site.array] for site, product in zip(sites, products, strict=False)})
     for site, tensor in zip(sites[len(products) :], tensors, strict=True):
         profile = profiles[site.device]
@@ -81,18 +81,18 @@ def replace_products(
             held = weights.as_float(products[site.array])
         else:
             held = builder.as_initializer(tensors[site.array - len(products)].value)
-        inputs = controls.of(FAULTY_WEIGHT, profile, lists.of(site))
+        inputs = controls.of(FAULTY_WEIGHT, profile)
         _replace_tensor(builder, inputs, attributes, tensor, held)
     for site, product in zip(sites, products, strict=False):
         profile = profiles[site.device]
         attributes = node_attributes(site, profile, len(sites), listed, name)
         if site.is_stored:
-            inputs = controls.of(STORED, profile, lists.of(site), _rows_along(product, site, positions))
+            inputs = controls.of(STORED, profile, _rows_along(product, site, positions))
         else:
             keys = _keys_along(product, site, positions)
             attributes["key_axis"] = _KEY_AXES.get(site.component, "none")
             attributes["write_scaling"] = _write_scaling(site, profile, keys, positions, name)
-            inputs = controls.of(DYNAMIC, profile, None, _rows_along(product, site, positions), keys)
+            inputs = controls.of(DYNAMIC, profile, _rows_along(product, site, positions), keys)
         crossbar = _Crossbar(builder, inputs, controls.batch, attributes, product.node)
         if not product.stored:
             right = _operand(product.node, 1)
@@ -141,7 +141,7 @@ def node_attributes(
     structure = {name: value for name, value in profile.structure().items() if name in known}
     structure["entries"] = ",".join(entries_of(profile, listed))
     if site.is_stored:
-        structure |= _fault_attributes(site, structure, listed, model)
+        structure |= _fault_attributes(site, profile, structure, listed, model)
         if site.is_product:
             structure["window"] = site.window
     else:
@@ -202,29 +202,51 @@ def _is_disturbed(site: Site, profile: Profile) -> bool:
     return site.component not in {"both": (), "key": _VALUE_SIDE, "value": _KEY_SIDE}[operands]
 
 
-def _fault_attributes(site: Site, structure: Mapping[str, int | str], listed: bool, model: str) -> dict[str, int | str]:
-    """What of a device's faults is different at this site: faults from a list, and a model's own codes."""
+def _fault_attributes(
+    site: Site, profile: Profile, structure: Mapping[str, int | str], listed: bool, model: str
+) -> dict[str, int | str]:
+    """What of a device's faults is different at this site: faults from a list, and how the model stores its weights."""
     changes: dict[str, int | str] = {}
     if listed and structure["fault_source"] != "none":
         # The list is what the protection left.
         changes = {"fault_source": "list", "fault_protection": "none"}
-    if site.code_bits and structure["fault_storage"] != "none":
-        if structure["fault_storage"] != "int":
+    faults, mask = profile.faults, int(structure["fault_mask"])
+    if isinstance(faults, FaultsFloat):
+        own = faults.storage == "model"
+        if site.code_bits and (not own or faults.flip in ("exponent", "mantissa")):
             raise InputError(
                 f"{model}: node '{site.node}' holds integer codes of {site.code_bits} bits, and device bit flips hit "
-                f"{structure['fault_storage']}: set faults.storage to int, or map the node to another device."
+                f"{f'the {faults.flip} of floats' if own else faults.storage}: set faults.storage to int, or map the "
+                "node to another device."
             )
-        every, every_own = 2 ** int(structure["fault_bits"]) - 1, 2**site.code_bits - 1
-        mask = int(structure["fault_mask"])
-        if mask == every:
-            mask = every_own
-        elif mask > every_own:
+        if not site.code_bits and not own and faults.convert == "never" and faults.storage != site.stored_type:
             raise InputError(
-                f"{model}: node '{site.node}' holds codes of {site.code_bits} bits, and the device's faults hit bit "
-                f"{mask.bit_length() - 1}: choose bits 0 to {site.code_bits - 1}."
+                f"{model}: node '{site.node}' holds {site.stored_type}, and device bit flips hit {faults.storage}: set "
+                f"faults.storage to {site.stored_type} or model, or faults.convert to round."
             )
+        if own and not site.code_bits:
+            mask = faults.mask_of(FLOATS[site.stored_type])
+            _check_bits(site, f"holds {site.stored_type}", mask, FLOATS[site.stored_type].bits, model)
+            return changes | {"fault_storage": site.stored_type, "fault_mask": mask}
+        changes |= {"fault_storage": "int"} if own else {}
+        every = 2**32 - 1
+        mask = 1 << (site.code_bits - 1) if own and faults.flip == "sign" else mask
+    else:
+        every = 2 ** int(structure["fault_bits"]) - 1
+    if site.code_bits and structure["fault_storage"] != "none":
+        if mask == every:
+            mask = 2**site.code_bits - 1
+        _check_bits(site, f"holds codes of {site.code_bits} bits", mask, site.code_bits, model)
         changes |= {"fault_bits": site.code_bits, "fault_mask": mask}
     return changes
+
+
+def _check_bits(site: Site, holds: str, mask: int, bits: int, model: str) -> None:
+    if mask >= 2**bits:
+        raise InputError(
+            f"{model}: node '{site.node}' {holds}, and the device's faults hit bit {mask.bit_length() - 1}: choose "
+            f"bits 0 to {bits - 1}."
+        )
 
 
 @dataclass(frozen=True)
@@ -241,15 +263,13 @@ class _Controls:
         self,
         op: str,
         profile: Profile,
-        faults: ir.Value | None = None,
         rows: Along | None = None,
         keys: Along | None = None,
     ) -> tuple[ir.Value, ...]:
-        """What an operator takes after its operands, in order; `faults` for what is stored only."""
+        """What an operator takes after its operands, in order."""
         given = {name.removeprefix("emu."): value for name, value in self.values.items()}
         given |= {"device": self.values[self.devices[profile.name]], "sample": self.sample}
         given |= {"position": self.places.position(rows), "keys": self.places.keys(keys)}
-        given |= {} if faults is None else {"faults": faults}
         return tuple(given[each.name] for each in OPERATORS[op].controls)
 
 
@@ -257,18 +277,19 @@ def _add_controls(
     builder: GraphBuilder,
     sites: Sequence[Site],
     profiles: Mapping[str, Profile],
-    listed: bool,
+    faults: np.ndarray | None,
     where: Batch,
     positions: Positions,
 ) -> _Controls:
     devices = device_inputs(profiles)
     arrays: dict[str, np.ndarray] = {
         **{
-            value: np.array(list(entries_of(profiles[name], listed).values()), dtype=np.float32)
+            value: np.array(list(entries_of(profiles[name], faults is not None).values()), dtype=np.float32)
             for name, value in devices.items()
         },
         "emu.strength": np.ones(len(sites), dtype=np.float32),
         "emu.ranges": np.array([_ranges(site, profiles[site.device]) for site in sites], dtype=np.float32),
+        "emu.faults": np.zeros((0, 2), dtype=np.int64) if faults is None else faults,
         **{name: np.array(value, dtype=np.int64) for name, value in SCALARS.items()},
     }
     first = next((value for value in builder.graph.inputs if value.name == where.input), None)
@@ -277,7 +298,7 @@ def _add_controls(
         builder.reserve(name)
         value = ir.Value(
             name=name,
-            shape=ir.Shape(array.shape),
+            shape=ir.Shape(array.shape if name != "emu.faults" else ("emu.listed", 2)),
             type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
             const_value=ir.tensor(array, name=name),
         )
@@ -322,23 +343,6 @@ def calibrated_ranges(profile: Profile, site: Site | None = None) -> Calibrated:
         return chosen
     is_written = site.is_product and not site.is_stored
     return Calibrated(chosen.dac and site.is_product, chosen.adc and site.is_product, chosen.operand and is_written)
-
-
-@dataclass
-class _FaultLists:
-    """Constants with lists of faults; equal ones are stored once."""
-
-    builder: GraphBuilder
-    faults: Mapping[int, np.ndarray]
-    _done: dict[bytes, ir.Value] = field(default_factory=dict)
-
-    def of(self, site: Site) -> ir.Value:
-        """The list of a site; the empty one where faults do not come from a list."""
-        faults = np.asarray(self.faults.get(site.index, ()), dtype=np.int64)
-        key = faults.tobytes()
-        if key not in self._done:
-            self._done[key] = self.builder.constant(f"{site.node}.faults" if key else "emu.no_faults", faults)
-        return self._done[key]
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def rewrite(
     arrays = arrays_of(held, share, [site.device for site in sites])
     sites = [replace(site, index=index, array=arrays[index]) for index, site in enumerate(sites)]
     tied = {index: transposes_of(index, held) for index in range(len(products), len(sites))}
-    lists = None if known is None else known.by_site(sites, profiles)
+    lists = None if known is None else known.by_array(sites, profiles)
     origin = None if known is None else known.origin
     manifest = make_manifest(profiles, sites, [*analysis.skipped, *left], read.batch, read.notes, tied, origin)
     replace_products(

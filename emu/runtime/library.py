@@ -206,7 +206,7 @@ def programmed_weight(
         strength: factor on every random amplitude.
         seed: the chip, 0 to 2^32 - 1.
         read_seed: the repetition, for cycle-to-cycle variation.
-        faults: int64 `[F]`, the list of faults if the attribute `fault_source` is `list`.
+        faults: int64 `[F, 2]`, a list of faults, as in docs/operators.md.
 
     Returns:
         float32, the shape of `weight`.
@@ -243,7 +243,7 @@ def programmed_array(
         strength: factor on every random amplitude.
         seed: the chip.
         read_seed: the repetition.
-        faults: int64 `[F]`, a list of faults.
+        faults: int64 `[F, 2]`, a list of faults.
 
     Returns:
         v in units of g_max (plain numbers: of the scale), float32 `[slices, K, N]`; the scale of every column in every
@@ -317,7 +317,7 @@ def _node(
         raise InputError(f"the weight has shape {list(weight.shape)}; expected [K, N] or [G, K, N]")
     weight = np.ascontiguousarray(weight, np.float32)
     device = np.ascontiguousarray(device, np.float32)
-    faults = np.ascontiguousarray(() if faults is None else faults, np.int64)
+    faults = np.ascontiguousarray(np.zeros((0, 2)) if faults is None else faults, np.int64)
     rows = [
         (name.encode(), None, value) if isinstance(value, int) else (name.encode(), value.encode(), 0)
         for name, value in attributes.items()
@@ -326,7 +326,7 @@ def _node(
     integers = faults.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
     matrices = len(weight) if weight.ndim == 3 else 1
     node = _Node(
-        given, len(given), _pointer(device), device.size, integers, faults.size,
+        given, len(given), _pointer(device), device.size, integers, len(faults),
         _pointer(weight), matrices, *weight.shape[-2:], strength, seed, read_seed,
     )  # fmt: skip
     node.kept = given, device, faults, weight

@@ -76,7 +76,7 @@ class Emulator:
     ) -> None:
         self.chip, self.site, self.attributes = chip, site, attributes
         self.structure = parse_structure(operator, attributes)
-        self.faults = faults if faults is not None else np.zeros(0, np.int64)
+        self.faults = faults if faults is not None else np.zeros((0, 2), np.int64)
 
     def normals(self, where: Places, device: torch.device) -> Normals:
         """Source of the run-time noise of rows that lie there, in any arrangement."""

@@ -152,7 +152,7 @@ def _drifting(draw: st.DrawFn, attributes: dict[str, Any], numbers: dict[str, fl
 
 def _faults(draw: st.DrawFn, attributes: dict[str, Any], numbers: dict[str, float]) -> None:
     weights = attributes["encoding"] == "weight"
-    attributes["fault_source"] = draw(st.sampled_from(("none", "random")))
+    attributes["fault_source"] = draw(st.sampled_from(("none", "random", "list")))
     if attributes["fault_source"] == "none":
         return
     storage = draw(st.sampled_from(("none", "int")))
@@ -168,6 +168,8 @@ def _faults(draw: st.DrawFn, attributes: dict[str, Any], numbers: dict[str, floa
         "fault_mask": mask,
         "fault_protection": protection,
     }
+    if attributes["fault_source"] == "list":
+        return
     if storage != "none":
         numbers["faults.ber"] = draw(st.sampled_from((0.0, 1e-3, 0.05, 1.0)))
     if not weights and draw(st.booleans()):

@@ -24,15 +24,11 @@ def one_node_model(
     fed, fixed = OPERANDS[op]
     types = {each.name: each.type for each in OPERATORS[op].inputs}
     names = tuple(each.name for each in OPERATORS[op].controls)
-    fixed = (*fixed, *(("faults",) if "faults" in names else ()))
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64 if types[name] == "int64" else TensorProto.FLOAT, None)
-        for name in (*fed, *(() if constant else fixed), *(name for name in names if name != "faults"))
+        for name in (*fed, *(() if constant else fixed), *names)
     ]
-    operands = [*fed, *(name for name in fixed if name != "faults")]
-    node = helper.make_node(op, [*operands, *names], ["Y"], name="the/node", domain="emu", **attributes)
-    if len(constants) < len(fixed):
-        constants = (*constants, np.zeros(0, np.int64))  # no list of faults
+    node = helper.make_node(op, [*fed, *fixed, *names], ["Y"], name="the/node", domain="emu", **attributes)
     weights = [numpy_helper.from_array(array, name) for name, array in zip(fixed, constants, strict=False)]
     output = helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "one_node", inputs, [output], weights if constant else [])
@@ -49,14 +45,15 @@ def controls(
     head: int = -1,
     ranges: Any = (1.0, -1.0, 1.0, 1.0),
     faults: Any = (),
+    array: int = 0,
     position: Any = (),
 ) -> dict[str, NDArray[Any]]:
-    """Return the controls of a model with one site; `ranges` is its row."""
+    """Return the controls of a model with one site; `ranges` is its row, `faults` are those of `array`."""
     return {
         "device": np.asarray(device, np.float32),
         "strength": np.asarray([strength], np.float32),
         "ranges": np.asarray([ranges], np.float32),
-        "faults": np.asarray(faults, np.int64),
+        "faults": np.array([(array, fault) for fault in faults], np.int64).reshape(-1, 2),
         "seed": np.asarray(seed, np.int64),
         "read_seed": np.asarray(read_seed, np.int64),
         "sample": np.asarray(sample, np.int64),
@@ -74,11 +71,7 @@ def run_one_node(
 ) -> NDArray[np.float32]:
     """Run an operator once; the operands in the order of its inputs."""
     fed, _ = OPERANDS[op]
-    faults = (
-        [feeds["faults"]] if "faults" in feeds and "faults" in (each.name for each in OPERATORS[op].controls) else []
-    )
-    constants = [*operands[len(fed) :], *faults]
-    opened = session(one_node_model(op, attributes, *constants), **session_options)
+    opened = session(one_node_model(op, attributes, *operands[len(fed) :]), **session_options)
     wanted = {value.name for value in opened.get_inputs()}
     given = {"keys": np.zeros((0, 2), np.int64), **dict(zip(fed, operands, strict=False)), **feeds}
     (y,) = opened.run(None, {name: value for name, value in given.items() if name in wanted})

@@ -85,7 +85,7 @@ def test_the_number_of_bits_changes_within_one_session() -> None:
     for bits in (8.0, 10.0, 4.0, 0.0, 8.0):
         inputs = controls([bits, 0.0, 1.0])
         expected = crossbar_matmul(left, right, **inputs, **attributes)
-        fed = {"X": left, **{name: value for name, value in inputs.items() if name != "faults"}}
+        fed = {"X": left, **inputs}
         np.testing.assert_allclose(running.run(None, fed)[0], expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 

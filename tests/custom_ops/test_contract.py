@@ -132,8 +132,7 @@ def test_a_fresh_process_with_nothing_but_onnxruntime_gives_the_same_bits(stored
     operands = {names[0]: case["left"]} | ({} if stored else {names[1]: case["right"]})
     model = one_node_model(op_of(stored), case["attributes"], case["right"])
     onnx.save(model, tmp_path / "model.onnx")
-    fed = {name: value for name, value in case["feeds"].items() if name != "faults"}
-    np.savez(tmp_path / "feeds.npz", **operands, **fed)
+    np.savez(tmp_path / "feeds.npz", **operands, **case["feeds"])
     files = [str(tmp_path / name) for name in ("model.onnx", "feeds.npz", "out.npy")]
     subprocess.run([sys.executable, "-c", FRESH_PROCESS, str(library_path()), *files], check=True, cwd=tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), run(case))
@@ -146,7 +145,6 @@ def test_four_threads_with_four_seeds_share_one_session(copies: int) -> None:
 
     def of_seed(seed: int) -> NDArray[np.float32]:
         feeds = {**case["feeds"], "seed": np.asarray(seed), "X": case["left"]}
-        del feeds["faults"]
         return np.asarray(opened.run(None, feeds)[0])
 
     library.keep_programmed(copies)
@@ -180,7 +178,6 @@ def test_strength_zero_is_bit_identical_to_the_clean_product(stored: bool, after
     case = wide_case(stored)
     opened = session(one_node_model(op_of(stored), case["attributes"], *([case["right"]] if stored else [])))
     feeds = {**case["feeds"], **({"X": case["left"]} if stored else {"A": case["left"], "B": case["right"]})}
-    feeds.pop("faults", None)
     exact = {**feeds, "strength": np.zeros(1, np.float32)}
     expected = clean_product(case["left"], case["right"], constant=stored)
     for some in [feeds, exact, exact] if after_a_chip else [exact, exact]:
@@ -308,22 +305,8 @@ def test_heads_that_do_not_divide_the_columns_are_an_error() -> None:
 
 @pytest.mark.parametrize("op", ["CrossbarMatMul", "FaultyWeight"])
 def test_weights_must_be_constant(op: str) -> None:
-    with pytest.raises(InputError, match="input '(W|faults)': it must be a constant of the graph"):
+    with pytest.raises(InputError, match="input 'W': it must be a constant of the graph"):
         session(one_node_model(op, wide_case(True)["attributes"], constant=False))
-
-
-@pytest.mark.parametrize("op", ["CrossbarMatMul", "CrossbarMatMulQuantized", "FaultyWeight"])
-def test_a_list_of_faults_must_be_constant(op: str) -> None:
-    """What an array holds is kept, so a list that changes from run to run would be a stale one."""
-    case = wide_case(True)
-    constants = [np.ones((384, 300), np.int8), np.float32(1), np.float32(0)] if "Quantized" in op else [case["right"]]
-    extra = {"code_bits": 8, "block_rows": 0} if "Quantized" in op else {}
-    model = one_node_model(op, {**case["attributes"], **extra}, *constants)
-    (faults,) = (tensor for tensor in model.graph.initializer if tensor.name == "faults")
-    model.graph.initializer.remove(faults)
-    model.graph.input.append(helper.make_tensor_value_info("faults", TensorProto.INT64, ["F"]))
-    with pytest.raises(InputError, match="input 'faults': it must be a constant of the graph"):
-        session(model)
 
 
 TWO_TO_31 = 2**31
@@ -411,8 +394,7 @@ def test_a_large_table_works_in_time_that_grows_with_it() -> None:
     feeds = controls(list(numbers.values()), seed=3)
     start = time.process_time()
     opened = session(one_node_model("CrossbarMatMul", attributes, w), threads=1)
-    fed = {"X": x, **{name: value for name, value in feeds.items() if name != "faults"}}
-    (y,) = opened.run(None, fed)
+    (y,) = opened.run(None, {"X": x, **feeds})
     loaded = time.process_time()
     np.testing.assert_allclose(y, crossbar_matmul(x, w, **feeds, **attributes), rtol=1e-4, atol=1e-4)
     assert loaded - start < 10

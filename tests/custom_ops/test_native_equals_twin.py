@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emu.contract.codes import numbers_of, read_codes, stored_codes
+from emu.contract.structure import parse_structure
 from emu.reference import random as twin_random
 from emu.reference.crossbar import (
     crossbar_matmul,
@@ -102,6 +103,24 @@ def positions(draw: st.DrawFn, left: Any, right: Any, attributes: dict[str, Any]
 
 
 @st.composite
+def lists_of_faults(draw: st.DrawFn, attributes: dict[str, Any], elements: int) -> list[int]:
+    """Faults that the array of a stored node can have, some of them twice."""
+    if attributes["fault_source"] == "none":
+        return []
+    structure = parse_structure("CrossbarMatMul", attributes)
+    bits = structure.fault_word_bits if structure.fault_storage != "none" else 0
+    devices = 0 if structure.encoding == "weight" else 2 if structure.has_pairs else 1
+    cells = [
+        64 + 4 * each + 2 * device + high
+        for each in range(structure.weight_slices) for device in range(devices) for high in (0, 1)
+    ]  # fmt: skip
+    if not bits and not cells:
+        return []
+    faults = st.tuples(st.integers(0, elements - 1), st.sampled_from([*range(bits), *cells]))
+    return [256 * element + what for element, what in draw(st.lists(faults, max_size=8))]
+
+
+@st.composite
 def cases(draw: st.DrawFn) -> dict[str, Any]:
     """A node, its operands and its controls."""
     stored = draw(st.booleans())
@@ -157,6 +176,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         head=draw(st.sampled_from((-1, -1, 0, heads - 1))),
         ranges=(1.7, -3.0, 2.0, 1.3),
         position=position,
+        faults=draw(lists_of_faults(attributes, right.size)) if stored else (),
     )
     if not stored:
         del feeds["faults"]
@@ -267,7 +287,8 @@ def test_programmed_weights_agree(model: str, instruction_set: str) -> None:
     attributes |= {"adc": "none", "bound_management": "none", "read_noise": "none", "tile_rows": 32, "scaling": "tile"}
     device = np.asarray(list(numbers.values()), np.float32)
     native = library.programmed_weight(w, attributes, device, strength=0.5, seed=5, read_seed=6)
-    expected = twin_stored_weight(w, device, np.asarray([0.5], np.float32), np.zeros(0, np.int64), 5, 6, **attributes)
+    controls_of_array = np.asarray([0.5], np.float32), np.zeros((0, 2), np.int64), 5, 6
+    expected = twin_stored_weight(w, device, *controls_of_array, **attributes)
     np.testing.assert_allclose(native, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
 
 
@@ -285,7 +306,7 @@ def test_weights_of_integer_codes_are_equal_to_the_bit(
     attributes: dict[str, Any] = {**PLAIN_STORED, **faults, **ranges}
     device = np.asarray([1e-3], np.float32)
     native = library.programmed_weight(w, attributes, device, seed=5)
-    expected = twin_stored_weight(w, device, np.ones(1, np.float32), np.zeros(0, np.int64), 5, 0, **attributes)
+    expected = twin_stored_weight(w, device, np.ones(1, np.float32), np.zeros((0, 2), np.int64), 5, 0, **attributes)
     np.testing.assert_array_equal(native, expected)
 
 
@@ -306,6 +327,9 @@ def quantized_cases(draw: st.DrawFn) -> dict[str, Any]:
     case["attributes"] |= {"code_bits": bits, "block_rows": block, "array": array}
     if case["attributes"]["fault_protection"] != "none":
         case["attributes"]["fault_mask"] = 2**bits - 1
+    faults = case["feeds"]["faults"]
+    exists = (faults[:, 1] % 256 >= 64) | (faults[:, 1] % 256 < bits)
+    case["feeds"]["faults"] = np.stack([np.full(len(faults), array), faults[:, 1]], axis=1)[exists]
     return {**case, "operands": (case["left"], stored_codes(codes, bits), scale, zero_point)}
 
 

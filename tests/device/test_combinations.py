@@ -149,7 +149,7 @@ def refusal(device: Any, overrides: Any) -> str:
         ([*FLIPS, "faults.flip=exponent"], "codes do not have"),
         ([*FLIPS, "faults.flip=[1, 1]"], "a list of different bits"),
         ([*FLIPS, "faults.flip=[]"], "a list of different bits"),
-        (changed(FLIPS, bits="7"), "faults.bits is 7, expected one of 4, 8 or 16"),
+        (changed(FLIPS, bits="7"), "faults.bits is 7, expected one of 2, 4, 8 or 16"),
         (["faults.ber=0.1"], "faults.ber has no effect with faults.storage none"),
         # write
         (

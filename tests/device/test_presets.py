@@ -97,7 +97,7 @@ def test_the_operators_take_every_preset(name: str) -> None:
     ]
     numbers = [np.int64(1), np.int64(2), np.int64(0)]
     of_stored = {key: value for key, value in profile.structure().items() if key in plain(STORED)}
-    y = crossbar_matmul(x, w, *controls, np.zeros(0, np.int64), *numbers, **{**plain(STORED), **of_stored})
+    y = crossbar_matmul(x, w, *controls, np.zeros((0, 2), np.int64), *numbers, **{**plain(STORED), **of_stored})
     assert y.shape == (1, 3, 9) and np.isfinite(y).all()
     assert of_stored.keys() == plain(STORED).keys() - OF_THE_NODE
     if name not in STORED_ONLY:

@@ -56,7 +56,8 @@ def controls(
     position: Any = (),
     keys: Any = None,
 ) -> dict[str, Any]:
-    """Return the control inputs and the attributes that belong to them; `ranges` is the row of every site.
+    """Return the control inputs and the attributes that belong to them; `ranges` is the row of every site,
+    `faults` are those of array 0.
 
     `keys` is there only if given.
     """
@@ -67,7 +68,7 @@ def controls(
         "entries": ",".join(numbers),
         "strength": np.full(sites, strength, dtype=np.float32),
         "ranges": np.tile(np.asarray(ranges, dtype=np.float32), (sites, 1)),
-        "faults": np.asarray(faults, dtype=np.int64),
+        "faults": np.array([(0, fault) for fault in faults], np.int64).reshape(-1, 2),
         "site": site,
         "sites": sites,
         "seed": np.int64(seed),

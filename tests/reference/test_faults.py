@@ -351,6 +351,25 @@ def test_the_faults_of_a_chip_replay_as_a_list(w, node):
     assert sorted(np.concatenate(again)) == sorted(list_)
 
 
+@pytest.mark.parametrize(("w", "node"), REPLAYED, ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_a_list_comes_on_top_of_random_faults(w, node):
+    """A bit that flips twice is as it was; a cell that is on the list is stuck as it says there."""
+    stuck = {"faults.stuck_low": 0.03, "faults.stuck_high": 0.02} if "encoding" in node else {}
+    random = {**node, "numbers": {**MAPPING, **ber(0.02), **stuck}, "seed": 3}
+    listed = [np.sort(of_array(each, w, **random)) for each in (flipped_bits, stuck_cells)]
+    if "encoding" in node:  # one cell on the other side, and one that was not stuck
+        listed[1] = np.array([listed[1][0] ^ 1, 256 * 39 + 64])
+    both = {**random, "faults": np.concatenate(listed)}
+    flips, cells = (of_array(each, w, **both) for each in (flipped_bits, stuck_cells))
+    if node.get("fault_protection", "none") != "secded_zero":
+        assert len(flips) == 0
+    if "encoding" in node:
+        before = of_array(stuck_cells, w, **random)
+        assert set(cells) == (set(before) - {before[0]}) | set(listed[1])
+    replayed = {**both, "fault_source": "list", "faults": np.concatenate([flips, cells])}
+    np.testing.assert_array_equal(held(w, **both), held(w, **replayed))
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
 def test_the_faults_of_model_codes_replay_as_a_list(bits):
     codes = np.random.default_rng(1).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (40, 50))

@@ -250,10 +250,13 @@ CONTROLS = [
     ),
     ({"ranges": np.zeros((3, 4))}, "input 'ranges' is float64, expected float32."),
     (
-        {"faults": np.zeros(1, np.int64)},
-        "input 'faults' has 1 numbers, expected none because 'fault_source' is 'none'.",
+        {"faults": np.array([(3, 0), (1, 7)]), "array": 1},
+        "input 'faults' has 1 faults of array 1, expected none because 'fault_source' is 'none'.",
     ),
-    ({"faults": np.zeros((0, 1), np.int64)}, "input 'faults' has shape [0, 1], expected [F], a list."),
+    (
+        {"faults": np.zeros((0, 1), np.int64)},
+        "input 'faults' has shape [0, 1], expected [F, 2], an array and a fault in each row.",
+    ),
     ({"faults": np.zeros(0)}, "input 'faults' is float64, expected int64."),
     ({"device": np.zeros((16, 1), np.float32)}, "input 'device' has shape [16, 1], expected [16]"),
     ({"device": np.zeros(16)}, "input 'device' is float64, expected float32."),

@@ -5,11 +5,12 @@ import numpy as np
 import onnx
 import pytest
 
+from emu.errors import InputError
 from emu.rewriter import rewrite
 from emu.runtime import session
 
 from .exported import ASSETS, feeds, half_graphs, path_of, rewritten_ideal, run, with_plain_products
-from .small import crossbars, initializer, model, transformer, values
+from .small import attributes, crossbars, initializer, model, transformer, values
 
 exported = pytest.mark.skipif(not ASSETS, reason="needs the exported graphs: set EMU_ASSETS to their folder")
 graphs = pytest.mark.parametrize("graph", half_graphs(), ids=lambda graph: graph["file"])
@@ -126,6 +127,59 @@ def test_codes_with_half_precision_scales_are_kept():
     x = {"x": values(3, 4).astype(np.float16)}
     result = run(with_plain_products(rewritten), x)[0]
     np.testing.assert_allclose(result, x["x"] @ (codes * scale), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_flips_hit_what_the_model_stores(kind):
+    """Sixteen bits of each weight, and a device that flips others is refused."""
+    original = small_half(kind)
+    for storage in ("model", kind):
+        rewritten = rewrite(original, {"faults": {"storage": storage, "flip": "sign", "ber": 1.0}})
+        assert {site.stored_type for site in rewritten.manifest.sites if site.is_stored} == {kind}
+        nodes = [attributes(each) for each in crossbars(rewritten.model).values()]
+        facts = {(each["fault_storage"], each["fault_mask"]) for each in nodes if "fault_mask" in each}
+        assert facts == {(kind, 1 << 15)}
+    with pytest.raises(InputError, match=f"'a' holds {kind}, and .* hit float32: set faults.storage to {kind}"):
+        rewrite(original, "float32_flips")
+    converted = rewrite(original, "float32_flips", set={"faults.convert": "round"}).model
+    assert attributes(crossbars(converted)["a"])["fault_storage"] == "float32"
+    with pytest.raises(InputError, match=f"'a' holds {kind}, and .* hit bit 16: choose bits 0 to 15"):
+        rewrite(original, {"faults": {"storage": "model", "flip": [3, 16], "ber": 0.1}})
+
+
+def test_a_listed_flip_of_a_half_is_the_half_with_that_bit_flipped():
+    w = values(4, 6, seed=1).astype(np.float16)
+    original = model("y = MatMul(x, w)", inputs="float16[batch, 4] x", outputs="float16[batch, n] y", w=w)
+    emulated = rewrite(original, {"faults": {"storage": "model", "ber": 0.0}})
+    faults = np.array([[0, (2 * 6 + 1) * 256 + 14], [0, 256 + 9]])
+    flipped = w.copy()
+    flipped.view(np.uint16)[2, 1] ^= 1 << 14
+    flipped.view(np.uint16)[0, 1] ^= 1 << 9
+    y = session(emulated).run(None, {"x": np.eye(4, dtype=np.float16), "emu.faults": faults})[0]
+    np.testing.assert_array_equal(y, flipped)
+
+
+def test_a_weight_that_is_widened_in_the_graph_is_still_a_half():
+    w = values(6, 4, seed=1).astype(np.float16)
+    original = model("c = Cast <to = 1> (w)  t = Transpose <perm = [1, 0]> (c)  y = MatMul(x, t)", w=w)
+    (site,) = rewrite(original, {"faults": {"storage": "float16", "ber": 0.1}}).manifest.sites
+    assert site.stored_type == "float16"
+    scaled = model("c = Cast <to = 1> (w)  h = Mul(c, k)  y = MatMul(x, h)", w=w.T.copy(), k=np.float32(3))
+    (site,) = rewrite(scaled, "float32_flips").manifest.sites
+    assert site.stored_type == "float32"
+
+
+def test_codes_keep_their_own_bits_where_a_model_is_taken_as_it_is():
+    original = model(
+        "w = DequantizeLinear(c, s, z)  y = MatMul(x, w)", opset=21, ir_version=10,
+        c=np.arange(24, dtype=np.int8).reshape(4, 6), s=np.float32(0.1), z=np.int8(0),
+    )  # fmt: skip
+    for flip, mask in (("all", 255), ("sign", 128), ([0, 7], 129)):
+        device = {"faults": {"storage": "model", "flip": flip, "ber": 0.1}}
+        found = attributes(crossbars(rewrite(original, device).model)["y"])
+        assert (found["fault_storage"], found["fault_bits"], found["fault_mask"]) == ("int", 8, mask)
+    with pytest.raises(InputError, match="device bit flips hit the exponent of floats"):
+        rewrite(original, {"faults": {"storage": "model", "flip": "exponent", "ber": 0.1}})
 
 
 def test_a_model_in_single_precision_gets_no_casts():

@@ -108,6 +108,7 @@ def test_controls_are_inputs_with_defaults():
         "emu.device": np.array(list(entries.values()), np.float32),
         "emu.strength": np.ones(sites, np.float32),
         "emu.ranges": np.array([[1, -1, 1, 1]] * sites, np.float32),
+        "emu.faults": np.zeros((0, 2), np.int64),
         "emu.seed": np.array(0),
         "emu.read_seed": np.array(0),
         "emu.sample": np.array(0),
@@ -143,7 +144,7 @@ def test_every_node_carries_exactly_the_attributes_of_the_contract():
         assert found["site"] == site.index
         assert found["sites"] == len(rewritten.manifest.sites)
         assert found["entries"] == ",".join(rewritten.manifest.devices["rram_adc"].entries)
-        faults = ["emu.no_faults"] if site.is_stored else []
+        faults = ["emu.faults"] if site.is_stored else []
         assert list(node.input)[2:] == [
             *("emu.device", "emu.strength", "emu.ranges", *faults, "emu.seed", "emu.read_seed"),
             *("emu.sample_and_batch", "emu.no_position", *([] if site.is_stored else ["emu.all_keys"]), "emu.head"),

@@ -232,7 +232,7 @@ def test_every_node_carries_the_attributes_of_the_contract():
     found = attributes(nodes["b"])
     assert (found["site"], found["array"], found["sites"]) == (1, 1, 2)
     assert (found["heads"], found["head_axis"], found["sample_axis"]) == (0, "none", -1)
-    controls = ["emu.device", "emu.strength", "emu.no_faults", "emu.seed", "emu.read_seed", "emu.head"]
+    controls = ["emu.device", "emu.strength", "emu.faults", "emu.seed", "emu.read_seed", "emu.head"]
     assert list(nodes["b"].input) == ["b", *controls]
 
 

@@ -1,24 +1,27 @@
 """[faults]: flipped bits of stored numbers and cells that are stuck."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, model_validator
 
+from emu.contract.schema import FLOATS, FloatType
 from emu.device.fields import Choice, Number, as_tuples
 from emu.device.sections.section import Section
 
 SOFT_ERRORS = "Reagen et al. DAC 2018 (Ares), on integers"
 STUCK = "MNSIM 2: 9 % low, 1 % high; Chen et al. 2015"
-FLOAT32_BITS = {"mantissa": range(23), "exponent": range(23, 31), "sign": range(31, 32)}
+PARTS = ("sign", "exponent", "mantissa")
 
 STORAGE = Choice(
-    "what bit flips hit: nothing, integer codes of the weights, or the bits of float32 weights", SOFT_ERRORS
+    "what bit flips hit: nothing, integer codes of the weights, floats of one type, or what the model stores (model)",
+    SOFT_ERRORS,
 )
 
 
 def _flip(value: object) -> object:
     given, value = value, as_tuples(value)
-    groups = ("all", *FLOAT32_BITS)
+    groups = ("all", *PARTS)
     if isinstance(value, tuple):
         right = all(type(bit) is int and 0 <= bit < 32 for bit in value) and len(set(value)) == len(value) > 0
     else:
@@ -33,7 +36,7 @@ def _flip(value: object) -> object:
 Flip = Annotated[
     Annotated[str | tuple[int, ...], BeforeValidator(_flip)],
     Choice(
-        "bits that may flip, bit 0 the lowest: all, sign, (float32) exponent or mantissa, or a list of bits",
+        "bits that may flip, bit 0 the lowest: all, sign, (floats) exponent or mantissa, or a list of bits",
         SOFT_ERRORS,
         options="all, sign, exponent, mantissa, a list of bits",
     ),
@@ -69,8 +72,8 @@ class FaultsInt(_Faults):
 
     storage: Annotated[Literal["int"], STORAGE]
     bits: Annotated[
-        Literal[4, 8, 16],
-        Choice("bits of a code; a quantized model keeps its own", SOFT_ERRORS, options="4, 8, 16"),
+        Literal[2, 4, 8, 16],
+        Choice("bits of a code; a quantized model keeps its own", SOFT_ERRORS, options="2, 4, 8, 16"),
     ]
     range: Annotated[
         Literal["symmetric", "asymmetric"],
@@ -87,46 +90,60 @@ class FaultsInt(_Faults):
     def _bits_exist(self) -> Self:
         if self.flip in ("exponent", "mantissa"):
             raise ValueError(f"flip is '{self.flip}', which codes do not have: choose all, sign or a list of bits")
-        _check_flips(self.flip, self.protection, self.bits)
+        _check_flips(self.protection, self.mask, self.bits)
         return self
 
     @property
     def mask(self) -> int:
         """The bits that may flip."""
-        return _mask(self.flip, self.bits)
+        return _mask(self.flip, {"sign": range(self.bits - 1, self.bits)}, self.bits)
 
 
-class FaultsFloat32(Section):
-    """Bits flip in float32 weights."""
+class FaultsFloat(Section):
+    """Bits flip in weights that are floats of one type, or whatever the model stores."""
 
-    storage: Annotated[Literal["float32"], STORAGE]
+    storage: Annotated[Literal["float32", "float16", "bfloat16", "float8_e4m3", "float8_e5m2", "model"], STORAGE]
+    convert: Annotated[
+        Literal["never", "round"],
+        Choice(
+            "weights that the model stores as another type are refused (never), or rounded to this one", SOFT_ERRORS
+        ),
+    ] = "never"
     flip: Flip = "all"
     ber: BitErrorRate
     protection: Protection = "none"
 
     @model_validator(mode="after")
     def _bits_exist(self) -> Self:
-        _check_flips(self.flip, self.protection, 32)
+        if self.storage == "model" and self.convert != "never":
+            raise ValueError("convert has no effect with storage model, which takes every weight as it is")
+        _check_flips(self.protection, self.mask, self._type.bits)
         return self
 
     @property
+    def _type(self) -> FloatType:
+        return FLOATS["float32" if self.storage == "model" else self.storage]
+
+    @property
     def mask(self) -> int:
-        """The bits that may flip."""
-        return _mask(self.flip, 32)
+        """The bits that may flip; with storage `model`, those of a float32."""
+        return self.mask_of(self._type)
+
+    def mask_of(self, kind: FloatType) -> int:
+        """The bits that may flip of a float of that type."""
+        return _mask(self.flip, {part: kind.places(part) for part in PARTS}, kind.bits)
 
 
-Faults: TypeAlias = FaultsNone | FaultsInt | FaultsFloat32
+Faults: TypeAlias = FaultsNone | FaultsInt | FaultsFloat
 
 
-def _mask(flip: str | tuple[int, ...], bits: int) -> int:
-    if isinstance(flip, str):
-        groups = FLOAT32_BITS if bits == 32 else {"sign": range(bits - 1, bits)}
-        flip = tuple(range(bits) if flip == "all" else groups[flip])
-    return sum(1 << bit for bit in flip)
+def _mask(flip: str | tuple[int, ...], parts: Mapping[str, range], bits: int) -> int:
+    chosen = flip if isinstance(flip, tuple) else range(bits) if flip == "all" else parts[flip]
+    return sum(1 << bit for bit in chosen)
 
 
-def _check_flips(flip: str | tuple[int, ...], protection: str, bits: int) -> None:
-    if isinstance(flip, tuple) and max(flip) >= bits:
-        raise ValueError(f"flip names bit {max(flip)}, and there are bits 0 to {bits - 1}")
-    if protection != "none" and _mask(flip, bits) != 2**bits - 1:
+def _check_flips(protection: str, mask: int, bits: int) -> None:
+    if mask >= 2**bits:
+        raise ValueError(f"flip names bit {mask.bit_length() - 1}, and there are bits 0 to {bits - 1}")
+    if protection != "none" and mask != 2**bits - 1:
         raise ValueError(f"protection {protection} needs flip all: check bits protect whole words")

@@ -13,6 +13,7 @@ from emu.errors import InputError
 from emu.rewriter.dataflow import has_subgraph, is_standard, sizes_of, tensor_of
 from emu.rewriter.node_evaluator import NodeEvaluator, is_random
 from emu.rewriter.passes.expand_quantized import is_quantized
+from emu.rewriter.stored_types import keep_type_of
 
 _WEIGHT_INPUTS = {"MatMul": (1,), "Gemm": (1, 2), "Conv": (1, 2)}
 _SMALL = 64  # elements: shapes and axes are compared by content, weights by name
@@ -168,6 +169,7 @@ def _evaluated(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node], evaluator
         type=ir.TensorType(ir.DataType.from_numpy(result.dtype)),
         const_value=ir.tensor(result, name=name),
     )
+    keep_type_of(initializer, nodes)
     graph.register_initializer(initializer)
     return initializer
 

@@ -15,6 +15,7 @@ from emu.rewriter.dataflow import is_standard, sizes_of, tensor_of
 from emu.rewriter.passes.expand_fused_body import Body, Names
 from emu.rewriter.quantized import QuantizedTensor
 from emu.rewriter.shapes import probe
+from emu.rewriter.stored_types import keep_type
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -71,6 +72,7 @@ def _widened(graph: ir.Graph, names: Names, body: Body, value: ir.Value, wide: d
             wide[value].shape, wide[value].type = value.shape, ir.TensorType(ir.DataType.FLOAT)
         else:
             wide[value] = add_initializer(graph, names.fresh(f"{value.name}.float32"), _widened_tensor(tensor))
+            keep_type(wide[value], value)
     return wide[value]
 
 
