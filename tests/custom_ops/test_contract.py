@@ -267,11 +267,7 @@ def test_a_bad_device_number_is_an_error_that_names_it(stored: bool, entry: str,
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-<<<<<<< HEAD
-        ({"format": 1}, "'format' is 1, expected 3; rewrite the model with this version."),
-=======
         ({"format": 2}, "'format' is 2, expected 3; rewrite the model with this version."),
->>>>>>> postests
         ({"program": "lognormal_x"}, "attribute 'program' is 'lognormal_x', expected one of"),
         ({"site": 4}, "attribute 'site' is 4, expected 0 to"),
         ({"entries": "program.sigma"}, "lacks 'program.sigma_cycle'"),

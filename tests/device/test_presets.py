@@ -7,11 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from emu.contract.schema import DYNAMIC, STORED, attribute_types, plain
-=======
 from emu.contract.schema import DYNAMIC, STORED, plain
->>>>>>> postests
 from emu.device import load_profile, preset_names
 from emu.reference import crossbar_matmul, crossbar_matmul_dynamic
 
@@ -86,16 +82,6 @@ def test_the_operators_take_every_preset(name: str) -> None:
         np.ones(1, np.float32),
         np.array([[4, -30, 30, 2]], np.float32),
     ]
-<<<<<<< HEAD
-    numbers = [np.int64(1), np.int64(2), np.int64(0), np.int64(-1)]
-    attributes: dict[str, Any] = {**plain(STORED), **plain(DYNAMIC), **profile.structure()}
-    of_stored = {key: attributes[key] for key in attribute_types(STORED)}
-    y = crossbar_matmul(x, w, *controls, np.zeros(0, np.int64), *numbers, **of_stored)
-    assert y.shape == (1, 3, 9) and np.isfinite(y).all()
-    if name not in STORED_ONLY:
-        of_written = {key: attributes[key] for key in attribute_types(DYNAMIC)}
-        y = crossbar_matmul_dynamic(x, w[None], *controls, *numbers, **of_written)
-=======
     numbers = [np.int64(1), np.int64(2), np.int64(0)]
     of_stored = {key: value for key, value in profile.structure().items() if key in plain(STORED)}
     y = crossbar_matmul(x, w, *controls, np.zeros(0, np.int64), *numbers, **{**plain(STORED), **of_stored})
@@ -105,7 +91,6 @@ def test_the_operators_take_every_preset(name: str) -> None:
         of_written = {key: value for key, value in profile.structure().items() if key in plain(DYNAMIC)}
         assert of_written.keys() == plain(DYNAMIC).keys() - OF_THE_NODE
         y = crossbar_matmul_dynamic(x, w[None], *controls, *numbers, **{**plain(DYNAMIC), **of_written})
->>>>>>> postests
         assert y.shape == (1, 3, 9) and np.isfinite(y).all()
 
 
