@@ -216,6 +216,16 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
       const F inverse_range = set(1.0f / (1.0f - row.floor));
       // What a pair reads, of one law for its two devices.
       const auto write_pair = [&](auto&& law) {
+        if (row.squares != nullptr) {
+          map_lanes(
+              part, row.squares + start,
+              [&](F u, F positive, F negative) {
+                const F plus = law(u, positive);
+                const F minus = law(subtract(zero, u), negative);
+                return multiply_add(plus, plus, multiply(minus, minus));
+              },
+              unit, theta, theta_negative);
+        }
         map_lanes(
             part, unit,
             [&](F u, F positive, F negative) { return subtract(law(u, positive), law(subtract(zero, u), negative)); },

@@ -417,8 +417,9 @@ ATTRIBUTES = _attributes(
     Attribute("bound_management", _EVERY, ("none", "iterative"), "none",
         "repeat a saturated product with smaller inputs; needs `adc` `fixed`, one slice of weights and of inputs, "
         "and `encoding` other than `offset`"),
-    Attribute("read_noise", _EVERY, ("none", "additive_constant", "pcm_read", "proportional"), "none",
-        "disturbance of the weights at each product"),
+    Attribute("read_noise", _EVERY, ("none", "additive_constant", "pcm_read", "proportional", "independent"), "none",
+        "disturbance at each product: of weights (aihwkit's `additive_constant`, `pcm_read`) or of every device by "
+        "itself (CrossSim's `proportional`, `independent`)"),
     Attribute("ir_drop", _EVERY, ("none", "formula", "network"), "none",
         "voltage lost along the wires; `network` is for stored conductances only (D: not `network`; `encoding` not "
         "`weight`)"),
@@ -657,6 +658,8 @@ ATTRIBUTE_RULES = (
     _attribute("drift", "drift != 'none' and weights", f"'none' {_UNLESS_CONDUCTANCES}: only conductances drift"),
     _attribute("drift_pairs", "drift_pairs == 'net' and (encoding != 'differential' or sliced)",
         "'physical' unless 'encoding' is 'differential' without slices"),
+    _attribute("read_noise", "read_noise == 'independent' and drift_pairs == 'net'",
+        "another one because 'drift_pairs' is 'net': a remapped pair has a unit of its own"),
     _attribute("compensation", "compensation != 'none' and drift == 'none'", "'none' because 'drift' is 'none'"),
     _attribute("compensation", "compensation in ('global', 'column') and (sliced or encoding == 'offset')",
         "'{compensation}_exact' because of slices or an offset"),
