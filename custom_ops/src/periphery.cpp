@@ -627,7 +627,7 @@ class Reader {
 
   // Number of a row tile in the arrays.
   int64_t tile_number(size_t t) const {
-    const int64_t before = product_.tile_rows > 0 ? product_.first_row / product_.tile_rows : 0;
+    const int64_t before = structure_.tile_rows == 0 ? 0 : product_.first_row / structure_.tile_rows;
     return before + static_cast<int64_t>(t);
   }
   uint32_t tile_stream(uint32_t stream, size_t t, uint32_t pass) const {

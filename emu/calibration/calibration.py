@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.calibration.outputs import stored_contents, tile_outputs, written_contents
+from emu.calibration.outputs import scale_of_sample, stored_contents, tile_outputs, written_contents
 from emu.calibration.ranges import Method, check_method, find_range
 from emu.contract.codes import numbers_of
 from emu.contract.site import Site
@@ -20,7 +20,8 @@ from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Arrays
 from emu.reference import windows
-from emu.rewriter import EmulatedModel, calibrated_sites
+from emu.reference.mapping import row_scales
+from emu.rewriter import Calibrated, EmulatedModel, calibrated_sites
 
 if TYPE_CHECKING:
     import onnx
@@ -76,24 +77,29 @@ def calibrate(
     if not wanted:
         raise InputError(
             f"{emulated.name} has no converters with calibrated ranges: rewrite the original model for a device whose "
-            'dac or adc has range = "calibrated".'
+            'dac or adc has range = "calibrated", or whose write has scaling = "calibrated".'
         )
-    sites = [_Site.of(emulated, index, *kinds) for index, kinds in wanted.items()]
+    sites = [_Site.of(emulated, index, fitted) for index, fitted in wanted.items()]
     observer = _Observer(sites)
     folder = Path(model).parent if isinstance(model, str | Path) else None
     used, where = _run(emulated, observer, data, folder, samples, batch_size, threads, ops, progress)
     ranges = emulated.value("emu.ranges").copy()
     for site in sites:
-        if site.dac:
+        if site.fitted.operand:
+            operands = (written.matrix for written in observer.written[site.facts.index])
+            largest = site.largest_operand if method == "minmax" else find_range(operands, True, method, percentile)[1]
+            ranges[site.facts.index, 3] = largest or 1.0
+            site.controls = replace(site.controls, operand_range=float(ranges[site.facts.index, 3]))
+        if site.fitted.dac:
             largest = site.largest
             if method != "minmax":
                 largest = find_range(observer.inputs_of(site), True, method, percentile)[1]
             ranges[site.facts.index, 0] = largest or 1.0
-        if site.adc:
+        if site.fitted.adc:
             site.controls = replace(site.controls, input_range=float(ranges[site.facts.index, 0]))
             outputs = _outputs(emulated, observer, site, None if method == "minmax" else _MOST_OUTPUTS)
             symmetric = site.structure.adc_code != "offset_binary"
-            ranges[site.facts.index, 1:] = find_range(outputs, symmetric, method, percentile)
+            ranges[site.facts.index, 1:3] = find_range(outputs, symmetric, method, percentile)
     how: dict[str, Any] = {"method": method, "samples": used, "data": where}
     if method == "percentile":
         how["percentile"] = percentile
@@ -102,19 +108,19 @@ def calibrate(
 
 @dataclass
 class _Site:
-    """A site with calibrated converters, and the largest magnitude that it was fed."""
+    """A site with calibrated ranges, and the largest magnitudes that it was fed and that were written."""
 
     facts: Site
     node: Any
-    dac: bool
-    adc: bool
+    fitted: Calibrated
     structure: Structure
     controls: Controls
     shape: tuple[int, int, int]  # of a stored weight: the matrices of its stack, their rows and columns
     largest: float = 0.0
+    largest_operand: float = 0.0
 
     @classmethod
-    def of(cls, emulated: EmulatedModel, index: int, dac: bool, adc: bool) -> "_Site":
+    def of(cls, emulated: EmulatedModel, index: int, fitted: Calibrated) -> "_Site":
         """The site of that index. Its controls are those of an undisturbed one (strength 0)."""
         facts = emulated.manifest.sites[index]
         node = emulated.nodes()[facts.node]
@@ -123,7 +129,7 @@ class _Site:
         strength = np.zeros(structure.sites, np.float32)
         controls = check_controls(structure, device, strength, None, None, np.int64(0), np.int64(0))
         shape = (facts.stack, facts.shape[0] or 0, facts.shape[1] or 0)
-        return cls(facts, node, dac, adc, structure, controls, shape)
+        return cls(facts, node, fitted, structure, controls, shape)
 
     @property
     def operands(self) -> list[str]:
@@ -155,7 +161,7 @@ class _Observer:
 
     sites: Sequence[_Site]
     rows: dict[tuple[object, ...], list[NDArray[np.float32]]] = field(default_factory=dict)
-    matrices: dict[int, list[tuple[NDArray[np.float32], list[NDArray[np.float32]]]]] = field(default_factory=dict)
+    written: dict[int, list["_Written"]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -178,20 +184,32 @@ class _Observer:
         for site in self.sites:
             if not site.facts.is_stored:
                 a, b = (values[name] for name in site.operands)
+                of_keys = row_scales(b, site.structure, site.controls)
+                a = a if of_keys is None else a * of_keys[..., None, :]  # as they are fed
                 site.largest = max(site.largest, float(np.abs(a).max(initial=0)))
-                self.matrices.setdefault(site.facts.index, []).extend(
-                    _pairs(site, a, b, samples, -(-_MATRICES // batches))
+                site.largest_operand = max(site.largest_operand, float(np.abs(b).max(initial=0)))
+                self.written.setdefault(site.facts.index, []).extend(
+                    _written(site, a, b, samples, -(-_MATRICES // batches))
                 )
 
     def inputs_of(self, site: _Site) -> list[NDArray[np.float32]]:
         """The rows that were kept of what a site is fed."""
-        return self.rows[site.fed] if site.facts.is_stored else [rows for rows, _ in self.matrices[site.facts.index]]
+        return self.rows[site.fed] if site.facts.is_stored else [each.rows for each in self.written[site.facts.index]]
 
 
-def _pairs(
+@dataclass(frozen=True)
+class _Written:
+    """A matrix of a written operand, what all matrices of its sample are scaled by, and some rows that it meets."""
+
+    matrix: NDArray[np.float32]
+    top: NDArray[np.float32] | None
+    rows: NDArray[np.float32]
+
+
+def _written(
     site: _Site, a: NDArray[np.float32], b: NDArray[np.float32], samples: int, count: int
-) -> Iterator[tuple[NDArray[np.float32], list[NDArray[np.float32]]]]:
-    """Some matrices of a written operand as the array holds them, and some of the rows that they meet."""
+) -> Iterator[_Written]:
+    """Some matrices of a written operand."""
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     of_a, of_b = (np.broadcast_to(each, (*batch, *each.shape[-2:])) for each in (a, b))
     places = list(np.ndindex(batch))
@@ -202,7 +220,7 @@ def _pairs(
             first = place[0] // share * share
             of_sample = b[first : first + share]
         rows = of_a[place][_evenly(a.shape[-2], _ROWS_OF_MATRIX)]
-        yield rows, written_contents(matrix, of_sample, site.structure, site.controls)
+        yield _Written(matrix.copy(), scale_of_sample(of_sample, site.structure, site.controls), rows)
 
 
 def _outputs(
@@ -214,7 +232,8 @@ def _outputs(
         matrices = _weight(emulated, site).reshape(site.shape)
         pairs = [(x, stored_contents(w, site.structure, site.controls)) for x, w in zip(fed, matrices, strict=True)]
     else:
-        pairs = observer.matrices[site.facts.index]
+        seen = observer.written[site.facts.index]
+        pairs = [(each.rows, written_contents(each.matrix, each.top, site.structure, site.controls)) for each in seen]
     for x, contents in pairs:
         if most is not None:
             tiles, slices = len(site.structure.row_tiles(x.shape[1])), site.controls.input_slices(site.structure)
@@ -265,7 +284,10 @@ def _run(
         batches = -(-len(dataset.labels) // size)
         count = len(emulated.manifest.sites)
         # Ranges must be numbers, although nothing is converted at strength 0.
-        clean = {"emu.strength": np.zeros(count, np.float32), "emu.ranges": np.array([[1, -1, 1]] * count, np.float32)}
+        clean = {
+            "emu.strength": np.zeros(count, np.float32),
+            "emu.ranges": np.array([[1, -1, 1, 1]] * count, np.float32),
+        }
         outputs = {output.name for output in session.get_outputs()}
         fetched = [name for name in names if name in outputs]
         for done, (start, feeds) in enumerate(dataset.batches(size, pad=fixed is not None), 1):

@@ -35,21 +35,26 @@ def stored_contents(w: NDArray[np.float32], structure: Structure, controls: Cont
     return slices
 
 
+def scale_of_sample(
+    matrices: NDArray[np.float32], structure: Structure, controls: Controls
+) -> NDArray[np.float32] | None:
+    """What all matrices of a sample are scaled by, float32 `[1]`; None where each has scales of its own."""
+    shared = structure.write_scaling == "sample"
+    return largest(np.abs(matrices).reshape(-1, 1), controls) if shared else None
+
+
 def written_contents(
-    b: NDArray[np.float32], of_sample: NDArray[np.float32], structure: Structure, controls: Controls
+    b: NDArray[np.float32], of_sample: NDArray[np.float32] | None, structure: Structure, controls: Controls
 ) -> list[NDArray[np.float32]]:
     """What the array of a matrix `[K, N]` holds that is written at run time, `[K, N]` in units of g_max.
 
     Args:
         b: the matrix.
-        of_sample: all matrices of its sample.
+        of_sample: of `scale_of_sample`.
         structure: of the site.
         controls: of an undisturbed run (strength 0).
     """
-    shared = structure.write_scaling == "sample"
-    top = largest(np.abs(of_sample).reshape(-1, 1), controls) if shared else None
-    s = scales(b, structure, controls, top)
-    return [stored_operand(b, s, lambda *_, **__: np.zeros(b.shape), structure, controls).v[0]]
+    return [stored_operand(b, lambda *_, **__: np.zeros(b.shape), structure, controls, of_sample).v[0]]
 
 
 def tile_outputs(

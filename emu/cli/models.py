@@ -165,7 +165,7 @@ def calibrate(
     ops: Ops = "native",
     as_json: Json = False,
 ) -> None:
-    """Fit the input and output ranges of converters to data."""
+    """Fit the ranges of converters, and of what is written at run time, to data."""
     from emu.calibration import calibrate as run_calibration
     from emu.rewriter import calibrated_sites
 
@@ -186,11 +186,12 @@ def calibrate(
     result.save(target)
     ranges, how = result.value("emu.ranges").tolist(), result.manifest.calibration or {}
     rows = []
-    for index, (dac, adc) in calibrated_sites(result.manifest).items():
-        site, (largest, low, high) = result.manifest.sites[index], ranges[index]
-        outputs = (low, high) if adc else (None, None)
-        rows.append([index, site.component, largest if dac else None, *outputs, site.node])
-    head = ["index", "component", "largest_input", "lowest_output", "highest_output", "node"]
+    for index, fitted in calibrated_sites(result.manifest).items():
+        site, (largest, low, high, operand) = result.manifest.sites[index], ranges[index]
+        outputs = (low, high) if fitted.adc else (None, None)
+        own = largest if fitted.dac else None, *outputs, operand if fitted.operand else None
+        rows.append([index, site.component, *own, site.node])
+    head = ["index", "component", "largest_input", "lowest_output", "highest_output", "largest_operand", "node"]
     if as_json:
         sites = [dict(zip(head, row, strict=True)) for row in rows]
         print_json({**how, "output": str(target), "sites": sites})

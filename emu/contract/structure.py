@@ -611,7 +611,7 @@ def _own_head(structure: Structure, head: ArrayLike) -> int | None:
 
 
 def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, tuple[float, float], float]:
-    """Return the calibrated ranges of inputs, outputs and operand; 1, -1 to 1 and 1 where the node reads none."""
+    """Return the calibrated ranges of inputs, outputs and operand; 1, -1 to 1, 1 where the node does not read them."""
     input_range, output_range, operand_range = 1.0, (-1.0, 1.0), 1.0
     if ranges is None:
         return input_range, output_range, operand_range

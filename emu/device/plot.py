@@ -277,8 +277,8 @@ def _controls(profile: Profile) -> tuple[NDArray[np.float32], NDArray[np.float32
 
 def _node(profile: Profile, op: str) -> dict[str, Any]:
     """The attributes of the only node of a model."""
-    attributes = plain(op)
-    return attributes | {name: value for name, value in profile.structure().items() if name in attributes}
+    node = plain(op)
+    return node | {name: value for name, value in profile.structure().items() if name in node}
 
 
 def _over_time(profile: Profile) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -241,7 +241,8 @@ class Reading:
 @dataclass(frozen=True)
 class _Cells:
     """What one slice of a tile holds: v [..., K, N], and of each the sum of g^2 over its devices (None: v^2), and how
-    many these are."""
+    many these are.
+    """
 
     v: Array
     squares: Array | None = None

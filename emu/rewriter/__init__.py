@@ -3,11 +3,13 @@
 from emu.rewriter.devices import Device, Rule, load_devices
 from emu.rewriter.faults import ArrayFaults, Faults, fault_storage
 from emu.rewriter.manifest import calibrated_sites, device_numbers, read_manifest
+from emu.rewriter.replace import Calibrated
 from emu.rewriter.rewriter import EmulatedModel, find_sites, find_stored_tensors, rewrite
 from emu.rewriter.sharing import Share
 
 __all__ = [
     "ArrayFaults",
+    "Calibrated",
     "Device",
     "EmulatedModel",
     "Faults",

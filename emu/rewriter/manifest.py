@@ -17,7 +17,7 @@ from emu.device import DeviceNumbers, Profile, load_profile
 from emu.errors import InputError
 from emu.rewriter.batch import Batch
 from emu.rewriter.load import read_proto
-from emu.rewriter.replace import SCALARS, device_inputs, entries_of, is_calibrated
+from emu.rewriter.replace import SCALARS, Calibrated, calibrated_ranges, device_inputs, entries_of
 from emu.version import __version__
 
 
@@ -82,10 +82,11 @@ def read_manifest(
     return None if text is None else Manifest.from_json(text, name)
 
 
-def calibrated_sites(manifest: Manifest) -> dict[int, tuple[bool, bool]]:
-    """The sites with calibrated converters, by index: whether the DAC is, and whether the ADC is."""
-    kinds = {name: is_calibrated(load_profile(device.profile)) for name, device in manifest.devices.items()}
-    return {site.index: kinds[site.device] for site in manifest.sites if site.is_product and any(kinds[site.device])}
+def calibrated_sites(manifest: Manifest) -> dict[int, Calibrated]:
+    """The sites with calibrated ranges, by index, and which these are."""
+    profiles = {name: load_profile(device.profile) for name, device in manifest.devices.items()}
+    found = {site.index: calibrated_ranges(profiles[site.device], site) for site in manifest.sites}
+    return {index: ranges for index, ranges in found.items() if any(ranges)}
 
 
 def device_numbers(manifest: Manifest) -> DeviceNumbers:

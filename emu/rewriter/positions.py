@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from emu.rewriter.batch import Batch, free_name
 from emu.rewriter.builder import GraphBuilder
+from emu.rewriter.load import DOMAIN
 from emu.rewriter.shapes import LENGTHS, Shapes, infer_shapes
 
 _MASK = re.compile("mask", re.IGNORECASE)
@@ -20,6 +22,7 @@ _POSITIONS = re.compile("position", re.IGNORECASE)
 _PAST = re.compile("past|cache", re.IGNORECASE)
 _ENCODER = re.compile("encoder", re.IGNORECASE)
 _DECODER = re.compile("decoder", re.IGNORECASE)
+_PREFIX = "emu.sequence_"
 _STEP = 3  # by which one length grows from one inference of shapes to another
 
 
@@ -188,11 +191,33 @@ def _is_length(sequence: Sequence, shape: tuple[int, ...], axis: int) -> bool:
     if sequence.tokens is None or sequence.past is not None:
         return False
     tokens, place = sequence.tokens
-    sizes = tokens.shape or ()
-    length, batch = sizes[place], sizes[0]
+    if tokens.shape is None:
+        return False
+    length, batch = tokens.shape[place], tokens.shape[0]
     if not isinstance(length, int) or length < 2:
         return False
     return shape[axis] == length or (len(shape) == 2 and isinstance(batch, int) and shape[axis] == batch * length)
+
+
+def position_model(model: ir.Model) -> onnx.ModelProto | None:
+    """What computes positions in a rewritten model, as a model of its own: from some of its inputs, with an output for
+    each value that crossbar nodes read; None where rows of all nodes count from 0.
+    """
+    nodes = [node for node in model.graph if (node.name or "").startswith(_PREFIX)]
+    if not nodes:
+        return None
+    made = {value for node in nodes for value in node.outputs}
+    taken = {value: None for node in nodes for value in node.inputs if value is not None and value not in made}
+    read = {each: None for node in model.graph if node.domain == DOMAIN for each in node.inputs if each in made}
+    graph = onnx.helper.make_graph(
+        [ir.to_proto(node) for node in nodes],
+        "positions",
+        [ir.to_proto(value) for value in taken if not value.is_initializer()],
+        [onnx.helper.make_tensor_value_info(value.name or "", onnx.TensorProto.INT64, None) for value in read],
+        [ir.to_proto(value.const_value) for value in taken if value.const_value is not None],
+    )
+    opsets = [onnx.helper.make_opsetid("", model.opset_imports[""])]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
 
 
 class PositionInputs:
@@ -207,7 +232,7 @@ class PositionInputs:
             "position": builder.constant("emu.no_position", np.zeros(0, dtype=np.int64)),
             "keys": builder.constant("emu.all_keys", np.zeros((0, 2), dtype=np.int64)),
         }
-        self._made = [_Starts(builder, each, f"emu.sequence_{index}") for index, each in enumerate(sequences)]
+        self._made = [_Starts(builder, each, f"{_PREFIX}{index}") for index, each in enumerate(sequences)]
 
     def position(self, along: Along | None) -> ir.Value:
         """The position of the first row of each sample: int64 [samples], empty where rows count from 0."""

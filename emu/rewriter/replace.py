@@ -7,6 +7,7 @@ around it (bias, patches of an image) is added as plain ONNX nodes beside it.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -299,15 +300,27 @@ def _add_controls(
 
 def _ranges(site: Site, profile: Profile) -> tuple[float, ...]:
     """The calibrated ranges of a site until it is calibrated: NaN, which operators refuse, where they are read."""
-    dac, adc, operand = is_calibrated(profile) if site.is_product else (False, False, False)
-    low, high = (math.nan, math.nan) if adc else (-1.0, 1.0)
-    return math.nan if dac else 1.0, low, high, math.nan if operand and not site.is_stored else 1.0
+    ranges = calibrated_ranges(profile, site)
+    low, high = (math.nan, math.nan) if ranges.adc else (-1.0, 1.0)
+    return math.nan if ranges.dac else 1.0, low, high, math.nan if ranges.operand else 1.0
 
 
-def is_calibrated(profile: Profile) -> tuple[bool, bool, bool]:
-    """Whether the DAC, the ADC and the scale of written operands of a device have a calibrated range."""
+class Calibrated(NamedTuple):
+    """Which ranges of a site are fitted to data: of its DAC, of its ADC, of the operand that is written."""
+
+    dac: bool
+    adc: bool
+    operand: bool
+
+
+def calibrated_ranges(profile: Profile, site: Site | None = None) -> Calibrated:
+    """Which calibrated ranges a device has, at a site or anywhere."""
     structure = profile.structure()
-    return tuple(structure[name] == "calibrated" for name in ("dac", "adc", "write_scaling"))  # type: ignore[return-value]
+    chosen = Calibrated(*(structure[name] == "calibrated" for name in ("dac", "adc", "write_scaling")))
+    if site is None:
+        return chosen
+    is_written = site.is_product and not site.is_stored
+    return Calibrated(chosen.dac and site.is_product, chosen.adc and site.is_product, chosen.operand and is_written)
 
 
 @dataclass

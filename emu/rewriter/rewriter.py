@@ -27,6 +27,7 @@ from emu.rewriter.manifest import make_manifest
 from emu.rewriter.normalize import normalize
 from emu.rewriter.passes import NameFusedDomainPass, RestoreCodesPass
 from emu.rewriter.passes.expand_einsum import check_equations
+from emu.rewriter.positions import position_model
 from emu.rewriter.protobuf_file import in_memory
 from emu.rewriter.replace import replace_products
 from emu.rewriter.save import save
@@ -84,6 +85,10 @@ class EmulatedModel:
         tensor = self._model.graph.initializers[name].const_value
         assert tensor is not None, "initializers have a content"
         return tensor.numpy()
+
+    def positions(self) -> onnx.ModelProto | None:
+        """A model of what computes the inputs `position` and `keys` of its nodes; None where nothing does."""
+        return position_model(self._model)
 
     def nodes(self) -> dict[str, ir.Node]:
         """The nodes of the sites by name, not to be changed."""

@@ -32,7 +32,7 @@ from emu.evaluation.preparing import load
 from emu.evaluation.sources import TABLE_FILES
 from emu.evaluation.tasks import Classification
 from emu.rewriter.devices import load_devices
-from emu.rewriter.replace import is_calibrated
+from emu.rewriter.replace import calibrated_ranges
 from emu.train.augmentation import Augmentation
 from emu.train.cdeit import add_stochastic_depth
 from emu.train.exporting import example_inputs, onnx_of
@@ -356,7 +356,7 @@ def _devices(settings: Finetuning) -> list[dict[str, Any]]:
     default, rules = load_devices(settings.device, settings.map, settings.set)
     profiles = [default, *(profile for _selection, profile in rules)]
     for profile in profiles:
-        if any(is_calibrated(profile)):
+        if any(calibrated_ranges(profile)):
             raise InputError(
                 f"'{profile.name}' has converters whose ranges are calibrated in a rewritten model, which training "
                 "does not have: give them another range (such as --set adc.range=absmax)."

@@ -28,6 +28,7 @@ from emu.evaluation.controls import LARGEST_SEED
 from emu.rewriter import Device, EmulatedModel, Rule, device_numbers, rewrite
 from emu.train.emulated import Draw, StoredProduct, WrittenProduct
 from emu.train.exporting import example_inputs, onnx_of
+from emu.train.positions import Positions
 from emu.train.products import (
     Place,
     Product,
@@ -127,6 +128,9 @@ class Chip:
         self._numbers: dict[str, NDArray[np.float32]] = {}
         self.set(set)
         self._modules = dict(model.named_modules())
+        self._positions = Positions(self._emulated.positions())
+        self._places: dict[str, NDArray[np.int64]] = {}
+        self._place_names: dict[int, dict[str, str]] = {}
         self._emulators = self._build(whole, behind)
         self._drawn = Draw(seed, read_seed, 0)
         self._batch = 1
@@ -200,6 +204,12 @@ class Chip:
                 )
             node = nodes[site.node]
             attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+            read = zip(OPERATORS[node.op_type].inputs, node.inputs, strict=True)
+            self._place_names[site.index] = {
+                each.name: value.name or ""
+                for each, value in read
+                if each.name in ("position", "keys") and value is not None
+            }
             if product.weight is not None:
                 check_same_weights(site, product, self._emulated.stored(node)[0], self._emulated.name)
                 listed = node.inputs[OPERATORS[node.op_type].place("faults")]
@@ -230,7 +240,9 @@ class Chip:
                 raise InputError(f"The chip's {name} is {getattr(self, name)} and must be 0 to {LARGEST_SEED}.")
         if not 0 <= self.strength < math.inf:
             raise InputError(f"The chip's strength is {self.strength} and must be 0 or greater.")
-        self._batch = self._samples_of(arguments, keywords)
+        given = self._given(arguments, keywords)
+        self._batch = self._samples_of(given, (*arguments, *keywords.values()))
+        self._places = self._positions.of(given)
         for scope in self._scopes:
             scope.visits = 0
         if self.model.training:
@@ -243,17 +255,18 @@ class Chip:
             with ThreadPoolExecutor(min(len(stored), os.cpu_count() or 1) or 1) as pool:
                 list(pool.map(StoredProduct.prepare, stored))
 
-    def _samples_of(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> int:
+    def _given(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """What a forward is given, by the names of its parameters."""
+        names = inspect.signature(type(self.model).forward).parameters
+        return {**dict(zip(names, (self.model, *arguments), strict=False)), **keywords}
+
+    def _samples_of(self, given: Mapping[str, Any], values: Sequence[Any]) -> int:
         """Samples of a forward: the length of the axis that counts them in the exported model, as there."""
-        given = dict(
-            zip(inspect.signature(type(self.model).forward).parameters, (self.model, *arguments), strict=False)
-        )
         source, axis = self._emulated.batch
-        counting = {**given, **keywords}.get(source or "")
+        counting = given.get(source or "")
         if isinstance(counting, Tensor) and counting.ndim > axis:
             return int(counting.shape[axis])
-        tensors = (*arguments, *keywords.values())
-        return next((len(each) for each in tensors if isinstance(each, Tensor) and each.ndim), 1)
+        return next((len(each) for each in values if isinstance(each, Tensor) and each.ndim), 1)
 
     def controls(self, structure: Structure, site: Site, faults: NDArray[np.int64] | None) -> Controls:
         """The control inputs of one node for the noise of this forward."""
@@ -268,8 +281,14 @@ class Chip:
             faults if structure.op == STORED else None,
             np.asarray(drawn.seed, np.int64),
             np.asarray(drawn.read_seed, np.int64),
-            np.asarray(drawn.sample, np.int64),
+            np.asarray([drawn.sample, self._batch], np.int64),
+            self._place(site, "position"),
+            self._place(site, "keys"),
         )
+
+    def _place(self, site: Site, name: str) -> NDArray[np.int64] | None:
+        """Where rows or keys of a site lie in this forward; None where they count from 0."""
+        return self._places.get(self._place_names[site.index].get(name, ""))
 
     def numbers(self, device: str) -> NDArray[np.float32]:
         """The numbers of a device, in the order of its entries."""
