@@ -490,7 +490,7 @@ class Storing {
       if (ageing.model != Drift::kNone) {
         DriftRow row = ageing;
         row.drift = of_cell(kDrift, 0);
-        row.read_noise = of_cell(kProgrammedRead, 0);
+        row.read_noise = of_cell(kProgrammedRead, key_.read_seed);
         kernels().drift_row(row, &target, 0, 1, &cell);
       }
       if (structure_.stuck()) {
@@ -637,7 +637,7 @@ class Storing {
       DriftRow row = pattern;
       kernels().map_row(mapping, w_ + k * columns_, scales_of(k), columns_, targets.data());
       row.drift = counter(stream(kDrift, negative, slice), 0, k);
-      row.read_noise = counter(stream(kProgrammedRead, negative, slice), 0, k);
+      row.read_noise = counter(stream(kProgrammedRead, negative, slice), key_.read_seed, k);
       kernels().drift_row(row, targets.data(), 0, columns_, g.data() + k * columns_);
     });
   }
@@ -852,7 +852,12 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
   }
   key.strength = strength;
   key.seed = seed;
-  if (device.program_sigma_cycle > 0) key.read_seed = read_seed;
+  // Programmed anew, or read anew after drift.
+  const bool reads_drift = structure.drift == Drift::kPowerLawFit || structure.drift == Drift::kPowerLawTable ||
+                           (structure.drift == Drift::kLogTime && device.drift_time_s > 0);
+  if (device.program_sigma_cycle > 0 || (reads_drift && strength * device.drift_read_scale > 0)) {
+    key.read_seed = read_seed;
+  }
   return key;
 }
 

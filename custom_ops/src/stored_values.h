@@ -23,7 +23,7 @@ struct StoreKey {
   std::vector<float> numbers;  // of the device
   float strength = 1;
   uint32_t seed = 0;
-  uint32_t read_seed = 0;  // 0 where only cycle-to-cycle variation would depend on it
+  uint32_t read_seed = 0;  // 0 where nothing depends on it
 
   bool operator==(const StoreKey& other) const {
     return numbers == other.numbers && strength == other.strength && seed == other.seed && read_seed == other.read_seed;

@@ -163,7 +163,7 @@ class Stream(IntEnum):
     PROGRAM_CYCLE_NEGATIVE = 3
     DRIFT = 4, "drift"
     DRIFT_NEGATIVE = 5
-    PROGRAMMED_READ = 6, "programmed read"
+    PROGRAMMED_READ = 6, "programmed read", "W", "`seed`, `read_seed`"
     PROGRAMMED_READ_NEGATIVE = 7
     STUCK = 8, "stuck", "W; uniforms"
     STUCK_NEGATIVE = 9

@@ -45,7 +45,8 @@ class DeviceArray:
 
     def _place(self, stream: Stream) -> tuple[int, int, int, int, int, int]:
         number = stream + self.negative + (Stream.UNIT_COLUMN if self.of_unit_column else 0)
-        cycle_seed = self.controls.read_seed if stream == Stream.PROGRAM_CYCLE else 0
+        anew = stream in (Stream.PROGRAM_CYCLE, Stream.PROGRAMMED_READ)
+        cycle_seed = self.controls.read_seed if anew else 0
         return self.controls.seed, cycle_seed, self.structure.array, number, self.rows, self.columns
 
 
