@@ -178,8 +178,10 @@ class Stream(IntEnum):
     COMPENSATION_READING = 19, "compensation, reading"
     ADC_GAIN = 20, "ADC gain", "row = row tile, column = ADC (column / `adc_columns`)"
     ADC_OFFSET = 21, "ADC offset", "as ADC gain"
+    STUCK_SECOND = 22, "stuck, second word", "W; words"
+    STUCK_SECOND_NEGATIVE = 23
     UNIT_COLUMN = (
-        24, "unit column", "K rows, 1 column; 24 plus the number of the stream above (0 to 7, 8, 10)",
+        24, "unit column", "K rows, 1 column; 24 plus the number of the stream above (0 to 7, 8, 10, 22)",
         "as the stream above",
     )
     READ = 64, "read", "Y", "run-time, per tile and pass"

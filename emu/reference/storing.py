@@ -174,7 +174,7 @@ def _as_found(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]
     structure, controls = array.structure, array.controls
     lowest = lowest_conductance(controls)
     if structure.has_stuck_cells:
-        g = stuck(g, array.uniforms(Stream.STUCK), lowest, controls)
+        g = stuck(g, array.stuck_uniforms(), lowest, controls)
     elif structure.fault_source == "list" and not array.of_unit_column:
         g = stuck_as_listed(g, array.weight_slice, array.negative, lowest, controls, array.matrix)
     return through_wires(g, structure, controls) if structure.ir_drop == "network" else g
