@@ -138,8 +138,10 @@ class CrossbarMatMulDynamic::Writer {
   }
 
   // Writes what gather gave of matrix m, in place. scales: [row tiles, columns], filled; row_scales: what the inputs of
-  // each row are to be multiplied by instead where every key has a scale of its own along the rows, for reading.
-  void write(int64_t m, bool for_reading, float* values, float* scales, float* row_scales) const {
+  // each row are to be multiplied by instead where every key has a scale of its own along the rows, for reading;
+  // squares: where those of devices go, or null.
+  void write(int64_t m, bool for_reading, float* values, float* scales, float* row_scales,
+             float* squares = nullptr) const {
     const Part& own = part(m);
     const int64_t columns = own.columns.size();
     const SampleMap::Index place = samples_.index(m);
@@ -147,7 +149,7 @@ class CrossbarMatMulDynamic::Writer {
                              own.first_row, own.first_column};
     const auto put = [&](const Span& rows, const float* of_columns) {
       write_operand(structure_, controls_.device, controls_.strength, values, columns, rows, of_columns, for_reading,
-                    where, values);
+                    where, values, squares);
     };
     const std::vector<Span> tiles = row_tiles(own);
     const auto count = static_cast<int64_t>(tiles.size());
@@ -329,15 +331,18 @@ void CrossbarMatMulDynamic::read_matrices(const Controls& controls, const Writer
   Scratch packed(layout.size());
   Scratch magnitudes(structure_.ir_drop == IrDrop::kFormula ? layout.size() : 0);
   Scratch variances(needs_noise_weights(structure_) ? layout.size() : 0);
+  const bool by_device = has_noise_of_devices(structure_);
   context.parallel_for(b_matrices, [&](int64_t m) {
     Scratch written(part.size());
+    Scratch squares(by_device ? part.size() : 0);
     if (writer.is_lost(written_of[static_cast<size_t>(m)])) {  // what would be read is replaced afterwards
       std::fill(written.data(), written.data() + part.size(), 0.0f);
+      if (by_device) std::fill(squares.data(), squares.data() + part.size(), 0.0f);
     } else {
       writer.gather(written_of[static_cast<size_t>(m)], written.data());
       writer.write(written_of[static_cast<size_t>(m)], true, written.data(),
                    scales.data() + m * static_cast<int64_t>(tiles.size()) * columns,
-                   scales_inputs ? row_scales.data() + m * depth : nullptr);
+                   scales_inputs ? row_scales.data() + m * depth : nullptr, by_device ? squares.data() : nullptr);
     }
     for (size_t t = 0; t < tiles.size(); ++t) {
       for (size_t g = 0; g < groups.size(); ++g) {
@@ -348,7 +353,10 @@ void CrossbarMatMulDynamic::read_matrices(const Controls& controls, const Writer
         if (structure_.ir_drop == IrDrop::kFormula) {
           kernels().absolute(packed.data() + place, block_size, magnitudes.data() + place);
         }
-        if (needs_noise_weights(structure_)) {
+        if (by_device) {
+          packing.pack(squares.data() + tiles[t].begin * columns + groups[g].begin, columns, tiles[t].size(),
+                       groups[g].size(), variances.data() + place);
+        } else if (needs_noise_weights(structure_)) {
           noise_weights(structure_, packed.data() + place, block_size, variances.data() + place);
         }
       }

@@ -60,8 +60,9 @@ struct StoreRow {
   float beta = 1;
   float write_steps = 0;  // 2^write.bits - 1, 0: not rounded
   bool cells = false;
-  bool normalize = false;  // result in units of the scale (for conductances: of g_max), not of the weight
-  Counter device;          // streams of the (positive) device; the negative ones are the next stream number
+  bool normalize = false;    // result in units of the scale (for conductances: of g_max), not of the weight
+  float* squares = nullptr;  // if given, g+^2 + g-^2 of conductances goes there
+  Counter device;            // streams of the (positive) device; the negative ones are the next stream number
   Counter cycle;
 };
 

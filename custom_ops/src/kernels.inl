@@ -216,6 +216,16 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
       const F inverse_range = set(1.0f / (1.0f - row.floor));
       // What a pair reads, of one law for its two devices.
       const auto write_pair = [&](auto&& law) {
+        if (row.squares != nullptr) {
+          map_lanes(
+              part, row.squares + start,
+              [&](F u, F positive, F negative) {
+                const F plus = law(u, positive);
+                const F minus = law(subtract(zero, u), negative);
+                return multiply_add(plus, plus, multiply(minus, minus));
+              },
+              unit, theta, theta_negative);
+        }
         map_lanes(
             part, unit,
             [&](F u, F positive, F negative) { return subtract(law(u, positive), law(subtract(zero, u), negative)); },
@@ -412,11 +422,34 @@ void drift_row(const DriftRow& row, const float* targets, int64_t first_column, 
 
 void stick_row(const StuckRow& row, int64_t first_column, int64_t count, float* g) {
   const Stuck law(row);
+  const double low = row.low;
+  const double high = 1.0 - static_cast<double>(row.high);
+  // Uniforms of 24 bits that leave the decision to a second word; none where a threshold is one of them.
+  const auto tie = [](double threshold) {
+    const double above = std::ceil(threshold * 0x1p24);
+    return above == threshold * 0x1p24 ? -1.0f : static_cast<float>(above * 0x1p-24);
+  };
+  const float tie_low = tie(low);
+  const float tie_high = tie(high);
+  Counter second = row.stuck;
+  second.c3 += kStuckSecond - kStuck;
   for (int64_t start = 0; start < count; start += kChunk) {
     const int64_t part = std::min(kChunk, count - start);
     float u[kChunk];
+    float before[kChunk];
     uniforms(row.stuck, first_column + start, part, u);
+    bool undecided = false;
+    for (int64_t i = 0; i < part; ++i) undecided |= u[i] == tie_low || u[i] == tie_high;
+    if (undecided) std::copy(g + start, g + start + part, before);
     map_lanes(part, g + start, [&](F v, F uniform) { return law(v, uniform); }, g + start, u);
+    for (int64_t i = 0; undecided && i < part; ++i) {
+      if (u[i] != tie_low && u[i] != tie_high) continue;
+      const int64_t column = first_column + start + i;
+      uint32_t words[4];
+      philox(second, second.block + static_cast<uint64_t>(column / 4), words);
+      const double fine = static_cast<double>(u[i]) - 0x1p-24 + ((words[column % 4] >> 3) + 1.0) * 0x1p-53;
+      g[start + i] = fine <= low ? row.floor : fine > high ? 1.0f : before[i];
+    }
   }
 }
 

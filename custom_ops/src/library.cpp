@@ -208,10 +208,11 @@ EMU_EXPORT int emu_program(const emu::GivenNode* node, float* out) {
 }
 
 // As emu_program, for reading: v [slices, matrices, rows, columns], the scales [matrices, row tiles, columns] and,
-// where the offset is corrected by reading cells, v of the unit column [slices, matrices, rows]. counts holds the
-// slices, the row tiles of a matrix and the slices of the unit column that the caller made room for.
-EMU_EXPORT int emu_program_for_reading(const emu::GivenNode* node, const int64_t counts[3], float* v, float* scales,
-                                       float* unit_column) {
+// where the offset is corrected by reading cells, v of the unit column [slices, matrices, rows]; where read noise is in
+// proportion to devices, the sum of their g^2, like v. counts holds the slices, the row tiles of a matrix and the
+// slices of the unit column and of the squares that the caller made room for.
+EMU_EXPORT int emu_program_for_reading(const emu::GivenNode* node, const int64_t counts[4], float* v, float* scales,
+                                       float* unit_column, float* squares) {
   return emu::guarded_code([&] {
     const emu::StoredArray stored = emu::stored_for(*node, true);
     const auto copy_all = [](const std::vector<emu::Floats>& parts, int64_t count, int64_t size, float* out) {
@@ -228,6 +229,7 @@ EMU_EXPORT int emu_program_for_reading(const emu::GivenNode* node, const int64_t
     }
     std::copy(stored.scales.begin(), stored.scales.end(), scales);
     copy_all(stored.unit_columns, counts[2], node->matrices * node->rows, unit_column);
+    if (counts[3] > 0) copy_all(stored.noise_weights, counts[3], node->matrices * node->rows * node->columns, squares);
   });
 }
 

@@ -152,6 +152,8 @@ class Reader {
     if (structure_.input_noise()) input_noise_ = strength_ * device_.read_input_noise;
     output_noise_squared_ = structure_.output_noise() ? device_.read_output_noise * device_.read_output_noise : 0.0f;
     if (structure_.read_noise != ReadNoise::kNone) weight_noise_ = device_.read_weight_noise;
+    if (structure_.read_noise == ReadNoise::kIndependent)
+      devices_ = static_cast<float>(std::max(1, structure_.devices()));
     noisy_ = strength_ * (weight_noise_ + output_noise_squared_) > 0;
     needs_variances_ = noisy_ && needs_noise_weights(structure_) && weight_noise_ > 0;
     ir_drop_ = structure_.ir_drop == IrDrop::kFormula && device_.read_ir_drop > 0;
@@ -391,7 +393,7 @@ class Reader {
     read.alpha = structure_.dac == Range::kAbsmax ? 0.0f : range_of_input(0.0f);
     read.limit = structure_.dac == Range::kAbsmax ? device_.dac_limit : 0.0f;
     read.noisy = noisy_;
-    read.weight_variance = weight_noise_ * weight_noise_;
+    read.weight_variance = weight_noise_ * weight_noise_ * devices_;
     read.output_variance = output_noise_squared_;
     read.strength = strength_;
     read.output = pattern_of(0, 0, 0, b, false);
@@ -450,7 +452,7 @@ class Reader {
   }
 
   void measure_norms(const float* x, int64_t rows, int64_t depth, Work& work) const {
-    if (structure_.read_noise != ReadNoise::kAdditiveConstant) return;
+    if (structure_.read_noise == ReadNoise::kNone || needs_noise_weights(structure_)) return;
     for (int64_t r = 0; r < rows; ++r) {
       const auto i = static_cast<size_t>(r);
       work.norms[i] =
@@ -583,7 +585,7 @@ class Reader {
         row.std_each = variances;
       } else {
         const float norm = work.norms[static_cast<size_t>(r)];
-        row.std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * norm + output_noise_squared_);
+        row.std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * devices_ * norm + output_noise_squared_);
       }
     }
     while (begin < end) {  // rows of one matrix at once
@@ -785,8 +787,7 @@ class Reader {
       const auto along = static_cast<float>(ramped);
       if (ir_drop_) drop(t, 1, &a, &along, &y);
       if (noisy_) {
-        const auto of_weights =
-            static_cast<float>(structure_.read_noise == ReadNoise::kAdditiveConstant ? squares : variance);
+        const auto of_weights = static_cast<float>(needs_noise_weights(structure_) ? variance : squares);
         const float std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * of_weights + output_noise_squared_);
         const NoiseRow noise{0, place.position, std, nullptr};
         const Counter counter = run_time(place, tile_stream(kUnitColumnRead, t, pass_of(i, j)));
@@ -830,6 +831,7 @@ class Reader {
   std::vector<SampleKey> keys_;  // of the samples of the batch
   float input_noise_ = 0;
   float weight_noise_ = 0;
+  float devices_ = 1;  // of one value, each with noise of its own
   float output_noise_squared_ = 0;
   double granular_step_ = 0;
   bool noisy_ = false;

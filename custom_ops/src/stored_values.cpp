@@ -138,13 +138,19 @@ class Storing {
     }
     scales_ = all_scales();
     if (conductances) {
-      stored.slices = stored_conductances();
+      stored.slices = stored_conductances(for_reading, stored.noise_weights);
     } else {
       stored.slices.push_back(stored_numbers(for_reading));
     }
     if (device_.program_modifier > 0) modify(conductances || for_reading, stored.slices[0]);
     if (conductances && !for_reading) decode(stored.slices);
     stored.scales = scales_;
+    if (for_reading && needs_noise_weights(structure_) && stored.noise_weights.empty()) {
+      for (const Floats& slice : stored.slices) {
+        stored.noise_weights.emplace_back(slice.size());
+        noise_weights(structure_, slice.data(), static_cast<int64_t>(slice.size()), stored.noise_weights.back().data());
+      }
+    }
     if (for_reading && structure_.unit_column()) {
       for (int64_t slice = 0; slice < structure_.slices(); ++slice) stored.unit_columns.push_back(unit_column(slice));
     }
@@ -298,30 +304,36 @@ class Storing {
     return number + (negative ? 1 : 0) + (static_cast<uint32_t>(slice) << 8);
   }
 
-  // v of every slice, in units of g_max; puts the compensation into the scales.
-  std::vector<Floats> stored_conductances() {
+  // v of every slice, in units of g_max, and for reading the squares of its devices where noise grows with them; puts
+  // the compensation into the scales.
+  std::vector<Floats> stored_conductances(bool for_reading, std::vector<Floats>& squares) {
     const auto size = static_cast<size_t>(rows_ * columns_);
     const bool compensated = structure_.compensation != Compensation::kNone;
     std::vector<Floats> slices;
     Floats before(compensated ? size : 0, static_cast<float>(-decoding_.offset));
     Floats after = before;
+    Floats squares_before;
+    Floats squares_now;
+    const bool by_device = has_noise_of_devices(structure_) && (for_reading || noisy_compensation(structure_));
     for (int64_t slice = 0; slice < structure_.slices(); ++slice) {
       const float factor = decoding_.factors[static_cast<size_t>(slice)];
       Floats positive = programmed(slice, false);
       Floats negative = structure_.pairs() ? programmed(slice, true) : Floats();
-      if (compensated) accumulate(factor, slice, positive, negative, before);
+      if (compensated) accumulate(factor, slice, positive, negative, before, by_device ? &squares_before : nullptr);
       std::vector<float> peaks;
       if (structure_.drift != Drift::kNone) {
         if (structure_.drift_pairs == DriftPairs::kNet) peaks = make_net_pairs(positive, negative);
         drift(slice, false, positive);
         if (structure_.pairs()) drift(slice, true, negative);
       }
-      slices.push_back(read_conductances(slice, std::move(positive), std::move(negative), peaks));
+      slices.push_back(read_conductances(slice, std::move(positive), std::move(negative), peaks,
+                                         by_device ? &squares_now : nullptr));
       if (compensated) {
         for_values([&](size_t i) { after[i] += factor * slices.back()[i]; });
       }
+      if (by_device && for_reading) squares.push_back(squares_now);
     }
-    if (compensated) compensate(before, after);
+    if (compensated) compensate(before, after, squares_before, squares_now);
     return slices;
   }
 
@@ -335,13 +347,14 @@ class Storing {
   }
 
   // Adds what is read before drift.
-  void accumulate(float factor, int64_t slice, const Floats& positive, const Floats& negative, Floats& sum) const {
+  void accumulate(float factor, int64_t slice, const Floats& positive, const Floats& negative, Floats& sum,
+                  Floats* squares) const {
     const bool struck = structure_.fault_source != FaultSource::kNone || structure_.ir_drop == IrDrop::kNetwork;
-    if (!struck && structure_.pairs()) {  // without copies
+    if (!struck && structure_.pairs() && squares == nullptr) {  // without copies
       for_values([&](size_t i) { sum[i] += factor * (positive[i] - negative[i]); });
       return;
     }
-    const Floats readings = read_conductances(slice, positive, negative, {});
+    const Floats readings = read_conductances(slice, positive, negative, {}, squares);
     for_values([&](size_t i) { sum[i] += factor * readings[i]; });
   }
 
@@ -481,7 +494,7 @@ class Storing {
       if (ageing.model != Drift::kNone) {
         DriftRow row = ageing;
         row.drift = of_cell(kDrift, 0);
-        row.read_noise = of_cell(kProgrammedRead, 0);
+        row.read_noise = of_cell(kProgrammedRead, key_.read_seed);
         kernels().drift_row(row, &target, 0, 1, &cell);
       }
       if (structure_.stuck()) {
@@ -625,7 +638,7 @@ class Storing {
       DriftRow row = pattern;
       kernels().map_row(mapping, w_ + k * columns_, scales_of(k), columns_, targets.data());
       row.drift = counter(stream(kDrift, negative, slice), 0, k);
-      row.read_noise = counter(stream(kProgrammedRead, negative, slice), 0, k);
+      row.read_noise = counter(stream(kProgrammedRead, negative, slice), key_.read_seed, k);
       kernels().drift_row(row, targets.data(), 0, columns_, g.data() + k * columns_);
     });
   }
@@ -669,26 +682,38 @@ class Storing {
     });
   }
 
-  // What is read of the conductances: g+ - g- or g, times the peak of each tile if there are peaks.
-  Floats read_conductances(int64_t slice, Floats positive, Floats negative, const std::vector<float>& peaks) const {
+  // What is read of the conductances: g+ - g- or g, times the peak of each tile if there are peaks. squares, if given,
+  // becomes the same of the sum of g^2.
+  Floats read_conductances(int64_t slice, Floats positive, Floats negative, const std::vector<float>& peaks,
+                           Floats* squares) const {
     strike(slice, false, positive);
+    if (structure_.pairs()) strike(slice, true, negative);
+    if (squares != nullptr) {
+      squares->resize(positive.size());
+      for_values([&](size_t i) {
+        const float other = structure_.pairs() ? negative[i] : 0.0f;
+        (*squares)[i] = positive[i] * positive[i] + other * other;
+      });
+    }
     if (structure_.pairs()) {
-      strike(slice, true, negative);
       for_values([&](size_t i) { positive[i] -= negative[i]; });
     }
     for (int64_t k = 0; k < rows_ && !peaks.empty(); ++k) {
       for (size_t c = 0; c < column_tiles_.size(); ++c) {
         const float peak = peaks[tile_of_row_[static_cast<size_t>(k)] * column_tiles_.size() + c];
         for (int64_t n = column_tiles_[c].begin; n < column_tiles_[c].end; ++n) {
-          positive[static_cast<size_t>(k * columns_ + n)] *= peak;
+          const auto i = static_cast<size_t>(k * columns_ + n);
+          positive[i] *= peak;
+          if (squares != nullptr) (*squares)[i] *= peak * peak;
         }
       }
     }
     return positive;
   }
 
-  // Mean |reading| of each column of each row tile, summed, not divided: [row tiles][columns].
-  std::vector<double> reading_sums(const Floats& values, uint32_t stream) const {
+  // Mean |reading| of each column of each row tile, summed, not divided: [row tiles][columns]. squares: of the devices
+  // of the values, where noise grows with them.
+  std::vector<double> reading_sums(const Floats& values, const Floats& squares, uint32_t stream) const {
     std::vector<double> sums(row_tiles_.size() * static_cast<size_t>(columns_), 0.0);
     const std::vector<float> ones(static_cast<size_t>(columns_), 1.0f);
     const bool noisy = noisy_compensation(structure_);
@@ -704,6 +729,14 @@ class Storing {
     const float output = structure_.output_noise() ? device_.read_output_noise : 0.0f;
     const float weight = structure_.read_noise != ReadNoise::kNone ? device_.read_weight_noise : 0.0f;
     const bool disturbed = noisy && strength_ * (output + weight) > 0;
+    // Noise of devices is in units of g_max, of one slice.
+    const float unit =
+        structure_.read_noise == ReadNoise::kProportional || structure_.read_noise == ReadNoise::kIndependent
+            ? decoding_.factors[0]
+            : 1.0f;
+    const float devices =
+        structure_.read_noise == ReadNoise::kIndependent ? static_cast<float>(structure_.devices()) : 1.0f;
+    const float variance = weight * weight * unit * unit * devices;
     pattern.scales = ones.data();
     for_each_(static_cast<int64_t>(row_tiles_.size()), [&](int64_t t) {
       std::vector<float> reading(static_cast<size_t>(columns_));
@@ -715,11 +748,14 @@ class Storing {
         std::copy(row, row + columns_, reading.begin());
         if (disturbed) {
           const Counter own = counter(stream, 0, k);
-          NoiseRow noise{own.block, own.c1, strength_ * std::sqrt(output * output + weight * weight), nullptr};
+          NoiseRow noise{own.block, own.c1, strength_ * std::sqrt(output * output + variance), nullptr};
           if (!std_each.empty()) {
-            noise_weights(structure_, row, columns_, std_each.data());
-            kernels().noise_std(std_each.data(), weight * weight, output * output, strength_, columns_,
-                                std_each.data());
+            if (squares.empty()) {
+              noise_weights(structure_, row, columns_, std_each.data());
+            } else {
+              std::copy(squares.data() + k * columns_, squares.data() + (k + 1) * columns_, std_each.data());
+            }
+            kernels().noise_std(std_each.data(), variance, output * output, strength_, columns_, std_each.data());
             noise.std_each = std_each.data();
           }
           kernels().disturb_rows(own, 0, &noise, 1, columns_, reading.data(), nullptr);
@@ -731,10 +767,11 @@ class Storing {
     return sums;
   }
 
-  void compensate(const Floats& before, const Floats& after) {
+  void compensate(const Floats& before, const Floats& after, const Floats& squares_before,
+                  const Floats& squares_after) {
     uncompensated_ = scales_;
-    const std::vector<double> baseline = reading_sums(before, kCompensationBaseline);
-    const std::vector<double> reading = reading_sums(after, kCompensationReading);
+    const std::vector<double> baseline = reading_sums(before, squares_before, kCompensationBaseline);
+    const std::vector<double> reading = reading_sums(after, squares_after, kCompensationReading);
     const bool by_column =
         structure_.compensation == Compensation::kColumn || structure_.compensation == Compensation::kColumnExact;
     constexpr double kLeast = 1e-4;
@@ -816,8 +853,13 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
   }
   key.strength = strength;
   key.seed = seed;
-  if (device.program_sigma_cycle > 0) key.read_seed = read_seed;
   key.faults = std::move(faults);
+  // Programmed anew, or read anew after drift.
+  const bool reads_drift = structure.drift == Drift::kPowerLawFit || structure.drift == Drift::kPowerLawTable ||
+                           (structure.drift == Drift::kLogTime && device.drift_time_s > 0);
+  if (device.program_sigma_cycle > 0 || (reads_drift && strength * device.drift_read_scale > 0)) {
+    key.read_seed = read_seed;
+  }
   return key;
 }
 
@@ -949,15 +991,15 @@ void pack_array(const Structure& structure, const Packing& packing, int64_t matr
   }
   const std::vector<Span> row_tiles = structure.row_tiles(rows);
   const std::vector<Span> groups = structure.column_groups(columns);
-  for (Floats& slice : array.slices) {
+  const auto pack = [&](Floats& values) {
     Floats packed(static_cast<size_t>(BlockLayout(packing, row_tiles, groups, matrices).size()));
-    pack_tiles(packing, slice.data(), matrices, rows, row_tiles, groups, columns, for_each, packed.data());
-    slice = std::move(packed);
+    pack_tiles(packing, values.data(), matrices, rows, row_tiles, groups, columns, for_each, packed.data());
+    values = std::move(packed);
+  };
+  for (Floats& values : array.noise_weights) pack(values);
+  for (Floats& slice : array.slices) {
+    pack(slice);
     const auto size = static_cast<int64_t>(slice.size());
-    if (needs_noise_weights(structure)) {
-      array.noise_weights.emplace_back(slice.size());
-      noise_weights(structure, slice.data(), size, array.noise_weights.back().data());
-    }
     if (structure.ir_drop == IrDrop::kFormula) {
       array.magnitudes.emplace_back(slice.size());
       kernels().absolute(slice.data(), size, array.magnitudes.back().data());
@@ -1012,6 +1054,10 @@ void check_faults(const Structure& structure, const Matrices& w, const std::vect
   }
 }
 
+bool has_noise_of_devices(const Structure& structure) {
+  return structure.read_noise == ReadNoise::kProportional && structure.devices() > 0;
+}
+
 bool needs_noise_weights(const Structure& structure) {
   return structure.read_noise == ReadNoise::kPcmRead || structure.read_noise == ReadNoise::kProportional;
 }
@@ -1030,7 +1076,8 @@ StoredArray store_array(const Structure& structure, const Device& device, const 
 }
 
 void write_operand(const Structure& structure, const Device& device, float strength, const float* b, int64_t columns,
-                   const Span& rows, const float* scales, bool for_reading, const OperandPlace& place, float* out) {
+                   const Span& rows, const float* scales, bool for_reading, const OperandPlace& place, float* out,
+                   float* squares) {
   StoreRow row;
   row.model = structure.disturbance;
   row.sigma = strength * device.write_sigma;
@@ -1057,6 +1104,7 @@ void write_operand(const Structure& structure, const Device& device, float stren
       source = target;
     }
     row.device.c1 = static_cast<uint32_t>(place.first_row + k);
+    if (squares != nullptr) row.squares = squares + k * columns;
     kernels().store_row(row, source, scales, place.first_column, columns, target);
   }
 }

@@ -23,7 +23,7 @@ struct StoreKey {
   std::vector<float> numbers;  // of the device
   float strength = 1;
   uint32_t seed = 0;
-  uint32_t read_seed = 0;       // 0 where only cycle-to-cycle variation would depend on it
+  uint32_t read_seed = 0;       // 0 where nothing depends on it
   std::vector<int64_t> faults;  // the list of the array
 
   bool operator==(const StoreKey& other) const {
@@ -75,7 +75,7 @@ struct StoredArray {
   // For reading: v of docs/operators.md, slice by slice, in units of g_max. Else W'. [all rows, columns], or packed:
   // then for reading in the layout of its tiles, else matrix by matrix.
   std::vector<Floats> slices;
-  std::vector<Floats> noise_weights;  // what the variance of weight noise is proportional to, if needed
+  std::vector<Floats> noise_weights;  // what the variance of read noise is proportional to, if needed; as slices
   std::vector<Floats> magnitudes;     // |v|, only for the formula of IR drop
   std::vector<Floats> unit_columns;   // of each slice, [all rows]
   // As weight_scales gives them, matrix by matrix, with compensation; may be missing where nothing is read.
@@ -121,12 +121,15 @@ struct OperandPlace {
   int64_t first_column = 0;
 };
 // Writes rows [rows.begin, rows.end) of a matrix B [.., columns], which share scales (one for each column), into out;
-// for reading, in units of the scales (conductances: of g_max). out may be b.
+// for reading, in units of the scales (conductances: of g_max). out may be b. squares: where g+^2 + g-^2 goes, or null.
 void write_operand(const Structure& structure, const Device& device, float strength, const float* b, int64_t columns,
-                   const Span& rows, const float* scales, bool for_reading, const OperandPlace& place, float* out);
+                   const Span& rows, const float* scales, bool for_reading, const OperandPlace& place, float* out,
+                   float* squares);
 
-// What weight noise is proportional to, element by element.
-void noise_weights(const Structure& structure, const float* values, int64_t count, float* out);
+// Whether the variance of read noise is a product of its own, with what; it follows from v, element by element, where
+// it is not that of devices.
 bool needs_noise_weights(const Structure& structure);
+bool has_noise_of_devices(const Structure& structure);
+void noise_weights(const Structure& structure, const float* values, int64_t count, float* out);
 
 }  // namespace emu

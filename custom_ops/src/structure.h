@@ -130,6 +130,12 @@ struct Structure {
   }
   int64_t slices() const;  // of a weight: arrays that hold it together
   int64_t input_slices(const Device& device) const;
+  // Conductances that hold one value of one slice; 0 where arrays hold numbers.
+  int devices() const {
+    const bool written = disturbance == Disturbance::kLognormalConductance || disturbance == Disturbance::kClipFormer;
+    if (dynamic()) return written ? 2 : 0;
+    return encoding == Encoding::kWeight ? 0 : pairs() ? 2 : 1;
+  }
   bool pairs() const { return encoding == Encoding::kDifferential || encoding == Encoding::kTwoSided; }
   double dac_steps(const Device& device) const;  // 0: no quantization
   double adc_steps(const Device& device) const;

@@ -165,7 +165,7 @@ class Stream(IntEnum):
     PROGRAM_CYCLE_NEGATIVE = 3
     DRIFT = 4, "drift"
     DRIFT_NEGATIVE = 5
-    PROGRAMMED_READ = 6, "programmed read"
+    PROGRAMMED_READ = 6, "programmed read", "W", "`seed`, `read_seed`"
     PROGRAMMED_READ_NEGATIVE = 7
     STUCK = 8, "stuck", "W; uniforms"
     STUCK_NEGATIVE = 9
@@ -180,8 +180,10 @@ class Stream(IntEnum):
     COMPENSATION_READING = 19, "compensation, reading"
     ADC_GAIN = 20, "ADC gain", "row = row tile, column = ADC (column / `adc_columns`)"
     ADC_OFFSET = 21, "ADC offset", "as ADC gain"
+    STUCK_SECOND = 22, "stuck, second word", "W; words"
+    STUCK_SECOND_NEGATIVE = 23
     UNIT_COLUMN = (
-        24, "unit column", "K rows, 1 column; 24 plus the number of the stream above (0 to 7, 8, 10)",
+        24, "unit column", "K rows, 1 column; 24 plus the number of the stream above (0 to 7, 8, 10, 22)",
         "as the stream above",
     )
     READ = 64, "read", "Y", "run-time, per tile and pass"
@@ -452,8 +454,9 @@ ATTRIBUTES = _attributes(
     Attribute("bound_management", _EVERY, ("none", "iterative"), "none",
         "repeat a saturated product with smaller inputs; needs `adc` `fixed`, one slice of weights and of inputs, "
         "and `encoding` other than `offset`"),
-    Attribute("read_noise", _EVERY, ("none", "additive_constant", "pcm_read", "proportional"), "none",
-        "disturbance of the weights at each product"),
+    Attribute("read_noise", _EVERY, ("none", "additive_constant", "pcm_read", "proportional", "independent"), "none",
+        "disturbance at each product: of weights (aihwkit's `additive_constant`, `pcm_read`) or of every device by "
+        "itself (CrossSim's `proportional`, `independent`)"),
     Attribute("ir_drop", _EVERY, ("none", "formula", "network"), "none",
         "voltage lost along the wires; `network` is for stored conductances only (D: not `network`; `encoding` not "
         "`weight`)"),
@@ -695,6 +698,8 @@ ATTRIBUTE_RULES = (
     _attribute("drift", "drift != 'none' and weights", f"'none' {_UNLESS_CONDUCTANCES}: only conductances drift"),
     _attribute("drift_pairs", "drift_pairs == 'net' and (encoding != 'differential' or sliced)",
         "'physical' unless 'encoding' is 'differential' without slices"),
+    _attribute("read_noise", "read_noise == 'independent' and drift_pairs == 'net'",
+        "another one because 'drift_pairs' is 'net': a remapped pair has a unit of its own"),
     _attribute("compensation", "compensation != 'none' and drift == 'none'", "'none' because 'drift' is 'none'"),
     _attribute("compensation", "compensation in ('global', 'column') and (sliced or encoding == 'offset')",
         "'{compensation}_exact' because of slices or an offset"),

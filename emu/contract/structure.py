@@ -134,6 +134,13 @@ class Structure:
         return self.encoding in ("differential", "two_sided")
 
     @property
+    def devices(self) -> int:
+        """Conductances that hold one value (of one slice): 2 for a pair, 0 where arrays hold numbers."""
+        if self.op == DYNAMIC:
+            return 2 if self.write in ("lognormal_g", "clipformer") else 0
+        return 0 if self.encoding == "weight" else 2 if self.has_pairs else 1
+
+    @property
     def weight_slices(self) -> int:
         """Number of arrays that hold a stored weight together."""
         if self.slice_bits == 0:

@@ -18,7 +18,6 @@ from emu.reference.mapping import clips_to_scale, largest
 from emu.reference.periphery import Trace, read
 from emu.reference.places import Places, check_places, keys_that_count, places, rows_of_operand, samples_along
 from emu.reference.programming import DeviceArray
-from emu.reference.random import Stream
 from emu.reference.storing import Stored, stored, stored_operand
 
 
@@ -229,7 +228,7 @@ def stuck_cells(
         for weight_slice in range(structure.weight_slices):
             for negative in (False, True) if structure.has_pairs else (False,):
                 array = DeviceArray(structure, controls, rows, columns, weight_slice, negative, matrix=matrix)
-                uniforms = array.uniforms(Stream.STUCK)
+                uniforms = array.stuck_uniforms()
                 lists.append(bit_faults.stuck_list(uniforms, weight_slice, negative, controls, matrix))
     random = np.concatenate(lists)
     # A cell that is on the list is stuck as it says there.

@@ -68,16 +68,23 @@ def read_noise(g: _Values, numbers: _Numbers) -> _Values:
     return np.minimum(numbers["drift.read.q"] / power, _number("drift.read.cap", numbers))
 
 
-def compensation(before: _Values, after: _Values, structure: Structure, controls: Controls, matrix: int = 0) -> _Values:
+def compensation(
+    before: _Values,
+    after: _Values,
+    squares: tuple[_Values, _Values],
+    structure: Structure,
+    controls: Controls,
+    matrix: int = 0,
+) -> _Values:
     """Return the factor of every column in every row tile, float64 [row tiles, N].
 
-    before, after: float64 [K, N], the weights in units of their scale before and after drift; `matrix` is the index of
-    the matrix in its stack.
+    before, after: float64 [K, N], the weights in units of their scale before and after drift; `squares` likewise, the
+    sums of g^2 over their devices; `matrix` is the index of the matrix in its stack.
     """
     rows, columns = before.shape
     row_tiles, column_tiles = structure.row_tiles(rows), structure.column_tiles(columns)
-    baseline = _as_read(before, Stream.COMPENSATION_BASELINE, structure, controls, matrix)
-    reading = _as_read(after, Stream.COMPENSATION_READING, structure, controls, matrix)
+    baseline = _as_read(before, squares[0], Stream.COMPENSATION_BASELINE, structure, controls, matrix)
+    reading = _as_read(after, squares[1], Stream.COMPENSATION_READING, structure, controls, matrix)
     axis = 0 if structure.compensation.startswith("column") else None
     factor = np.ones((len(row_tiles), columns))
     for tile, k in enumerate(row_tiles):
@@ -119,13 +126,15 @@ def _log_time(g: _Values, array: DeviceArray) -> _Values:
     return (h_us + strength * numbers["drift.read_scale"] * read_us) / g_max_us
 
 
-def _as_read(w: _Values, stream: Stream, structure: Structure, controls: Controls, matrix: int) -> _Values:
+def _as_read(
+    w: _Values, squares: _Values, stream: Stream, structure: Structure, controls: Controls, matrix: int
+) -> _Values:
     """Return the weights as products with unit vectors find them: with read noise, through a fixed ADC."""
     if structure.compensation.endswith("exact"):
         return w
     normals = stored_normals(controls.seed, 0, structure.array, stream, *w.shape, first_row=matrix * w.shape[0])
     amplitude = np.sqrt(
-        controls.numbers.get("read.output_noise", 0.0) ** 2 + _weight_noise(w, structure, controls) ** 2
+        controls.numbers.get("read.output_noise", 0.0) ** 2 + _weight_noise(w, squares, structure, controls) ** 2
     )
     reading = w + controls.strength * amplitude * normals
     if structure.adc != "fixed":
@@ -136,10 +145,18 @@ def _as_read(w: _Values, stream: Stream, structure: Structure, controls: Control
     return converted.astype(np.float64) * unit
 
 
-def _weight_noise(w: _Values, structure: Structure, controls: Controls) -> _Values:
-    """Return the amplitude of weight read noise on a product with a unit vector."""
-    if structure.read_noise == "none":
-        return np.zeros_like(w)
-    magnitude = np.abs(w)
-    grows = {"additive_constant": np.ones_like(w), "pcm_read": np.sqrt(magnitude), "proportional": magnitude}
-    return controls.numbers["read.weight_noise"] * grows[structure.read_noise]
+def _weight_noise(w: _Values, squares: _Values, structure: Structure, controls: Controls) -> _Values:
+    """Return the amplitude of read noise of weights or devices on a product with a unit vector."""
+    (unit,) = mapping_of(structure, controls).factors
+    match structure.read_noise:
+        case "none":
+            return np.zeros_like(w)
+        case "additive_constant":
+            grows = np.ones_like(w)
+        case "pcm_read":
+            grows = np.sqrt(np.abs(w))
+        case "proportional":
+            grows = unit * np.sqrt(squares)
+        case "independent":
+            grows = unit * np.sqrt(np.full_like(w, structure.devices))
+    return controls.numbers["read.weight_noise"] * grows

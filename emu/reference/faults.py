@@ -362,6 +362,6 @@ def _fine_uniform(x: NDArray[np.uint32], y: NDArray[np.uint32]) -> NDArray[np.fl
 
 
 def _stuck_masks(uniforms: NDArray[np.float64], controls: Controls) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    low = uniforms <= controls.probability("faults.stuck_low")
-    high = ~low & (uniforms > np.float32(1) - controls.probability("faults.stuck_high"))
+    low = uniforms <= float(controls.probability("faults.stuck_low"))
+    high = ~low & (uniforms > 1.0 - float(controls.probability("faults.stuck_high")))
     return low, high

@@ -64,7 +64,10 @@ def read(
     undecided = np.zeros(y.shape, dtype=np.bool_)
     errors = adc_errors(stored, structure, controls)
     column = None if stored.unit_column is None else stored.unit_column.astype(np.float64)
-    exact = replace(stored, v=stored.v.astype(np.float64), s=stored.s.astype(np.float64), unit_column=column)
+    squares = None if stored.squares is None else stored.squares.astype(np.float64)
+    exact = replace(
+        stored, v=stored.v.astype(np.float64), s=stored.s.astype(np.float64), unit_column=column, squares=squares
+    )
     lost: NDArray[np.bool_] = ~np.all(np.isfinite(x), axis=1)
     x = np.where(lost[:, None], np.float32(0), x)
     for start in range(0, len(x), _ROWS_AT_ONCE):
@@ -180,7 +183,9 @@ class Reading:
                         tile=structure.first_tile + tile,
                         reading=reading,
                     )
-                    y, margin = self._analog(x1, v, noise, errors, structure.first_row + k.start)
+                    squares = None if stored.squares is None else stored.squares[i][..., k, n]
+                    cells = _Cells(v, squares, max(1, structure.devices))
+                    y, margin = self._analog(x1, cells, noise, errors, structure.first_row + k.start)
                     limits = adc_range(y, structure.tile_depth(v.shape[-2]), structure, controls)
                     if may_repeat:
                         most = most_without_saturation(limits, structure, controls)
@@ -207,7 +212,7 @@ class Reading:
                 column = self.stored.unit_column[i][k]
                 reading = i * len(fed) + j
                 noise = partial(self.normals, Stream.UNIT_COLUMN_READ, part=slice(0, 1), tile=tile, reading=reading)
-                y, margin = self._analog(x1, column, noise, None, k.start)
+                y, margin = self._analog(x1, _Cells(column), noise, None, k.start)
                 limits = adc_range(y, column.shape[0], structure, controls)
                 if self.observer is not None:
                     self.observer.converted_unit_column(y, margin, limits, inputs.lit)
@@ -215,16 +220,16 @@ class Reading:
         return total
 
     def _analog(
-        self, x1: Array, v: Array, noise: Callable[[], Array], errors: tuple[Array, ...] | None, first_row: int
+        self, x1: Array, cells: "_Cells", noise: Callable[[], Array], errors: tuple[Array, ...] | None, first_row: int
     ) -> tuple[Array, Callable[[], Array]]:
         """Return y before the ADC's code, in the type of x1, and what gives the sum of the magnitudes in it."""
-        xp = namespace(x1)
+        xp, v = namespace(x1), cells.v
         inputs = as_type(x1, v)
         y, dropped = inputs @ v, 0
         if self.structure.ir_drop == "formula":
             dropped = _dropped(inputs, v, first_row, self.structure, self.controls)
             y = y - dropped
-        amplitude = _noise_amplitude(inputs, v, self.structure, self.controls)
+        amplitude = _noise_amplitude(inputs, cells, self.structure, self.controls)
         if amplitude is not None:
             y = y + amplitude * noise()
         if errors is not None:
@@ -235,6 +240,17 @@ class Reading:
             return total if errors is None else total * xp.abs(errors[0]) + xp.abs(errors[1])
 
         return as_type(y, x1), margin
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """What one slice of a tile holds: v [..., K, N], and of each the sum of g^2 over its devices (None: v^2), and how
+    many these are.
+    """
+
+    v: Array
+    squares: Array | None = None
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -294,17 +310,21 @@ def _dropped(x1: Array, v: Array, first_row: int, structure: Structure, controls
     return controls.numbers["read.ir_drop"] * a * (a * (0.05 * a - 0.2) + 0.5) * ((x1 * away) @ v)
 
 
-def _noise_amplitude(x1: Array, v: Array, structure: Structure, controls: Controls) -> Array | None:
+def _noise_amplitude(x1: Array, cells: _Cells, structure: Structure, controls: Controls) -> Array | None:
     """Return the standard deviation of the noise on y: a number, [..., R, 1] or [..., R, N]; None without noise."""
     xp = namespace(x1)
     constant, c = (controls.numbers.get(f"read.{each}", 0.0) for each in ("output_noise", "weight_noise"))
     if structure.read_noise == "none" or c == 0:
         return controls.strength * constant or None
     squares = x1**2
-    if structure.read_noise == "additive_constant":
-        grows = squares.sum(axis=-1, keepdims=True)
-    else:
-        grows = squares @ (xp.abs(v) if structure.read_noise == "pcm_read" else v**2)
+    match structure.read_noise:
+        case "pcm_read":
+            grows = squares @ xp.abs(cells.v)
+        case "proportional":
+            grows = squares @ (cells.v**2 if cells.squares is None else cells.squares)
+        case _:
+            devices = cells.devices if structure.read_noise == "independent" else 1
+            grows = devices * squares.sum(axis=-1, keepdims=True)
     return controls.strength * xp.sqrt(constant**2 + c**2 * grows)
 
 

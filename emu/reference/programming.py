@@ -13,7 +13,7 @@ from emu.contract import functions
 from emu.contract.structure import Controls, Structure
 from emu.reference.arrays import Array, namespace
 from emu.reference.mapping import levels_of_cell, lowest_conductance
-from emu.reference.random import Stream, stored_normals, stored_uniforms
+from emu.reference.random import Stream, fine_uniform, stored_normals, stored_uniforms, stored_words
 
 # MemTorch keeps the factor of a drawn resistance away from zero.
 _LEAST_RESISTANCE_FACTOR = 0.01
@@ -43,9 +43,18 @@ class DeviceArray:
         """Return the uniforms of a stream (of the positive device), float64 [rows, columns]."""
         return stored_uniforms(*self._place(stream), weight_slice=self.weight_slice, first_row=self.matrix * self.rows)
 
+    def stuck_uniforms(self) -> NDArray[np.float64]:
+        """Return the uniforms that decide which cells are stuck, of 53 bits, float64 [rows, columns]."""
+        x, y = (
+            stored_words(*self._place(stream), weight_slice=self.weight_slice, first_row=self.matrix * self.rows)
+            for stream in (Stream.STUCK, Stream.STUCK_SECOND)
+        )
+        return fine_uniform(x, y)
+
     def _place(self, stream: Stream) -> tuple[int, int, int, int, int, int]:
         number = stream + self.negative + (Stream.UNIT_COLUMN if self.of_unit_column else 0)
-        cycle_seed = self.controls.read_seed if stream == Stream.PROGRAM_CYCLE else 0
+        anew = stream in (Stream.PROGRAM_CYCLE, Stream.PROGRAMMED_READ)
+        cycle_seed = self.controls.read_seed if anew else 0
         return self.controls.seed, cycle_seed, self.structure.array, number, self.rows, self.columns
 
 

@@ -4,6 +4,7 @@ Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +49,12 @@ def uniform(word: NDArray[np.uint32]) -> NDArray[np.float64]:
     return ((word >> np.uint32(8)).astype(np.float64) + 1.0) * 2.0**-24
 
 
+def fine_uniform(word: NDArray[np.uint32], second: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Return (x >> 8) * 2^-24 + ((y >> 3) + 1) * 2^-53 for words x and second words y: 2^53 values in (0, 1]."""
+    rest = ((second >> np.uint32(3)).astype(np.float64) + 1.0) * 2.0**-53
+    return (word >> np.uint32(8)).astype(np.float64) * 2.0**-24 + rest
+
+
 def stored_normals(
     seed: int,
     cycle_seed: int,
@@ -79,6 +86,22 @@ def stored_uniforms(
 ) -> NDArray[np.float64]:
     """Return uniforms in (0, 1] of a stored array, float64 [rows, columns]; see `stored_normals`."""
     return _stored(_uniforms, seed, cycle_seed, array, stream, rows, columns, weight_slice, first_row)
+
+
+def stored_words(
+    seed: int,
+    cycle_seed: int,
+    array: int,
+    stream: int,
+    rows: int,
+    columns: int,
+    *,
+    weight_slice: int = 0,
+    first_row: int = 0,
+) -> NDArray[np.uint32]:
+    """Return the words behind the uniforms of a stored array, uint32 [rows, columns]; see `stored_normals`."""
+    values = _stored(_words, seed, cycle_seed, array, stream, rows, columns, weight_slice, first_row)
+    return values.astype(np.uint32)
 
 
 def run_time_normals(
@@ -127,7 +150,7 @@ def adc_normals(seed: int, site: int, stream: int, tiles: slice, adcs: slice, we
 
 
 def _stored(
-    values_of: Callable[..., NDArray[np.float64]],
+    values_of: Callable[..., NDArray[Any]],
     seed: int,
     cycle_seed: int,
     array: int,
@@ -160,7 +183,12 @@ def _block_indices(row: NDArray[np.uint64], blocks_per_row: int, first: int, las
 
 def _uniforms(*words: NDArray[np.uint32]) -> NDArray[np.float64]:
     """Return the four uniforms of each block side by side, float64 [rows, 4 * blocks]."""
-    return uniform(np.stack(words, axis=-1).reshape(words[0].shape[0], -1))
+    return uniform(_words(*words))
+
+
+def _words(*words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the four words of each block side by side, uint32 [rows, 4 * blocks]."""
+    return np.stack(words, axis=-1).reshape(words[0].shape[0], -1)
 
 
 def _normals(*words: NDArray[np.uint32]) -> NDArray[np.float64]:

@@ -43,6 +43,8 @@ class Stored:
     """v of the column of cells that holds 0, [slices, K, 1], where the offset is corrected by reading it."""
     matrix: int = 0
     """Index in a stack of matrices."""
+    squares: Array | None = None
+    """Sum of g^2 over the devices of each weight, like v, where read noise is in proportion to it."""
     row_scales: Array | None = None
     """What inputs are multiplied by before they are fed, [..., K], where each row has a scale of its own."""
 
@@ -65,24 +67,27 @@ def stored(
     # A flipped exponent may make any number, also none.
     with np.errstate(all="ignore"):
         unit = normalized(faulty, spread(s, structure, rows).astype(np.float32), structure, controls)
-        unit_column = None
+        unit_column = squares = None
         if structure.encoding == "weight":
             v = programmed_numbers(unit, DeviceArray(structure, controls, rows, columns, matrix=matrix))[None]
         else:
-            before, v = _cells(unit, structure, controls, matrix)
+            before, after = _cells(unit, structure, controls, matrix)
+            v = after.v
             if structure.compensation != "none":
-                s = s * compensation(
-                    _unit_weights(before, mapping), _unit_weights(v, mapping), structure, controls, matrix
-                )
+                early, late = (_unit_weights(each.v, mapping) for each in (before, after))
+                devices = before.squares[0], after.squares[0]
+                s = s * compensation(early, late, devices, structure, controls, matrix)
             if structure.encoding == "offset" and structure.offset_correction == "unit_column":
                 zeros = np.zeros((rows, 1), dtype=np.float32)
-                unit_column = _cells(zeros, structure, controls, matrix, of_unit_column=True)[1].astype(np.float32)
+                unit_column = _cells(zeros, structure, controls, matrix, of_unit_column=True)[1].v.astype(np.float32)
+            if structure.read_noise == "proportional":
+                squares = after.squares.astype(np.float32)
         if "program.modifier" in controls.numbers:
             v[0] = v[0] + mapping.span * _modifier(unit, structure, controls, matrix)
         weights = held_weights(v, s, mapping, structure).astype(np.float32)
     if _holds_the_number_itself(structure):
         weights = faulty
-    return Stored(v.astype(np.float32), s, mapping, weights, unit_column, matrix)
+    return Stored(v.astype(np.float32), s, mapping, weights, unit_column, matrix, squares)
 
 
 def stored_operand(
@@ -96,12 +101,15 @@ def stored_operand(
     s, of_rows = scales(b, structure, controls, of_sample), row_scales(b, structure, controls)
     divisor = spread(s, structure, b.shape[-2]) if of_rows is None else of_rows[..., None]
     unit = normalized(b, divisor, structure, controls)
-    v = written(unit, normals, structure, controls)[None]
+    devices = written(unit, normals, structure, controls)
+    v = _difference(devices)[None]
     weights = b
     if structure.write != "none" or clips_to_scale(structure, controls):
         held = held_weights(v, s, mapping, structure)
         weights = as_type(held if of_rows is None else held * of_rows[..., None], b)
-    return Stored(as_type(v, b), s, mapping, weights, row_scales=of_rows)
+    of_devices = structure.devices and structure.read_noise == "proportional"
+    squares = as_type(_squares(devices)[None], b) if of_devices else None
+    return Stored(as_type(v, b), s, mapping, weights, squares=squares, row_scales=of_rows)
 
 
 def _holds_the_number_itself(structure: Structure) -> bool:
@@ -119,11 +127,20 @@ def _unit_weights(v: Array, mapping: Mapping) -> Array:
     return sum(f * of_slice for f, of_slice in zip(mapping.factors, v, strict=True)) - mapping.offset
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What reading finds of the devices of weights, [slices, K, N]: v, and the sum of g^2."""
+
+    v: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+
 def _cells(
     w: NDArray[np.float32], structure: Structure, controls: Controls, matrix: int, of_unit_column: bool = False
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return v [slices, K, N] before drift (as if there were none) and after it."""
-    before, after = [], []
+) -> tuple[_Found, _Found]:
+    """Return what is found before drift (as if there were none) and after it."""
+    before: list[tuple[Array, Array]] = []
+    after: list[tuple[Array, Array]] = []
     for weight_slice in range(structure.weight_slices):
         arrays = [
             DeviceArray(structure, controls, w.shape[0], w.shape[1], weight_slice, negative, of_unit_column, matrix)
@@ -132,7 +149,8 @@ def _cells(
         target = [targets(w, weight_slice, array.negative, structure, controls) for array in arrays]
         held = [programmed(g, array) for g, array in zip(target, arrays, strict=True)]
         if structure.compensation != "none" or structure.drift == "none":
-            before.append(_difference([_as_found(g, array) for g, array in zip(held, arrays, strict=True)]))
+            found = [_as_found(g, array) for g, array in zip(held, arrays, strict=True)]
+            before.append((_difference(found), _squares(found)))
         if structure.drift == "none":
             after.append(before[-1])
             continue
@@ -142,8 +160,13 @@ def _cells(
         aged = [
             clipped(drifted(g, x, array), structure, controls) for g, x, array in zip(held, target, arrays, strict=True)
         ]
-        after.append(unit * _difference([_as_found(g, array) for g, array in zip(aged, arrays, strict=True)]))
-    return np.array(before), np.array(after)
+        found = [_as_found(g, array) for g, array in zip(aged, arrays, strict=True)]
+        after.append((unit * _difference(found), unit**2 * _squares(found)))
+    return _found(before), _found(after)
+
+
+def _found(slices: list[tuple[Array, Array]]) -> _Found:
+    return _Found(np.array([v for v, _ in slices]), np.array([squares for _, squares in slices]))
 
 
 def _as_found(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]:
@@ -151,14 +174,18 @@ def _as_found(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]
     structure, controls = array.structure, array.controls
     lowest = lowest_conductance(controls)
     if structure.has_stuck_cells:
-        g = stuck(g, array.uniforms(Stream.STUCK), lowest, controls)
+        g = stuck(g, array.stuck_uniforms(), lowest, controls)
     if controls.faults.size and not array.of_unit_column:
         g = stuck_as_listed(g, array.weight_slice, array.negative, lowest, controls, array.matrix)
     return through_wires(g, structure, controls) if structure.ir_drop == "network" else g
 
 
-def _difference(devices: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _difference(devices: list[Array]) -> Array:
     return devices[0] - devices[1] if len(devices) == 2 else devices[0]
+
+
+def _squares(devices: list[Array]) -> Array:
+    return sum(g**2 for g in devices)
 
 
 def _net_pair(

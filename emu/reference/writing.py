@@ -15,21 +15,24 @@ _BITS_OF_CELL = 2
 _LARGEST_CODE = 255
 
 
-def written(w: Array, normals: Normals, structure: Structure, controls: Controls) -> Array:
-    """Return v [..., K, N] of dynamic operands in units of their scale, w, in the type of the normals [..., K, N]."""
+def written(w: Array, normals: Normals, structure: Structure, controls: Controls) -> list[Array]:
+    """Return what holds dynamic operands that are w in units of their scale: numbers, or the devices of pairs.
+
+    Each [..., K, N], in the type of the normals [..., K, N].
+    """
     if structure.write == "none":
-        return w
+        return [w]
     xp = namespace(w)
     sigma = controls.strength * controls.numbers["write.sigma"]
     columns = slice(structure.first_column, structure.first_column + w.shape[-1])
     theta = sigma * normals(Stream.WRITE, part=columns)
     if not writes_conductances(structure):
-        return disturbed_number(structure.write, as_type(w, theta), theta, sigma**2)
+        return [disturbed_number(structure.write, as_type(w, theta), theta, sigma**2)]
     device = _lognormal if structure.write == "lognormal_g" else _clipformer
     negative = sigma * normals(Stream.WRITE_NEGATIVE, part=columns)
-    return device(xp.clip(w, 0, None), theta, structure, controls) - device(
-        xp.clip(-w, 0, None), negative, structure, controls
-    )
+    return [
+        device(xp.clip(sign * w, 0, None), noise, structure, controls) for sign, noise in ((1, theta), (-1, negative))
+    ]
 
 
 def _lognormal(q: Array, theta: Array, structure: Structure, controls: Controls) -> Array:

@@ -98,7 +98,7 @@ def _library() -> ctypes.CDLL:
     library.emu_keep_programmed.restype = None
     library.emu_program.argtypes = [ctypes.POINTER(_Node), floats]
     library.emu_program_for_reading.argtypes = [
-        ctypes.POINTER(_Node), ctypes.POINTER(ctypes.c_int64), floats, floats, floats,
+        ctypes.POINTER(_Node), ctypes.POINTER(ctypes.c_int64), floats, floats, floats, floats,
     ]  # fmt: skip
     word, size = ctypes.c_uint32, ctypes.c_int64
     library.emu_run_time_normals.argtypes = [words, word, word, words, words, words, size, size, size, floats]
@@ -230,7 +230,9 @@ def programmed_array(
     seed: int = 0,
     read_seed: int = 0,
     faults: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+    *,
+    squares: bool = False,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]:
     """What the arrays of one chip hold for a weight, as a reading finds it; see `programmed_weight`.
 
     Args:
@@ -244,11 +246,13 @@ def programmed_array(
         seed: the chip.
         read_seed: the repetition.
         faults: int64 `[F, 2]`, a list of faults.
+        squares: whether read noise is in proportion to the conductance of each device.
 
     Returns:
         v in units of g_max (plain numbers: of the scale), float32 `[slices, K, N]`; the scale of every column in every
-        row tile, with the factor of compensation, float32 `[row tiles, N]`; and v of the unit column, float32
-        `[slices, K]`, or None. For a stack `[slices, G, K, N]`, `[G, row tiles, N]` and `[slices, G, K]`.
+        row tile, with the factor of compensation, float32 `[row tiles, N]`; v of the unit column, float32
+        `[slices, K]`, or None; and the sum of g^2 over the devices of each weight, like v, or None. For a stack
+        `[slices, G, K, N]`, `[G, row tiles, N]`, `[slices, G, K]` and `[slices, G, K, N]`.
 
     Raises:
         InputError: as `programmed_weight`, or the numbers do not fit the attributes.
@@ -256,10 +260,12 @@ def programmed_array(
     v = np.empty((slices, *weight.shape), np.float32)
     scales = np.empty((*weight.shape[:-2], row_tiles, weight.shape[-1]), np.float32)
     column = np.empty((slices if unit_column else 0, *weight.shape[:-1]), np.float32)
-    counts = (ctypes.c_int64 * 3)(slices, row_tiles, len(column))
+    of_devices = np.empty((slices if squares else 0, *weight.shape), np.float32)
+    counts = (ctypes.c_int64 * 4)(slices, row_tiles, len(column), len(of_devices))
     node = _node(weight, attributes, device, strength, seed, read_seed, faults)
-    _refuse(_library().emu_program_for_reading(node, counts, _pointer(v), _pointer(scales), _pointer(column)))
-    return v, scales, column if unit_column else None
+    out = (_pointer(each) for each in (v, scales, column, of_devices))
+    _refuse(_library().emu_program_for_reading(node, counts, *out))
+    return v, scales, column if unit_column else None, of_devices if squares else None
 
 
 def register_function(name: str, function: DeviceFunction) -> None:

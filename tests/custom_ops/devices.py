@@ -64,7 +64,7 @@ def converters(draw: st.DrawFn, sliced: bool = False) -> tuple[dict[str, Any], d
         numbers["adc.bound"] = draw(st.sampled_from((0.8, 4.0, 12.0)))
     if iterative:
         numbers |= {"adc.max_bound_factor": draw(st.sampled_from((1.0, 8.0, 1000.0))), "adc.max_bound_resolution": 0.25}
-    read_noise = draw(st.sampled_from(("none", "additive_constant", "pcm_read", "proportional")))
+    read_noise = draw(st.sampled_from(("none", "additive_constant", "pcm_read", "proportional", "independent")))
     if read_noise != "none":
         numbers["read.weight_noise"] = draw(st.sampled_from((0.0, 0.0175, 0.2)))
     if draw(st.booleans()):
@@ -204,7 +204,8 @@ def stored_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
     if not weights and draw(st.booleans()):
         _drifting(draw, attributes, numbers)
         if encoding == "differential" and not sliced:
-            attributes["drift_pairs"] = draw(st.sampled_from(("physical", "net")))
+            remapped = ("net",) if attributes["read_noise"] != "independent" else ()
+            attributes["drift_pairs"] = draw(st.sampled_from(("physical", *remapped)))
         kinds = ("none", "global_exact", "column_exact") if special else ("none", "global", "column", "global_exact")
         attributes["compensation"] = draw(st.sampled_from(kinds))
     if not special and draw(st.sampled_from((False, False, True))):

@@ -172,7 +172,7 @@ def test_arrays_of_a_stack_for_python_are_those_of_the_twin() -> None:
     attributes = {**PLAIN_STORED, "program": "lognormal_g", "encoding": "offset", "offset_correction": "unit_column"}
     attributes |= {"tile_rows": 8, "scaling": "tile", "entries": ",".join(numbers), "dac": "none"}
     device = np.asarray(list(numbers.values()), np.float32)
-    v, scales, column = library.programmed_array(w, attributes, device, 1, 3, True, seed=2)
+    v, scales, column, _ = library.programmed_array(w, attributes, device, 1, 3, True, seed=2)
     assert v.shape == (1, 3, 20, 7)
     assert scales.shape == (3, 3, 7)
     assert column is not None and column.shape == (1, 3, 20)

@@ -340,9 +340,11 @@ def test_a_net_pair_drifts_over_the_whole_range_of_its_tile():
 
 def test_drift_is_of_the_chip_and_not_redrawn_by_reading():
     w = normal(5, 6)
-    node = {"encoding": "differential", "drift": "power_law_fit", "numbers": {**PCM, **after(100)}}
-    np.testing.assert_array_equal(held(w, seed=1, **node), held(w, seed=1, read_seed=5, **node))
-    assert (held(w, seed=1, **node) != held(w, seed=2, **node)).all()
+    node: dict[str, Any] = {"encoding": "differential", "drift": "power_law_fit"}
+    quiet, read = ({**node, "numbers": {**PCM, **after(100, read_scale=scale)}} for scale in (0.0, 1.0))
+    np.testing.assert_array_equal(held(w, seed=1, **quiet), held(w, seed=1, read_seed=5, **quiet))
+    assert (held(w, seed=1, **read) != held(w, seed=1, read_seed=5, **read)).all()
+    assert (held(w, seed=1, **quiet) != held(w, seed=2, **quiet)).all()
 
 
 def test_stuck_cells_do_not_drift():

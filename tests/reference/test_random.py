@@ -54,6 +54,8 @@ def test_streams_have_the_numbers_of_the_page():
         "COMPENSATION_READING": 19,
         "ADC_GAIN": 20,
         "ADC_OFFSET": 21,
+        "STUCK_SECOND": 22,
+        "STUCK_SECOND_NEGATIVE": 23,
         "UNIT_COLUMN": 24,
         "READ": 64,
         "INPUT_NOISE": 65,

@@ -89,7 +89,8 @@ ATTRIBUTES = [
     ({"bound_management": "shift"}, "attribute 'bound_management' is 'shift', expected one of none, iterative."),
     (
         {"read_noise": "flicker"},
-        "attribute 'read_noise' is 'flicker', expected one of none, additive_constant, pcm_read, proportional.",
+        "attribute 'read_noise' is 'flicker', expected one of none, additive_constant, pcm_read, "
+        "proportional, independent.",
     ),
     (
         {"program": "gauss"},

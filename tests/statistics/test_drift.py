@@ -76,6 +76,25 @@ def test_programmed_read(crossbar: Crossbar, preset: str, g: float) -> None:
     assert_normal(error, 0, amplitude * root)
 
 
+@pytest.mark.parametrize(("preset", "drift"), [("pcm", "power_law_fit"), ("rram_cmo", "log_time")])
+def test_a_reading_is_drawn_anew_for_each_read_seed_alone(crossbar: Crossbar, preset: str, drift: str) -> None:
+    """Noise of a reading after an hour and a day: one draw that grows, or two draws of the same drifted devices."""
+
+    def noise(time_s: float, read_seed: int) -> Any:
+        numbers = law_of(preset, time_s=time_s)
+        settings: dict[str, Any] = {"drift": drift, "read_seed": read_seed, "g_max_us": 20}
+        quiet = conductances(crossbar, 0.5, {**numbers, "drift.read_scale": 0.0}, **settings)
+        if read_seed:
+            other = conductances(crossbar, 0.5, {**numbers, "drift.read_scale": 0.0}, **{**settings, "read_seed": 0})
+            np.testing.assert_array_equal(quiet, other)
+        return conductances(crossbar, 0.5, numbers, **settings) - quiet
+
+    hour = noise(3600.0, 0)
+    assert np.corrcoef(hour, noise(DAY, 0))[0, 1] > 0.99
+    assert abs(np.corrcoef(hour, noise(DAY, 1))[0, 1]) < 0.02
+    assert noise(DAY, 1).std() == pytest.approx(noise(DAY, 0).std(), rel=0.02)
+
+
 def test_filamentary_devices_shift_spread_and_read(crossbar: Crossbar) -> None:
     settings: dict[str, Any] = {"drift": "log_time", "g_max_us": 100, "seed": 4}
     spread = 0.04201137 * np.log(DAY) + 0.41183342

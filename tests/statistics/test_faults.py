@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.agreement.one_crossbar import Crossbar
+from emu.reference.random import Stream, stored_words
 from tests.statistics.laws import assert_rate
 
 SHAPE = (128, 4096)
@@ -163,3 +164,23 @@ def test_a_single_device_is_stuck_at_both_ends(crossbar: Crossbar) -> None:
     held = crossbar.held(w, encoding="offset", fault_source="random", numbers=numbers, seed=12)[1:]
     assert_rate(int(np.count_nonzero(np.isclose(held, -1, atol=1e-5))), held.size, 0.04)
     assert_rate(int(np.count_nonzero(np.isclose(held, 1, atol=1e-5))), held.size, 0.01)
+
+
+def test_a_second_word_decides_on_probabilities_between_those_of_24_bits(crossbar: Crossbar) -> None:
+    """At (k + 1/2) 2^-24 a cell whose first word is k is stuck if its second one is in the lower half."""
+    w = np.full((8, 16), 0.5)
+    w[0, 0] = 1.0
+    words, second = (stored_words(3, 0, 0, stream, 8, 16) for stream in (Stream.STUCK, Stream.STUCK_SECOND))
+    k, coarse = words >> 8, (words >> 8).astype(np.float64) * 2.0**-24
+    u = coarse + ((second >> 3) + 1.0) * 2.0**-53
+    decided = []
+    for row, column in zip(*np.nonzero((k < 2**22) | (k > 2**24 - 2**22)), strict=True):
+        p = (float(k[row, column]) + 0.5) * 2.0**-24
+        low, high = (p, 0.0) if p < 0.5 else (0.0, 1 - p)
+        numbers = {"faults.stuck_low": low, "faults.stuck_high": high}
+        numbers |= {"mapping.g_min_us": 1.0, "mapping.g_max_us": 11.0}
+        held = crossbar.held(w, encoding="offset", fault_source="random", numbers=numbers, seed=3)
+        expected = (u <= low) | ((u > 1 - high) & (w != 1))
+        np.testing.assert_array_equal(np.abs(held - w) > 0.1, expected)
+        decided.append(((p < 0.5), bool(u[row, column] <= p)))
+    assert set(decided) == {(True, True), (True, False), (False, True), (False, False)}

@@ -123,6 +123,13 @@ def test_padding_lies_in_pytorch_where_it_lies_in_the_file(device: str, scaling:
     assert_same_chip(tiny.bert(), inputs, device, **settings)
 
 
+@pytest.mark.parametrize("model", ["proportional", "independent"])
+@pytest.mark.parametrize("device", ["pcm_hermes", "rram_milo", "clipformer"])
+def test_read_noise_of_devices_is_the_same(device: str, model: str) -> None:
+    noise = {"read.weight_noise_model": model, "read.weight_noise": 0.02}
+    assert_same_chip(tiny.vit(), tiny.images(), device, set=noise)
+
+
 def test_settings_maps_and_selections_mean_the_same_as_in_rewrite() -> None:
     settings = {"only": "layer=0-1", "map": ["component=ffn_*:pcm"], "set": {"rram:program.sigma": 0.2}}
     assert_same_chip(tiny.vit(), tiny.images(), "rram", **settings)

@@ -7,9 +7,11 @@ from emu.device.sections.section import Section
 
 AIHWKIT = "aihwkit, IOParameters (Rasch et al. 2021)"
 WEIGHT_NOISE = Choice(
-    "disturbance of the weights at each product: additive_constant, the same for every weight; pcm_read, growing with "
-    "the square root of the weight; proportional, growing with the weight",
-    "aihwkit, w_noise_type; proportional: CrossSim, read noise",
+    "disturbance at each product. Of the weight as a whole: additive_constant, the same for every weight; pcm_read, "
+    "growing with the square root of the weight. Of every device, before a pair is subtracted: proportional, growing "
+    "with its conductance; independent, the same for every device",
+    "aihwkit, w_noise_type ADDITIVE_CONSTANT and PCM_READ; CrossSim, read noise NormalProportional and "
+    "NormalIndependent",
 )
 WIRES = Choice(
     "voltage lost along the wires of a tile: none; formula, estimated from each product; network, solved once for the "
@@ -45,12 +47,12 @@ class _Quiet(_Read):
 
 
 class _Noisy(_Read):
-    weight_noise_model: Annotated[Literal["additive_constant", "pcm_read", "proportional"], WEIGHT_NOISE]
+    weight_noise_model: Annotated[Literal["additive_constant", "pcm_read", "proportional", "independent"], WEIGHT_NOISE]
     weight_noise: Annotated[
         float,
         Number(
-            "standard deviation for the largest weight",
-            "largest weight",
+            "standard deviation for the largest weight, or for a device at g_max",
+            "largest weight, or g_max",
             "aihwkit, w_noise: 0.0175",
             "read.weight_noise",
         ),
