@@ -295,7 +295,7 @@ class WrittenProduct(Emulator):
         structure = replace(self.structure, first_key=first_key)
         operand = second[..., counted_rows, counted_columns]
         if operand.numel() == 0:
-            return first @ (second * 0)
+            return first @ (second * 0 if structure.has_periphery else second)
         with torch.no_grad():
             shared = structure.write_scaling == "sample"
             of_sample = largest(operand.abs().reshape(len(operand), 1, -1, 1), controls) if shared else None
