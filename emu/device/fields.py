@@ -94,7 +94,15 @@ def as_tuples(value: Any) -> Any:
 
 
 def _seconds_of_each(value: Any) -> Any:
-    return tuple(to_seconds(each) for each in value) if isinstance(value, list | tuple) else value
+    if not isinstance(value, list | tuple):
+        return value
+    seconds = []
+    for place, each in enumerate(value):
+        try:
+            seconds.append(to_seconds(each))
+        except ValueError as error:
+            raise ValueError(f".{place}{error}") from None
+    return tuple(seconds)
 
 
 Seconds: TypeAlias = Annotated[float, BeforeValidator(to_seconds)]

@@ -148,6 +148,7 @@ def _apply(data: dict[str, Any], changes: Iterable[Change], where: str) -> None:
         if not isinstance(content, dict):
             raise InputError(f"{where}: {section} must be a section ([{section}]).")
         if name not in known:
+            _give_default(section, content, field.split(".")[0])
             field = _put_number(content, field, change.value, f"{where}: {name}")
         elif change.value == "off" and _is_optional(section, field):
             content.pop(field, None)
@@ -185,6 +186,15 @@ def _apply(data: dict[str, Any], changes: Iterable[Change], where: str) -> None:
 def _is_of_another_kind(value: Any, variant: type[Section], field: str) -> bool:
     """Whether a setting is a fit, numbers by name, in one variant and a number in the other."""
     return isinstance(value, dict) != (get_origin(variant.model_fields[field].annotation) is dict)
+
+
+def _give_default(section: str, content: dict[str, Any], setting: str) -> None:
+    """Puts the numbers that a list has where it is left out, of which one is about to change."""
+    variant = choose_variant(VARIANTS[section], content)
+    if setting not in content and not isinstance(variant, WrongChoice) and setting in variant.model_fields:
+        default = variant.model_fields[setting].default
+        if isinstance(default, tuple):
+            content[setting] = list(default)
 
 
 def _put_number(content: dict[str, Any], field: str, value: Any, where: str) -> str:
