@@ -110,10 +110,8 @@ def test_trials_with_other_lists_are_other_trials_and_no_store_takes_them(tmp_pa
     trials = [emu.Trial(faults=[]), emu.Trial(faults=[(0, 22)]), emu.Trial(faults=[])]
     snr = run_trials(chip, trials)["output_snr_db"].tolist()
     assert snr[0] == snr[2] == float("inf") and snr[1] < 100
-    assert emu.Trial(**json.loads(json.dumps(trials[1].as_dict()))).as_dict() == {
-        **trials[1].as_dict(),
-        "faults": [[0, 30]],
-    }
+    again = emu.Trial(**json.loads(json.dumps(trials[1].as_dict())))
+    assert chip.run(again) == chip.run(trials[1])
     with Store(tmp_path / "s.db") as store, pytest.raises(InputError, match="A store holds no lists of faults"):
         run_trials(chip, trials, store=store)
 
