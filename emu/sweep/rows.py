@@ -39,6 +39,7 @@ def plain(trial: Trial) -> dict[str, Any]:
         "only": trial.only and " ".join(trial.only.split()),
         "exclude": trial.exclude and " ".join(trial.exclude.split()),
         "set": {name: value if isinstance(value, str) else float(value) for name, value in sorted(trial.set.items())},
+        **({} if trial.faults is None else {"faults": [[int(each) for each in fault] for fault in trial.faults]}),
     }
 
 
@@ -48,7 +49,7 @@ def record(trial: Trial, result: Result, names: Sequence[str], settings: Mapping
     A number that the trial does not set is that of the bench, from `settings`.
     """
     return {
-        **{name: value for name, value in plain(trial).items() if name != "set"},
+        **{name: value for name, value in plain(trial).items() if name in CONTROLS},
         **{name: trial.set.get(name, settings.get(name)) for name in names},
         **result.score.metrics,
         "undefined": result.score.undefined,

@@ -54,8 +54,10 @@ def run_trials(
         are 0 to 1); `undefined`, the samples without a defined answer; `seconds`.
 
     Raises:
-        InputError: a trial as in `Bench.run`, or a library is not installed.
+        InputError: a trial as in `Bench.run` or with a list of faults for a store, or a library is not installed.
     """
+    if store is not None and any(trial.faults is not None for trial in trials):
+        raise InputError("A store holds no lists of faults: run these trials without one, or use emu.inject.")
     setup = describe(bench)
     runner = Runner(bench, setup, store.study(study, setup) if store else None)
     runner.look_up(trials)

@@ -1,5 +1,7 @@
 """Fault lists as an input of a model, and campaigns: what strikes where, in one session."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from emu.errors import InputError
 from emu.evaluation.injection import inject
 from emu.rewriter import EmulatedModel, rewrite
 from emu.runtime import session
+from emu.sweep import Store, run_trials
 from tests.rewriter.small import model, transformer, values
 
 FLIPS = {"faults": {"storage": "float32", "ber": 0.0}}
@@ -100,6 +103,17 @@ def test_a_dead_row_of_pairs_holds_nothing() -> None:
     start = each.column // 4 * 4
     lost[each.row, start : start + 4] = 0
     np.testing.assert_allclose(y, lost, atol=1e-5)
+
+
+def test_trials_with_other_lists_are_other_trials_and_no_store_takes_them(tmp_path: Path) -> None:
+    chip = bench(FLIPS)
+    trials = [emu.Trial(faults=[]), emu.Trial(faults=[(0, 22)]), emu.Trial(faults=[])]
+    snr = run_trials(chip, trials)["output_snr_db"].tolist()
+    assert snr[0] == snr[2] == float("inf") and snr[1] < 100
+    again = emu.Trial(**json.loads(json.dumps(trials[1].as_dict())))
+    assert chip.run(again) == chip.run(trials[1])
+    with Store(tmp_path / "s.db") as store, pytest.raises(InputError, match="A store holds no lists of faults"):
+        run_trials(chip, trials, store=store)
 
 
 def test_what_cannot_be_struck_is_refused() -> None:
