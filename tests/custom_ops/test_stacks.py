@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.agreement.one_crossbar import law_of
 from emu.contract.codes import stored_codes
 from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_quantized, flipped_bits, stuck_cells
 from emu.reference.crossbar import stored_weight as twin_stored_weight
@@ -210,3 +211,17 @@ def test_a_weight_of_another_rank_is_an_error() -> None:
 
 def _fed(feeds: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in feeds.items() if name != "faults"}
+
+
+def test_one_session_keeps_what_was_read_for_each_read_seed() -> None:
+    w = np.random.default_rng(6).standard_normal((8, 6), np.float32)
+    numbers = {"mapping.g_min_us": 0.0, "mapping.g_max_us": 25.0, **law_of("pcm", time_s=86400.0)}
+    numbers |= {"drift.scale": 1.0, "drift.read_scale": 1.0}
+    attributes = {**PLAIN_STORED, "encoding": "differential", "drift": "power_law_fit", "entries": ",".join(numbers)}
+    running = session(one_node_model("CrossbarMatMul", attributes, w))
+    feeds = {each: value for each, value in controls(list(numbers.values())).items() if each != "faults"}
+    first, other, again = (
+        running.run(None, {"X": np.eye(8, dtype=np.float32), **feeds, "read_seed": np.int64(r)})[0] for r in (0, 1, 0)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).all()
