@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <mutex>
 
@@ -18,6 +19,30 @@ constexpr int64_t kChunksPerTask = 16;      // enough that handing out a task co
 constexpr int64_t kRangePerTask = 1 << 18;  // elements
 constexpr int64_t kDataBits = 64;           // of a SECDED word
 constexpr int64_t kWordBits = 72;           // with check bits
+
+// The parity-check matrix of a word: a column of odd weight for each bit, and the bit of each column (-1: none).
+struct Parity {
+  int column[kWordBits];
+  int bit_of[256];
+};
+
+const Parity& parity() {
+  static const Parity instance = [] {
+    Parity made;
+    int next = 0;
+    for (int number = 0; number < 256; ++number) {
+      int ones = 0;
+      for (int bit = 0; bit < 8; ++bit) ones += number >> bit & 1;
+      if (ones == 3) made.column[next++] = number;
+    }
+    for (int i = 0; i < 8; ++i) made.column[next++] = (31 << i | 31 >> (8 - i)) & 255;
+    for (int i = 0; i < 8; ++i) made.column[next++] = 1 << i;
+    std::fill(std::begin(made.bit_of), std::end(made.bit_of), -1);
+    for (int bit = 0; bit < kWordBits; ++bit) made.bit_of[made.column[bit]] = bit;
+    return made;
+  }();
+  return instance;
+}
 
 // What happens to one element.
 struct Change {
@@ -118,16 +143,18 @@ class Changes {
     while (bit < end) {
       const int64_t word = bit / kWordBits;
       uint64_t data = 0;
-      int errors = 0;
+      int syndrome = 0;
       for (; bit / kWordBits == word; bit = draws.after(bit)) {
-        if (bit % kWordBits < kDataBits) data |= uint64_t{1} << (bit % kWordBits);
-        ++errors;
+        if (bit % kWordBits < kDataBits) data ^= uint64_t{1} << (bit % kWordBits);
+        syndrome ^= parity().column[bit % kWordBits];
       }
-      if (errors == 1) continue;
+      const int repaired = parity().bit_of[syndrome];
+      if (repaired >= 0 && repaired < kDataBits) data ^= uint64_t{1} << repaired;
+      const bool detected = syndrome != 0 && repaired < 0;
       const int64_t begin = first + word * elements_of_word;
       for (int64_t element = begin; element < std::min(begin + elements_of_word, last); ++element) {
         const uint64_t bits = data >> ((element - begin) * flips_.bits) & ((uint64_t{1} << flips_.bits) - 1);
-        const bool zero = flips_.protection == FaultProtection::kSecdedZero;
+        const bool zero = detected && flips_.protection == FaultProtection::kSecdedZero;
         if (zero || bits != 0) changes->push_back({element, static_cast<uint32_t>(bits), zero});
       }
     }

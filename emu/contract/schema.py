@@ -397,8 +397,8 @@ ATTRIBUTES = _attributes(
         "bit i set: bit i of a code (of a float) may flip; bits that the codes of `CrossbarMatMulQuantized` lack "
         "do not count"),
     Attribute("fault_protection", _OF_STORED, ("none", "secded", "secded_zero"), "none",
-        "SECDED(72, 64): single errors corrected, words with more left as they are or set to zero; needs all bits "
-        "in `fault_mask`"),
+        "SECDED(72, 64): single errors corrected, those detected beyond left as they are or set to zero; needs all "
+        "bits in `fault_mask`"),
     Attribute("encoding", _OF_STORED, ("weight", "differential", "two_sided", "offset"), "weight",
         "how a weight becomes conductances; `weight`: no conductances, the array holds the number"),
     Attribute("offset_correction", _OF_STORED, ("digital", "unit_column"), "digital",

@@ -277,7 +277,7 @@ def _flip_unprotected(flips: NDArray[np.uint32], structure: Structure, controls:
 def _flip_protected(
     flips: NDArray[np.uint32], zeroed: NDArray[np.bool_], structure: Structure, controls: Controls
 ) -> None:
-    """SECDED(72, 64): a word with one flip is corrected, check bits count like data."""
+    """SECDED(72, 64): what a decoder makes of every word; check bits flip like data."""
     bits = structure.fault_word_bits
     in_word = _WORD_DATA_BITS // bits
     words = -(-_chunk_sizes(len(flips)) // in_word)
@@ -285,14 +285,38 @@ def _flip_protected(
     word_in_chunk, bit_of_word = np.divmod(position, _WORD_BITS)
     # Only the last word of the last chunk may be short, so words can be numbered through.
     word = chunk * (_ELEMENTS_PER_CHUNK // in_word) + word_in_chunk
-    broken, which, errors = np.unique(word, return_inverse=True, return_counts=True)
-    stays = (errors[which] > 1) & (bit_of_word < _WORD_DATA_BITS)
+    broken, which = np.unique(word, return_inverse=True)
+    syndrome = np.zeros(len(broken), dtype=np.int64)
+    np.bitwise_xor.at(syndrome, which, _PARITY_COLUMNS[bit_of_word])
+    corrected = _bit_of_syndrome()[syndrome]
+    repaired = corrected >= 0
+    # A decoder flips one more bit, which undoes a single flip.
+    word = np.concatenate([word, broken[repaired]])
+    bit_of_word = np.concatenate([bit_of_word, corrected[repaired]])
     element = word * in_word + bit_of_word // bits
-    stays &= element < len(flips)
-    np.bitwise_xor.at(flips, element[stays], np.uint32(1) << (bit_of_word[stays] % bits).astype(np.uint32))
+    here = (bit_of_word < _WORD_DATA_BITS) & (element < len(flips))
+    np.bitwise_xor.at(flips, element[here], np.uint32(1) << (bit_of_word[here] % bits).astype(np.uint32))
     if structure.fault_protection == "secded_zero":
-        lost = (broken[errors > 1][:, None] * in_word + np.arange(in_word)).ravel()
+        detected = broken[(syndrome != 0) & ~repaired]
+        lost = (detected[:, None] * in_word + np.arange(in_word)).ravel()
         zeroed[lost[lost < len(flips)]] = True
+
+
+def _parity_columns() -> NDArray[np.int64]:
+    """Return the columns of the parity-check matrix by bit of the word, of odd weight (Hsiao 1970), int64 [72]."""
+    triples = [number for number in range(256) if number.bit_count() == 3]
+    quintuples = [(31 << i | 31 >> (8 - i)) & 255 for i in range(8)]
+    return np.array([*triples, *quintuples, *(1 << i for i in range(8))])
+
+
+def _bit_of_syndrome() -> NDArray[np.int64]:
+    """Return for every syndrome the bit of the word that has it as its column, -1 where none has, int64 [256]."""
+    bits = np.full(256, -1)
+    bits[_PARITY_COLUMNS] = np.arange(_WORD_BITS)
+    return bits
+
+
+_PARITY_COLUMNS = _parity_columns()
 
 
 def _chunk_sizes(elements: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.agreement.one_crossbar import law_of
 from emu.contract.codes import stored_codes
 from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_quantized, flipped_bits, stuck_cells
 from emu.reference.crossbar import stored_weight as twin_stored_weight
@@ -206,3 +207,17 @@ def test_a_weight_of_another_rank_is_an_error() -> None:
     x, w = np.ones((2, 6), np.float32), np.ones((1, 1, 6, 3), np.float32)
     with pytest.raises(Exception, match=r"the weight has shape .*; expected \[K, N\] or \[G, K, N\]"):
         session(one_node_model("CrossbarMatMul", PLAIN_STORED, w)).run(None, {"X": x, **controls([])})
+
+
+def test_one_session_keeps_what_was_read_for_each_read_seed() -> None:
+    w = np.random.default_rng(6).standard_normal((8, 6), np.float32)
+    numbers = {"mapping.g_min_us": 0.0, "mapping.g_max_us": 25.0, **law_of("pcm", time_s=86400.0)}
+    numbers |= {"drift.scale": 1.0, "drift.read_scale": 1.0}
+    attributes = {**PLAIN_STORED, "encoding": "differential", "drift": "power_law_fit", "entries": ",".join(numbers)}
+    running = session(one_node_model("CrossbarMatMul", attributes, w))
+    feeds = controls(list(numbers.values()))
+    first, other, again = (
+        running.run(None, {"X": np.eye(8, dtype=np.float32), **feeds, "read_seed": np.int64(r)})[0] for r in (0, 1, 0)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).all()

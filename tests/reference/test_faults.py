@@ -11,6 +11,7 @@ from scipy import stats
 
 from emu.errors import InputError
 from emu.reference import Stream, faulty_weight, flipped_bits, philox4x32, stored_uniforms, stuck_cells
+from tests.reference.secded import COLUMNS, decoded, random_words
 
 from .nodes import (
     PLAIN_FAULTY_WEIGHT,
@@ -184,15 +185,28 @@ def test_flips_are_of_the_chip_not_of_the_reading():
     assert (held(w, **INT8, numbers=ber(0.01), seed=2) != base).any()
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(1e-3, 2.4397511762630775e-3), (1e-4, 2.5441028077368734e-5)])
-def test_protected_words_break_as_often_as_two_bits_of_72_flip(rate, expected):
-    """P(two or more of 72): 2.440e-3 at 1e-3, 2.544e-5 at 1e-4. A broken word is zeroed, so it is eight zeros."""
+def test_the_parity_check_matrix_is_one_of_hsiao():
+    """Columns differ and are odd, so that two flips are never taken for one; rows are equally heavy."""
+    assert len(set(COLUMNS.tolist())) == 72
+    assert all(int(column).bit_count() in (1, 3, 5) for column in COLUMNS)
+    assert [(COLUMNS >> row & 1).sum() for row in range(8)] == [27] * 8
+
+
+@pytest.mark.parametrize(("flips", "detected"), [(1, 0), (2, 1)])
+def test_one_flip_is_corrected_and_two_are_detected(flips, detected):
+    wrong, found = decoded(random_words(flips))
+    assert (found == detected).all() and wrong.any() == (flips == 2)
+
+
+@pytest.mark.parametrize("rate", [3e-3, 1e-4])
+def test_protected_words_break_as_often_as_a_decoder_detects_errors(rate):
+    """Two of 72 flips always, three less than half the time. A broken word is zeroed, so it is eight zeros."""
     words = 250_000
     w = np.ones((words // 50, 400), dtype=np.float32)
     node = {**INT8, "fault_protection": "secded_zero", "numbers": ber(rate)}
     values = held(w, **node, seed=6).reshape(words, 8)
     broken = (values == 0).all(axis=1)
-    assert ((values == 1).all(axis=1) | broken).all()
+    expected = sum(stats.binom.pmf(k, 72, rate) * decoded(random_words(k))[1].mean() for k in range(2, 6))
     assert stats.binomtest(int(broken.sum()), words, expected).pvalue > 1e-4
 
 
@@ -213,18 +227,19 @@ def test_protection_leaves_a_residual_rate_of_71_squares():
     ],
 )
 def test_protected_words_are_the_draws_of_72_bits(storage, bits, kind):
-    """Data first, then check bits; a word with one flip is whole, the last word is short."""
+    """Data first, then check bits; words are decoded, the last one is short."""
     w = normal(1, 4096 + 203).astype(kind)
     p = float(np.float32(0.02))
     in_word = 64 // bits
     list_ = of_array(flipped_bits, w, **storage, fault_protection="secded", numbers=ber(0.02), seed=8, array=2)
     expected = []
     for chunk, elements in enumerate((4096, 203)):
-        drawn = _flipped_by_hand(chunk, -(-elements // in_word) * 72, p, seed=8, array=2)
-        for bit in drawn:
-            word, place = divmod(bit, 72)
+        words = -(-elements // in_word)
+        flipped = np.zeros((words, 72), dtype=np.bool_)
+        flipped.flat[list(_flipped_by_hand(chunk, words * 72, p, seed=8, array=2))] = True
+        for word, place in zip(*np.nonzero(decoded(flipped)[0]), strict=True):
             element = word * in_word + place // bits
-            if sum(other // 72 == word for other in drawn) > 1 and place < 64 and element < elements:
+            if element < elements:
                 expected.append((chunk * 4096 + element) * 256 + place % bits)
     assert len(expected) > 100
     assert list_.tolist() == expected
@@ -232,7 +247,7 @@ def test_protected_words_are_the_draws_of_72_bits(storage, bits, kind):
 
 def test_a_zeroed_word_of_asymmetric_codes_holds_zeros():
     w = normal(100, 100) + 3
-    node = {**INT8, "fault_range": "asymmetric", "fault_protection": "secded_zero", "numbers": ber(0.02)}
+    node = {**INT8, "fault_range": "asymmetric", "fault_protection": "secded_zero", "numbers": ber(2e-3)}
     values = held(w, **node)
     zeros = (values.reshape(-1, 8) == 0).all(axis=1)
     assert zeros.any()
@@ -242,7 +257,7 @@ def test_a_zeroed_word_of_asymmetric_codes_holds_zeros():
 
 def test_a_zeroed_word_of_model_codes_holds_zeros():
     codes = np.full((80, 100), 17, dtype=np.int8)
-    node = {**INT8, "fault_protection": "secded_zero", "numbers": ber(0.02)}
+    node = {**INT8, "fault_protection": "secded_zero", "numbers": ber(2e-3)}
     values = quantized(np.eye(80), codes, 0.5, 5.0, **node).reshape(-1, 8)
     assert set(np.unique(values)) == {0.0, 6.0}
     assert ((values == 0).all(axis=1) | (values == 6).all(axis=1)).all()

@@ -62,7 +62,7 @@ def test_products_agree_with_the_twin_on_random_nodes(case: dict[str, Any]) -> N
     if case["stored"]:
         weight = torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(right.T)))
         product = Product(Place("", 0, 0), "linear", weight, right.shape)
-        stored = StoredProduct(chip, site, case["attributes"], weight, product, None)
+        stored = StoredProduct(chip, site, case["attributes"], weight, product, case["feeds"]["faults"])
         with torch.no_grad():
             call = Call("linear", weight)
             y = stored.product(torch.nn.functional.linear, call, (torch.from_numpy(left), weight), {})
