@@ -2,7 +2,7 @@
 
 from emu.rewriter.devices import Device, Rule, load_devices
 from emu.rewriter.faults import ArrayFaults, Faults, fault_storage
-from emu.rewriter.manifest import calibrated_sites, device_numbers, read_manifest
+from emu.rewriter.manifest import about_sites, calibrated_sites, device_numbers, read_manifest, undisturbed_sites
 from emu.rewriter.replace import Calibrated
 from emu.rewriter.rewriter import EmulatedModel, find_sites, find_stored_tensors, rewrite
 from emu.rewriter.sharing import Share
@@ -15,6 +15,7 @@ __all__ = [
     "Faults",
     "Rule",
     "Share",
+    "about_sites",
     "calibrated_sites",
     "device_numbers",
     "fault_storage",
@@ -23,4 +24,5 @@ __all__ = [
     "load_devices",
     "read_manifest",
     "rewrite",
+    "undisturbed_sites",
 ]

@@ -111,7 +111,7 @@ def test_a_stack_counts_all_of_its_matrices():
     original = model(
         "y = MatMul(x, w)", inputs="float[batch, 2, 5, 4] x", outputs="float[a, b, c, d] y", w=values(2, 4, 6)
     )
-    (site,) = rewrite(original).manifest.sites
+    (site,) = rewrite(original, only="*").manifest.sites
     assert (site.stack, site.parameters, site.macs, site.shape) == (2, 48, 5 * 48, (4, 6))
 
 
