@@ -259,7 +259,7 @@ void check_places(const Structure& structure, const SampleMap& map, const Contro
   if (rows > kLargest + 1 || map.rows_of_sample() / rows > kMostMatrices) {
     throw Error("node '" + structure.node + "': one sample has " + std::to_string(map.rows_of_sample() / rows) +
                 " matrices of " + std::to_string(rows) + " rows, and noise tells " + std::to_string(kMostMatrices) +
-                " of 2^32 apart; split the input");
+                " of 2^32 apart; split the input.");
   }
 }
 

@@ -65,6 +65,14 @@ struct StoreRow {
   Counter cycle;
 };
 
+// Mean and standard deviation by target, in units of g_max: linear between points, constant outside.
+struct CurveRow {
+  int points = 0;
+  const float* target = nullptr;
+  const float* mean = nullptr;
+  const float* std = nullptr;
+};
+
 // Conductances disturbed when programmed, in units of g_max.
 struct ProgramRow {
   Disturbance model = Disturbance::kNone;
@@ -75,11 +83,8 @@ struct ProgramRow {
   float floor = 0;
   float level_steps = 0;          // kLevelShared
   const float* levels = nullptr;  // kLevelShared: factor of each level
-  int points = 0;                 // kTable
-  const float* table_target = nullptr;
-  const float* table_mean = nullptr;
-  const float* table_std = nullptr;
-  float lowest = 0;  // result is clipped to these
+  CurveRow table;                 // kTable
+  float lowest = 0;               // result is clipped to these
   float highest = 3.0e38f;
   Counter device;
   Counter cycle;
@@ -111,10 +116,7 @@ struct DriftRow {
   float read_q = 0;  // greater than 0: q / x^power, at most cap, instead of the fit
   float read_power = 0;
   float read_cap = 0;
-  int points = 0;  // kPowerLawTable
-  const float* table_target = nullptr;
-  const float* table_mean = nullptr;
-  const float* table_std = nullptr;
+  CurveRow exponents;  // kPowerLawTable
   float g_max_us = 1;  // kLogTime
   float shift_us = 0;
   float spread_us = 0;

@@ -243,25 +243,17 @@ void theta_row(const ProgramRow& row, int64_t first_column, int64_t count, float
   }
 }
 
-// Where x lies between neighbouring targets, and how far on its way; only ever its ends outside of them.
-struct Between {
-  int64_t from;
-  int64_t to;
-  float share;
-  Between(const float* targets, int64_t points, float x) {
-    to = std::upper_bound(targets, targets + points, x) - targets;
-    if (to == 0 || to == points) {
-      from = to = to == 0 ? 0 : points - 1;
-      share = 0;
-    } else {
-      from = to - 1;
-      share = (x - targets[from]) / (targets[to] - targets[from]);
-    }
-  }
-  float of(const float* values) const {
-    return from == to ? values[from] : values[from] + share * (values[to] - values[from]);
-  }
-};
+// What a curve says of x; only ever its ends outside of them.
+inline void look_up(const CurveRow& curve, float x, float& mean, float& std) {
+  const int64_t next = std::upper_bound(curve.target, curve.target + curve.points, x) - curve.target;
+  const int64_t last = std::min<int64_t>(next, curve.points - 1);
+  mean = curve.mean[last];
+  std = curve.std[last];
+  if (next == 0 || next == curve.points) return;
+  const float share = (x - curve.target[next - 1]) / (curve.target[next] - curve.target[next - 1]);
+  mean = curve.mean[next - 1] + share * (mean - curve.mean[next - 1]);
+  std = curve.std[next - 1] + share * (std - curve.std[next - 1]);
+}
 
 void program_row(const ProgramRow& row, const float* targets, int64_t first_column, int64_t count, float* out) {
   const F lowest = set(row.lowest);
@@ -334,9 +326,9 @@ void program_row(const ProgramRow& row, const float* targets, int64_t first_colu
       }
       case Disturbance::kTable:
         for (int64_t i = 0; i < part; ++i) {
-          const Between at(row.table_target, row.points, g[i]);
-          noise[i] *= at.of(row.table_std);
-          result[i] = at.of(row.table_mean);
+          float std = 0;
+          look_up(row.table, g[i], result[i], std);
+          noise[i] *= std;
         }
         g = result;
         program([](F mean, F deviation) { return independent(mean, deviation); });
@@ -347,13 +339,15 @@ void program_row(const ProgramRow& row, const float* targets, int64_t first_colu
   }
 }
 
-// Calls body(law) with the law of a reading's noise.
+// Calls body(whether a fit has a joint, law of a reading's noise).
 template <typename Body>
-inline void with_read_noise(const DriftRow& row, Body&& body) {
+inline void with_fits(const DriftRow& row, Body&& body) {
   if (row.read_q > 0) {
-    body(PowerNoise(row));
+    body(std::true_type(), PowerNoise(row));
+  } else if (row.mean_fit.joint > 0 || row.spread_fit.joint > 0 || row.read_fit.joint > 0) {
+    body(std::true_type(), FittedNoise<true>(row));
   } else {
-    body(FittedNoise(row));
+    body(std::false_type(), FittedNoise<false>(row));
   }
 }
 
@@ -383,29 +377,24 @@ void drift_row(const DriftRow& row, const float* targets, int64_t first_column, 
         change([&](F v, F n) { return power_law.after(v, multiply_add(deviation, n, mean)); });
         break;
       }
-      case Drift::kPowerLawFit: {
-        const Fitted mean(row.mean_fit);
-        const Fitted deviation(row.spread_fit);
-        with_read_noise(row, [&](auto&& relative) {
+      case Drift::kPowerLawFit:
+        with_fits(row, [&](auto joint, auto&& relative) {
+          const Fitted<joint.value> mean(row.mean_fit);
+          const Fitted<joint.value> deviation(row.spread_fit);
           change(
               [&](F v, F n, F r, F target) {
                 const F x = maximum(target, set(kLeastConductance));
-                const F ln = logarithm(x);
+                const F ln = mean.logarithm_of(x);
                 return power_law.read_after(v, mean(x, ln), deviation(x, ln), n, relative(v), r);
               },
               noise, targets + start);
         });
         break;
-      }
       case Drift::kPowerLawTable: {
         float mean[kChunk];
         float deviation[kChunk];
-        for (int64_t i = 0; i < part; ++i) {
-          const Between at(row.table_target, row.points, targets[start + i]);
-          mean[i] = at.of(row.table_mean);
-          deviation[i] = at.of(row.table_std);
-        }
-        with_read_noise(row, [&](auto&& relative) {
+        for (int64_t i = 0; i < part; ++i) look_up(row.exponents, targets[start + i], mean[i], deviation[i]);
+        with_fits(row, [&](auto, auto&& relative) {
           change([&](F v, F n, F r, F nu, F std) { return power_law.read_after(v, nu, std, n, relative(v), r); }, noise,
                  mean, deviation);
         });

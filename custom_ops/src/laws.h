@@ -245,7 +245,8 @@ struct ClipFormer {
 // Drift.
 constexpr float kLeastConductance = 1e-7f;
 
-// A number by the conductance: a logarithm with limits below the joint, a polynomial above it.
+// A number by the conductance: a logarithm with limits below the joint, a polynomial above it (kJoint false: alone).
+template <bool kJoint>
 struct Fitted {
   F joint;
   F slope;
@@ -260,18 +261,21 @@ struct Fitted {
         low(set(fit.low)),
         high(set(fit.high)),
         above(fit.c) {}
+  static F logarithm_of(F x) { return kJoint ? logarithm(x) : x; }
   F operator()(F x, F ln) const {
+    if constexpr (!kJoint) return above(x);
     return where_less(x, joint, clamp(multiply_add(slope, ln, offset), low, high), above(x));
   }
 };
 
 // Relative amplitude of a reading's noise by the programmed conductance: a fit, or a power of it with a limit.
+template <bool kJoint>
 struct FittedNoise {
-  Fitted fit;
+  Fitted<kJoint> fit;
   explicit FittedNoise(const DriftRow& row) : fit(row.read_fit) {}
   F operator()(F v) const {
     const F x = maximum(v, set(kLeastConductance));
-    return fit(x, logarithm(x));
+    return fit(x, fit.logarithm_of(x));
   }
 };
 struct PowerNoise {

@@ -95,6 +95,10 @@ void for_rows(int64_t rows, int64_t columns, const ForEach& for_each, const std:
   });
 }
 
+CurveRow row_of(const Curve& curve) {
+  return {static_cast<int>(curve.target.size()), curve.target.data(), curve.mean.data(), curve.std.data()};
+}
+
 constexpr int64_t kFaultsPerElement = 256;
 constexpr int64_t kFirstStuck = 64;
 
@@ -359,7 +363,7 @@ class Storing {
     slices.resize(1);
   }
 
-  ProgramRow program_pattern(std::vector<float>& levels, Table& table) const {
+  ProgramRow program_pattern(std::vector<float>& levels, Curve& table) const {
     ProgramRow row;
     row.model = structure_.disturbance;
     row.sigma = strength_ * device_.program_sigma;
@@ -388,16 +392,13 @@ class Storing {
       row.levels = levels.data();
     } else if (row.model == Disturbance::kTable) {
       table = table_now(amplitude);
-      row.points = static_cast<int>(table.target_us.size());
-      row.table_target = table.target_us.data();
-      row.table_mean = table.mean_us[0].data();
-      row.table_std = table.std_us[0].data();
+      row.table = row_of(table);
     }
     return row;
   }
 
   // The table at program.time_s, in units of g_max, standard deviations times the amplitude.
-  Table table_now(float amplitude) const {
+  Curve table_now(float amplitude) const {
     const Table& all = device_.table;
     size_t late = 0;
     while (late < all.time_s.size() && all.time_s[late] < device_.program_time_s) ++late;
@@ -408,17 +409,15 @@ class Storing {
       share = std::log(static_cast<double>(device_.program_time_s) / all.time_s[early]) /
               std::log(static_cast<double>(all.time_s[late]) / all.time_s[early]);
     }
-    Table now;
-    now.mean_us.emplace_back();
-    now.std_us.emplace_back();
+    Curve now;
     for (size_t i = 0; i < all.target_us.size(); ++i) {
       const auto between = [&](const std::vector<std::vector<float>>& values) {
         return (values[early][i] + share * (static_cast<double>(values[late][i]) - values[early][i])) /
                device_.mapping_g_max_us;
       };
-      now.target_us.push_back(all.target_us[i] / device_.mapping_g_max_us);
-      now.mean_us[0].push_back(static_cast<float>(between(all.mean_us)));
-      now.std_us[0].push_back(static_cast<float>(between(all.std_us) * amplitude));
+      now.target.push_back(all.target_us[i] / device_.mapping_g_max_us);
+      now.mean.push_back(static_cast<float>(between(all.mean_us)));
+      now.std.push_back(static_cast<float>(between(all.std_us) * amplitude));
     }
     return now;
   }
@@ -426,7 +425,7 @@ class Storing {
   Floats programmed(int64_t slice, bool negative) const {
     Floats g(static_cast<size_t>(rows_ * columns_));
     std::vector<float> levels;
-    Table table;
+    Curve table;
     const ProgramRow pattern = program_pattern(levels, table);
     MapRow mapping = map(slice);
     mapping.negative = negative;
@@ -452,9 +451,9 @@ class Storing {
   Floats unit_column(int64_t slice) const {
     Floats g(static_cast<size_t>(rows_));
     std::vector<float> levels;
-    Table table;
+    Curve table;
     const ProgramRow pattern = program_pattern(levels, table);
-    DriftTable exponents;
+    Curve exponents;
     const DriftRow ageing = drift_pattern(exponents);
     StuckRow stuck = stuck_pattern();
     const MapRow mapping = map(slice);
@@ -534,8 +533,8 @@ class Storing {
     return peaks;
   }
 
-  // table: where the row's own is kept.
-  DriftRow drift_pattern(DriftTable& table) const {
+  // exponents: where the row's own are kept.
+  DriftRow drift_pattern(Curve& exponents) const {
     const Device& of = device_;
     DriftRow pattern;
     pattern.model = structure_.drift;
@@ -582,12 +581,9 @@ class Storing {
         pattern.read_q = of.drift_read_q;
         pattern.read_power = of.drift_read_power;
         pattern.read_cap = of.drift_read_cap;
-        table = of.drift_table;
-        for (float& target : table.target_us) target /= of.mapping_g_max_us;
-        pattern.points = static_cast<int>(table.target_us.size());
-        pattern.table_target = table.target_us.data();
-        pattern.table_mean = table.mean_nu.data();
-        pattern.table_std = table.std_nu.data();
+        exponents = of.exponents;
+        for (float& target : exponents.target) target /= of.mapping_g_max_us;
+        pattern.exponents = row_of(exponents);
         break;
       case Drift::kLogTime:
         if (time == 0) {
@@ -618,8 +614,8 @@ class Storing {
   }
 
   void drift(int64_t slice, bool negative, Floats& g) const {
-    DriftTable table;
-    const DriftRow pattern = drift_pattern(table);
+    Curve exponents;
+    const DriftRow pattern = drift_pattern(exponents);
     if (pattern.model == Drift::kNone) return;
     MapRow mapping = map(slice);
     mapping.negative = negative;

@@ -231,13 +231,13 @@ void Structure::put(const Place& place, const std::string& name, float value, De
       device.table.std_us[first][second] = value;
       break;
     case entry::drift_target_us:
-      device.drift_table.target_us[first] = value;
+      device.exponents.target[first] = value;
       break;
     case entry::drift_mean_nu:
-      device.drift_table.mean_nu[first] = value;
+      device.exponents.mean[first] = value;
       break;
     case entry::drift_std_nu:
-      device.drift_table.std_nu[first] = value;
+      device.exponents.std[first] = value;
       break;
     default:
       device.parameter_names.push_back(name.substr(std::string(place.row->start).size()));
@@ -258,8 +258,8 @@ Device Structure::device(const float* values, int64_t count) const {
   device.table.time_s.resize(times);
   device.table.mean_us.assign(times, device.table.target_us);
   device.table.std_us.assign(times, device.table.target_us);
-  device.drift_table.target_us.resize(static_cast<size_t>(given_.number(attribute::drift_points)));
-  device.drift_table.mean_nu = device.drift_table.std_nu = device.drift_table.target_us;
+  device.exponents.target.resize(static_cast<size_t>(given_.number(attribute::drift_points)));
+  device.exponents.mean = device.exponents.std = device.exponents.target;
   for (size_t i = 0; i < entries.size(); ++i) {
     const NumberRow& row = *places_[i].row;
     if (!row.allows(values[i])) {
@@ -284,7 +284,7 @@ void Structure::check(const Device& device) const {
   }
   const std::pair<int, const std::vector<float>*> rising[] = {{entry::program_target_us, &device.table.target_us},
                                                               {entry::program_table_time_s, &device.table.time_s},
-                                                              {entry::drift_target_us, &device.drift_table.target_us}};
+                                                              {entry::drift_target_us, &device.exponents.target}};
   for (const auto& [entry, numbers] : rising) {
     const NumberRow& row = number_rows()[static_cast<size_t>(entry)];
     if (dynamic() || !row.needed[0].applies(given_)) continue;

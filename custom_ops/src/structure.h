@@ -53,11 +53,11 @@ struct Table {
   std::vector<float> time_s;
 };
 
-// Mean and spread of the drift exponent for each target.
-struct DriftTable {
-  std::vector<float> target_us;
-  std::vector<float> mean_nu;
-  std::vector<float> std_nu;
+// Mean and standard deviation of something for each target.
+struct Curve {
+  std::vector<float> target;
+  std::vector<float> mean;
+  std::vector<float> std;
 };
 
 // Every number a device can have; those that its structure does not use keep these values.
@@ -68,7 +68,7 @@ struct Device {
 #include "contract.inc"
 
   Table table;
-  DriftTable drift_table;
+  Curve exponents;  // targets in microsiemens
   std::vector<std::string> parameter_names;  // of a program function
   std::vector<float> parameters;
 

@@ -650,6 +650,8 @@ ATTRIBUTE_RULES = (
         _attribute(name, f"program == 'table' and {name} == 0", "1 or greater because 'program' is 'table'")
         for name in ("table_times", "table_points")
     ),
+    _attribute("drift_points", "drift == 'power_law_table' and drift_points == 0",
+        "1 or greater because 'drift' is 'power_law_table'"),
     _attribute("table_points", f"table_times * table_points > {MOST_TABLE_VALUES}",
         f"at most {MOST_TABLE_VALUES} together with 'table_times', which is {{table_times}}"),
     _attribute("program", "program == 'level_shared' and not sliced and 'mapping.cell_bits' not in entries",

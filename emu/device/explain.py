@@ -57,7 +57,7 @@ def describe(profile: Profile) -> list[Setting]:
             )
             for name, each in (named or {f"{section}.{field}": value}).items():
                 entry = name in entries or any(key.startswith(f"{name}.") for key in entries)
-                entry = entry or name in profile.selectors()
+                entry = entry or name in profile.choices()
                 source = sources.get(field, about.source) if section == "cost" else about.source
                 rows.append(Setting(name, _plain(each), unit, allowed, about.meaning, source, entry))
     return rows

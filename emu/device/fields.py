@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from emu.contract.schema import NUMBERS, Range, range_of
@@ -100,6 +100,8 @@ def _seconds_of_each(value: Any) -> Any:
 Seconds: TypeAlias = Annotated[float, BeforeValidator(to_seconds)]
 ManySeconds: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(_seconds_of_each)]
 Numbers: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(as_tuples)]
+# In one order, so that a profile read back from plain data is the same to the byte.
+BY_NAME = AfterValidator(lambda named: dict(sorted(named.items())))
 NumberOrNumbers: TypeAlias = Annotated[float | tuple[float, ...], BeforeValidator(as_tuples)]
 
 

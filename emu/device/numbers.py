@@ -31,7 +31,7 @@ class DeviceNumbers:
             values = profile.entries()
             self.own[name] = {entry: values[entry] for entry in names}
         self._profiles = {name: profile for name, (profile, _) in devices.items()}
-        self._selectors = {name: profile.selectors() for name, profile in self._profiles.items()}
+        self._choices = {name: profile.choices() for name, profile in self._profiles.items()}
         self._attributes = {name: profile.structure() for name, (profile, _) in devices.items()}
 
     def changed(self, set: Overrides | None) -> dict[str, dict[str, float]]:
@@ -53,19 +53,34 @@ class DeviceNumbers:
 
     def _with(self, name: str, changes: Sequence[Change]) -> dict[str, float]:
         """The numbers of one device with changes, those first that choose which numbers others have."""
-        own, selectors = self.own[name], self._selectors[name]
-        chosen = [each for each in changes if each.name in selectors]
+        own, choices = self.own[name], self._choices[name]
+        chosen = [each for each in changes if each.name in choices]
         if chosen:
             values = load_profile(self._profiles[name], [replace(each, device="") for each in chosen]).entries()
             own = {entry: values[entry] for entry in own}
         return override_entries(own, [each for each in changes if each not in chosen], self._attributes[name])
 
     def flat(self, set: Overrides | None = None) -> dict[str, float]:
-        """All numbers as `set` names them: `program.sigma`, or `pcm:program.sigma` of several devices."""
-        devices = self.changed(set)
+        """All numbers and what chose them as `set` names them: `program.sigma`, or `pcm:program.sigma` of several."""
+        changes = read_changes(set)
+        devices = {name: {**entries, **self._choices[name]} for name, entries in self.changed(changes).items()}
+        for change in changes:
+            device = self._device(change)
+            if change.name in self._choices[device]:
+                devices[device][change.name] = float(to_seconds(change.value))
         if len(devices) == 1:
             return next(iter(devices.values()))
         return {f"{name}:{entry}": value for name, entries in devices.items() for entry, value in entries.items()}
+
+    def differing(self, settings: Mapping[str, float]) -> dict[str, float]:
+        """Those of `flat` that are not the model's own, without what follows from others, such as from a time."""
+        own = self.flat()
+        choices = {choice for each in self._choices.values() for choice in each}
+        chosen = {
+            name: value for name, value in settings.items() if name.rpartition(":")[2] in choices and value != own[name]
+        }
+        follow = self.flat(chosen)
+        return chosen | {name: value for name, value in settings.items() if value != follow[name]}
 
     def _device(self, change: Change) -> str:
         """The device that a change means."""
@@ -75,7 +90,7 @@ class DeviceNumbers:
                 raise InputError(f"'{key}' sets a device that the model does not have: it has {listing(self.own)}.")
             return change.device
         having = [
-            each for each, entries in self.own.items() if change.name in entries or change.name in self._selectors[each]
+            each for each, entries in self.own.items() if change.name in entries or change.name in self._choices[each]
         ]
         if len(having) > 1:
             raise InputError(

@@ -108,9 +108,10 @@ class Profile(BaseModel):
                 numbers |= _entries(name, value)
         return numbers
 
-    def selectors(self) -> tuple[str, ...]:
-        """The settings that are no entry, but choose which numbers entries have, as a run may do too."""
-        return ("program.time_s",) if self._setting("program", "fit_time_s") else ()
+    def choices(self) -> dict[str, float]:
+        """The settings that are no entry, but choose which numbers entries have, as a run may do too, with values."""
+        given = getattr(self.program, "time_s", None)
+        return {"program.time_s": given} if given is not None and self._setting("program", "fit_time_s") else {}
 
     def structure(self) -> dict[str, int | str]:
         """What shapes the computation: the attributes of a rewritten graph's nodes that the device gives.

@@ -187,12 +187,11 @@ class Bench:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"The batch size is {batch_size} and must be at least 1.")
         self.batch_size: int = self._fixed or batch_size or DEFAULT_BATCH
-        defaults = self._numbers.flat()
         self.arguments: dict[str, Any] = {
             "model": _place(model) if isinstance(model, str | Path) else None,
             **_arguments_of(self.dataset.source),
             "rewriting": rewriting,
-            "set": {name: value for name, value in self.settings.items() if value != defaults[name]},
+            "set": self._numbers.differing(self.settings),
             "task": self.task.name,
             "samples": len(self.dataset.labels),
             "batch_size": self.batch_size,

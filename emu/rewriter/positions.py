@@ -213,7 +213,7 @@ def position_model(model: ir.Model) -> onnx.ModelProto | None:
         [ir.to_proto(node) for node in nodes],
         "positions",
         [ir.to_proto(value) for value in taken if not value.is_initializer()],
-        [onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.INT64, None) for value in read],
+        [onnx.helper.make_tensor_value_info(value.name or "", onnx.TensorProto.INT64, None) for value in read],
         [ir.to_proto(value.const_value) for value in taken if value.const_value is not None],
     )
     opsets = [onnx.helper.make_opsetid("", model.opset_imports[""])]

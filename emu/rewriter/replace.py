@@ -335,8 +335,8 @@ def calibrated_ranges(profile: Profile, site: Site | None = None) -> Calibrated:
     chosen = Calibrated(*(structure[name] == "calibrated" for name in ("dac", "adc", "write_scaling")))
     if site is None:
         return chosen
-    written = site.is_product and not site.is_stored
-    return Calibrated(*(each and site.is_product for each in chosen[:2]), chosen.operand and written)
+    is_written = site.is_product and not site.is_stored
+    return Calibrated(chosen.dac and site.is_product, chosen.adc and site.is_product, chosen.operand and is_written)
 
 
 @dataclass

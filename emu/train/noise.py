@@ -281,9 +281,14 @@ class Chip:
             faults if structure.op == STORED else None,
             np.asarray(drawn.seed, np.int64),
             np.asarray(drawn.read_seed, np.int64),
-            np.asarray(drawn.sample, np.int64),
-            **{name: self._places.get(value) for name, value in self._place_names[site.index].items()},
+            np.asarray([drawn.sample, self._batch], np.int64),
+            self._place(site, "position"),
+            self._place(site, "keys"),
         )
+
+    def _place(self, site: Site, name: str) -> NDArray[np.int64] | None:
+        """Where rows or keys of a site lie in this forward; None where they count from 0."""
+        return self._places.get(self._place_names[site.index].get(name, ""))
 
     def numbers(self, device: str) -> NDArray[np.float32]:
         """The numbers of a device, in the order of its entries."""

@@ -12,7 +12,7 @@ from emu.calibration import calibrate
 from emu.cli import app
 from emu.errors import InputError
 from emu.evaluation import evaluate, run
-from emu.rewriter import calibrated_sites, read_manifest, rewrite
+from emu.rewriter import Calibrated, calibrated_sites, read_manifest, rewrite
 from tests.evaluation.tiny import image_model, save_image_processor
 from tests.rewriter.small import initializer, model, transformer, values
 
@@ -46,14 +46,30 @@ def test_a_dac_gets_the_largest_activation_that_enters_its_site():
     fed = {"q0": "x", "up0": "middle0", "down0": "active0", "scores0": "qh0", "context0": "weights0"}
     for site, name in fed.items():
         assert ranges[sites[site], 0] == pytest.approx(np.abs(names[name]).max(), rel=1e-5)
-    np.testing.assert_array_equal(ranges[:, 1:], [[-1, 1]] * len(ranges))
+    np.testing.assert_array_equal(ranges[:, 1:], [[-1, 1, 1]] * len(ranges))
+
+
+def test_a_written_operand_gets_the_largest_magnitude_that_its_site_writes():
+    original = transformer()
+    result = calibrated({"write": {"model": "gauss_range", "sigma": 0.1, "scaling": "calibrated"}}, original)
+    ranges = result.value("emu.ranges")
+    written = [site for site in result.manifest.sites if not site.is_stored]
+    assert len(written) == 2 and result.nodes()[written[0].node].attributes["write_scaling"].value == "calibrated"
+    shown = onnx.ModelProto()
+    shown.CopyFrom(original)
+    operands = {node.name: node.input[1] for node in original.graph.node if node.op_type == "MatMul"}
+    names = [operands[site.node] for site in written]
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    for site, value in zip(written, emu.session(shown, ops="python").run(names, X), strict=True):
+        assert ranges[site.index, 3] == pytest.approx(np.abs(value).max(), rel=1e-5)
+    np.testing.assert_array_equal(ranges[:, :3], [[1, -1, 1]] * len(ranges))
 
 
 @pytest.mark.parametrize("code", ["sign_magnitude", "twos_complement", "offset_binary"])
 def test_an_adc_gets_the_range_of_the_outputs_of_its_tiles(code):
     original, x, w = one_product()
     device = {"mapping": PAIRS | {"tile_rows": 4}, "dac": DAC, "adc": ADC | {"code": code}}
-    largest, low, high = calibrated(device, original, {"x": x}).value("emu.ranges")[0]
+    largest, low, high, _ = calibrated(device, original, {"x": x}).value("emu.ranges")[0]
     assert largest == np.abs(x).max()
     fed = np.rint(x / largest * 127) / 127
     v = 0.9 * w / np.abs(w).max()
@@ -142,13 +158,13 @@ def test_samples_limit_the_data_and_the_manifest_says_how(tmp_path):
 def test_only_sites_of_calibrated_devices_get_ranges():
     emulated = rewrite(transformer(), "ideal", map=[("component=ffn_up", {"name": "mine", "dac": DAC, "adc": ADC})])
     index = next(site.index for site in emulated.manifest.sites if site.node == "up0")
-    assert calibrated_sites(emulated.manifest) == {index: (True, True)}
+    assert calibrated_sites(emulated.manifest) == {index: Calibrated(dac=True, adc=True, operand=False)}
     before = emulated.value("emu.ranges")
-    assert np.isnan(before[index]).all() and np.isfinite(np.delete(before, index, axis=0)).all()
+    assert np.isnan(before[index, :3]).all() and np.isfinite(np.delete(before, index, axis=0)).all()
     after = calibrate(emulated, X, ops="python").value("emu.ranges")
     assert np.isfinite(after).all() and after[index, 0] > 1
-    np.testing.assert_array_equal(np.delete(after, index, axis=0), [[1, -1, 1]] * (len(after) - 1))
-    assert np.isnan(emulated.value("emu.ranges")[index]).all(), "the given model is not changed"
+    np.testing.assert_array_equal(np.delete(after, index, axis=0), [[1, -1, 1, 1]] * (len(after) - 1))
+    assert np.isnan(emulated.value("emu.ranges")[index, :3]).all(), "the given model is not changed"
 
 
 def test_a_model_that_was_never_calibrated_says_what_to_do():

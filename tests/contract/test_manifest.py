@@ -142,3 +142,7 @@ def test_a_run_may_choose_among_the_times_that_a_device_was_measured_at() -> Non
     assert (scaled["program.c0"], scaled["program.scale"]) == (0.348, 2)
     with pytest.raises(InputError, match=r"time_s is 7, expected one of 1, 86400, 172800"):
         device_numbers(manifest).changed({"program.time_s": 7})
+    at_once = read_manifest(rewrite(transformer(), device="sonos").model)  # its own time is 0
+    assert at_once is not None
+    (later,) = device_numbers(at_once).changed(["program.time_s=5d"]).values()
+    assert (later["program.amplitude_na"], later["program.knee_na"]) == (34.57909, 207.34309)

@@ -139,6 +139,7 @@ def as_profile(case: Case) -> dict[str, Any] | None:
     flips, stuck = given["fault_storage"] != "none", "faults.stuck_low" in entries
     of_others = (
         *OF_THE_SITE,
+        "key_axis",
         "format",
         "code_bits",
         "block_rows",

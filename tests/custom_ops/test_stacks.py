@@ -50,6 +50,7 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
         sample=draw(st.sampled_from((0, 5, [0, batch], [7, batch], [3, 2]))),
         head=draw(st.sampled_from((-1, -1, 0, max(0, heads - 1)))),
         ranges=(1.7, -3.0, 2.0, 1.3),
+        position=draw(st.sampled_from(([], [0], [5], [2**31]))),
     )
     left = rng.standard_normal((*leading, depth), np.float32)
     right = rng.standard_normal((matrices, depth, columns), np.float32)

@@ -97,6 +97,7 @@ def test_windows_agree_with_the_twin(image: dict[str, Any], instruction_set: str
         sample=data.draw(st.sampled_from((0, [7, image["batch"]]))),
         head=data.draw(st.sampled_from((-1, -1, 0))),
         ranges=(1.7, -3.0, 2.0, 1.3),
+        position=data.draw(st.sampled_from(([], [0], [5], [2**31]))),
     )
     w = weights_of(image["kernel"], image["groups"])
     trace = Trace()

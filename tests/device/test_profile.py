@@ -311,13 +311,11 @@ def test_the_attributes_of_the_contract_are_those_of_profiles_and_their_values_t
             word for v in VARIANTS[converter] if "range" in v.model_fields for word in words(v.model_fields["range"])
         }
         assert known | {"none"} == values[converter]
-    programs = PAGE[PAGE.index("| `program` | `encoding` | stored value |") : PAGE.index("then clipped:")]
-    listed = {
-        name
-        for line in programs.splitlines()[2:]
-        for name in re.findall(r"`(\w+)`", line.split("|")[1] if "|" in line else "")
-    }
-    assert {word for v in VARIANTS["program"] for word in words(v.model_fields["model"])} == listed
+    tables = {"program": ("| `program` | `encoding` |", "then clipped:"), "drift": ("| `drift` | g'' |", "L(t) = ")}
+    for section, (start, end) in tables.items():
+        rows = PAGE[PAGE.index(start) : PAGE.index(end)].splitlines()[2:]
+        listed = {name for row in rows if "|" in row for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+        assert {word for v in VARIANTS[section] for word in words(v.model_fields["model"])} == listed | {"none"}
 
 
 @pytest.mark.parametrize("name", [*preset_names(), "everything"])

@@ -99,6 +99,14 @@ def test_how_a_bench_was_made_is_plain_data_that_does_not_depend_on_the_folder(
     assert again.arguments == made and again.fingerprint() == bench.fingerprint()
 
 
+def test_what_follows_from_a_chosen_time_is_not_said_beside_it(tmp_path: Path) -> None:
+    rewrite(model_path("digits_vit"), device="rram_wan").save(tmp_path / "wan.onnx")
+    own = {"program.time_s": 1.0, "program.c1": 3.0}
+    bench = Bench(tmp_path / "wan.onnx", data_path("digits_test"), set=own, samples=9)
+    assert bench.arguments["set"] == own
+    assert (bench.settings["program.c0"], bench.settings["program.c1"]) == (0.348, 3.0)
+
+
 def test_a_bench_takes_the_samples_of_another_one(bench: Bench) -> None:
     other = Bench(model_path("digits_deit"), bench.dataset, device="rram", task=bench.task)
     loaded = Bench(model_path("digits_deit"), data_path("digits_test"), device="rram", samples=60)

@@ -107,7 +107,7 @@ def test_controls_are_inputs_with_defaults():
     expected = {
         "emu.device": np.array(list(entries.values()), np.float32),
         "emu.strength": np.ones(sites, np.float32),
-        "emu.ranges": np.array([[1, -1, 1]] * sites, np.float32),
+        "emu.ranges": np.array([[1, -1, 1, 1]] * sites, np.float32),
         "emu.seed": np.array(0),
         "emu.read_seed": np.array(0),
         "emu.sample": np.array(0),
@@ -137,8 +137,8 @@ def test_every_node_carries_exactly_the_attributes_of_the_contract():
         assert node.op_type == site.op
         found = attributes(node)
         unused = of_written if site.is_stored else of_stored
-        window = {"window"} if site.is_stored else set()
-        assert set(found) == common | window | (set(structure) - unused)
+        own = {"window"} if site.is_stored else {"key_axis"}
+        assert set(found) == common | own | (set(structure) - unused)
         assert found | {"format": FORMAT} == found | {name: structure[name] for name in set(structure) - unused}
         assert found["site"] == site.index
         assert found["sites"] == len(rewritten.manifest.sites)
@@ -146,8 +146,10 @@ def test_every_node_carries_exactly_the_attributes_of_the_contract():
         faults = ["emu.no_faults"] if site.is_stored else []
         assert list(node.input)[2:] == [
             *("emu.device", "emu.strength", "emu.ranges", *faults, "emu.seed", "emu.read_seed"),
-            *("emu.sample_and_batch", "emu.head"),
+            *("emu.sample_and_batch", "emu.no_position", *([] if site.is_stored else ["emu.all_keys"]), "emu.head"),
         ]
+        key_axis = {"scores": "columns", "context": "rows"}.get(site.node.rstrip("0123456789"), "none")
+        assert found.get("key_axis", "none") == key_axis
 
 
 @pytest.mark.parametrize("sample", [0, 5])

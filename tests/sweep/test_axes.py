@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from emu import Bench, InputError
+from emu import Bench, InputError, Trial
 from emu.demo import data_path, model_path
 from emu.sweep.axes import axis_name, axis_values
 
@@ -29,6 +29,20 @@ def test_numbers_are_lists_steps_or_equal_ratios(bench: Bench, text: Any, values
 def test_times_may_have_units() -> None:
     bench = Bench(model_path("digits_vit"), data_path("digits_test"), device="pcm", samples=10)
     assert axis_values(bench, "drift.time_s", "1min,1h,1d") == [60, 3600, 86400]
+
+
+def test_times_that_a_device_was_measured_at_are_an_axis() -> None:
+    at_once = {"program.time_s": 1}
+    bench = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram_wan", set=at_once, samples=10)
+    assert axis_name(bench, "program.time_s") == "program.time_s"
+    assert axis_values(bench, "program.time_s", "1,2d") == [1, 172800]
+    with pytest.raises(InputError, match="time_s is 5, expected one of 1, 86400, 172800"):
+        axis_values(bench, "program.time_s", "5")
+    ran = bench.run(Trial(seed=1, set={"program.time_s": "2d"}))
+    later = Bench(
+        model_path("digits_vit"), bench.dataset, device="rram_wan", set={"program.time_s": "2d"}, task=bench.task
+    )
+    assert ran == later.run(Trial(seed=1)) and ran != bench.run(Trial(seed=1))
 
 
 @pytest.mark.parametrize(("text", "values"), [("0-3", [0, 1, 2, 3]), ("4,0", [4, 0]), ("0:9:4", [0, 4, 8]), (7, [7])])

@@ -58,7 +58,7 @@ def test_products_agree_with_the_twin_on_random_nodes(case: dict[str, Any]) -> N
     trace = Trace()
     twin = crossbar_matmul if case["stored"] else crossbar_matmul_dynamic
     expected = twin(case["left"], case["right"], **case["feeds"], trace=trace, **case["attributes"])
-    chip, site, left, right = chip_of(case), {"device": "device"}, case["left"], case["right"]
+    chip, site, left, right = chip_of(case), SimpleNamespace(device="device"), case["left"], case["right"]
     if case["stored"]:
         weight = torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(right.T)))
         product = Product(Place("", 0, 0), "linear", weight, right.shape)

@@ -112,6 +112,17 @@ def test_the_chip_is_the_same_in_the_attention_of_pytorch(make: Any, device: str
     assert_same_chip(make().eval(), inputs, device)
 
 
+@pytest.mark.parametrize(("device", "scaling"), [("clipformer", "matrix"), ("clipformer", "token"), ("rram_wan", None)])
+def test_padding_lies_in_pytorch_where_it_lies_in_the_file(device: str, scaling: str | None) -> None:
+    inputs = tiny.texts()
+    mask = inputs["attention_mask"]
+    for row, count in enumerate((3, 5, 4)):
+        mask[row, count:] = 0
+    mask[3, :2] = 0  # padding in front
+    settings = {"set": {"write.scaling": scaling}} if scaling else {}
+    assert_same_chip(tiny.bert(), inputs, device, **settings)
+
+
 def test_settings_maps_and_selections_mean_the_same_as_in_rewrite() -> None:
     settings = {"only": "layer=0-1", "map": ["component=ffn_*:pcm"], "set": {"rram:program.sigma": 0.2}}
     assert_same_chip(tiny.vit(), tiny.images(), "rram", **settings)

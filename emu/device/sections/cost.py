@@ -6,18 +6,17 @@ pass for a measurement.
 
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from emu.contract.schema import Range
-from emu.device.fields import Choice, Number
+from emu.device.fields import BY_NAME, Choice, Number
 from emu.device.sections.section import Section
 
 CHIP = "the device's own, in [cost.sources]"
 NOT_NEGATIVE, POSITIVE, SHARE = Range(0), Range(0, low_included=False), Range(0, 1)
 COUNT = Range(1, 2**20, whole=True)
 
-# In one order, so that a profile read back from plain data is the same to the byte.
-Sources: TypeAlias = Annotated[dict[str, str], AfterValidator(lambda sources: dict(sorted(sources.items())))]
+Sources: TypeAlias = Annotated[dict[str, str], BY_NAME]
 MODEL = Choice("whether the constants of the circuits are given", CHIP)
 
 

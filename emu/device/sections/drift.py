@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from emu.device.fields import Choice, Number, Numbers, Seconds
+from emu.device.fields import BY_NAME, Choice, Number, Numbers, Seconds
 from emu.device.sections.section import Section
 
 AIHWKIT = "aihwkit, PCMLikeNoiseModel (Nandakumar et al. 2019; Joshi et al. 2020)"
@@ -17,7 +17,9 @@ MODEL = Choice(
     "power_law: MemTorch, NeuroSim; power_law_fit, power_law_table: aihwkit, PCM-like and custom drift; log_time: "
     "aihwkit, ReRamCMONoiseModel",
 )
-Part: TypeAlias = Literal["joint", "slope", "offset", "low", "high", "c0", "c1", "c2", "c3"]
+_Part: TypeAlias = Literal["joint", "slope", "offset", "low", "high", "c0", "c1", "c2", "c3"]
+Fit: TypeAlias = Annotated[dict[_Part, float], BY_NAME]
+NoiseFit: TypeAlias = Annotated[dict[_Part | Literal["q", "power", "cap"], float], BY_NAME]
 _BY_CONDUCTANCE = (
     "by conductance x in units of g_max: clip(slope ln x + offset, low, high) below joint, above it c0 + c1 x + c2 x^2 "
     "+ c3 x^3; what is left out is 0, high is 1"
@@ -78,7 +80,7 @@ class _Read(_Drift):
 
 class _ByConductance(_Read):
     read: Annotated[
-        dict[Part | Literal["q", "power", "cap"], float],
+        NoiseFit,
         Number(
             f"relative amplitude of the noise of the one reading {_BY_CONDUCTANCE}; with q instead: q / x^power, at "
             "most cap",
@@ -93,9 +95,9 @@ class DriftPowerLawFit(_ByConductance):
     """Conductances fall as a power of time, with exponents that depend on the target by a fit to measurements."""
 
     model: Annotated[Literal["power_law_fit"], MODEL]
-    nu: Annotated[dict[Part, float], Number(f"mean exponent {_BY_CONDUCTANCE}", "1", AIHWKIT, "drift.nu.c0")]
+    nu: Annotated[Fit, Number(f"mean exponent {_BY_CONDUCTANCE}", "1", AIHWKIT, "drift.nu.c0")]
     nu_sigma: Annotated[
-        dict[Part, float],
+        Fit,
         Number(f"standard deviation of the exponent {_BY_CONDUCTANCE}", "1", AIHWKIT, "drift.nu_sigma.c0"),
     ] = Field(default={})
 

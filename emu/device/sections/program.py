@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from emu.device.fields import Choice, ManySeconds, Number, NumberOrNumbers, Numbers, Seconds, as_tuples
+from emu.device.fields import BY_NAME, Choice, ManySeconds, Number, NumberOrNumbers, Numbers, Seconds, as_tuples
 from emu.device.sections.section import Section
 
 LOGNORMAL = "Charan et al. DAC 2020; Jung et al. DATE 2021"
@@ -160,8 +160,9 @@ class _Fitted(_Program):
     def acting(self, setting: str) -> Any:
         """The value of a setting as a device has it: of coefficients, those of the time."""
         value = super().acting(setting)
-        if isinstance(value, tuple) and self.fit_time_s is not None and self.time_s is not None:
-            return value[self.fit_time_s.index(self.time_s)]
+        times = self.fit_time_s
+        if setting != "fit_time_s" and isinstance(value, tuple) and times is not None and self.time_s is not None:
+            return value[times.index(self.time_s)]
         return None if setting == "time_s" else value
 
 
@@ -271,7 +272,8 @@ class ProgramFunction(_Program):
         ),
     ]
     parameters: Annotated[
-        dict[Name, float], Number("what the function takes, by name", "1", "your own", "program.parameter.<name>")
+        Annotated[dict[Name, float], BY_NAME],
+        Number("what the function takes, by name", "1", "your own", "program.parameter.<name>"),
     ] = Field(default={})
     clip: Annotated[Clip | None, CLIP] = None
 
