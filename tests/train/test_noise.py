@@ -69,7 +69,11 @@ def torch_logits(model: Any, inputs: dict[str, Any]) -> Any:
 
 
 def assert_same_chip(model: Any, inputs: dict[str, Any], device: str, **settings: Any) -> None:
-    """Logits agree to 1e-4, but for samples in which a converter's code lay between two steps: few of them."""
+    """Logits agree to 1e-4, but for samples in which a converter's code lay between two steps: few of them.
+
+    Every product is on the device, unless `settings` say otherwise.
+    """
+    settings = {"only": "*", **settings}
     rewritten = emu.rewrite(exported(model, inputs), device, **settings)
     chip = Chip(model, device, seed=3, read_seed=11, example={name: x[:2] for name, x in inputs.items()}, **settings)
     chip.sample = 40
@@ -121,6 +125,13 @@ def test_padding_lies_in_pytorch_where_it_lies_in_the_file(device: str, scaling:
     mask[3, :2] = 0  # padding in front
     settings = {"set": {"write.scaling": scaling}} if scaling else {}
     assert_same_chip(tiny.bert(), inputs, device, **settings)
+
+
+def test_without_a_selection_the_profile_says_which_products_are_on_the_chip() -> None:
+    assert_same_chip(tiny.vit(), tiny.images(), "rram", only=None)
+    chip = Chip(tiny.vit(), "rram")
+    blocks = {"query", "key", "value", "attention_output", "ffn_up", "ffn_down"}
+    assert {site.component for site in chip.sites} == blocks
 
 
 def test_settings_maps_and_selections_mean_the_same_as_in_rewrite() -> None:
