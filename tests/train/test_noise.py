@@ -152,7 +152,7 @@ def test_a_rewritten_file_gives_sites_devices_and_calibrated_ranges() -> None:
 
 def test_a_rewritten_file_of_other_weights_is_refused() -> None:
     model, inputs = tiny.vit(), tiny.images(2)
-    rewritten = emu.rewrite(exported(model, inputs), "rram")
+    rewritten = emu.rewrite(exported(model, inputs), "rram", "*")
     with torch.no_grad():
         model.vit.encoder.layer[0].attention.attention.key.weight *= 1.5
     with pytest.raises(InputError, match="holds other weights than the PyTorch model at site 1"):
@@ -248,7 +248,7 @@ def test_gradients_reach_the_clean_weights(gradient: str) -> None:
 
 def test_every_parameter_gets_a_gradient_through_converters_and_writes() -> None:
     model = tiny.vit()
-    chip = Chip(model, "pcm_aihwkit")
+    chip = Chip(model, "pcm_aihwkit", only="*")
     model.train()
     (model(**tiny.images()).logits ** 2).sum().backward()
     chip.remove()
