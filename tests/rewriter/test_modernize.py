@@ -143,7 +143,7 @@ def test_the_command_line_says_what_reading_changed_and_where_samples_lie(tmp_pa
     assert "Samples: axis 0 of 'x' (by 'batch')." in printed
     batch = json.loads(said("inspect", str(path), "--json"))["batch"]
     assert batch == {"input": "x", "axis": 0, "size": None, "told": "by 'batch'"}
-    options = ("--device", "rram", "--batch-axis", "x:1", "-o", str(tmp_path / "r.onnx"))
+    options = ("--device", "ideal", "--batch-axis", "x:1", "-o", str(tmp_path / "r.onnx"))
     assert "Samples: axis 1 of 'x' (given)." in said("rewrite", str(path), *options)
 
 

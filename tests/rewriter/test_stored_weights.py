@@ -54,7 +54,7 @@ def test_a_repeated_weight_has_noise_faults_and_parameters():
     body = SAMPLES + "e = Concat <axis = 0> (b, whole) v = Expand(w, e) y = MatMul(x, v)"
     original = model(body, inputs="float[batch, 5, 4] x", outputs="float[a, b, c] y", w=values(4, 6), **SIZES)
     for device in ("rram", "int8_flips"):
-        noisy = rewrite(original, device=device, set={"faults.ber": 0.1} if "flips" in device else {})
+        noisy = rewrite(original, device, "*", set={"faults.ber": 0.1} if "flips" in device else {})
         assert noisy.manifest.sites[0].parameters == 24
         chips = [session(noisy).run(None, {"x": values(2, 5, 4), "emu.seed": np.int64(i)})[0] for i in (0, 1)]
         assert not np.allclose(*chips)
