@@ -93,6 +93,13 @@ class Positions:
                 return Along(index, "last")  # of a model that generates: the token before the next one
         return None
 
+    @property
+    def notes(self) -> list[str]:
+        """What decides positions, in half-sentences for people."""
+        return [
+            f"noise of tokens follows their positions, told by {' and '.join(each.inputs)}" for each in self.sequences
+        ]
+
     def rank(self, value: ir.Value | None) -> int | None:
         """The rank of a value, None where it is unknown."""
         shapes = (base.get(value) for base, _, _ in self._probes)
@@ -248,15 +255,18 @@ class _Starts:
 
     def __init__(self, builder: GraphBuilder, sequence: Sequence, name: str) -> None:
         self._builder, self._name = builder, name
-        one = builder.constant(f"{name}.one", np.array([1]))
-        zero = builder.constant(f"{name}.zero", np.array([0]))
+        one, zero = (builder.constant(f"{name}.{each}", np.array([each])) for each in (1, 0))
+        row, column = (builder.constant(f"{name}.shape", np.array(shape)) for shape in ([-1], [-1, 1]))
+        self._zero = zero
         new = zero if sequence.tokens is None else self._size(*sequence.tokens)
         mask = sequence.mask
         if mask is not None:
             all_tokens = self._size(mask, 1)
             there = self._node("Cast", [self._node("Cast", [mask], to=ir.DataType.BOOL)], to=ir.DataType.INT32)
             first = self._node("ArgMax", [there], axis=1, keepdims=0)  # tokens of padding before the sequence
-            last = self._node("ArgMax", [there], axis=1, keepdims=0, select_last_index=1)
+            ends = [builder.constant(f"{name}.reversed", np.array([each])) for each in (-1, -(2**63) + 1, 1, -1)]
+            from_end = self._node("ArgMax", [self._node("Slice", [there, *ends])], axis=1, keepdims=0)
+            last = self._node("Sub", [self._node("Sub", [all_tokens, one]), from_end])
             past = self._node("Sub", [all_tokens, new])
             start = self._node("Sub", [past, first])
         else:
@@ -265,20 +275,23 @@ class _Starts:
             start = past
         if sequence.position_ids is not None and sequence.tokens is not None:
             # Of the first new token that is no padding.
-            skipped = self._node("Max", [self._node("Sub", [first, past]), zero])
-            place = self._node("Unsqueeze", [skipped, one])
+            skipped = self._at_least_zero(self._node("Sub", [first, past]))
+            place = self._node("Reshape", [skipped, column])
             told = self._node("GatherElements", [sequence.position_ids, place], axis=1) if mask is not None else None
             told = told if told is not None else self._node("Gather", [sequence.position_ids, zero], axis=1)
-            start = self._node("Sub", [self._node("Squeeze", [told, one]), skipped])
+            start = self._node("Sub", [self._node("Reshape", [told, row]), skipped])
         before = self._node("Sub", [start, past])  # position of the first of all tokens
         end = self._node("Add", [start, new])
         counted = self._node("Add", [before, self._node("Add", [last, one])])
-        pair = [self._node("Unsqueeze", [self._node("Max", [each, zero]), one]) for each in (end, counted)]
+        pair = [self._node("Reshape", [self._at_least_zero(each), column]) for each in (end, counted)]
         self.ends = self._node("Concat", pair, axis=1)
         self._starts = {"new": start, "all": before, "last": self._node("Sub", [end, one])}
 
     def start(self, kind: str) -> ir.Value:
         return self._starts[kind]
+
+    def _at_least_zero(self, value: ir.Value) -> ir.Value:
+        return self._node("Where", [self._node("Less", [value, self._zero]), self._zero, value])
 
     def _size(self, value: ir.Value, axis: int) -> ir.Value:
         axes = self._builder.constant(f"{self._name}.axis", np.array([axis]))

@@ -23,7 +23,7 @@ from emu.rewriter.dataflow import tensor_of
 from emu.rewriter.find import Product
 from emu.rewriter.load import DOMAIN
 from emu.rewriter.modernize import lowest_ir_version
-from emu.rewriter.positions import Along, PositionInputs, Positions, find_positions
+from emu.rewriter.positions import Along, PositionInputs, Positions
 from emu.rewriter.quantized import QuantizedTensor
 from emu.rewriter.shapes import Probes
 from emu.rewriter.sharing import Held, held_by
@@ -46,6 +46,7 @@ def replace_products(
     profiles: Mapping[str, Profile],
     faults: Mapping[int, np.ndarray] | None,
     batch: Batch,
+    positions: Positions,
     name: str,
 ) -> None:
     """Replaces products by crossbar products, puts stored tensors into arrays and adds the control inputs, in place.
@@ -60,6 +61,7 @@ def replace_products(
         faults: by site, the list of faults in the place of random ones: int64, as `docs/operators.md` numbers them;
             None for random ones.
         batch: where the model's samples lie.
+        positions: the model's sequences.
         name: how to call the model in an error.
 
     Raises:
@@ -69,8 +71,7 @@ def replace_products(
     """
     builder = GraphBuilder(model.graph, name)
     listed = faults is not None
-    sequences = find_positions(model, batch)
-    controls = _add_controls(builder, sites, profiles, listed, batch, sequences)
+    controls = _add_controls(builder, sites, profiles, listed, batch, positions)
     lists = _FaultLists(builder, faults or {})
     weights = _Weights(builder, {product: products[site.array] for site, product in zip(sites, products, strict=False)})
     for site, tensor in zip(sites[len(products) :], tensors, strict=True):
@@ -86,12 +87,12 @@ def replace_products(
         profile = profiles[site.device]
         attributes = node_attributes(site, profile, len(sites), listed, name)
         if site.is_stored:
-            inputs = controls.of(STORED, profile, lists.of(site), _rows_along(product, site, sequences))
+            inputs = controls.of(STORED, profile, lists.of(site), _rows_along(product, site, positions))
         else:
-            keys = _keys_along(product, site, sequences)
+            keys = _keys_along(product, site, positions)
             attributes["key_axis"] = _KEY_AXES.get(site.component, "none")
-            attributes["write_scaling"] = _write_scaling(site, profile, keys, sequences, name)
-            inputs = controls.of(DYNAMIC, profile, None, _rows_along(product, site, sequences), keys)
+            attributes["write_scaling"] = _write_scaling(site, profile, keys, positions, name)
+            inputs = controls.of(DYNAMIC, profile, None, _rows_along(product, site, positions), keys)
         crossbar = _Crossbar(builder, inputs, controls.batch, attributes, product.node)
         if not product.stored:
             right = _operand(product.node, 1)
@@ -250,7 +251,7 @@ class _Controls:
     devices: Mapping[str, str]
     sample: ir.Value
     batch: ir.Value
-    positions: PositionInputs
+    places: PositionInputs
 
     def of(
         self,
@@ -263,7 +264,7 @@ class _Controls:
         """What an operator takes after its operands, in order; `faults` for what is stored only."""
         given = {name.removeprefix("emu."): value for name, value in self.values.items()}
         given |= {"device": self.values[self.devices[profile.name]], "sample": self.sample}
-        given |= {"position": self.positions.position(rows), "keys": self.positions.keys(keys)}
+        given |= {"position": self.places.position(rows), "keys": self.places.keys(keys)}
         given |= {} if faults is None else {"faults": faults}
         return tuple(given[each.name] for each in OPERATORS[op].controls)
 
@@ -274,7 +275,7 @@ def _add_controls(
     profiles: Mapping[str, Profile],
     listed: bool,
     where: Batch,
-    sequences: Positions,
+    positions: Positions,
 ) -> _Controls:
     devices = device_inputs(profiles)
     arrays: dict[str, np.ndarray] = {
@@ -309,9 +310,9 @@ def _add_controls(
         axis = builder.constant("emu.batch_axis", np.array([where.axis]))
         batch = builder.node("Gather", [shape, axis], f"{_SAMPLE_AND_BATCH}.batch", axis=0)
     both = builder.node("Concat", [sample, batch], _SAMPLE_AND_BATCH, axis=0)
-    positions = PositionInputs(builder, sequences.sequences)
+    places = PositionInputs(builder, positions.sequences)
     builder.insert_first()
-    return _Controls(values, devices, both, batch, positions)
+    return _Controls(values, devices, both, batch, places)
 
 
 def _ranges(site: Site, profile: Profile) -> tuple[float, ...]:

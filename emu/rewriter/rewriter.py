@@ -27,7 +27,7 @@ from emu.rewriter.manifest import make_manifest
 from emu.rewriter.normalize import normalize
 from emu.rewriter.passes import NameFusedDomainPass, RestoreCodesPass
 from emu.rewriter.passes.expand_einsum import check_equations
-from emu.rewriter.positions import position_model
+from emu.rewriter.positions import Positions, find_positions, position_model
 from emu.rewriter.protobuf_file import in_memory
 from emu.rewriter.replace import replace_products
 from emu.rewriter.save import save
@@ -202,7 +202,9 @@ def rewrite(
     lists = None if known is None else known.by_site(sites, profiles)
     origin = None if known is None else known.origin
     manifest = make_manifest(profiles, sites, [*analysis.skipped, *left], read.batch, read.notes, tied, origin)
-    replace_products(plain, sites, products, tensors, analysis.probes, profiles, lists, read.batch, name)
+    replace_products(
+        plain, sites, products, tensors, analysis.probes, profiles, lists, read.batch, read.positions, name
+    )
     plain = RestoreCodesPass()(plain).model
     plain.metadata_props[MANIFEST_KEY] = manifest.to_json()
     check_graph(plain, f"{name} could not be rewritten into a valid graph", "report this model to the makers of emu")
@@ -240,6 +242,7 @@ class _Read:
     batch: Batch
     notes: list[str]
     analysis: Analysis
+    positions: Positions
 
 
 def _analyzed(source: ModelSource, batch_axis: str | None = None) -> _Read:
@@ -271,4 +274,5 @@ def _read(loaded: Loaded, batch_axis: str | None) -> _Read:
             f"{name} has no matrix product to map to crossbars{f': {reasons}' if reasons else ''}: "
             "give a model with linear layers or attention."
         )
-    return _Read(model, name, batch, loaded.notes, analysis)
+    positions = find_positions(model, batch)
+    return _Read(model, name, batch, [*loaded.notes, *positions.notes], analysis, positions)
