@@ -204,7 +204,7 @@ class TestWithATrainedModel:
     def test_inspect_shows_the_sites_of_a_plain_and_of_a_rewritten_model_alike(self, model: Path) -> None:
         plain = json.loads(emu("inspect", model, "--json").stdout)
         assert plain["devices"] is None and "device" not in plain["sites"][0]
-        emu("rewrite", model, "--device", "rram")
+        emu("rewrite", model, "--device", "rram", "--only", "*")
         rewritten = json.loads(emu("inspect", model.with_name("digits.rram.onnx"), "--json").stdout)
         assert list(rewritten["devices"]) == ["rram"] and rewritten["sites"][0]["device"] == "rram"
         facts = ("node", "layer", "component", "shape", "parameters", "macs")
@@ -217,6 +217,41 @@ class TestWithATrainedModel:
         assert result.exit_code == 0, result.output
         assert model.with_name("digits.rram.onnx").is_file()
         assert "6 sites" in result.stdout and "not selected" not in result.stderr
+
+    def test_what_a_profile_leaves_digital_and_what_is_exact_is_said_by_every_command(self, model: Path) -> None:
+        left = (
+            "Stays digital: 10 sites (patch_embedding 1, attention_scores 4, attention_context 4, classifier 1): the "
+            "profile of 'rram' leaves them digital ([sites]; --only '*' maps all)."
+        )
+        rewritten = model.with_name("digits.rram.onnx")
+        said = emu("rewrite", model, "--device", "rram").stdout
+        assert left in said and "Digital in all: 5.74 %" in said and "for rram, 24 sites" in said
+        assert left in emu("inspect", rewritten).stdout
+        report = json.loads(emu("inspect", rewritten, "--json").stdout)
+        assert report["exact"] == []
+        assert {each["reason"] for each in report["skipped"]} == {"the profile of 'rram' leaves it digital"}
+        measure = [
+            "evaluate",
+            model,
+            "--data",
+            data_path("digits_vit"),
+            "--samples",
+            20,
+            "--chips",
+            1,
+            "--device",
+            "rram",
+        ]
+        assert left in emu(*measure).stdout
+        assert json.loads(emu(*measure, "--json").stdout)["about_sites"] == [left]
+        exact = "Exact: 8 sites (attention_scores 4, attention_context 4): 'rram' does nothing there."
+        everything = emu("rewrite", model, "--device", "rram", "--only", "*", "--overwrite").stdout
+        assert exact in everything and "Stays digital" not in everything
+        assert exact in emu("inspect", rewritten).stdout and exact in emu(*measure, "--only", "*").stdout
+        assert len(json.loads(emu("inspect", rewritten, "--json").stdout)["exact"]) == 8
+        assert "sites.only names 'ffnup'" in refusal(
+            "rewrite", model, "--device", "rram", "--set", "sites.only=component=ffnup"
+        )
 
     def test_rewrite_replaces_neither_its_input_nor_without_being_told_its_output(self, model: Path) -> None:
         before = model.read_bytes()
@@ -238,16 +273,15 @@ class TestWithATrainedModel:
 
     def test_evaluate_maps_stores_and_shares_a_plain_model_as_rewrite_does(self, model: Path) -> None:
         arguments = ["evaluate", model, "--data", data_path("digits_vit"), "--chips", 1, "--samples", 20, "--json"]
-        options = ["--map", "layer=0:ideal", "--stored", "component=norm", "--share", "never"]
+        options = ["--only", "*", "--map", "layer=0:ideal", "--stored", "component=norm", "--share", "never"]
         report = json.loads(emu(*arguments, "--device", "rram", *options).stdout)
         assert report["device"] == "rram, ideal" and report["sites"] > 34
         assert "'map' is for rewriting a plain model" in refusal(*arguments, "--map", "layer=0:ideal")
 
     def test_several_devices_are_set_by_name(self, model: Path) -> None:
         rewritten, data = model.with_name("digits.rram.onnx"), data_path("digits_vit")
-        emu(
-            "rewrite", model, "--device", "rram", "--map", "component=ffn_*:rram_adc", "--set", "rram:program.sigma=0.2"
-        )
+        devices = ["--device", "rram", "--only", "*", "--map", "component=ffn_*:rram_adc"]
+        emu("rewrite", model, *devices, "--set", "rram:program.sigma=0.2")
         shown = emu("inspect", rewritten).stdout
         assert "rewritten for rram, rram_adc, 34 sites" in shown and "device" in shown.splitlines()[3].split()
         run = ["run", rewritten, "--input", data, "--json"]

@@ -133,7 +133,7 @@ def attention_distances(
     queries that an input `attention_mask` masks are left out.
 
     Args:
-        model: a plain or rewritten model; of a rewritten one the attention products must be on a device.
+        model: a plain or rewritten model.
         dataset: its data, such as `Bench.dataset`.
         samples: use only the first so many samples.
 
@@ -148,31 +148,31 @@ def attention_distances(
         emulated = EmulatedModel.open(model)
     else:
         emulated = rewrite(model, device="ideal")
-    nodes = emulated.nodes()
     context = [
-        site
-        for site in emulated.manifest.sites
+        (site, node)
+        for site, node in emulated.products()
         if site.component == "attention_context" and site.heads and site.layer is not None
     ]
+    context.sort(key=lambda each: each[0].layer or 0)
     columns = ["layer", "head", "distance", "unit", "distance_px"]
     if not context:
         return pd.DataFrame(columns=columns).astype({"layer": int, "head": int})
-    names = [_first_input(nodes[site.node]) for site in context]
+    names = [_first_input(node) for _, node in context]
     session = open_session(emulated.observed(names))
     image = next((array.shape[-2:] for array in dataset.arrays.values() if array.ndim == 4), None)
     controls = control_feeds(emulated.manifest, strength=0.0)
     fixed = fixed_batch(model_inputs(session))
     size = fixed or _BATCH
     end = min(samples or dataset.rows, dataset.rows)
-    sums: dict[int, NDArray[np.float64]] = {}
-    queries: dict[int, float] = {}
-    pitch: dict[int, float] = {}
+    sums: dict[str, NDArray[np.float64]] = {}
+    queries: dict[str, float] = {}
+    pitch: dict[str, float] = {}
     for start, feeds in dataset.batches(size, pad=fixed is not None):
         if start >= end:
             break
         count = min(size, end - start)
         found = session.run(names, {**feeds, **controls})
-        for site, attention in zip(context, found, strict=True):
+        for (site, _), attention in zip(context, found, strict=True):
             rows_fed = len(next(iter(feeds.values())))
             of_sample = np.asarray(attention, np.float64).reshape(rows_fed, -1, *attention.shape[-2:])
             heads_here = site.query_heads
@@ -184,14 +184,14 @@ def attention_distances(
             mask = feeds.get("attention_mask")
             asked = mask[:count] if mask is not None and mask.shape == (len(of_sample), of_sample.shape[2]) else None
             total, number = distance_sums(of_sample[:count], grid_, asked)
-            index = site.index
+            index = site.node
             sums[index] = sums.get(index, 0) + total
             queries[index] = queries.get(index, 0) + number
             if grid_ is not None and image is not None:
                 pitch[index] = image[0] / grid_[0]
     rows: list[tuple[Any, ...]] = []
-    for site in context:
-        index = site.index
+    for site, _ in context:
+        index = site.node
         for head, total in enumerate(sums.get(index, ())):
             distance = total / queries[index] if queries[index] else math.nan
             pixels = distance * pitch[index] if index in pitch else math.nan

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from emu.contract.schema import FAULTY_WEIGHT
-from emu.contract.site import Site
+from emu.contract.site import Site, Skipped
 from emu.errors import InputError
 from emu.evaluation.bench import Bench, Trial, check_calibrated
 from emu.evaluation.controls import control_feeds
@@ -41,6 +41,7 @@ DEFAULT_BATCH = 8  # attention of every layer is in memory for one batch
 _MOST_NUMBERS = 1 << 27  # half a GB of clean values
 
 _MASK = "attention_mask"
+_NO_CONTEXT = "its context product was not found"
 # What may stand between a Softmax and the product with the values, and keeps every probability as it is.
 _PASSES = frozenset(
     [
@@ -351,12 +352,11 @@ def _by_sample(array: NDArray[Any], probe: Probe, samples: int, name: str) -> ND
 
 
 class _Finder:
-    """Follows the data of a rewritten graph from its sites to what surrounds them."""
+    """Follows the data of a rewritten graph from its products, on a device or not, to what surrounds them."""
 
     def __init__(self, emulated: EmulatedModel) -> None:
-        nodes = emulated.nodes()
-        self._sites = [(site, nodes[site.node]) for site in emulated.manifest.sites if site.is_product]
-        graph = next(iter(nodes.values())).graph
+        self._sites = emulated.products()
+        graph = self._sites[0][1].graph
         assert isinstance(graph, ir.Graph), "sites are nodes of the main graph"
         self._flow = DataFlow(graph)
         self._reads = self._flow.masks([node for _, node in self._sites])
@@ -372,7 +372,7 @@ class _Finder:
                         return f"its attention ('{site.node}') is the same for every sample"
                     return Probe("attention", str(value.name), layer, max(1, site.heads), site.sample_axis, place == 1)
             return f"no Softmax feeds its context product '{site.node}' directly"
-        return "its context product is no site"
+        return _NO_CONTEXT
 
     def context(self, layer: int) -> Probe | str:
         """What a layer's context product gives."""
@@ -380,7 +380,7 @@ class _Finder:
             if site.sample_axis < 0:
                 return f"its attention ('{site.node}') is the same for every sample"
             return Probe("context", str(node.outputs[0].name), layer, max(1, site.heads), site.sample_axis)
-        return "its context product is no site"
+        return _NO_CONTEXT
 
     def block(self, layer: int) -> Probe | str:
         """The residual sum at the end of a layer.
@@ -397,7 +397,7 @@ class _Finder:
         end = max(sums, key=self._flow.position.__getitem__)
         return Probe("block", str(end.outputs[0].name), layer, 1, max(0, site.sample_axis))
 
-    def _of(self, layer: int, components: tuple[str, ...] | None) -> list[tuple[Site, ir.Node]]:
+    def _of(self, layer: int, components: tuple[str, ...] | None) -> list[tuple[Site | Skipped, ir.Node]]:
         return [
             (site, node)
             for site, node in self._sites

@@ -103,6 +103,8 @@ def _print_evaluation(result: "Evaluation") -> None:
 
     guessed = ", as its outputs and the data suggest (--task)" if result.task_was_guessed else ""
     typer.echo(f"model    {result.model}" + (f" ({result.device}, {result.sites} sites)" if result.device else ""))
+    for line in result.about_sites:
+        typer.echo(f"         {line}")
     typer.echo(f"data     {result.data}, {result.clean.samples} samples")
     typer.echo(f"task     {result.task}, measured by {result.primary}{guessed}")
     text = f"clean    {show(result.clean.metrics[result.primary])}"

@@ -38,7 +38,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show the sites of a model: its matrix products that are or could be on crossbars."""
-    from emu.rewriter import read_manifest
+    from emu.rewriter import about_sites, read_manifest, undisturbed_sites
     from emu.rewriter import rewrite as rewrite_model
 
     written = read_manifest(model)
@@ -48,7 +48,8 @@ def inspect(
     # The sites of a plain model are those that it gets when it is rewritten.
     manifest = written or rewrite_model(model, "ideal", stored=stored, batch_axis=batch_axis).manifest
     if as_json:
-        print_json(plain(manifest) if written else _without_devices(manifest))
+        exact = {"exact": [site.index for site in undisturbed_sites(manifest)]}
+        print_json({**plain(manifest), **exact} if written else _without_devices(manifest))
         return
     what = f"rewritten for {', '.join(manifest.devices)}" if written else "not rewritten"
     typer.echo(f"{model}: {what}, {len(manifest.sites)} sites")
@@ -63,7 +64,7 @@ def inspect(
     print_table(columns, [[cell(getattr(site, column)) for column in columns] for site in manifest.sites])
     typer.echo()
     _print_components(manifest.sites)
-    _print_skipped(manifest)
+    _print_skipped(manifest, about_sites(manifest) if written else ())
 
 
 @app.command()
@@ -88,7 +89,7 @@ def rewrite(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Rewrite a model so that its matrix products run on a device's crossbars."""
-    from emu.rewriter import load_devices
+    from emu.rewriter import about_sites, load_devices
     from emu.rewriter import rewrite as rewrite_model
 
     profile, rules = load_devices(device, map or (), set)
@@ -107,7 +108,7 @@ def rewrite(
     )
     emulated.save(target)
     _print_components(emulated.manifest.sites)
-    _print_skipped(emulated.manifest)
+    _print_skipped(emulated.manifest, about_sites(emulated.manifest))
     for note in _about(emulated.manifest):
         typer.echo(note)
     names = ", ".join(emulated.manifest.devices)
@@ -248,7 +249,7 @@ def _totals(sites: Sequence[Site]) -> tuple[int, int | None]:
     return sum(site.parameters for site in one_of_each_array(sites)), sum(macs) if len(macs) == len(sites) else None
 
 
-def _print_skipped(manifest: Manifest) -> None:
+def _print_skipped(manifest: Manifest, lines: Sequence[str]) -> None:
     for site in manifest.sites:
         if site.note:
             typer.echo(f"Note: site {site.index} '{site.node}': {site.note}.")
@@ -258,11 +259,11 @@ def _print_skipped(manifest: Manifest) -> None:
                 f"Note: site {site.index} '{site.node}' holds the transpose of site {others}: tied weights, "
                 "but arrays of their own."
             )
-    unselected = [skipped for skipped in manifest.skipped if skipped.reason == "not selected"]
-    if unselected:
-        typer.echo(f"Stays digital: {len(unselected)} sites that were not selected.")
-    for skipped in (each for each in manifest.skipped if each not in unselected):
-        typer.echo(f"Stays digital: {skipped.op} '{skipped.node}': {skipped.reason}.")
+    for skipped in manifest.skipped:
+        if not skipped.component:
+            typer.echo(f"Stays digital: {skipped.op} '{skipped.node}': {skipped.reason}.")
+    for line in lines:
+        typer.echo(line)
     share = manifest.digital_share
     if manifest.skipped:
         known = f"{100 * share:.3g} % of all multiplications" if share is not None else "a share that free sizes decide"

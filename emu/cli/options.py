@@ -30,13 +30,26 @@ Map = Annotated[
     typer.Option(
         "--map",
         metavar="SITES:NAME|FILE",
-        help='Another device for these sites: "component=ffn_*:ideal"; may be repeated, later ones win.',
+        help='Another device for these sites, whatever its profile selects: "component=ffn_*:ideal"; may be '
+        "repeated, later ones win.",
     ),
 ]
 Only = Annotated[
-    str | None, typer.Option(metavar="SITES", help='Emulate these sites only: "layer=0-3 component=ffn_up,ffn_down".')
+    str | None,
+    typer.Option(
+        metavar="SITES",
+        help='Emulate these sites only: "layer=0-3 component=ffn_up,ffn_down"; "*" for all.',
+        show_default="as the device's profile says",
+    ),
 ]
-Exclude = Annotated[str | None, typer.Option(metavar="SITES", help="Leave these sites digital.")]
+Exclude = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SITES",
+        help="Leave these sites digital. Either of the two replaces the selection of the device's profile.",
+        show_default="as the device's profile says",
+    ),
+]
 Stored = Annotated[
     str | None,
     typer.Option(

@@ -11,6 +11,7 @@ from emu.errors import InputError
 Test = Callable[[Site], bool]
 Term = tuple[tuple[str, Test], ...]  # alternatives, each as written and as a test
 
+_KEYS = ("layer", "component", "operand", "shape", "node")
 _MOST_SHAPES = 12  # in an error
 
 
@@ -18,9 +19,10 @@ _MOST_SHAPES = 12  # in an error
 class Selection:
     """What selects sites, read from a list of terms separated by spaces, all of which must hold.
 
-    Terms are `layer=0-3` or `layer=0,2`, `component=ffn_up,ffn_down` (globs allowed: `ffn_*`), `shape=768x3072` (rows x
-    columns; `*` for any size, `?` for one that the model leaves open), `node=<glob>`, or a bare glob of node names.
-    Lists with `|` between them select what any of them does.
+    Terms are `layer=0-3` or `layer=0,2`, `component=ffn_up,ffn_down` (globs allowed: `ffn_*`), `operand=stored` (the
+    arrays hold weights) or `operand=written` (activations), `shape=768x3072` (rows x columns; `*` for any size, `?` for
+    one that the model leaves open), `node=<glob>`, or a bare glob of node names. Lists with `|` between them select
+    what any of them does.
 
     Attributes:
         option: name of the option it was given with, for errors.
@@ -51,19 +53,17 @@ class Selection:
             InputError: a part that no site matches; it lists what exists.
 
         """
-        found = {site.node for text, terms in self.lists for site in self._of_list(sites, text, terms)}
-        return [site for site in sites if site.node in found]
-
-    def _of_list(self, sites: Sequence[Site], text: str, terms: Iterable[Term]) -> list[Site]:
-        kept = list(sites)
-        for term in terms:
-            for each, test in term:
+        for text, terms in self.lists:
+            for each, test in (alternative for term in terms for alternative in term):
                 if not any(test(site) for site in sites):
-                    raise InputError(f"{self.option} '{each}' matches no site: {_existing(sites)}.")
-            kept = [site for site in kept if any(test(site) for _, test in term)]
-        if not kept:
-            raise InputError(f"{self.option} '{text}' matches no site: {_existing(sites)}.")
-        return kept
+                    raise InputError(f"{self.option} '{each}' matches no site: {existing(sites)}.")
+            if not any(_hold(terms, site) for site in sites):
+                raise InputError(f"{self.option} '{text}' matches no site: {existing(sites)}.")
+        return self.found_in(sites)
+
+    def found_in(self, sites: Iterable[Site]) -> list[Site]:
+        """The sites that it selects, in order; of a selection for any model, parts may match nothing in this one."""
+        return [site for site in sites if any(_hold(terms, site) for _, terms in self.lists)]
 
 
 def select(
@@ -80,7 +80,7 @@ def select(
         dropped = Selection.parse(exclude, "exclude").of(sites)
         kept = [site for site in kept if site not in dropped]
     if sites and not kept and not may_be_empty:
-        raise InputError(f"exclude '{exclude}' leaves no site: {_existing(sites)}.")
+        raise InputError(f"exclude '{exclude}' leaves no site: {existing(sites)}.")
     return kept
 
 
@@ -89,12 +89,32 @@ def shape_text(shape: Iterable[int | None]) -> str:
     return "x".join("?" if size is None else str(size) for size in shape)
 
 
+def existing(sites: Sequence[Site]) -> str:
+    """What a selection could name."""
+    layers = sorted({site.layer for site in sites if site.layer is not None})
+    components = list(dict.fromkeys(site.component for site in sites))
+    spans = f"layer {layers[0]}" if len(layers) == 1 else "no layers"
+    if len(layers) > 1:
+        spans = f"layers {layers[0]} to {layers[-1]}"
+    shapes = list(dict.fromkeys(shape_text(site.shape) for site in sites))
+    more = f" and {len(shapes) - _MOST_SHAPES} more" if len(shapes) > _MOST_SHAPES else ""
+    return (
+        f"the model has {spans}, the components {', '.join(components)}, "
+        f"the shapes {', '.join(shapes[:_MOST_SHAPES])}{more}, and nodes such as {sites[0].node}"
+    )
+
+
+def _hold(terms: Iterable[Term], site: Site) -> bool:
+    return all(any(test(site) for _, test in term) for term in terms)
+
+
 def _term(term: str, option: str) -> Term:
     key, equals, value = term.partition("=")
     if not equals:
         return ((term, _glob(term, "node")),)
-    if key not in ("layer", "component", "shape", "node"):
-        raise InputError(f"{option} '{term}' cannot be read: a term starts with layer=, component=, shape= or node=.")
+    if key not in _KEYS:
+        known = ", ".join(f"{each}=" for each in _KEYS[:-1])
+        raise InputError(f"{option} '{term}' cannot be read: a term starts with {known} or {_KEYS[-1]}=.")
     alternatives = value.split(",") if key != "node" else [value]
     if not all(alternatives):
         raise InputError(f"{option} '{term}' cannot be read: a value is missing after '{key}='.")
@@ -102,6 +122,8 @@ def _term(term: str, option: str) -> Term:
         return tuple((f"layer={each}", _layers(each, term, option)) for each in alternatives)
     if key == "shape":
         return tuple((f"shape={each}", _shape(each, term, option)) for each in alternatives)
+    if key == "operand":
+        return tuple((f"operand={each}", _operand(each, term, option)) for each in alternatives)
     return tuple((f"{key}={each}", _glob(each, key)) for each in alternatives)
 
 
@@ -124,25 +146,16 @@ def _layers(text: str, term: str, option: str) -> Test:
     return lambda site: site.layer is not None and first <= site.layer <= last
 
 
+def _operand(text: str, term: str, option: str) -> Test:
+    if text not in ("stored", "written"):
+        raise InputError(f"{option} '{term}' cannot be read: an operand is stored or written.")
+    return lambda site: site.is_stored == (text == "stored")
+
+
 def _shape(text: str, term: str, option: str) -> Test:
     if re.fullmatch(r"(\d+|\*|\?)x(\d+|\*|\?)", text) is None:
         raise InputError(f"{option} '{term}' cannot be read: write a shape as rows x columns, 768x3072 or 768x*.")
     wanted = text.split("x")
     return lambda site: all(
         size in ("*", "?" if found is None else str(found)) for size, found in zip(wanted, site.shape, strict=True)
-    )
-
-
-def _existing(sites: Sequence[Site]) -> str:
-    """What a selection could name."""
-    layers = sorted({site.layer for site in sites if site.layer is not None})
-    components = list(dict.fromkeys(site.component for site in sites))
-    spans = f"layer {layers[0]}" if len(layers) == 1 else "no layers"
-    if len(layers) > 1:
-        spans = f"layers {layers[0]} to {layers[-1]}"
-    shapes = list(dict.fromkeys(shape_text(site.shape) for site in sites))
-    more = f" and {len(shapes) - _MOST_SHAPES} more" if len(shapes) > _MOST_SHAPES else ""
-    return (
-        f"the model has {spans}, the components {', '.join(components)}, "
-        f"the shapes {', '.join(shapes[:_MOST_SHAPES])}{more}, and nodes such as {sites[0].node}"
     )

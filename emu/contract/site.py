@@ -5,6 +5,28 @@ from dataclasses import dataclass
 
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT
 
+# What a product can be; `other` where it could not be told.
+COMPONENTS = (
+    "patch_embedding",
+    "embedding_projection",
+    "query",
+    "key",
+    "value",
+    "key_value",
+    "query_key_value",
+    "attention_scores",
+    "position_projection",
+    "position_scores",
+    "attention_context",
+    "attention_output",
+    "ffn_up",
+    "ffn_gate",
+    "ffn_down",
+    "pooler",
+    "classifier",
+    "other",
+)
+
 
 @dataclass(frozen=True)
 class Site:
@@ -18,8 +40,8 @@ class Site:
         op: the operator that it is or becomes, one of `emu.contract.schema.OPERATORS`.
         source_op: its operator in the plain model; the first one that reads the tensor where there is no product.
         layer: index of the transformer block from 0, None outside blocks.
-        component: what it does: `query`, `attention_scores`, `ffn_up`, `classifier` and so on, `other` where it could
-            not be told; or what a stored tensor is, `word_embedding`, `norm`, `bias` and so on.
+        component: what it does, one of `COMPONENTS`; or what a stored tensor is, `word_embedding`, `norm`, `bias` and
+            so on.
         shape: rows K and columns N of the matrix in the array, None where they depend on a symbolic size.
         heads: number of heads, 0 where there are none or they could not be told.
         head_axis: where heads lie: `none`, `output`, `input` or `matrix`, as in `docs/operators.md`.
@@ -87,12 +109,50 @@ class Site:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A product that stays digital, why, and its multiply-accumulates for one sample (None where unknown)."""
+    """A product that stays digital.
+
+    Attributes:
+        node: name of the node that computes it.
+        op: its operator.
+        reason: why, as a half-sentence.
+        macs: multiply-accumulates for one sample, None where they depend on a symbolic size.
+        component: as of a site, and so are the others below; empty where it cannot be one.
+        layer: see above.
+        heads: see above.
+        head_share: see above.
+        sample_axis: see above.
+
+    """
 
     node: str
     op: str
     reason: str
     macs: int | None
+    component: str = ""
+    layer: int | None = None
+    heads: int = 0
+    head_share: int = 1
+    sample_axis: int = -1
+
+    @classmethod
+    def of(cls, site: Site, reason: str) -> "Skipped":
+        """A product that could be a site."""
+        return cls(
+            site.node,
+            site.source_op,
+            reason,
+            site.macs,
+            site.component,
+            site.layer,
+            site.heads,
+            site.head_share,
+            site.sample_axis,
+        )
+
+    @property
+    def query_heads(self) -> int:
+        """Number of query heads that it serves."""
+        return self.heads * self.head_share
 
 
 def one_of_each_array(sites: Iterable[Site]) -> list[Site]:

@@ -75,6 +75,7 @@ class Profile(BaseModel):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
     description: str = ""
     source: str = ""
+    sites: Annotated[sections.Sites, ChosenVariant()] = sections.Sites()
     mapping: Annotated[sections.Mapping, ChosenVariant()] = MappingWeight()
     program: Annotated[sections.Program, ChosenVariant()] = ProgramNone(model="none")
     drift: Annotated[sections.Drift, ChosenVariant()] = DriftNone(model="none")

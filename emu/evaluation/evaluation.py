@@ -29,7 +29,8 @@ class Evaluation:
     """The metrics of a model, clean and over chips.
 
     Two spreads are kept apart: `spread` is over chips with the samples fixed, `clean_ci95` (Wilson) is over samples
-    that could have been drawn for the test set.
+    that could have been drawn for the test set. `about_sites` says which products are on no device, and which are exact
+    on theirs.
     """
 
     clean: Score
@@ -47,6 +48,7 @@ class Evaluation:
     task_was_guessed: bool
     primary: str
     notes: tuple[str, ...]
+    about_sites: tuple[str, ...]
 
     @property
     def spread(self) -> Spread | None:
@@ -98,6 +100,7 @@ class Evaluation:
             "batch_size": self.batch_size,
             "ignored_arrays": list(self.ignored),
             "notes": list(self.notes),
+            "about_sites": list(self.about_sites),
         }
 
     def _as_dict(self, metric: str) -> dict[str, Any]:
@@ -162,6 +165,8 @@ def evaluate(
     Raises:
         InputError: the model, the data or a setting is wrong.
     """
+    from emu.rewriter import about_sites
+
     bench = Bench(
         model,
         data,
@@ -206,6 +211,7 @@ def evaluate(
         task_was_guessed=bench.task_was_guessed,
         primary=bench.task.primary,
         notes=bench.dataset.notes,
+        about_sites=tuple(about_sites(bench.manifest)) if bench.manifest else (),
     )
 
 

@@ -2,7 +2,15 @@
 
 from emu.rewriter.devices import Device, Rule, load_devices
 from emu.rewriter.faults import ArrayFaults, Faults, fault_storage
-from emu.rewriter.manifest import arrays_with_faults, calibrated_sites, device_numbers, read_manifest, structure_of
+from emu.rewriter.manifest import (
+    about_sites,
+    arrays_with_faults,
+    calibrated_sites,
+    device_numbers,
+    read_manifest,
+    structure_of,
+    undisturbed_sites,
+)
 from emu.rewriter.replace import Calibrated
 from emu.rewriter.rewriter import EmulatedModel, find_sites, find_stored_tensors, rewrite
 from emu.rewriter.sharing import Share
@@ -15,6 +23,7 @@ __all__ = [
     "Faults",
     "Rule",
     "Share",
+    "about_sites",
     "arrays_with_faults",
     "calibrated_sites",
     "device_numbers",
@@ -25,4 +34,5 @@ __all__ = [
     "read_manifest",
     "rewrite",
     "structure_of",
+    "undisturbed_sites",
 ]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from emu.contract.selection import Selection
+from emu.contract.selection import Selection, existing, select
 from emu.contract.site import Site
 from emu.device import Overrides, Profile, load_profile
 from emu.device.overrides import read_changes
@@ -15,6 +15,7 @@ from emu.errors import InputError
 Device: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Profile
 # `SELECTION:DEVICE`, or the two apart.
 Rule: TypeAlias = str | tuple[str, Device]
+BY_PROFILE = "the profile of "  # how the reason begins why a product stays digital, where that is the device's
 
 
 def load_devices(
@@ -52,6 +53,37 @@ def load_devices(
         profiles[name] = load_profile(profiles[name], its_changes)
     chosen = [profiles[profile.name] for profile in loaded]
     return chosen[0], [(selection, profile) for (selection, _), profile in zip(pairs, chosen[1:], strict=True)]
+
+
+def choose(
+    sites: Sequence[Site],
+    default: Profile,
+    rules: Sequence[tuple[str, Profile]],
+    only: str | None,
+    exclude: str | None,
+    may_be_empty: bool,
+) -> tuple[list[Site], str]:
+    """The products of a model that are mapped, in order, and why the others stay digital.
+
+    Without `only` and `exclude`, those that a rule maps and those that the profile of `default` is for.
+
+    Raises:
+        InputError: nothing is left.
+
+    """
+    if only is not None or exclude is not None:
+        return select(sites, only, exclude, may_be_empty), "not selected"
+    own = default.sites
+    by_profile = own.of(sites)
+    by_rule = [site for selection, _ in rules for site in Selection.parse(selection, "map").found_in(sites)]
+    chosen = [site for site in sites if site in by_profile or site in by_rule]
+    if not by_profile and not may_be_empty and len(chosen) < len(sites):
+        part = f"only '{own.only}'" if own.only is not None else f"exclude '{own.exclude}'"
+        raise InputError(
+            f"[sites] {part} of the device '{default.name}' leaves no product of this model on it: {existing(sites)}; "
+            "say which are, in the place of that: only='*' (--only '*') for all."
+        )
+    return chosen, f"{BY_PROFILE}'{default.name}' leaves it digital"
 
 
 def assign(

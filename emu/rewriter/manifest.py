@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,17 @@ from emu.contract.structure import Structure, parse_structure
 from emu.device import DeviceNumbers, Profile, load_profile
 from emu.errors import InputError
 from emu.rewriter.batch import Batch
+from emu.rewriter.devices import BY_PROFILE
 from emu.rewriter.load import read_proto
-from emu.rewriter.replace import SCALARS, Calibrated, calibrated_ranges, device_inputs, entries_of, node_attributes
+from emu.rewriter.replace import (
+    SCALARS,
+    Calibrated,
+    calibrated_ranges,
+    device_inputs,
+    entries_of,
+    is_disturbed,
+    node_attributes,
+)
 from emu.version import __version__
 
 
@@ -109,6 +119,30 @@ def structure_of(site: Site, manifest: Manifest) -> Structure:
     return parse_structure(site.op, {**plain(site.op), **attributes, **codes})
 
 
+def undisturbed_sites(manifest: Manifest) -> list[Site]:
+    """The sites at which nothing of their devices acts, whatever the devices' numbers are: exact products."""
+    profiles = {name: load_profile(device.profile) for name, device in manifest.devices.items()}
+    return [site for site in manifest.sites if not is_disturbed(site, profiles[site.device])]
+
+
+def about_sites(manifest: Manifest) -> list[str]:
+    """What of a model's products is not on a device, and what is and is exact there, as sentences."""
+    lines = []
+    chosen: dict[str, list[str]] = {}
+    for each in manifest.skipped:
+        if each.component:
+            chosen.setdefault(each.reason, []).append(each.component)
+    for reason, components in chosen.items():
+        by_profile = reason.startswith(BY_PROFILE)
+        said = f"{reason.replace('leaves it', 'leaves them')} ([sites]; --only '*' maps all)" if by_profile else reason
+        lines.append(f"Stays digital: {_counted(components)}: {said}.")
+    exact: dict[str, list[str]] = {}
+    for site in undisturbed_sites(manifest):
+        exact.setdefault(site.device, []).append(site.component)
+    lines += [f"Exact: {_counted(each)}: '{device}' does nothing there." for device, each in exact.items()]
+    return lines
+
+
 def device_numbers(manifest: Manifest) -> DeviceNumbers:
     """The numbers of a rewritten model's devices, in the order of their control inputs.
 
@@ -126,6 +160,12 @@ def device_numbers(manifest: Manifest) -> DeviceNumbers:
                 "original model again."
             )
     return DeviceNumbers(devices)
+
+
+def _counted(components: Sequence[str]) -> str:
+    """A number of sites, and of which components they are."""
+    parts = ", ".join(f"{each} {count}" for each, count in Counter(components).items())
+    return f"{len(components)} site{'s' * (len(components) > 1)} ({parts})"
 
 
 def _digital_share(sites: Iterable[Site], skipped: Iterable[Skipped]) -> float | None:

@@ -120,6 +120,22 @@ def entries_of(profile: Profile, listed: bool = False) -> dict[str, float]:
     return {name: value for name, value in profile.entries().items() if not (listed and name.startswith("faults."))}
 
 
+def is_disturbed(site: Site, profile: Profile) -> bool:
+    """Whether anything of a device acts on what a site computes, whatever the device's numbers are."""
+    structure, numbers = profile.structure(), profile.entries().keys()
+    if site.is_stored:
+        acts = any(structure[name] not in ("none", 0) for name in ("fault_source", "program", "drift", "weight_bits"))
+        acts = acts or bool(numbers & {"program.modifier", "mapping.cell_bits", "mapping.percentile"})
+    else:
+        acts = structure["write"] != "none" and _is_written_operand(site, profile)
+        acts = acts or structure["write_scaling"] == "calibrated" or "mapping.percentile" in numbers
+    if not site.is_product:  # nothing is read through converters
+        return acts
+    wires = structure["ir_drop"] != "none" and (site.is_stored or structure["ir_drop"] != "network")
+    acts = acts or wires or any(structure[name] != "none" for name in ("dac", "adc", "read_noise"))
+    return acts or bool(numbers & {"read.input_noise", "read.output_noise"})
+
+
 def node_attributes(
     site: Site, profile: Profile, sites: int, listed: bool = False, model: str = "The model"
 ) -> dict[str, int | str]:
@@ -145,7 +161,7 @@ def node_attributes(
         if site.is_product:
             structure["window"] = site.window
     else:
-        if not _is_disturbed(site, profile):
+        if not _is_written_operand(site, profile):
             structure["write"] = "none"
         if structure["ir_drop"] == "network":  # of conductances that are there before the product
             structure["ir_drop"] = "none"
@@ -196,8 +212,8 @@ def _write_scaling(site: Site, profile: Profile, keys: Along | None, positions: 
     return chosen or "token"
 
 
-def _is_disturbed(site: Site, profile: Profile) -> bool:
-    """Whether the device disturbs this written operand: K, V or both."""
+def _is_written_operand(site: Site, profile: Profile) -> bool:
+    """Whether the device's write errors are for this written operand: K, V or both."""
     operands = getattr(profile.write, "operands", "both")
     return site.component not in {"both": (), "key": _VALUE_SIDE, "value": _KEY_SIDE}[operands]
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from emu.contract.codes import read_codes
 from emu.contract.manifest import MANIFEST_KEY, Manifest
 from emu.contract.schema import OPERATORS, QUANTIZED
-from emu.contract.selection import Selection, select
+from emu.contract.selection import Selection
 from emu.contract.site import Site, Skipped
 from emu.errors import InputError
 from emu.rewriter.analysis import Analysis, analyze
 from emu.rewriter.batch import Batch, find_batch
-from emu.rewriter.devices import Device, Rule, assign, load_devices
+from emu.rewriter.devices import Device, Rule, assign, choose, load_devices
 from emu.rewriter.faults import Faults
 from emu.rewriter.load import DOMAIN, Loaded, ModelSource, check_graph, load
 from emu.rewriter.manifest import make_manifest
@@ -94,6 +94,13 @@ class EmulatedModel:
         """The nodes of the sites by name, not to be changed."""
         return {node.name or "": node for node in self._model.graph if node.domain == DOMAIN}
 
+    def products(self) -> list[tuple[Site | Skipped, ir.Node]]:
+        """The products of a model with their nodes, not to be changed: sites, then those that could be sites."""
+        nodes = {node.name or "": node for node in self._model.graph}
+        products: list[Site | Skipped] = [site for site in self.manifest.sites if site.is_product]
+        products += [each for each in self.manifest.skipped if each.component]
+        return [(each, nodes[each.node]) for each in products if each.node in nodes]
+
     def stored(self, node: ir.Node) -> list[NDArray[Any]]:
         """What a node's array holds: W, or codes, scale and zero point; nothing if it is written.
 
@@ -150,7 +157,9 @@ def rewrite(
         model: the path of an .onnx file, an `onnx.ModelProto` or an onnx-ir model; it is never changed.
         device: a preset's name, the path of a TOML file, or a profile.
         only: map these sites only, such as `"layer=0-3 component=ffn_up,ffn_down"`; the others stay digital.
-        exclude: leave these sites digital.
+        exclude: leave these sites digital. Without `only` and `exclude` the profile of `device` says which sites
+            are mapped (its `[sites]`, for sites that no rule of `map` matches); either replaces that, so that
+            `only="*"` maps all.
         set: changes of the device, such as `{"program.sigma": 0.15}`; of another one by its name, as in
             `{"pcm:program.sigma": 0.15}`.
         share: which sites share one physical array, and so its disturbances: those with equal weights (`by-content`;
@@ -173,10 +182,8 @@ def rewrite(
     check_share(share)
     read = _analyzed(model, batch_axis)
     plain, name, analysis = read.model, read.name, read.analysis
-    chosen = select(analysis.sites, only, exclude, may_be_empty=stored is not None)
-    left = [
-        Skipped(site.node, site.source_op, "not selected", site.macs) for site in analysis.sites if site not in chosen
-    ]
+    chosen, why = choose(analysis.sites, default, rules, only, exclude, may_be_empty=stored is not None)
+    left = [Skipped.of(site, why) for site in analysis.sites if site not in chosen]
     products = [analysis.products[site.index] for site in chosen]
     tensors: list[StoredTensor] = []
     if stored is not None:

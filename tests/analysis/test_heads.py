@@ -54,7 +54,7 @@ def test_a_device_without_bits_has_no_loss_per_bit() -> None:
     found = heads(analog, chips=1)
     assert found["layer"].unique().tolist() == [1]
     assert found["bits"].isna().all()
-    assert found["distance"].isna().all()  # attention products are digital, and show nothing
+    assert (found["distance"] > 0).all()  # attention products are digital, and looked at all the same
     found = heads(analog, chips=1, attention=model_path("digits_vit"))
     assert found["distance"].notna().all()
 

@@ -13,6 +13,7 @@ from emu.demo import data_path, model_path
 from emu.errors import InputError
 from emu.evaluation.data import read_arrays
 from tests.rewriter import exported
+from tests.rewriter.small import model, values
 
 VIT, BERT = model_path("digits_vit"), model_path("listops_bert")
 
@@ -95,9 +96,18 @@ def test_labels_are_not_needed(vit: EmulatedModel) -> None:
     assert [batch.samples for batch in probed.batches()] == [3]
 
 
+def test_attention_that_stays_digital_is_looked_at_too(vit: EmulatedModel) -> None:
+    kinds = ("attention", "context", "block")
+    everything = rewrite(VIT, "rram", "*")
+    assert {site.component for site in everything.manifest.sites} > {site.component for site in vit.manifest.sites}
+    assert [find_probes(vit, kind) for kind in kinds] == [find_probes(everything, kind) for kind in kinds]
+    only_ffn = rewrite(VIT, "rram", "component=ffn_* layer=1-3")
+    assert [probe.layer for probe in find_probes(only_ffn, "attention")[0]] == [1, 2, 3]
+
+
 def test_what_cannot_be_found_is_said(vit: EmulatedModel) -> None:
-    with pytest.raises(InputError, match="Layer 0 is left out: its context product is no site"):
-        find_probes(rewrite(VIT, device="rram", only="component=ffn_*"), "attention")
+    with pytest.raises(InputError, match="has nothing to look at. It has no transformer blocks"):
+        find_probes(rewrite(model("y = MatMul(x, w)", w=values(4, 3)), "ideal"), "attention")
     with pytest.raises(InputError, match="already rewritten: give it without a device"):
         ProbedModel(vit, data_path("digits_test"), "block", device="rram")
     with pytest.raises(InputError, match="is not rewritten: give a device"):

@@ -41,6 +41,13 @@ def test_shapes_are_rows_by_columns_with_any_size_for_a_star():
     assert nodes("shape=*x*") == nodes()
 
 
+def test_operands_are_stored_or_written():
+    assert nodes("operand=written layer=0") == {"scores0", "context0"}
+    assert nodes("operand=stored") == nodes(exclude="component=attention_scores,attention_context")
+    with pytest.raises(InputError, match="'operand=read' cannot be read: an operand is stored or written"):
+        nodes("operand=read")
+
+
 def test_an_open_size_of_a_shape_is_a_question_mark():
     sites = find_sites(
         model(
@@ -68,7 +75,7 @@ def test_exclude_takes_away_from_only():
         ("layer=first", "write layers as 3, 0-3 or 0,2"),
         ("layer=2-0", "write the range 2-0 as 0-2"),
         ("layer=", "a value is missing after 'layer='"),
-        ("block=1", "a term starts with layer=, component=, shape= or node="),
+        ("block=1", "a term starts with layer=, component=, operand=, shape= or node="),
         ("shape=8x9", "only 'shape=8x9' matches no site: .* the shapes 8x8, 4x5, 5x4, 8x12, 12x8, 8x3, and nodes"),
         ("shape=8", "write a shape as rows x columns, 768x3072 or 768x*"),
         ("shape=", "a value is missing after 'shape='"),
@@ -94,9 +101,9 @@ def test_what_is_not_selected_stays_digital_and_sites_are_numbered_anew():
         (1, "down1", 1),
     ]
     assert set(crossbars(rewritten.model)) == {"up1", "down1"}
-    assert Skipped("q0", "MatMul", "not selected", 5 * 8 * 8) in rewritten.manifest.skipped
+    assert Skipped("q0", "MatMul", "not selected", 5 * 8 * 8, "query") in rewritten.manifest.skipped
     macs = sum(site.macs for site in rewritten.manifest.sites)
-    everything = sum(site.macs for site in rewrite(transformer(2)).manifest.sites)
+    everything = sum(site.macs for site in rewrite(transformer(2), only="*").manifest.sites)
     assert rewritten.manifest.digital_share == pytest.approx(1 - macs / everything)
 
 

@@ -18,7 +18,7 @@ from emu.evaluation.data import read_arrays
 @pytest.fixture(scope="module")
 def bench() -> Bench:
     changes = {"program.sigma": 0.4}
-    return Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", set=changes, samples=60)
+    return Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", only="*", set=changes, samples=60)
 
 
 def test_a_trial_that_selects_no_site_away_is_the_plain_one(bench: Bench) -> None:
@@ -65,10 +65,10 @@ def test_a_plain_model_has_a_clean_score_only() -> None:
 
 
 def test_a_fingerprint_changes_with_model_device_data_and_only_then(bench: Bench) -> None:
-    arguments = {"device": "rram", "set": {"program.sigma": 0.4}, "samples": 60}
+    arguments = {"device": "rram", "only": "*", "set": {"program.sigma": 0.4}, "samples": 60}
     same = Bench(model_path("digits_vit"), read_arrays(data_path("digits_test"))[0], batch_size=7, **arguments)
     assert same.fingerprint() == bench.fingerprint()
-    emulated = rewrite(model_path("digits_vit"), device="rram", set=arguments["set"])
+    emulated = rewrite(model_path("digits_vit"), device="rram", only="*", set=arguments["set"])
     assert Bench(emulated, data_path("digits_test"), samples=60).fingerprint() == bench.fingerprint()
     changed = {
         "data": {**arguments, "samples": 59},
@@ -108,8 +108,8 @@ def test_what_follows_from_a_chosen_time_is_not_said_beside_it(tmp_path: Path) -
 
 
 def test_a_bench_takes_the_samples_of_another_one(bench: Bench) -> None:
-    other = Bench(model_path("digits_deit"), bench.dataset, device="rram", task=bench.task)
-    loaded = Bench(model_path("digits_deit"), data_path("digits_test"), device="rram", samples=60)
+    other = Bench(model_path("digits_deit"), bench.dataset, device="rram", only="*", task=bench.task)
+    loaded = Bench(model_path("digits_deit"), data_path("digits_test"), device="rram", only="*", samples=60)
     assert other.run(Trial(seed=1)) == loaded.run(Trial(seed=1))
     assert other.arguments == loaded.arguments and other.fingerprint() == loaded.fingerprint()
 

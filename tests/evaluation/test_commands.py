@@ -76,6 +76,8 @@ def test_data_that_do_not_exist_are_named(tmp_path: Path) -> None:
 def test_a_models_fixed_batch_is_filled_up_for_every_task(tmp_path: Path) -> None:
     onnx.save(token_model(np.eye(4), [np.eye(4)], ["hidden"], batch=4), tmp_path / "model.onnx")
     np.savez(tmp_path / "set.npz", input_ids=np.arange(12).reshape(6, 2) % 4)
-    result = emu("evaluate", tmp_path / "model.onnx", "--data", tmp_path / "set.npz", "--device", "rram", "--json")
+    result = emu(
+        "evaluate", tmp_path / "model.onnx", "--data", tmp_path / "set.npz", "--device", "rram", "--only", "*", "--json"
+    )
     report = json.loads(result.stdout)
     assert report["task"] == "arrays" and report["samples"] == 6 and report["batch_size"] == 4

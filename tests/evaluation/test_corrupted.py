@@ -128,7 +128,7 @@ class TestData:
         assert foggy.clean.accuracy < clean.clean.accuracy
 
     def test_a_bench_on_other_data_keeps_its_session_and_its_own_results(self) -> None:
-        bench = Bench(model_path("digits_vit"), data_path("digits_vit"), device="rram", samples=20)
+        bench = Bench(model_path("digits_vit"), data_path("digits_vit"), device="rram", only="*", samples=20)
         before, trial = bench.clean, Trial(3)
         other = bench.with_data(DataSource(data_path("digits_vit"), corruption="fog:5", **DIGITS), 10)
         assert other.session is bench.session and other.task is bench.task
@@ -138,7 +138,7 @@ class TestData:
         assert other.fingerprint()["data"] != bench.fingerprint()["data"]
         assert other.fingerprint()["model"] == bench.fingerprint()["model"]
         source = DataSource(data_path("digits_vit"), corruption="fog:5", **DIGITS)
-        fresh = Bench(model_path("digits_vit"), source, device="rram", samples=10)
+        fresh = Bench(model_path("digits_vit"), source, device="rram", only="*", samples=10)
         assert other.run(trial) == fresh.run(trial)
 
     def test_what_has_no_pictures_is_refused(self, tmp_path: Path) -> None:

@@ -370,7 +370,9 @@ class TestPairs:
             {"sentence1": "red cat", "sentence2": "blue sky", "score": 0},
         ]
         model = token_model(np.eye(V), [np.eye(V)], ["last_hidden_state"], extra_inputs=["attention_mask"])
-        bench = Bench(model, DataSource(table(tmp_path / "set.jsonl", records), processor=tokenizer), device="rram")
+        bench = Bench(
+            model, DataSource(table(tmp_path / "set.jsonl", records), processor=tokenizer), device="rram", only="*"
+        )
         assert bench.task == Similarity() and bench.dataset.rows == 6
         assert bench.clean.metrics["spearman"] == pytest.approx(1)
         assert bench.run(Trial(seed=1)).metrics["output_snr_db"] > 5
@@ -401,7 +403,7 @@ class TestImages:
         save_image_processor(tmp_path / "model", 4)
         saved(image_model(3, 4, 3), tmp_path / "model")
         monkeypatch.chdir(tmp_path)
-        assert Bench("model/model.onnx", "colors", device="rram").clean.accuracy == 1
+        assert Bench("model/model.onnx", "colors", device="rram", only="*").clean.accuracy == 1
 
     def test_the_digits_as_image_files_are_those_of_the_arrays(self, tmp_path: Path) -> None:
         from PIL import Image
@@ -496,7 +498,7 @@ def test_options_for_texts_are_not_for_arrays(tmp_path: Path) -> None:
 
 def test_an_evaluation_tells_task_notes_and_every_metric(tmp_path: Path, tokenizer: Path) -> None:
     source = DataSource(table(tmp_path / "set.jsonl", RECORDS), processor=tokenizer, max_length=4)
-    report = json.loads(json.dumps(evaluate(reds_and_blues(), source, device="rram", chips=3).as_dict()))
+    report = json.loads(json.dumps(evaluate(reds_and_blues(), source, device="rram", only="*", chips=3).as_dict()))
     assert report["task"] == report["primary"].replace("accuracy", "classification")
     assert report["notes"] == ["2 of 4 texts were cut to 4 tokens."]
     assert report["metrics"]["accuracy"] == report["accuracy"]

@@ -85,7 +85,7 @@ class TestNames:
 @pytest.fixture(scope="module")
 def bench() -> Bench:
     changes = {"program.sigma": 0.5}
-    return Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", set=changes, samples=60)
+    return Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", only="*", set=changes, samples=60)
 
 
 class TestClassification:
@@ -123,7 +123,9 @@ class TestClassification:
         assert bench.clean.metrics["output_snr_db"] == math.inf
 
     def test_the_clean_model_runs_once_for_all_trials(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        bench = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", samples=8, batch_size=8)
+        bench = Bench(
+            model_path("digits_vit"), data_path("digits_test"), device="rram", only="*", samples=8, batch_size=8
+        )
         runs, session = 0, bench.session
 
         class Counting:
@@ -156,7 +158,7 @@ class TestClassification:
         assert "no output 'more' (it has 'logits', 'opposite')" in message
 
     def test_measuring_costs_little_beside_the_inferences(self) -> None:
-        bench = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", threads=1)
+        bench = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", only="*", threads=1)
         bench.run(Trial())
         whole, outside = [], []
         for seed in range(5):
@@ -372,7 +374,7 @@ class TestSimilarity:
 class TestArrays:
     def test_outputs_are_compared_with_the_clean_ones_without_labels(self) -> None:
         model = token_model(np.eye(5), [RNG.normal(size=(5, 7))], ["hidden"])
-        bench = Bench(model, {"input_ids": RNG.integers(0, 5, (6, 3))}, device="rram")
+        bench = Bench(model, {"input_ids": RNG.integers(0, 5, (6, 3))}, device="rram", only="*")
         assert bench.task == Arrays() and bench.task_was_guessed
         score = bench.run(Trial(seed=1))
         assert 10 < score.metrics["output_snr_db"] < 40 and 0 < score.metrics["relative_error"] < 0.3
@@ -381,7 +383,7 @@ class TestArrays:
 
     def test_the_error_grows_with_the_disturbance(self) -> None:
         data = {"pixel_values": np.load(data_path("digits_vit"))["pixel_values"][:16]}
-        bench = Bench(model_path("digits_vit"), data, device="rram")
+        bench = Bench(model_path("digits_vit"), data, device="rram", only="*")
         errors = [
             bench.run(Trial(set={"program.sigma": sigma})).metrics["relative_error"] for sigma in (0.05, 0.1, 0.2)
         ]
@@ -389,7 +391,7 @@ class TestArrays:
 
     def test_the_primary_metric_takes_the_place_of_accuracy(self) -> None:
         model = token_model(np.eye(5), [RNG.normal(size=(5, 7))], ["hidden"])
-        report = evaluate(model, {"input_ids": RNG.integers(0, 5, (6, 3))}, device="rram", chips=2).as_dict()
+        report = evaluate(model, {"input_ids": RNG.integers(0, 5, (6, 3))}, device="rram", only="*", chips=2).as_dict()
         assert report["accuracy"] is None and report["clean"]["accuracy"] is None and report["clean"]["ci95"] is None
         assert report["primary"] == "output_snr_db" and len(report["metrics"]["output_snr_db"]["per_chip"]) == 2
         assert report["clean"]["metrics"]["output_snr_db"] is None
@@ -469,7 +471,7 @@ class TestOneScore:
     def test_a_model_with_one_score_is_evaluated_on_a_chip(self) -> None:
         model = token_model(np.eye(4), [np.array([[3.0], [-2.0], [1.0], [-1.0]])], ["logits"], mean=True)
         data = {"input_ids": np.repeat(np.arange(4)[:, None], 2, axis=1), "labels": np.array([[1], [0], [1], [1]])}
-        result = evaluate(model, data, chips=2, device="rram")
+        result = evaluate(model, data, chips=2, device="rram", only="*")
         assert result.task == "classification" and result.clean.accuracy == 0.75
 
 

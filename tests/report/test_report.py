@@ -79,7 +79,7 @@ class Page(HTMLParser):
 
 def plan(**settings: Any) -> Plan:
     files = {"model": model_path("digits_vit"), "data": data_path("digits_test")}
-    return Plan(**{**files, "device": "rram", "samples": SAMPLES, **settings})
+    return Plan(**{**files, "device": "rram", "only": "*", "samples": SAMPLES, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         run_plan(plan(vary={"program.sigma": "0.5"}, seeds=2), store=kept, study=HOSTILE)
         places = {"layer": "0-1", "component": "query,ffn_*"}
         run_plan(plan(vary=places, set={"program.sigma": 0.6}, seeds=2), store=kept, study="places")
-        bench = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", samples=SAMPLES)
+        bench = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", only="*", samples=SAMPLES)
         alone = [Trial(seed=seed, only="component=query") for seed in (0, 1)]
         but = [Trial(seed=seed, exclude=f"component={name}") for seed in (0, 1) for name in ("query", "key")]
         run_trials(bench, [Trial(), *alone, *but], store=kept, study="parts")
@@ -113,7 +113,7 @@ def test_the_points_are_those_of_the_store_to_the_last_digit(store: Store, page:
 
 def test_the_headlines_are_the_clean_the_best_and_the_worst(store: Store, page: Page) -> None:
     means = summarize(store.frame("sigma"))["accuracy.mean"]
-    clean = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", samples=SAMPLES).clean
+    clean = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", only="*", samples=SAMPLES).clean
     found = {name: float(value) for name, value in page.headlines.items()}
     assert found == {
         "Clean accuracy": clean.metrics["accuracy"],

@@ -6,7 +6,7 @@ import pytest
 
 from emu.device import load_profile
 from emu.errors import InputError
-from emu.rewriter import rewrite
+from emu.rewriter import about_sites, rewrite, undisturbed_sites
 from emu.runtime import session
 
 from .small import attributes, crossbars, initializer, model, transformer, values
@@ -20,7 +20,7 @@ def devices_of(rewritten):
 
 
 def test_the_last_rule_that_matches_a_site_counts_and_the_rest_is_on_the_default():
-    rewritten = rewrite(transformer(2), "rram", map=["component=ffn_*:rram_adc", "layer=0:ideal"])
+    rewritten = rewrite(transformer(2), "rram", "*", map=["component=ffn_*:rram_adc", "layer=0:ideal"])
     devices = devices_of(rewritten)
     assert devices["up0"] == devices["q0"] == devices["scores0"] == "ideal"
     assert devices["up1"] == devices["down1"] == "rram_adc"
@@ -66,14 +66,14 @@ def test_a_rule_takes_a_file_after_its_last_colon(tmp_path):
 
 def test_stored_tensors_follow_rules_too():
     original = model("h = MatMul(x, w) y = Add(h, b)", w=values(4, 3), b=values(3))
-    rewritten = rewrite(original, "rram", stored="component=bias", map=["component=bias:ideal"])
+    rewritten = rewrite(original, "rram", "*", stored="component=bias", map=["component=bias:ideal"])
     assert devices_of(rewritten) == {"h": "rram", "b": "ideal"}
 
 
 def test_equal_weights_on_different_devices_are_different_arrays():
     original = model("a = MatMul(x, w) b = MatMul(a, w) c = MatMul(b, w) y = MatMul(c, w)", w=values(4, 4))
-    assert [site.array for site in rewrite(original).manifest.sites] == [0, 0, 0, 0]
-    rewritten = rewrite(original, "rram", map=["node=b:rram_adc", "node=y:rram_adc"])
+    assert [site.array for site in rewrite(original, only="*").manifest.sites] == [0, 0, 0, 0]
+    rewritten = rewrite(original, "rram", "*", map=["node=b:rram_adc", "node=y:rram_adc"])
     assert [site.array for site in rewritten.manifest.sites] == [0, 1, 0, 1]
 
 
@@ -119,7 +119,8 @@ def test_sites_compute_as_they_do_in_a_model_of_their_device_alone():
     original = model("h = MatMul(x, w) y = MatMul(h, v)", w=values(4, 4), v=values(4, 3))
     x = {"x": values(3, 4)}
     both = session(rewrite(original, "ideal", map=["node=h:rram"]), ops="python").run(None, x)[0]
-    alone = session(rewrite(original, "rram"), ops="python").run(None, {**x, "emu.strength": np.float32([1, 0])})[0]
+    alone = session(rewrite(original, "rram", "*"), ops="python")
+    alone = alone.run(None, {**x, "emu.strength": np.float32([1, 0])})[0]
     np.testing.assert_allclose(both, alone, rtol=1e-6)
 
 
@@ -166,3 +167,88 @@ def test_codes_of_a_quantized_model_decide_how_many_bits_can_flip():
         rewrite(original, {"faults": faults | {"flip": [12]}})
     with pytest.raises(InputError, match="node 'y' holds integer codes of 8 bits, .* hit float32"):
         rewrite(original, {"faults": {"storage": "float32", "ber": 0.1}})
+
+
+LINEAR = {f"{name}0" for name in ("q", "k", "v", "output", "up", "down")}
+BY_PROFILE = "the profile of 'rram' leaves it digital"
+
+
+def mapped(**arguments):
+    return {site.node for site in rewrite(transformer(), "rram", **arguments).manifest.sites}
+
+
+def test_the_profile_of_the_device_says_what_is_mapped_and_the_manifest_why_the_rest_is_not():
+    manifest = rewrite(transformer(), "rram").manifest
+    assert {site.node for site in manifest.sites} == LINEAR
+    left = {each.node: (each.component, each.reason, each.macs) for each in manifest.skipped}
+    assert left == {
+        "scores0": ("attention_scores", BY_PROFILE, 2 * 5 * 4 * 5),
+        "context0": ("attention_context", BY_PROFILE, 2 * 5 * 5 * 4),
+        "classifier": ("classifier", BY_PROFILE, 8 * 3),
+    }
+    assert manifest.digital_share is not None and manifest.digital_share > 0
+
+
+def test_only_or_exclude_replaces_the_selection_of_the_profile():
+    everything = LINEAR | {"scores0", "context0", "classifier"}
+    assert mapped(only="*") == everything
+    assert mapped(only="component=classifier") == {"classifier"}
+    assert mapped(exclude="component=ffn_*") == everything - {"up0", "down0"}
+    left = rewrite(transformer(), "rram", exclude="component=ffn_*").manifest.skipped
+    assert {each.reason for each in left} == {"not selected"}
+
+
+def test_a_rule_maps_what_its_own_device_and_the_default_would_leave_digital():
+    rewritten = rewrite(transformer(), "rram", map=["component=classifier:rram", "component=attention_*:pcm_aihwkit"])
+    devices = devices_of(rewritten)
+    assert devices["classifier"] == devices["q0"] == "rram"
+    assert devices["scores0"] == devices["context0"] == devices["output0"] == "pcm_aihwkit"
+    assert not rewritten.manifest.skipped
+    # The selection of a device that rules alone use is for no site: its rule is.
+    assert devices_of(rewrite(transformer(), "ideal", map=["component=ffn_up:rram"])).keys() == LINEAR | {
+        *("scores0", "context0", "classifier")
+    }
+
+
+def test_a_device_that_is_for_nothing_in_a_model_is_named_with_its_section():
+    products = model("h = MatMul(x, w) y = MatMul(h, v)", w=values(4, 4), v=values(4, 3))
+    with pytest.raises(InputError, match=r"^\[sites\] only 'component=query.*' of the device 'rram' leaves no"):
+        rewrite(products, "rram")
+    with pytest.raises(InputError, match=r"\[sites\] exclude '\*' of the device 'ideal' .*--only '\*'"):
+        rewrite(products, "ideal", set={"sites.exclude": "*"})
+    assert devices_of(rewrite(products, "rram", only="*")) == {"h": "rram", "y": "rram"}
+    assert devices_of(rewrite(products, "rram", map=["*:ideal"])) == {"h": "ideal", "y": "ideal"}
+    with pytest.raises(InputError, match="leaves no product"):
+        rewrite(products, "rram", map=["h:ideal"])
+
+
+def test_arrays_that_hold_levels_need_weights_and_leave_products_of_activations_digital():
+    assert devices_of(rewrite(transformer(), "isaac")).keys() == LINEAR | {"classifier"}
+    with pytest.raises(InputError, match="granular"):
+        rewrite(transformer(), "isaac", only="*")
+
+
+def exact(device, only="*", **arguments):
+    return {site.component for site in undisturbed_sites(rewrite(transformer(), device, only, **arguments).manifest)}
+
+
+def test_sites_that_a_device_does_nothing_to_are_told():
+    written = {"attention_scores", "attention_context"}
+    assert exact("rram") == written and exact("rram", None) == set()
+    assert exact("rram_adc") == exact("pcm_aihwkit") == exact("clipformer") == set()
+    assert exact("ideal") == {site.component for site in rewrite(transformer(), "ideal").manifest.sites}
+    assert exact("ideal", set={"read.output_noise": 0.0}) == set()  # a run can change it
+    noise = {"write.model": "gauss_prop", "write.sigma": 0.1}
+    assert exact("rram", set=noise) == set()
+    assert exact("rram", set={**noise, "write.operands": "key"}) == {"attention_context"}
+
+
+def test_what_stays_digital_and_what_is_exact_is_said_in_a_line_each():
+    assert about_sites(rewrite(transformer(), "rram").manifest) == [
+        "Stays digital: 3 sites (attention_scores 1, attention_context 1, classifier 1): the profile of 'rram' leaves "
+        "them digital ([sites]; --only '*' maps all)."
+    ]
+    assert about_sites(rewrite(transformer(), "rram", exclude="component=classifier").manifest) == [
+        "Stays digital: 1 site (classifier 1): not selected.",
+        "Exact: 2 sites (attention_scores 1, attention_context 1): 'rram' does nothing there.",
+    ]

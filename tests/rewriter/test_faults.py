@@ -183,6 +183,6 @@ def test_a_failed_save_leaves_nothing(path, monkeypatch):
 
 def test_a_model_without_random_faults_has_none_to_draw():
     with pytest.raises(InputError, match="has no random faults"):
-        draw_faults(rewrite(transformer(), "rram"))
+        draw_faults(rewrite(transformer(), "rram", "*"))
     with pytest.raises(InputError, match="is not rewritten"):
         draw_faults(transformer())

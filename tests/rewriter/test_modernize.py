@@ -44,7 +44,7 @@ def test_an_old_opset_is_converted_and_the_note_says_so(opset):
 def test_an_opset_that_cannot_be_converted_is_refused():
     original = model("h = MatMul(x, w) y = Upsample <scales = [2.0]> (h)", opset=6, ir_version=3, w=values(4, 3))
     with pytest.raises(InputError, match="uses opset 6, which onnx's version converter cannot raise to 11"):
-        rewrite(original)
+        rewrite(original, only="*")
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -64,12 +64,15 @@ def test_sparse_weights_are_written_out(flat):
     assert rewritten.manifest.notes == ("sparse weights were written out in full",)
     original.graph.sparse_initializer[0].indices.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 12]), "places"))
     with pytest.raises(InputError, match="the indices of sparse tensor 'w' do not fit its shape"):
-        rewrite(original)
+        rewrite(original, only="*")
 
 
 @pytest.mark.parametrize(("opset", "lowest"), [(17, 8), (21, 10), (11, 6)])
 def test_the_lowest_ir_version_that_serves_is_written(opset, lowest):
-    assert rewrite(model("y = MatMul(x, w)", opset=opset, ir_version=13, w=values(4, 3))).model.ir_version == lowest
+    assert (
+        rewrite(model("y = MatMul(x, w)", opset=opset, ir_version=13, w=values(4, 3)), only="*").model.ir_version
+        == lowest
+    )
 
 
 def test_outputs_that_only_a_name_was_given_for_stay_outputs():
@@ -100,7 +103,7 @@ def test_tensors_that_are_not_what_their_shape_says_are_refused(change, problem,
     else:
         original.graph.initializer.append(tensor)
     with pytest.raises(InputError, match=f"tensor 'w' .*{problem}"):
-        rewrite(original)
+        rewrite(original, only="*")
 
 
 def cached(tmp_path, external: str = "model.onnx_data"):
@@ -129,7 +132,7 @@ def test_a_link_that_leads_elsewhere_is_refused(tmp_path):
     (store / "bbb").rename(tmp_path / "elsewhere" / "bbb")
     os.symlink("../elsewhere/bbb", links / "model.onnx_data")
     with pytest.raises(InputError, match="is a link to .*, which lies neither in the model's folder nor"):
-        rewrite(links / "model.onnx")
+        rewrite(links / "model.onnx", only="*")
 
 
 def test_the_command_line_says_what_reading_changed_and_where_samples_lie(tmp_path):
@@ -140,7 +143,7 @@ def test_the_command_line_says_what_reading_changed_and_where_samples_lie(tmp_pa
     assert "Samples: axis 0 of 'x' (by 'batch')." in printed
     batch = json.loads(said("inspect", str(path), "--json"))["batch"]
     assert batch == {"input": "x", "axis": 0, "size": None, "told": "by 'batch'"}
-    options = ("--device", "rram", "--batch-axis", "x:1", "-o", str(tmp_path / "r.onnx"))
+    options = ("--device", "ideal", "--batch-axis", "x:1", "-o", str(tmp_path / "r.onnx"))
     assert "Samples: axis 1 of 'x' (given)." in said("rewrite", str(path), *options)
 
 
@@ -157,4 +160,4 @@ def test_the_data_of_a_constant_node_may_lie_in_another_file(tmp_path):
     np.testing.assert_allclose(y, values(2, 4, seed=1) @ values(4, 3), atol=1e-5)
     (tmp_path / "model.data").unlink()
     with pytest.raises(InputError, match=r"its external data .*model\.data is missing"):
-        rewrite(path)
+        rewrite(path, only="*")

@@ -119,7 +119,7 @@ def test_a_model_of_images_has_no_positions():
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "product")
     graph = onnx.helper.make_graph([node], "plain", [x], [y], [weight])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
-    (crossbar,) = [node for node in rewrite(model, "rram").model.graph.node if node.domain == "emu"]
+    (crossbar,) = [node for node in rewrite(model, "rram", "*").model.graph.node if node.domain == "emu"]
     assert "emu.no_position" in crossbar.input
 
 

@@ -21,8 +21,8 @@ def components(original):
 
 def test_they_are_no_sites_unless_asked_for():
     original = model("h = MatMul(x, w) y = Add(h, b)", w=values(4, 3), b=values(3))
-    assert [site.node for site in rewrite(original).manifest.sites] == ["h"]
-    sites = rewrite(original, stored="component=bias").manifest.sites
+    assert [site.node for site in rewrite(original, only="*").manifest.sites] == ["h"]
+    sites = rewrite(original, stored="component=bias", only="*").manifest.sites
     assert [(site.node, site.op, site.component) for site in sites] == [
         ("h", "CrossbarMatMul", "other"),
         ("b", "FaultyWeight", "bias"),
@@ -31,11 +31,11 @@ def test_they_are_no_sites_unless_asked_for():
 
 def test_products_keep_their_indices_so_that_their_noise_stays_the_same():
     original = transformer(2)
-    plain = rewrite(original).manifest.sites
+    plain = rewrite(original, only="*").manifest.sites
     original.graph.node[0].input[0] = "moved"
     original.graph.node.insert(0, original.graph.node[0].__class__(op_type="Add", input=["x", "p"], output=["moved"]))
     original.graph.initializer.append(model("", p=values(1, 5, 8)).graph.initializer[0])
-    sites = rewrite(original, stored="component=*").manifest.sites
+    sites = rewrite(original, stored="component=*", only="*").manifest.sites
     assert [(site.index, site.node) for site in sites[: len(plain)]] == [(site.index, site.node) for site in plain]
     assert [site.node for site in sites[len(plain) :]] == ["p"]
 
@@ -283,7 +283,7 @@ def test_tied_weights_in_two_layouts_are_said_to_be_two_arrays():
         outputs="float[batch, 50] y",
         words=values(50, 8),
     )
-    head, table = rewrite(original, stored="component=word_embedding").manifest.sites
+    head, table = rewrite(original, stored="component=word_embedding", only="*").manifest.sites
     assert (head.array, table.array) == (0, 1)
     assert table.tied_to == (0,)
     assert head.tied_to == ()
@@ -296,7 +296,7 @@ def test_a_table_that_lies_as_the_weight_does_shares_its_array():
         outputs="float[batch, 8] y",
         words=values(8, 8),
     )
-    rewritten = rewrite(original, stored="component=word_embedding")
+    rewritten = rewrite(original, stored="component=word_embedding", only="*")
     assert [site.array for site in rewritten.manifest.sites] == [0, 0]
     names = [node.input[0 if name == "words" else 1] for name, node in crossbars(rewritten.model).items()]
     assert names == ["words", "words"]
@@ -311,7 +311,7 @@ def test_equal_tables_are_stored_once():
         copy=values(50, 8),
         w=values(8, 3),
     )
-    rewritten = rewrite(original, stored="component=word_embedding")
+    rewritten = rewrite(original, stored="component=word_embedding", only="*")
     assert [site.array for site in rewritten.manifest.sites] == [0, 1, 1]
     assert {node.input[0] for node in crossbars(rewritten.model).values() if node.op_type == "FaultyWeight"} == {
         "words"
@@ -325,9 +325,9 @@ def test_a_selection_that_matches_nothing_says_what_exists():
         InputError,
         match="stored 'component=norm' matches no site: .* components bias, the shapes 1x3, and nodes such as b",
     ):
-        rewrite(original, stored="component=norm")
+        rewrite(original, stored="component=norm", only="*")
     with pytest.raises(InputError, match="has no stored tensor besides the weights of its products"):
-        rewrite(model("y = MatMul(x, w)", w=values(4, 3)), stored="component=norm")
+        rewrite(model("y = MatMul(x, w)", w=values(4, 3)), stored="component=norm", only="*")
 
 
 def test_tensors_that_hold_infinity_stay_digital_and_are_reported():
@@ -341,7 +341,7 @@ def test_tensors_that_hold_infinity_stay_digital_and_are_reported():
         more=values(1, 5, 4),
         w=values(4, 3),
     )
-    rewritten = rewrite(original, stored="component=position_embedding")
+    rewritten = rewrite(original, stored="component=position_embedding", only="*")
     assert [site.node for site in rewritten.manifest.sites] == ["y", "more"]
     assert rewritten.manifest.skipped == (Skipped("places", "Add", "it holds infinite values or NaN", 0),)
 
@@ -349,13 +349,13 @@ def test_tensors_that_hold_infinity_stay_digital_and_are_reported():
 def test_a_node_with_the_name_of_the_tensor_keeps_it():
     original = model("b = MatMul(x, w) y = Add(b, bias)", w=values(4, 3), bias=values(3))
     original.graph.node[0].name = "bias"
-    sites = rewrite(original, stored="component=bias").manifest.sites
+    sites = rewrite(original, stored="component=bias", only="*").manifest.sites
     assert [site.node for site in sites] == ["bias", "bias.stored"]
 
 
 def test_their_parameters_count_and_their_macs_do_not():
     original = model("h = MatMul(x, w) y = Add(h, b)", w=values(4, 3), b=values(3))
-    site = rewrite(original, stored="b").manifest.sites[1]
+    site = rewrite(original, stored="b", only="*").manifest.sites[1]
     assert (site.parameters, site.macs, site.macs_per_row, site.shape) == (3, 0, 0, (1, 3))
 
 

@@ -19,7 +19,7 @@ SAMPLES = 40
 @pytest.fixture(scope="session")
 def bench() -> Bench:
     """The digits ViT in RRAM."""
-    return Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", samples=SAMPLES)
+    return Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", only="*", samples=SAMPLES)
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,6 @@ def plan() -> Callable[..., Plan]:
 
     def make(**settings: Any) -> Plan:
         files = {"model": model_path("digits_vit"), "data": data_path("digits_test")}
-        return Plan(**{**files, "device": "rram", "samples": SAMPLES, **settings})
+        return Plan(**{**files, "device": "rram", "only": "*", "samples": SAMPLES, **settings})
 
     return make

@@ -108,6 +108,6 @@ def test_an_unknown_axis_is_refused_with_the_closest(bench: Bench, name: str, sa
 
 def test_a_number_that_one_of_two_devices_has_gets_its_name() -> None:
     model, data = model_path("digits_vit"), data_path("digits_test")
-    bench = Bench(model, data, device="rram", map=["layer=0:pcm"], samples=10)
+    bench = Bench(model, data, device="rram", only="*", map=["layer=0:pcm"], samples=10)
     assert axis_name(bench, "program.sigma") == "rram:program.sigma"
     assert axis_name(bench, "pcm:drift.time_s") == "pcm:drift.time_s"

@@ -88,7 +88,7 @@ def test_a_missing_plan_file_or_folder_is_refused(plan: Make, tmp_path: Path) ->
 
 def test_a_plain_model_needs_a_device(plan: Make) -> None:
     with pytest.raises(InputError, match="give a device"):
-        run_plan(plan(device=None))
+        run_plan(plan(device=None, only=None))
     with pytest.raises(InputError, match="no option 'procesor'"):
         run_plan(plan(data_options={"procesor": "x"}))
 

@@ -69,7 +69,11 @@ def torch_logits(model: Any, inputs: dict[str, Any]) -> Any:
 
 
 def assert_same_chip(model: Any, inputs: dict[str, Any], device: str, **settings: Any) -> None:
-    """Logits agree to 1e-4, but for samples in which a converter's code lay between two steps: few of them."""
+    """Logits agree to 1e-4, but for samples in which a converter's code lay between two steps: few of them.
+
+    Every product is on the device, unless `settings` say otherwise.
+    """
+    settings = {"only": "*", **settings}
     rewritten = emu.rewrite(exported(model, inputs), device, **settings)
     chip = Chip(model, device, seed=3, read_seed=11, example={name: x[:2] for name, x in inputs.items()}, **settings)
     chip.sample = 40
@@ -130,6 +134,13 @@ def test_read_noise_of_devices_is_the_same(device: str, model: str) -> None:
     assert_same_chip(tiny.vit(), tiny.images(), device, set=noise)
 
 
+def test_without_a_selection_the_profile_says_which_products_are_on_the_chip() -> None:
+    assert_same_chip(tiny.vit(), tiny.images(), "rram", only=None)
+    chip = Chip(tiny.vit(), "rram")
+    blocks = {"query", "key", "value", "attention_output", "ffn_up", "ffn_down"}
+    assert {site.component for site in chip.sites} == blocks
+
+
 def test_settings_maps_and_selections_mean_the_same_as_in_rewrite() -> None:
     settings = {"only": "layer=0-1", "map": ["component=ffn_*:pcm"], "set": {"rram:program.sigma": 0.2}}
     assert_same_chip(tiny.vit(), tiny.images(), "rram", **settings)
@@ -148,7 +159,7 @@ def test_a_rewritten_file_gives_sites_devices_and_calibrated_ranges() -> None:
 
 def test_a_rewritten_file_of_other_weights_is_refused() -> None:
     model, inputs = tiny.vit(), tiny.images(2)
-    rewritten = emu.rewrite(exported(model, inputs), "rram")
+    rewritten = emu.rewrite(exported(model, inputs), "rram", "*")
     with torch.no_grad():
         model.vit.encoder.layer[0].attention.attention.key.weight *= 1.5
     with pytest.raises(InputError, match="holds other weights than the PyTorch model at site 1"):
@@ -244,7 +255,7 @@ def test_gradients_reach_the_clean_weights(gradient: str) -> None:
 
 def test_every_parameter_gets_a_gradient_through_converters_and_writes() -> None:
     model = tiny.vit()
-    chip = Chip(model, "pcm_aihwkit")
+    chip = Chip(model, "pcm_aihwkit", only="*")
     model.train()
     (model(**tiny.images()).logits ** 2).sum().backward()
     chip.remove()
