@@ -44,7 +44,7 @@ def measure_chips(shape: Shape, threads: int, pairs: int) -> list[dict[str, Any]
     weights = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer) / 1e6
     rows = []
     for name, device, changes in CHIPS:
-        session = emu.session(emu.rewrite(model, device=device, set=changes), threads=threads)
+        session = emu.session(emu.rewrite(model, device=device, only="*", set=changes), threads=threads)
 
         def run(seed: int, session=session) -> object:
             return session.run(None, {**inputs, "emu.seed": np.int64(seed)})
@@ -64,7 +64,7 @@ def measure_chips(shape: Shape, threads: int, pairs: int) -> list[dict[str, Any]
 def measure_session(shape: Shape, pairs: int) -> dict[str, Any]:
     """Ratio of the time to create a session."""
     model = transformer(shape)
-    emulated = emu.rewrite(model, device="rram_adc").model
+    emulated = emu.rewrite(model, device="rram_adc", only="*").model
     clean_bytes, emulated_bytes = model.SerializeToString(), emulated.SerializeToString()
     ratios = []
     for _ in range(pairs):

@@ -75,7 +75,7 @@ def measure(shape: Shape, batch: int, threads: int, pairs: int, cases: Sequence[
     clean = clean_session(model.SerializeToString(), threads)
     rows = []
     for case in cases:
-        emulated = emu.rewrite(model, device=case.device, set=case.changes)
+        emulated = emu.rewrite(model, device=case.device, only="*", set=case.changes)
         session = emu.session(emulated, threads=threads)
         sites = len(emulated.manifest.sites)
         feeds = {**inputs, "emu.strength": np.full(sites, case.strength, np.float32)}

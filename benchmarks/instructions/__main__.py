@@ -53,12 +53,13 @@ def build(folder: Path) -> Path:
 
 def node_words(device: str, changes: dict[str, object]) -> list[str]:
     """Attributes and numbers of a product's node on a device, as words for the program."""
-    model = emu.rewrite(one_product(np.eye(4, dtype=np.float32)), device=device, set=changes).model
+    model = emu.rewrite(one_product(np.eye(4, dtype=np.float32)), device=device, only="*", set=changes).model
     node = next(node for node in model.graph.node if node.domain == "emu")
     attributes = {each.name: each.s.decode() if each.s else each.i for each in node.attribute}
     device_input = next(each for each in model.graph.initializer if each.name == node.input[2])
     numbers = numpy_helper.to_array(device_input).ravel()
-    return [";".join(f"{name}={value}" for name, value in attributes.items()), *map(str, numbers.tolist())]
+    words = [f"{name}='{value}" if isinstance(value, str) else f"{name}={value}" for name, value in attributes.items()]
+    return [*words, "--", *map(str, numbers.tolist())]
 
 
 def instructions(program: Path, *words: str) -> float:

@@ -1,5 +1,5 @@
-// Runs one loop of the native library: instructions SET LOOP [ATTRIBUTES NUMBER...]. Prints how many elements it worked
-// on; callgrind counts the instructions below counted().
+// Runs one loop of the native library: instructions SET LOOP [NAME=INTEGER or NAME='TEXT ... -- NUMBER ...]. Prints how
+// many elements it worked on; callgrind counts the instructions below counted().
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -7,12 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "given_node.h"
 #include "kernels.h"
 
 extern "C" {
-int emu_program(const char* attributes, const float* device, int64_t entries, float strength, uint32_t seed,
-                uint32_t read_seed, const int64_t* faults, int64_t fault_count, const float* w, int64_t rows,
-                int64_t columns, float* out);
+int emu_program(const emu::GivenNode* node, float* out);
 const char* emu_last_error();
 
 __attribute__((noinline)) void counted(const std::function<void()>& body) { body(); }
@@ -24,13 +23,33 @@ constexpr int64_t kRows = 48;  // as many as a block of a product
 constexpr int64_t kDepth = 256;
 constexpr int64_t kColumns = 768;
 
-int program(const char* attributes, const std::vector<float>& device, const std::vector<float>& w) {
+// words: attributes, `--` and the numbers of the device.
+int program(std::vector<std::string> words, const std::vector<float>& w) {
+  std::vector<emu::GivenAttribute> attributes;
+  std::vector<float> device;
+  size_t i = 0;
+  for (; i < words.size() && words[i] != "--"; ++i) {
+    const size_t end = words[i].find('=');
+    words[i][end] = '\0';
+    const char* value = words[i].c_str() + end + 1;
+    const bool is_text = *value == '\'';
+    attributes.push_back({words[i].c_str(), is_text ? value + 1 : nullptr, is_text ? 0 : std::atoll(value)});
+  }
+  for (++i; i < words.size(); ++i) device.push_back(std::strtof(words[i].c_str(), nullptr));
+  emu::GivenNode node{};
+  node.attributes = attributes.data();
+  node.attribute_count = static_cast<int64_t>(attributes.size());
+  node.device = device.data();
+  node.entries = static_cast<int64_t>(device.size());
+  node.w = w.data();
+  node.matrices = 1;
+  node.rows = kDepth;
+  node.columns = kColumns;
+  node.strength = 1;
+  node.seed = 1;
   std::vector<float> out(w.size());
   int failed = 0;
-  counted([&] {
-    failed = emu_program(attributes, device.data(), static_cast<int64_t>(device.size()), 1, 1, 0, nullptr, 0, w.data(),
-                         kDepth, kColumns, out.data());
-  });
+  counted([&] { failed = emu_program(&node, out.data()); });
   if (failed != 0) std::fprintf(stderr, "%s\n", emu_last_error());
   return failed;
 }
@@ -59,9 +78,7 @@ int main(int count, char** words) {
 
   int64_t elements = 0;
   if (loop == "program") {
-    std::vector<float> device;
-    for (int i = 4; i < count; ++i) device.push_back(std::strtof(words[i], nullptr));
-    if (count < 4 || program(words[3], device, w) != 0) return 2;
+    if (program({words + 3, words + count}, w) != 0) return 2;
     elements = kDepth * kColumns;
   } else if (loop == "normals") {
     elements = rows([&](int64_t row) { kernels.normals(counter, 0, kColumns, out.data() + row * kColumns); });
@@ -87,7 +104,7 @@ int main(int count, char** words) {
     read.scales = ones.data();
     read.accumulate = true;
     elements = rows([&](int64_t row) {
-      noise.sample = static_cast<uint32_t>(row);
+      noise.position = static_cast<uint32_t>(row);
       if (noisy) {
         kernels.disturb_rows(counter, 0, &noise, 1, kColumns, w.data() + row * kColumns, peaks.data());
         read.peak = peaks[0];

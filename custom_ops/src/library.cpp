@@ -7,6 +7,7 @@
 #include "crossbar_matmul_dynamic.h"
 #include "faulty_weight.h"
 #include "functions.h"
+#include "given_node.h"
 #include "kernels.h"
 #include "ort.h"
 
@@ -65,30 +66,6 @@ const OrtCustomOp* custom_op() {
   }();
   return &op;
 }
-
-// One attribute of a node: a text, or null and a number.
-struct GivenAttribute {
-  const char* name;
-  const char* text;
-  int64_t number;
-};
-
-// A node of CrossbarMatMul with its control inputs and W [matrices, rows, columns], for callers without a session.
-struct GivenNode {
-  const GivenAttribute* attributes;
-  int64_t attribute_count;
-  const float* device;
-  int64_t entries;
-  const int64_t* faults;  // [fault_count, 2]
-  int64_t fault_count;
-  const float* w;
-  int64_t matrices;
-  int64_t rows;
-  int64_t columns;
-  float strength;
-  uint32_t seed;
-  uint32_t read_seed;
-};
 
 Structure structure_of(const GivenNode& node) {
   const auto find = [&](const char* name, bool is_text) -> const GivenAttribute* {

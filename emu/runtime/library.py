@@ -32,13 +32,13 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 class _Attribute(ctypes.Structure):
-    """`GivenAttribute` of library.cpp: a text, or None and a number."""
+    """`GivenAttribute` of given_node.h: a text, or None and a number."""
 
     _fields_ = (("name", ctypes.c_char_p), ("text", ctypes.c_char_p), ("number", ctypes.c_int64))
 
 
 class _Node(ctypes.Structure):
-    """`GivenNode` of library.cpp."""
+    """`GivenNode` of given_node.h."""
 
     _fields_ = (
         ("attributes", ctypes.POINTER(_Attribute)), ("attribute_count", ctypes.c_int64),
