@@ -101,7 +101,7 @@ def test_what_is_not_selected_stays_digital_and_sites_are_numbered_anew():
         (1, "down1", 1),
     ]
     assert set(crossbars(rewritten.model)) == {"up1", "down1"}
-    assert Skipped("q0", "MatMul", "not selected", 5 * 8 * 8, "query") in rewritten.manifest.skipped
+    assert Skipped("q0", "MatMul", "not selected", 5 * 8 * 8, "query", 0, 2, 1, 0) in rewritten.manifest.skipped
     macs = sum(site.macs for site in rewritten.manifest.sites)
     everything = sum(site.macs for site in rewrite(transformer(2), only="*").manifest.sites)
     assert rewritten.manifest.digital_share == pytest.approx(1 - macs / everything)

@@ -39,7 +39,8 @@ def test_without_variation_every_chip_is_as_good_as_the_clean_model(study: tuple
 
 def test_more_variation_costs_accuracy_and_chips_differ(study: tuple[Path, list[str]]) -> None:
     none, some, much = rows_of(study[0])
-    assert none["mean"] >= some["mean"] > much["mean"] + 0.02
+    # A little variation may help by chance, by less than its chips differ from the clean model on 450 digits.
+    assert none["mean"] >= some["mean"] - 0.005 and some["mean"] > much["mean"] + 0.02
     assert much["best"] > much["worst"] and much["low"] < much["mean"] < much["high"]
 
 

@@ -375,8 +375,9 @@ def test_sums_in_float32_change_only_undecided_codes(kind, code, monkeypatch):
     y = stored(x, w, trace=trace, **node)
     analog = periphery.Reading._analog
 
-    def in_float32(reading: Any, x1: Any, v: Any, *place: Any) -> Any:
-        exact, margin = analog(reading, x1, v, *place)
+    def in_float32(reading: Any, x1: Any, cells: Any, *place: Any) -> Any:
+        exact, margin = analog(reading, x1, cells, *place)
+        v = cells.v
         change = np.cumsum(x1[:, :, None] * v[None], axis=1, dtype=np.float32)[:, -1] - x1.astype(np.float64) @ v
         return (exact + change).astype(np.float32), margin
 
