@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from emu.calibration.outputs import scale_of_sample, stored_contents, tile_outputs, written_contents
 from emu.calibration.ranges import Method, check_method, find_range
 from emu.contract.codes import numbers_of
+from emu.contract.schema import OPERATORS
 from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.errors import InputError
@@ -21,7 +22,9 @@ from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Arrays
 from emu.reference import windows
 from emu.reference.mapping import row_scales
+from emu.reference.places import keys_that_count, places
 from emu.rewriter import Calibrated, EmulatedModel, calibrated_sites
+from emu.rewriter.positions import ends_beside
 
 if TYPE_CHECKING:
     import onnx
@@ -132,6 +135,36 @@ class _Site:
         return cls(facts, node, fitted, structure, controls, shape)
 
     @property
+    def places(self) -> dict[str, str]:
+        """Names of the values that say where its rows and keys lie: `position`, `keys`, and `ends` of the sequence."""
+        named = zip(OPERATORS[self.node.op_type].inputs, self.node.inputs, strict=True)
+        given = {each.name: value.name for each, value in named if each.name in ("position", "keys")}
+        ends = ends_beside(given["position"])
+        return {} if ends is None else {**given, "ends": ends}
+
+    def without_padding(self, x: NDArray[np.float32], values: Mapping[str, Any], samples: int) -> NDArray[np.float32]:
+        """An activation whose rows are 0 where they are padding, which no range is to hold."""
+        if not self.places:
+            return x
+        position, ends = (values[self.places[name]] for name in ("position", "ends"))
+        controls = replace(self.controls, positions=position, samples=samples)
+        where = places(x.shape[:-1], self.structure.sample_axis, controls)
+        last = ends[np.zeros_like(where.of_batch) if len(ends) == 1 else where.of_batch, 1]
+        return np.where(((where.position >= 0) & (where.position < last))[..., None], x, np.float32(0))
+
+    def keys_of(self, b: NDArray[np.float32], values: Mapping[str, Any], samples: int) -> NDArray[np.float32]:
+        """A written operand whose keys are 0 where they are padding."""
+        keys = values.get(self.places.get("keys", ""))
+        if keys is None or not len(keys):
+            return b
+        controls, kept = replace(self.controls, keys=keys, samples=samples), np.zeros_like(b)
+        where = places(b.shape[:-2], min(self.structure.sample_axis, 0), controls)
+        for index in np.ndindex(b.shape[:-2]):
+            rows, columns, _ = keys_that_count(b.shape, int(where.of_batch[index]), self.structure, controls)
+            kept[index][rows, columns] = b[index][rows, columns]
+        return kept
+
+    @property
     def operands(self) -> list[str]:
         """Names of the activations that it multiplies."""
         return [value.name for value in self.node.inputs[: 1 if self.facts.is_stored else 2]]
@@ -165,8 +198,8 @@ class _Observer:
 
     @property
     def names(self) -> list[str]:
-        """The activations to look at."""
-        return list(dict.fromkeys(name for site in self.sites for name in site.operands))
+        """The activations to look at, and where their rows lie."""
+        return list(dict.fromkeys(name for site in self.sites for name in (*site.operands, *site.places.values())))
 
     def see(self, values: Mapping[str, NDArray[Any]], samples: int, batches: int) -> None:
         """Takes in one of so many batches."""
@@ -177,13 +210,14 @@ class _Observer:
         width = sum(sites[0].shape[0] * sites[0].shape[1] for sites in stored.values())
         count = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // max(1, width)))
         for fed, sites in stored.items():
-            array = sites[0].rows_of(values[sites[0].operands[0]])
+            array = sites[0].rows_of(sites[0].without_padding(values[sites[0].operands[0]], values, samples))
             self.rows.setdefault(fed, []).append(array[:, _evenly(array.shape[1], -(-count // batches))])
             for site in sites:
                 site.largest = max(site.largest, float(np.abs(array).max(initial=0)))
         for site in self.sites:
             if not site.facts.is_stored:
                 a, b = (values[name] for name in site.operands)
+                a, b = site.without_padding(a, values, samples), site.keys_of(b, values, samples)
                 of_keys = row_scales(b, site.structure, site.controls)
                 a = a if of_keys is None else a * of_keys[..., None, :]  # as they are fed
                 site.largest = max(site.largest, float(np.abs(a).max(initial=0)))

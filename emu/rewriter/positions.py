@@ -22,7 +22,7 @@ _POSITIONS = re.compile("position", re.IGNORECASE)
 _PAST = re.compile("past|cache", re.IGNORECASE)
 _ENCODER = re.compile("encoder", re.IGNORECASE)
 _DECODER = re.compile("decoder", re.IGNORECASE)
-_PREFIX = "emu.sequence_"
+_PREFIX, _ENDS = "emu.sequence_", ".ends"
 _STEP = 3  # by which one length grows from one inference of shapes to another
 
 
@@ -227,6 +227,11 @@ def position_model(model: ir.Model) -> onnx.ModelProto | None:
     return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
 
 
+def ends_beside(position: str) -> str | None:
+    """The value `keys` of the sequence of which a value is the `position`; None where rows count from 0."""
+    return position.rpartition(".")[0] + _ENDS if position.startswith(_PREFIX) else None
+
+
 class PositionInputs:
     """Nodes that compute positions from a model's inputs: operands `position` and `keys` of crossbar nodes.
 
@@ -284,7 +289,7 @@ class _Starts:
         end = self._node("Add", [start, new])
         counted = self._node("Add", [before, self._node("Add", [last, one])])
         pair = [self._node("Reshape", [self._at_least_zero(each), column]) for each in (end, counted)]
-        self.ends = self._node("Concat", pair, axis=1)
+        self.ends = builder.node("Concat", pair, f"{name}{_ENDS}", axis=1)
         self._starts = {"new": start, "all": before, "last": self._node("Sub", [end, one])}
 
     def start(self, kind: str) -> ir.Value:

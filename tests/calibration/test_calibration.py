@@ -226,3 +226,24 @@ def test_images_calibrate_as_their_arrays_do(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     report = json.loads(outcome.stdout)
     assert (report["samples"], report["data"]) == (2, str(tmp_path / "set"))
+
+
+def test_padding_enters_no_range():
+    """Rows of a text that its mask leaves out, before and behind it, whatever they hold."""
+    original = model(
+        "y = MatMul(tokens, w)",
+        inputs="float[batch, length, 6] tokens, int64[batch, length] attention_mask",
+        outputs="float[batch, length, 4] y",
+        w=values(6, 4),
+    )
+    tokens = np.random.default_rng(1).normal(size=(5, 7, 6)).astype(np.float32)
+    mask = np.ones((5, 7), np.int64)
+    mask[0, :2] = mask[1, 4:] = mask[2, :1] = 0
+    largest = np.abs(tokens[mask == 1]).max()
+    tokens[mask == 0] = 100
+    device = {"mapping": PAIRS, "dac": DAC, "adc": ADC}
+    data = {"tokens": tokens, "attention_mask": mask}
+    for method in ("minmax", "percentile"):
+        found, low, high, _ = calibrated(device, original, data, method=method, percentile=100).value("emu.ranges")[0]
+        assert found == pytest.approx(largest, rel=1e-3)
+        assert -20 < low < high < 20
