@@ -68,7 +68,7 @@ struct Device {
 #include "contract.inc"
 
   Table table;
-  Curve exponents;  // targets in microsiemens
+  Curve exponents;                           // targets in microsiemens
   std::vector<std::string> parameter_names;  // of a program function
   std::vector<float> parameters;
 
