@@ -124,9 +124,11 @@ def library_says(case: Case) -> str:
     return ""
 
 
-# A profile leaves out what has no effect, and has no list of bits that there are not.
+# A profile leaves out what has no effect, has no list of bits that there are not and no tables with gaps, and one word
+# of its own: storage as in the `model`.
 OF_PROFILES = re.compile(
     r".*( has no effect|^[\w.]+ is missing: | must give the resolution|^\[program\] (time_s|target_us|mean_us|std_us) |"
+    r"^\[drift\] (mean|std)_nu |^faults\.storage is .*, model$|"
     r"granular needs levels|^\[faults\] (flip|protection) )"
 )
 
