@@ -237,6 +237,12 @@ def check(case: Case) -> str | None:
     return check_profile(case, twin)
 
 
+def is_small(attributes: dict[str, Any]) -> bool:
+    """Whether what it takes to run a node is soon made."""
+    counts = [attributes.get(name, 0) for name in ("sites", "table_points", "table_times", "drift_points")]
+    return all(count <= 1000 for count in counts) and counts[1] * counts[2] <= 1000
+
+
 def cases(count: int, seed: int) -> Iterator[Case]:
     rng = random.Random(seed)
     return (random_case(rng) for _ in range(count))
@@ -246,7 +252,7 @@ def test_random_nodes_meet_the_same_sentence() -> None:
     spoken: dict[str, int] = {}
     by_profiles: dict[str, int] = {}
     for case in cases(1500, seed=1):
-        if case[1].get("sites", 1) > 1000 or case[1].get("table_points", 0) * case[1].get("table_times", 0) > 1000:
+        if not is_small(case[1]):
             continue
         for counted, said in ((by_profiles, check(case)), (spoken, twin_says(case))):
             kind = "no profile" if said is None else re.sub(r"'[^']*'|[\w.]*[\d.]+", "_", said)
@@ -279,7 +285,7 @@ def pairs(op: str) -> Iterator[Case]:
     for one, other in itertools.combinations(names, 2):
         for first, second in itertools.product(values_of(one), values_of(other)):
             attributes = {**plain(op), one: first, other: second}
-            if attributes.get("table_points", 0) * attributes.get("table_times", 0) <= 1000:
+            if is_small(attributes):
                 entries = list(needed_entries(op, attributes))
                 attributes["entries"] = ",".join(entries)
                 yield op, attributes, [1.0 + index % 7 for index, _ in enumerate(entries)]
@@ -295,5 +301,5 @@ def test_every_pair_of_attributes_meets_the_same_sentence(op: str) -> None:
 @pytest.mark.slow
 def test_many_random_nodes_meet_the_same_sentence() -> None:
     for case in cases(30_000, seed=2):
-        if case[1].get("sites", 1) <= 1000 and case[1].get("table_points", 0) * case[1].get("table_times", 0) <= 1000:
+        if is_small(case[1]):
             check(case)
