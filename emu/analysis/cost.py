@@ -261,7 +261,7 @@ def cost(
     Raises:
         InputError: the model or a setting is wrong, or a size is open and `tokens` was not given.
     """
-    from emu.rewriter import EmulatedModel, read_manifest, rewrite
+    from emu.rewriter import EmulatedModel, about_sites, read_manifest, rewrite
 
     if isinstance(model, str | Path) and not Path(model).is_file():
         raise InputError(f"There is no model file {model}.")
@@ -294,7 +294,7 @@ def cost(
         parts.append(frame)
     frame = _pandas().concat(parts, ignore_index=True)
     frame.attrs = {"model": name, "device": ", ".join(profiles), **parts[0].attrs}
-    frame.attrs["notes"] = lent + frame.attrs["notes"]
+    frame.attrs["notes"] = [*about_sites(manifest), *lent, *frame.attrs["notes"]]
     return frame
 
 

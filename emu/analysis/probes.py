@@ -211,7 +211,7 @@ class ProbedModel:
             "settings": dict(self.bench.settings),
             "data": self.bench.dataset.where,
             "samples": self.samples,
-            "notes": self.missing,
+            "notes": [*self.bench.about_sites, *self.missing],
         }
 
     def batches(self) -> Iterator[Batch]:

@@ -356,8 +356,9 @@ def compare(
         sides = {"first": facts(one), "second": facts(other)}
         print_json({**sides, "summary": records(summary), "per_chip": records(table)})
     else:
-        typer.echo(f"first    {names[0]}, clean {shown_clean(one)}")
-        typer.echo(f"second   {names[1]}, clean {shown_clean(other)}")
+        for side, name, bench in (("first ", names[0], one), ("second", names[1], other)):
+            typer.echo(f"{side}   {name}, clean {shown_clean(bench)}")
+            print_about_sites(bench)
         typer.echo(f"data     {one.dataset.where}, {one.clean.samples} samples, {chips} chips, paired by seed\n")
         said = {
             "first": f"{one.task.primary} of the first (%)",
@@ -580,6 +581,7 @@ def facts(bench: "Bench") -> dict[str, Any]:
     return {
         "model": bench.name,
         "device": bench.device_names or None,
+        "about_sites": list(bench.about_sites),
         "settings": dict(bench.settings),
         "data": bench.dataset.where,
         "samples": bench.clean.samples,
@@ -602,10 +604,18 @@ def shown_clean(bench: "Bench") -> str:
 
 
 def print_heading(bench: "Bench") -> None:
-    """Prints model, device, data and clean accuracy."""
-    typer.echo(f"model    {bench.name} ({bench.device_names}, {len(bench.sites)} sites)")
+    """Prints model, device, which products are not on it, data and clean accuracy."""
+    device = f" ({bench.device_names}, {len(bench.sites)} sites)" if bench.manifest else ""
+    typer.echo(f"model    {bench.name}{device}")
+    print_about_sites(bench)
     typer.echo(f"data     {bench.dataset.where}, {bench.clean.samples} samples")
     typer.echo(f"clean    {bench.task.primary} {shown_clean(bench)}")
+
+
+def print_about_sites(bench: "Bench") -> None:
+    """Prints which products are on no device, and which are exact there."""
+    for line in bench.about_sites:
+        typer.echo(f"         {line}")
 
 
 def records(table: "pd.DataFrame") -> list[dict[str, Any]]:

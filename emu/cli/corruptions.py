@@ -14,6 +14,7 @@ from emu.cli.analyze import (
     facts,
     heading,
     open_store,
+    print_heading,
     records,
     say,
 )
@@ -191,9 +192,7 @@ def corruptions(
             }
         )
     else:
-        device_text = f" ({bench.device_names}, {len(bench.sites)} sites)" if bench.manifest else ""
-        typer.echo(f"model    {bench.name}{device_text}")
-        typer.echo(f"data     {bench.dataset.where}, {bench.clean.samples} samples")
+        print_heading(bench)
         _print(summary, errors, chips if bench.manifest else 0)
         if against:
             low, high = mce["low"], mce["high"]

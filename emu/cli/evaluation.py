@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emu.cli.analyze import facts, open_bench, print_heading
 from emu.cli.app import app
 from emu.cli.options import (
     AS_USUAL,
@@ -28,7 +29,8 @@ from emu.cli.options import (
     Threads,
     grouped,
 )
-from emu.cli.output import Progress, cell, print_json, print_table
+from emu.cli.output import Progress, cell, check_target, print_json, print_table
+from emu.files import whole_file
 
 if TYPE_CHECKING:
     from emu.evaluation import Evaluation
@@ -171,24 +173,30 @@ def inject(
     as_json: Json = False,
 ) -> None:
     """Inject faults at random places, some at a time, and measure what each costs."""
-    from emu.evaluation import Bench
     from emu.evaluation import inject as run_campaign
 
-    bench = Bench(
-        model, options.source(data), device=device, set=set, map=map or (), stored=stored, share=share, task=task,
-        batch_size=batch_size, threads=threads, samples=samples,
-    )  # fmt: skip
+    if output is not None:  # before what takes time
+        check_target(output, model, overwrite=True)
+    # Of a plain model the selection says what is on the device, of a rewritten one what of it is struck.
+    struck = {} if device else {"only": only, "exclude": exclude}
+    sites = (None, None) if struck else (only, exclude)
+    bench = open_bench(
+        model, options.source(data), device, set, map, *sites, stored, share, samples, batch_size, threads, task
+    )
     with Progress("injecting") as progress:
         done = run_campaign(
-            bench, count, pattern=pattern, size=size, burst=burst, only=only, exclude=exclude,  # type: ignore[arg-type]
+            bench, count, pattern=pattern, size=size, burst=burst, **struck,  # type: ignore[arg-type]
             first_seed=first_seed, chip=chip, progress=progress,
         )  # fmt: skip
     if output is not None:
-        output.write_text(done.as_csv())
+        with whole_file(output) as part:
+            part.write_text(done.as_csv(), encoding="utf-8")
     rows = done.by_component()
     if as_json:
-        print_json([{"component": name, **row} for name, row in rows.items()])
+        print_json({**facts(bench), "injections": [{"component": name, **row} for name, row in rows.items()]})
         return
+    print_heading(bench)
+    typer.echo("")
     table = [
         [
             name,

@@ -232,6 +232,13 @@ class Bench:
         return ", ".join(self.manifest.devices) if self.manifest else ""
 
     @property
+    def about_sites(self) -> tuple[str, ...]:
+        """Which products are on no device, and which are exact there, as sentences; none for a plain model."""
+        from emu.rewriter import about_sites
+
+        return tuple(about_sites(self.manifest)) if self.manifest else ()
+
+    @property
     def batches(self) -> int:
         """Batches of one trial."""
         return -(-self.dataset.rows // self.batch_size)

@@ -165,8 +165,6 @@ def evaluate(
     Raises:
         InputError: the model, the data or a setting is wrong.
     """
-    from emu.rewriter import about_sites
-
     bench = Bench(
         model,
         data,
@@ -211,7 +209,7 @@ def evaluate(
         task_was_guessed=bench.task_was_guessed,
         primary=bench.task.primary,
         notes=bench.dataset.notes,
-        about_sites=tuple(about_sites(bench.manifest)) if bench.manifest else (),
+        about_sites=bench.about_sites,
     )
 
 

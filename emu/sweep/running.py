@@ -102,6 +102,8 @@ def run_plan(
     setup = describe(bench)
     points = plan.points(bench)
     say = echo or (lambda _: None)
+    for line in bench.about_sites:
+        say(line)
     for note in bench.dataset.notes:
         say(f"Note: {note}")
     for name in bench.dataset.ignored:
