@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from typer.testing import CliRunner
 
 import emu
+from emu.cli import app
 from emu.demo import data_path, model_path
 from emu.errors import InputError
 from emu.evaluation.injection import inject
@@ -139,3 +142,20 @@ def test_a_campaign_is_told_by_component_and_line_by_line() -> None:
     assert len(lines) == 13 and lines[0].startswith(
         "layer,component,node,array,matrix,row,column,what,faults,lost,accuracy"
     )
+
+
+def test_the_command_says_what_is_struck_and_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    onnx.save(
+        model("y = MatMul(x, w)", inputs="float[batch, 6] x", outputs="float[batch, 8] y", w=values(6, 8)),
+        tmp_path / "m.onnx",
+    )
+    np.savez(tmp_path / "d.npz", x=values(3, 6, seed=3), labels=np.array([0, 1, 2]))
+    command = ["inject", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz"), "--count", "3"]
+    command += ["--device", "float32_flips", "--task", "arrays"]
+    lost = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "nowhere" / "x.csv")])
+    assert isinstance(lost.exception, InputError) or lost.exit_code == 2
+    assert "accuracy" not in lost.output and not (tmp_path / "nowhere").exists()
+    done = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "x.csv")])
+    assert "(float32_flips, 1 sites)" in done.output and len((tmp_path / "x.csv").read_text().splitlines()) == 4
+    away = CliRunner().invoke(app, [*command, "--exclude", "node=*"])
+    assert away.exit_code != 0
