@@ -97,8 +97,7 @@ CrossbarMatMulDynamic::Part CrossbarMatMulDynamic::part_of(const Batch& batch, c
 class CrossbarMatMulDynamic::Writer {
  public:
   Writer(const CrossbarMatMulDynamic& node, const Controls& controls, const Batch& batch, const Context& context)
-      : node_(node),
-        structure_(node.structure_),
+      : structure_(node.structure_),
         controls_(controls),
         batch_(batch),
         samples_(batch.b_leading, std::min<int64_t>(structure_.sample_axis, 0), controls) {
@@ -221,7 +220,6 @@ class CrossbarMatMulDynamic::Writer {
     }
   }
 
-  const CrossbarMatMulDynamic& node_;
   const Structure& structure_;
   const Controls& controls_;
   const Batch& batch_;

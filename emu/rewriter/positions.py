@@ -21,7 +21,6 @@ _MASK = re.compile("mask", re.IGNORECASE)
 _POSITIONS = re.compile("position", re.IGNORECASE)
 _PAST = re.compile("past|cache", re.IGNORECASE)
 _ENCODER = re.compile("encoder", re.IGNORECASE)
-_DECODER = re.compile("decoder", re.IGNORECASE)
 _PREFIX, _ENDS = "emu.sequence_", ".ends"
 _STEP = 3  # by which one length grows from one inference of shapes to another
 
@@ -138,7 +137,7 @@ def _sequence(inputs: Iterable[ir.Value], batch: Batch) -> Sequence | None:
             past = past or _counting(value, batch)
         elif len(shape) < 4:
             tokens = tokens or (value, 1)
-    if tokens is None and past is None and mask is None:
+    if tokens is None and past is None:  # a mask alone may be of anything, such as the patches of an image
         return None
     return Sequence(tokens, past, mask, position_ids)
 

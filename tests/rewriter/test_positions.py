@@ -136,3 +136,18 @@ def test_positions_that_no_word_holds_are_refused():
         feeds = {"input_ids": ids, "attention_mask": ids, "position_ids": ids * 0 + place, **past}
         with pytest.raises(Exception, match="position|indices"):
             opened.run(None, feeds)
+
+
+def test_a_mask_of_anything_else_tells_no_positions():
+    """Patches of an image that a model hides from itself."""
+    small = [
+        onnx.helper.make_tensor_value_info("pixel_values", 1, ["batch", 3, 8, 8]),
+        onnx.helper.make_tensor_value_info("bool_masked_pos", onnx.TensorProto.BOOL, ["batch", 64]),
+    ]
+    weight = onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")
+    node = onnx.helper.make_node("MatMul", ["pixel_values", "w"], ["y"], "product")
+    y = onnx.helper.make_tensor_value_info("y", 1, ["batch", 3, 8, 8])
+    graph = onnx.helper.make_graph([node], "images", small, [y], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    emulated = rewrite(model, "rram", only="*")
+    assert emulated.manifest.notes == () and emulated.positions() is None
