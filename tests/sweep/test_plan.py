@@ -117,7 +117,7 @@ def test_a_narrower_interval_continues_with_more_chips(plan: Make, tmp_path: Pat
     with Store(tmp_path / "s.db") as store:
         few = run_plan(plan(vary=vary, until="ci=50%"), store=store)
         more = run_plan(plan(vary=vary, until="ci=1%", most=6), store=store, echo=lines.append)
-    assert lines == ["The store holds 3 of the trials already."]
+    assert lines[-1] == "The store holds 3 of the trials already."
     pd.testing.assert_frame_equal(more[:3], few)
     assert len(more) == 6
 
