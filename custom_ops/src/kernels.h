@@ -176,6 +176,12 @@ struct EncodedRow {
   bool has_rest = false;  // 128 and -128 both occur: what codes lack is in a row of its own
 };
 
+// Squares of a row of inputs as codes of one byte, or of two where one value stands out.
+struct EncodedSquares {
+  float step = 0;  // what one code is worth
+  bool wide = false;
+};
+
 // All of "What is read" for a product of few columns, in one slice and one tile, whose rows lie side by side.
 struct NarrowRead {
   InputRow input;   // but for inverse, which follows from alpha
@@ -249,6 +255,19 @@ struct Kernels {
                          int64_t columns, const float* steps, float* c, int64_t c_stride, float* peaks);
   // What quantize_input makes, as codes; rest is as long as codes and written only where the result says so.
   EncodedRow (*encode_input)(const InputRow& row, const float* x, int64_t count, uint8_t* codes, uint8_t* rest);
+  // Variances of read noise, to 8 bits: C [rows, columns] = A B, B of what noise is proportional to, as floats that are
+  // whole steps, and A of the squares of inputs likewise; a row of `wide` squares meets finer steps.
+  const Packing* rounded_packing;
+  bool (*round_squares)(const float* x, int64_t count, float* out);  // whether they are wide
+  void (*multiply_rounded)(const float* a, int64_t rows, const float* packed, int64_t depth, int64_t columns, bool wide,
+                           float* c);
+  // The same in bytes, where the instruction set has a product of them, else null; up to deepest_fixed rows.
+  const Packing* variance_packing;
+  // Of x, or of x_codes that encode_input has made. Rows are whole multiples of 4 bytes; low only if the result is
+  // wide.
+  EncodedSquares (*encode_squares)(const float* x, const uint8_t* x_codes, int64_t count, uint8_t* codes, uint8_t* low);
+  void (*multiply_variances)(const uint8_t* a, int64_t a_stride, int64_t rows, const float* packed, int64_t depth,
+                             int64_t columns, const float* steps, bool wide, bool add_to, float* c);
   // y [columns, count] (rows y_stride apart) = b [columns, depth] x [depth, count], as read. offsets: of the rows of x.
   // normals: [count, kMostNarrow], read if there is noise. What is not finite gives NaN.
   void (*read_narrow)(const NarrowRead& read, const float* x, const int64_t* offsets, int64_t depth, int64_t count,

@@ -814,31 +814,67 @@ void read_narrow(const NarrowRead& read, const float* x, const int64_t* offsets,
 
 #include "fixed_point_product.inl"
 #include "matrix_product.inl"
+//
+#include "variance_product.inl"
 
 constexpr Packing kFloatPacking = {kPanel, packed_size, pack};
+constexpr Packing kRoundedPacking = {kPanel, rounded_size, pack_rounded};
 #if defined(EMU_BYTE_PRODUCTS)
 constexpr Packing kFixedPacking = {kWidth, packed_fixed_size, pack_fixed};
 constexpr const Packing* kFixedPackingIfAny = &kFixedPacking;
+constexpr Packing kVariancePacking = {kWidth, packed_variance_size, pack_variances};
+constexpr const Packing* kVariancePackingIfAny = &kVariancePacking;
 #else
 constexpr const Packing* kFixedPackingIfAny = nullptr;
 constexpr int64_t kDeepestFixed = 0;
 constexpr decltype(Kernels::multiply_codes) multiply_codes = nullptr;
 constexpr decltype(Kernels::encode_input) encode_input = nullptr;
+constexpr const Packing* kVariancePackingIfAny = nullptr;
+constexpr decltype(Kernels::encode_squares) encode_squares = nullptr;
+constexpr decltype(Kernels::multiply_variances) multiply_variances = nullptr;
 #endif
 // NOLINTEND(google-build-using-namespace)
 
 }  // namespace
 
 // Defines the function that hands out this translation unit's table.
-#define EMU_DEFINE_KERNELS(function, label)                                                                  \
-  const Kernels& function() {                                                                                \
-    static const Kernels table = {                                                                           \
-        label,          words,        normals,        map_row,           store_row,          program_row,    \
-        theta_row,      drift_row,    stick_row,      largest_magnitude, update_magnitudes,  sum_of_squares, \
-        absolute_row,   square_row,   widen_ranges,   make_codes,        read_codes,         quantize_input, \
-        noise_std,      disturb_rows, &kFloatPacking, multiply_packed,   kFixedPackingIfAny, kDeepestFixed,  \
-        multiply_codes, encode_input, read_narrow,    read_row};                                             \
-    return table;                                                                                            \
+#define EMU_DEFINE_KERNELS(function, label)              \
+  const Kernels& function() {                            \
+    static const Kernels table = {label,                 \
+                                  words,                 \
+                                  normals,               \
+                                  map_row,               \
+                                  store_row,             \
+                                  program_row,           \
+                                  theta_row,             \
+                                  drift_row,             \
+                                  stick_row,             \
+                                  largest_magnitude,     \
+                                  update_magnitudes,     \
+                                  sum_of_squares,        \
+                                  absolute_row,          \
+                                  square_row,            \
+                                  widen_ranges,          \
+                                  make_codes,            \
+                                  read_codes,            \
+                                  quantize_input,        \
+                                  noise_std,             \
+                                  disturb_rows,          \
+                                  &kFloatPacking,        \
+                                  multiply_packed,       \
+                                  kFixedPackingIfAny,    \
+                                  kDeepestFixed,         \
+                                  multiply_codes,        \
+                                  encode_input,          \
+                                  &kRoundedPacking,      \
+                                  round_squares,         \
+                                  multiply_rounded,      \
+                                  kVariancePackingIfAny, \
+                                  encode_squares,        \
+                                  multiply_variances,    \
+                                  read_narrow,           \
+                                  read_row};             \
+    return table;                                        \
   }
 
 }  // namespace emu

@@ -171,6 +171,7 @@ class Reader {
         !noisy_ && !ir_drop_ && !structure_.adc_errors() &&
         (structure_.bound_management == BoundManagement::kIterative || pattern_.range == ReadRow::Range::kAbsmax);
     codes_ = product.packing == kernels().fixed_packing;
+    byte_variances_ = needs_variances_ && product.noise_packing == kernels().variance_packing;
     measure_adc_errors();
   }
 
@@ -207,7 +208,13 @@ class Reader {
           encoded(reader.codes_ ? static_cast<size_t>(rows) : 0),
           code_steps(encoded.size()),
           sliced(reader.structure_.dac_slice_bits > 0 ? rows * reader.deepest_ : 0),
-          derived(reader.needs_variances_ || reader.ir_drop_ ? rows * reader.deepest_ : 0),
+          derived(reader.ir_drop_ ? rows * reader.deepest_ : 0),
+          squares(reader.needs_variances_ && !reader.byte_variances_ ? rows * reader.deepest_ : 0),
+          square_codes(reader.byte_variances_ ? rows * Codes::row_bytes(reader.deepest_) : 0),
+          low_codes(reader.byte_variances_ ? rows * Codes::row_bytes(reader.deepest_) : 0),
+          square_steps(reader.byte_variances_ ? static_cast<size_t>(rows) : 0),
+          low_steps(square_steps.size()),
+          slots(reader.needs_variances_ ? static_cast<size_t>(rows) : 0),
           products(rows * reader.widest_),
           variances(reader.needs_variances_ ? rows * reader.widest_ : 0),
           currents(reader.ir_drop_ ? rows * reader.widest_ : 0),
@@ -224,6 +231,13 @@ class Reader {
     std::vector<float> code_steps;  // of each row
     Scratch sliced;
     Scratch derived;
+    Scratch squares;  // of the inputs, or
+    Codes square_codes;
+    Codes low_codes;
+    std::vector<float> square_steps;
+    std::vector<float> low_steps;
+    std::vector<int64_t> slots;  // of the squares and variances of each row: first all that are not wide
+    int64_t narrow = 0;          // how many these are
     Scratch products;
     Scratch variances;
     Scratch currents;
@@ -363,7 +377,7 @@ class Reader {
           cut_inputs(j, x, block.rows * tile.size(), work.sliced.data());
           x = work.sliced.data();
         }
-        measure_norms(x, rows.count, tile.size(), work);
+        measure_squares(x, rows.count, tile.size(), work);
         for (size_t i = 0; i < weight_slices_; ++i) {
           for (size_t g = 0; g < product_.column_groups.size(); ++g) read_group(i, j, t, g, rows, x, work);
         }
@@ -451,13 +465,48 @@ class Reader {
     }
   }
 
-  void measure_norms(const float* x, int64_t rows, int64_t depth, Work& work) const {
-    if (structure_.read_noise == ReadNoise::kNone || needs_noise_weights(structure_)) return;
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto i = static_cast<size_t>(r);
-      work.norms[i] =
-          codes_ ? work.encoded[i].squares * code_step() * code_step() : kernels().sum_of_squares(x + r * depth, depth);
+  // What the variance of read noise takes of the inputs of one slice.
+  void measure_squares(const float* x, int64_t rows, int64_t depth, Work& work) const {
+    if (needs_variances_) {
+      work.narrow = 0;
+      for (int64_t r = 0, last = rows; r < rows; ++r) {
+        const int64_t slot = work.narrow;
+        const bool wide = byte_variances_ ? encode_squares(r, x + r * depth, depth, slot, last - 1, work)
+                                          : round_squares(x + r * depth, depth, slot, last - 1, work);
+        work.slots[static_cast<size_t>(r)] = wide ? --last : work.narrow++;
+      }
+    } else if (noisy_ && structure_.read_noise != ReadNoise::kNone) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const auto i = static_cast<size_t>(r);
+        work.norms[i] = codes_ ? work.encoded[i].squares * code_step() * code_step()
+                               : kernels().sum_of_squares(x + r * depth, depth);
+      }
     }
+  }
+
+  // Into a slot, or into another one if they are wide.
+  bool encode_squares(int64_t r, const float* x, int64_t depth, int64_t slot, int64_t other, Work& work) const {
+    uint8_t* codes = work.square_codes.row(slot, depth);
+    EncodedSquares encoded = kernels().encode_squares(codes_ ? nullptr : x, codes_ ? work.codes.row(r, depth) : nullptr,
+                                                      depth, codes, work.low_codes.row(other, depth));
+    if (codes_) encoded.step *= code_step() * code_step();
+    work.square_steps[static_cast<size_t>(encoded.wide ? other : slot)] =
+        encoded.wide ? 256.0f * encoded.step : encoded.step;
+    if (!encoded.wide) return false;
+    work.low_steps[static_cast<size_t>(other)] = encoded.step;
+    if (other != slot) std::copy(codes, codes + Codes::row_bytes(depth), work.square_codes.row(other, depth));
+    return true;
+  }
+
+  bool round_squares(const float* x, int64_t depth, int64_t slot, int64_t other, Work& work) const {
+    float* squares = work.squares.data() + slot * depth;
+    if (product_.noise_packing != kernels().rounded_packing) {
+      kernels().square(x, depth, squares);
+      return false;
+    }
+    if (!kernels().round_squares(x, depth, squares)) return false;
+    if (other != slot) std::copy(squares, squares + depth, work.squares.data() + other * depth);
+    return true;
   }
 
   // Steps 3 and 4: what the columns of one group carry.
@@ -483,10 +532,36 @@ class Reader {
       times(work.derived.data(), product_.tile(i, t, g), work.ramped);
       drop(t, rows.count * width, work.currents.data(), work.ramped.data(), work.products.data());
     }
-    if (needs_variances_) {
-      kernels().square(x, rows.count * depth, work.derived.data());
-      times(work.derived.data(), product_.noise_tile(i, t, g), work.variances);
+  }
+
+  void multiply_variances(size_t i, size_t t, size_t g, const Rows& rows, Work& work) const {
+    const int64_t depth = product_.row_tiles[t].size();
+    const int64_t width = product_.column_groups[g].size();
+    const float* packed =
+        product_.noise_tile(i, t, g) + b_matrix(rows.y[0]) * product_.noise_packing->size(depth, width);
+    float* variances = work.variances.data();
+    if (product_.noise_packing == kernels().float_packing) {
+      kernels().multiply_packed(work.squares.data(), depth, rows.count, packed, depth, width, variances, width,
+                                nullptr);
+      return;
     }
+    const auto times = [&](int64_t first, int64_t count, bool wide) {
+      float* out = variances + first * width;
+      if (count == 0) return;
+      if (!byte_variances_) {
+        kernels().multiply_rounded(work.squares.data() + first * depth, count, packed, depth, width, wide, out);
+        return;
+      }
+      const int64_t stride = Codes::row_bytes(depth);
+      const auto digit = [&](Codes& codes, const std::vector<float>& steps, bool add_to) {
+        kernels().multiply_variances(codes.row(first, depth), stride, count, packed, depth, width, steps.data() + first,
+                                     wide, add_to, out);
+      };
+      digit(work.square_codes, work.square_steps, false);
+      if (wide) digit(work.low_codes, work.low_steps, true);
+    };
+    times(0, work.narrow, false);
+    times(work.narrow, rows.count - work.narrow, true);
   }
 
   void multiply_codes(const float* packed, int64_t rows, int64_t depth, int64_t width, Work& work) const {
@@ -521,7 +596,7 @@ class Reader {
       find_places(saturated, repeated);
       const Span tile = product_.row_tiles[t];
       convert_inputs(saturated, tile, repeated);
-      measure_norms(repeated.inputs.data(), saturated.count, tile.size(), repeated);
+      measure_squares(repeated.inputs.data(), saturated.count, tile.size(), repeated);
       again = read_rows(0, 0, t, g, saturated, repeated.inputs.data(), attempt, may_repeat(b), repeated);
     }
   }
@@ -544,6 +619,7 @@ class Reader {
                                  uint32_t pass, bool may_repeat, Work& work) const {
     const Span group = product_.column_groups[g];
     multiply(i, t, g, rows, x, work);
+    if (needs_variances_) multiply_variances(i, t, g, rows, work);
     ReadRow row = pattern_of(i, t, g, b_matrix(rows.y[0]), may_repeat);
     const float decoding = product_.decoding.factors[i];
     const auto of_slice = static_cast<float>(input_weight(j));
@@ -579,7 +655,7 @@ class Reader {
       NoiseRow& row = work.noise[static_cast<size_t>(r)];
       row.position = place.position;
       if (needs_variances_) {
-        float* variances = work.variances.data() + r * group.size();
+        float* variances = work.variances.data() + work.slots[static_cast<size_t>(r)] * group.size();
         kernels().noise_std(variances, weight_noise_ * weight_noise_, output_noise_squared_, strength_, group.size(),
                             variances);
         row.std_each = variances;
@@ -836,6 +912,7 @@ class Reader {
   double granular_step_ = 0;
   bool noisy_ = false;
   bool needs_variances_ = false;
+  bool byte_variances_ = false;  // as products of bytes
   bool ir_drop_ = false;
   bool needs_peaks_ = false;
   bool codes_ = false;  // inputs are kept as codes, which makes their products faster

@@ -882,6 +882,16 @@ bool stores_exactly(const Structure& structure, const Device& device, float stre
          device.program_modifier == 0;
 }
 
+namespace {
+
+// A value may be out of all proportion, and would leave no digits to its column.
+bool is_unbounded(const Structure& structure) {
+  return (structure.fault_storage != FaultStorage::kNone && structure.fault_storage != FaultStorage::kInt) ||
+         structure.disturbance == Disturbance::kFunction;
+}
+
+}  // namespace
+
 const Packing& packing_for(const Structure& structure, const Device& device, int64_t rows, bool for_reading) {
   const Kernels& table = kernels();
   if (!for_reading || table.fixed_packing == nullptr || structure.dac_slice_bits > 0) return *table.float_packing;
@@ -890,15 +900,21 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
   const double steps = structure.dac_steps(device);
   const bool clipped = structure.dac != Range::kAbsmax || device.dac_limit > 0;
   const bool codes = steps > 0 && steps <= (clipped ? 254 : 256) && std::fmod(steps, 2.0) == 0;
+  const bool squares_of_codes = steps <= 254 && &noise_packing_for(structure, rows) == table.variance_packing;
   const bool more_than_codes = (structure.input_noise() && device.read_input_noise > 0) ||
-                               needs_noise_weights(structure) || structure.ir_drop == IrDrop::kFormula ||
-                               decoding(structure, device).offset != 0;
-  // A value that is out of all proportion would leave no digits to its column.
-  const bool unbounded =
-      (structure.fault_storage != FaultStorage::kNone && structure.fault_storage != FaultStorage::kInt) ||
-      structure.disturbance == Disturbance::kFunction;
+                               (needs_noise_weights(structure) && !squares_of_codes) ||
+                               structure.ir_drop == IrDrop::kFormula || decoding(structure, device).offset != 0;
   const bool too_deep = structure.row_tiles(rows)[0].size() > table.deepest_fixed;
-  return codes && !more_than_codes && !unbounded && !too_deep ? *table.fixed_packing : *table.float_packing;
+  return codes && !more_than_codes && !is_unbounded(structure) && !too_deep ? *table.fixed_packing
+                                                                            : *table.float_packing;
+}
+
+const Packing& noise_packing_for(const Structure& structure, int64_t rows) {
+  const Kernels& table = kernels();
+  // What is written at run time grows, and its steps would grow with it.
+  if (structure.dynamic() || is_unbounded(structure)) return *table.float_packing;
+  const bool bytes = table.variance_packing != nullptr && structure.row_tiles(rows)[0].size() <= table.deepest_fixed;
+  return bytes ? *table.variance_packing : *table.rounded_packing;
 }
 
 bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns) {
@@ -991,14 +1007,14 @@ void pack_array(const Structure& structure, const Packing& packing, int64_t matr
   }
   const std::vector<Span> row_tiles = structure.row_tiles(rows);
   const std::vector<Span> groups = structure.column_groups(columns);
-  const auto pack = [&](Floats& values) {
-    Floats packed(static_cast<size_t>(BlockLayout(packing, row_tiles, groups, matrices).size()));
-    pack_tiles(packing, values.data(), matrices, rows, row_tiles, groups, columns, for_each, packed.data());
+  const auto pack = [&](const Packing& as, Floats& values) {
+    Floats packed(static_cast<size_t>(BlockLayout(as, row_tiles, groups, matrices).size()));
+    pack_tiles(as, values.data(), matrices, rows, row_tiles, groups, columns, for_each, packed.data());
     values = std::move(packed);
   };
-  for (Floats& values : array.noise_weights) pack(values);
+  for (Floats& values : array.noise_weights) pack(noise_packing_for(structure, rows), values);
   for (Floats& slice : array.slices) {
-    pack(slice);
+    pack(packing, slice);
     const auto size = static_cast<int64_t>(slice.size());
     if (structure.ir_drop == IrDrop::kFormula) {
       array.magnitudes.emplace_back(slice.size());

@@ -184,7 +184,7 @@ class Reading:
                         reading=reading,
                     )
                     squares = None if stored.squares is None else stored.squares[i][..., k, n]
-                    cells = _Cells(v, squares, max(1, structure.devices))
+                    cells = _Cells(v, squares, max(1, structure.devices), rounds_variances(structure))
                     y, margin = self._analog(x1, cells, noise, errors, structure.first_row + k.start)
                     limits = adc_range(y, structure.tile_depth(v.shape[-2]), structure, controls)
                     if may_repeat:
@@ -245,12 +245,13 @@ class Reading:
 @dataclass(frozen=True)
 class _Cells:
     """What one slice of a tile holds: v [..., K, N], and of each the sum of g^2 over its devices (None: v^2), and how
-    many these are.
+    many these are. `rounded`: the variance of their noise is computed to 8 bits.
     """
 
     v: Array
     squares: Array | None = None
     devices: int = 1
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -319,13 +320,53 @@ def _noise_amplitude(x1: Array, cells: _Cells, structure: Structure, controls: C
     squares = x1**2
     match structure.read_noise:
         case "pcm_read":
-            grows = squares @ xp.abs(cells.v)
+            grows = sum_of_variances(squares, xp.abs(cells.v), cells.rounded)
         case "proportional":
-            grows = squares @ (cells.v**2 if cells.squares is None else cells.squares)
+            squared = cells.v**2 if cells.squares is None else cells.squares
+            grows = sum_of_variances(squares, squared, cells.rounded)
         case _:
             devices = cells.devices if structure.read_noise == "independent" else 1
             grows = devices * squares.sum(axis=-1, keepdims=True)
     return controls.strength * xp.sqrt(constant**2 + c**2 * grows)
+
+
+def rounds_variances(structure: Structure) -> bool:
+    """Return whether variances of read noise are computed to 8 bits: of stored values that cannot be out of all
+    proportion. Steps of what is written at run time would grow with it.
+    """
+    if structure.op == DYNAMIC:
+        return False
+    return structure.fault_storage in ("none", "int") and structure.program != "function"
+
+
+def sum_of_variances(squares: Array, weights: Array, rounded: bool) -> Array:
+    """Return squares [..., R, K] @ weights [..., K, N], both in whole steps if `rounded`: of 8 bits, or of 16 in rows
+    where the largest square is more than 64 times the mean.
+    """
+    if not rounded:
+        return squares @ weights
+    xp = namespace(squares)
+    codes = _codes(weights, -2, 127 * 257)
+    narrow = _keep_sum(_codes(squares, -1, 255), squares, -1) @ _keep_sum(xp.floor((codes + 128) / 256), weights, -2)
+    uneven = xp.amax(squares, -1, keepdims=True) * squares.shape[-1] > 64 * squares.sum(axis=-1, keepdims=True)
+    if not bool(uneven.any()):
+        return narrow
+    wide = _keep_sum(_codes(squares, -1, 65535), squares, -1) @ _keep_sum(codes, weights, -2)
+    return xp.where(uneven, wide, narrow)
+
+
+def _codes(values: Array, axis: int, most: int) -> Array:
+    """Return values >= 0 as codes up to `most` along an axis, by arithmetic in float32."""
+    xp = namespace(values)
+    largest = xp.asarray(xp.amax(values, axis, keepdims=True), dtype=xp.float32)
+    factor = xp.asarray(most / xp.where(largest > 0, largest, 1.0), dtype=xp.float32)
+    return as_type(xp.round(xp.asarray(values, dtype=xp.float32) * factor), values)
+
+
+def _keep_sum(codes: Array, values: Array, axis: int) -> Array:
+    """Return codes times the step with which they add up to the values."""
+    xp, total = namespace(codes), codes.sum(axis=axis, keepdims=True)
+    return codes * (values.sum(axis=axis, keepdims=True) / xp.where(total > 0, total, 1.0))
 
 
 def _is_last_repeat(b: float, structure: Structure, controls: Controls) -> bool:
