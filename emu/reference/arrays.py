@@ -34,3 +34,8 @@ def smallest(array: Array, rank: int) -> Array:
     if namespace(array) is np:
         return np.partition(array, rank - 1, axis=-2)[..., rank - 1, :]
     return array.kthvalue(rank, -2).values
+
+
+def surely_none(mask: Array) -> bool:
+    """Return whether no value of a mask is set; False for a tensor without values (PyTorch's `meta` device)."""
+    return not getattr(mask, "is_meta", False) and not bool(mask.any())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emu.contract.schema import DYNAMIC
 from emu.contract.structure import Controls, Structure
-from emu.reference.arrays import Array, Normals, as_type, namespace
+from emu.reference.arrays import Array, Normals, as_type, namespace, surely_none
 from emu.reference.converters import (
     AdcRange,
     adc_range,
@@ -349,7 +349,7 @@ def sum_of_variances(squares: Array, weights: Array, rounded: bool) -> Array:
     codes = _codes(weights, -2, 127 * 257)
     narrow = _keep_sum(_codes(squares, -1, 255), squares, -1) @ _keep_sum(xp.floor((codes + 128) / 256), weights, -2)
     uneven = xp.amax(squares, -1, keepdims=True) * squares.shape[-1] > 64 * squares.sum(axis=-1, keepdims=True)
-    if not bool(uneven.any()):
+    if surely_none(uneven):
         return narrow
     wide = _keep_sum(_codes(squares, -1, 65535), squares, -1) @ _keep_sum(codes, weights, -2)
     return xp.where(uneven, wide, narrow)
