@@ -144,7 +144,8 @@ class Reader {
         device_(product.controls->device),
         strength_(product.controls->strength),
         weight_slices_(product.decoding.factors.size()),
-        input_slices_(static_cast<size_t>(structure_.input_slices(device_))) {
+        input_readings_(static_cast<size_t>(structure_.input_readings(device_))),
+        cuts_inputs_(structure_.dac_slice_bits > 0 && structure_.dac_slice_sum == DacSliceSum::kDigital) {
     input_.steps = structure_.dac_steps(device_);
     input_.bound = device_.dac_bound;
     input_.offset_binary = structure_.dac_code == DacCode::kOffsetBinary;
@@ -207,7 +208,7 @@ class Reader {
           rests(reader.codes_ && reader.input_.steps > 254 ? rows * Codes::row_bytes(reader.deepest_) : 0),
           encoded(reader.codes_ ? static_cast<size_t>(rows) : 0),
           code_steps(encoded.size()),
-          sliced(reader.structure_.dac_slice_bits > 0 ? rows * reader.deepest_ : 0),
+          sliced(reader.cuts_inputs_ ? rows * reader.deepest_ : 0),
           derived(reader.ir_drop_ ? rows * reader.deepest_ : 0),
           squares(reader.needs_variances_ && !reader.byte_variances_ ? rows * reader.deepest_ : 0),
           square_codes(reader.byte_variances_ ? rows * Codes::row_bytes(reader.deepest_) : 0),
@@ -298,9 +299,10 @@ class Reader {
     }
   }
 
-  // Weight of an input slice.
-  double input_weight(size_t j) const {
-    if (structure_.dac_slice_bits == 0) return 1.0;
+  // Weight of what is converted by itself of an input.
+  double input_weight(size_t j) const { return cuts_inputs_ ? weight_of_digit(j) : 1.0; }
+
+  double weight_of_digit(size_t j) const {
     const double digit_steps = std::exp2(static_cast<double>(structure_.dac_slice_bits)) - 1;
     const double whole_steps = std::exp2(static_cast<double>(device_.dac_bits) - 1) - 1;
     return std::exp2(static_cast<double>(structure_.dac_slice_bits) * static_cast<double>(j)) * digit_steps /
@@ -317,9 +319,8 @@ class Reader {
     } else if (structure_.weight_bits > 0) {
       cell_steps = std::exp2(static_cast<double>(structure_.weight_bits - 1)) - 1;
     }
-    const double input_steps = structure_.dac_slice_bits > 0
-                                   ? std::exp2(static_cast<double>(structure_.dac_slice_bits)) - 1
-                                   : structure_.dac_steps(device_) / 2;
+    const double input_steps = cuts_inputs_ ? std::exp2(static_cast<double>(structure_.dac_slice_bits)) - 1
+                                            : structure_.dac_steps(device_) / 2;
     if (cell_steps == 0 || input_steps == 0) {
       throw Error("node '" + structure_.node +
                   "', attribute 'adc' is 'granular'; this needs weights and inputs of limited resolution");
@@ -371,9 +372,9 @@ class Reader {
         factors[i] = input_scale(input(rows, y_rows[i], tile), tile.size(), lost[i]);
       }
       convert_inputs(rows, tile, work);
-      for (size_t j = 0; j < input_slices_; ++j) {
+      for (size_t j = 0; j < input_readings_; ++j) {
         const float* x = work.inputs.data();
-        if (structure_.dac_slice_bits > 0) {
+        if (cuts_inputs_) {
           cut_inputs(j, x, block.rows * tile.size(), work.sliced.data());
           x = work.sliced.data();
         }
@@ -477,10 +478,32 @@ class Reader {
       }
     } else if (noisy_ && structure_.read_noise != ReadNoise::kNone) {
       for (int64_t r = 0; r < rows; ++r) {
-        const auto i = static_cast<size_t>(r);
-        work.norms[i] = codes_ ? work.encoded[i].squares * code_step() * code_step()
-                               : kernels().sum_of_squares(x + r * depth, depth);
+        work.norms[static_cast<size_t>(r)] = norm(x + r * depth, depth, work.encoded, static_cast<size_t>(r));
       }
+    }
+  }
+
+  // The sum of the squares of one row of inputs.
+  float norm(const float* x, int64_t depth, const std::vector<EncodedRow>& encoded, size_t row) const {
+    if (codes_) return encoded[row].squares * code_step() * code_step();
+    if (structure_.dac_slice_sum == DacSliceSum::kDigital) return kernels().sum_of_squares(x, depth);
+    Scratch squares(depth);
+    square_inputs(x, depth, squares.data());
+    return std::accumulate(squares.data(), squares.data() + depth, 0.0f);
+  }
+
+  // What the variance of read noise grows with: the squares of the inputs, or of the slices that add up to them.
+  void square_inputs(const float* x, int64_t count, float* out) const {
+    if (structure_.dac_slice_sum == DacSliceSum::kDigital) {
+      kernels().square(x, count, out);
+      return;
+    }
+    Scratch digit(count);
+    std::fill(out, out + count, 0.0f);
+    for (size_t j = 0; j < static_cast<size_t>(structure_.input_slices(device_)); ++j) {
+      cut_inputs(j, x, count, digit.data());
+      const auto h = static_cast<float>(weight_of_digit(j));
+      for (int64_t i = 0; i < count; ++i) out[i] += h * digit.data()[i] * (h * digit.data()[i]);
     }
   }
 
@@ -501,7 +524,7 @@ class Reader {
   bool round_squares(const float* x, int64_t depth, int64_t slot, int64_t other, Work& work) const {
     float* squares = work.squares.data() + slot * depth;
     if (product_.noise_packing != kernels().rounded_packing) {
-      kernels().square(x, depth, squares);
+      square_inputs(x, depth, squares);
       return false;
     }
     if (!kernels().round_squares(x, depth, squares)) return false;
@@ -631,7 +654,7 @@ class Reader {
     const int64_t at_once = std::max<int64_t>(1, kFloatsNear / std::max<int64_t>(1, group.size()));
     for (int64_t begin = 0; begin < rows.count; begin += at_once) {
       const int64_t end = std::min(begin + at_once, rows.count);
-      if (noisy_) disturb(t, group, pass, begin, end, work);
+      if (noisy_) disturb(tile_stream(stream_of(i), t, pass), group, begin, end, work);
       for (int64_t r = begin; r < end; ++r) {
         float* y = output(rows, rows.y[r]) + group.begin;
         if (rows.factors[r] == 0) {  // nothing is applied, so nothing is read
@@ -649,7 +672,7 @@ class Reader {
   }
 
   // Step 5 for rows [begin, end) of what a group carries.
-  void disturb(size_t t, const Span& group, uint32_t pass, int64_t begin, int64_t end, Work& work) const {
+  void disturb(uint32_t stream, const Span& group, int64_t begin, int64_t end, Work& work) const {
     for (int64_t r = begin; r < end; ++r) {
       const SampleRow& place = work.places[static_cast<size_t>(r)];
       NoiseRow& row = work.noise[static_cast<size_t>(r)];
@@ -668,9 +691,9 @@ class Reader {
       const SampleRow& place = work.places[static_cast<size_t>(begin)];
       int64_t next = begin + 1;
       while (next < end && same_matrix(place, work.places[static_cast<size_t>(next)])) ++next;
-      kernels().disturb_rows(run_time(place, tile_stream(kRead, t, pass)), product_.first_column + group.begin,
-                             work.noise.data() + begin, next - begin, group.size(),
-                             work.products.data() + begin * group.size(), work.peaks.data() + begin * kPeakLanes);
+      kernels().disturb_rows(run_time(place, stream), product_.first_column + group.begin, work.noise.data() + begin,
+                             next - begin, group.size(), work.products.data() + begin * group.size(),
+                             work.peaks.data() + begin * kPeakLanes);
       begin = next;
     }
   }
@@ -828,7 +851,11 @@ class Reader {
     return !(b > device_.adc_max_bound_resolution / step);
   }
 
-  uint32_t pass_of(size_t i, size_t j) const { return static_cast<uint32_t>(i * input_slices_ + j); }
+  // i: what is read by itself, slices or of each slice both devices of its pairs.
+  uint32_t pass_of(size_t i, size_t j) const {
+    return static_cast<uint32_t>((structure_.converts_apart() ? i / 2 : i) * input_readings_ + j);
+  }
+  uint32_t stream_of(size_t i) const { return structure_.converts_apart() && i % 2 == 1 ? kReadNegativeArray : kRead; }
 
   // What all cells hold beside the weights, as one slice of the inputs finds it, in weights.
   float offset_of(size_t j, size_t t, int64_t y_row, const float* x, int64_t depth) const {
@@ -839,6 +866,9 @@ class Reader {
     }
     const Span tile = product_.row_tiles[t];
     const SampleRow place = locate(y_row);
+    Scratch square_of(depth);
+    const float* squared = square_of.data();
+    square_inputs(x, depth, square_of.data());
     double total = 0;
     for (size_t i = 0; i < weight_slices_; ++i) {
       const float* cells = (*product_.unit_columns)[i].data() + b_matrix(y_row) * product_.depth + tile.begin;
@@ -851,10 +881,10 @@ class Reader {
         const double term = static_cast<double>(x[k]) * cells[k];
         const double rest = 1.0 - static_cast<double>(k) / static_cast<double>(depth);
         sum += term;
-        squares += static_cast<double>(x[k]) * x[k];
-        variance += static_cast<double>(x[k]) * x[k] *
-                    (structure_.read_noise == ReadNoise::kProportional ? static_cast<double>(cells[k]) * cells[k]
-                                                                       : std::fabs(cells[k]));
+        squares += squared[k];
+        variance += static_cast<double>(squared[k]) * (structure_.read_noise == ReadNoise::kProportional
+                                                           ? static_cast<double>(cells[k]) * cells[k]
+                                                           : std::fabs(cells[k]));
         current += std::fabs(term);
         ramped += term * (1.0 - rest * rest);
       }
@@ -897,7 +927,8 @@ class Reader {
   const Device& device_;
   float strength_;
   size_t weight_slices_;
-  size_t input_slices_;
+  size_t input_readings_;     // conversions of one output, of each weight slice
+  bool cuts_inputs_;          // slices of inputs are converted each by itself
   int64_t deepest_ = 0;       // row tile
   int64_t widest_ = 0;        // column group
   std::vector<float> gains_;  // [row tiles, weight slices, columns]

@@ -316,7 +316,8 @@ class Storing {
     Floats squares_now;
     const bool by_device = has_noise_of_devices(structure_) && (for_reading || noisy_compensation(structure_));
     for (int64_t slice = 0; slice < structure_.slices(); ++slice) {
-      const float factor = decoding_.factors[static_cast<size_t>(slice)];
+      const size_t first = slices.size();
+      const float factor = decoding_.factors[first];
       Floats positive = programmed(slice, false);
       Floats negative = structure_.pairs() ? programmed(slice, true) : Floats();
       if (compensated) accumulate(factor, slice, positive, negative, before, by_device ? &squares_before : nullptr);
@@ -326,10 +327,16 @@ class Storing {
         drift(slice, false, positive);
         if (structure_.pairs()) drift(slice, true, negative);
       }
-      slices.push_back(read_conductances(slice, std::move(positive), std::move(negative), peaks,
-                                         by_device ? &squares_now : nullptr));
-      if (compensated) {
-        for_values([&](size_t i) { after[i] += factor * slices.back()[i]; });
+      if (structure_.converts_apart()) {
+        const Floats none;
+        slices.push_back(read_conductances(slice, false, std::move(positive), none, peaks, nullptr));
+        slices.push_back(read_conductances(slice, true, std::move(negative), none, peaks, nullptr));
+      } else {
+        slices.push_back(
+            read_conductances(slice, false, std::move(positive), negative, peaks, by_device ? &squares_now : nullptr));
+      }
+      for (size_t part = first; compensated && part < slices.size(); ++part) {
+        for_values([&](size_t i) { after[i] += decoding_.factors[part] * slices[part][i]; });
       }
       if (by_device && for_reading) squares.push_back(squares_now);
     }
@@ -354,7 +361,7 @@ class Storing {
       for_values([&](size_t i) { sum[i] += factor * (positive[i] - negative[i]); });
       return;
     }
-    const Floats readings = read_conductances(slice, positive, negative, {}, squares);
+    const Floats readings = read_conductances(slice, false, positive, negative, {}, squares);
     for_values([&](size_t i) { sum[i] += factor * readings[i]; });
   }
 
@@ -682,20 +689,21 @@ class Storing {
     });
   }
 
-  // What is read of the conductances: g+ - g- or g, times the peak of each tile if there are peaks. squares, if given,
-  // becomes the same of the sum of g^2.
-  Floats read_conductances(int64_t slice, Floats positive, Floats negative, const std::vector<float>& peaks,
-                           Floats* squares) const {
-    strike(slice, false, positive);
-    if (structure_.pairs()) strike(slice, true, negative);
+  // What is read of the conductances: g+ - g-, or that of one device (is_negative: which of a pair) where negative is
+  // empty; times the peak of each tile if there are peaks. squares, if given, becomes the same of the sum of g^2.
+  Floats read_conductances(int64_t slice, bool is_negative, Floats positive, Floats negative,
+                           const std::vector<float>& peaks, Floats* squares) const {
+    const bool pair = !negative.empty();
+    strike(slice, is_negative, positive);
+    if (pair) strike(slice, true, negative);
     if (squares != nullptr) {
       squares->resize(positive.size());
       for_values([&](size_t i) {
-        const float other = structure_.pairs() ? negative[i] : 0.0f;
+        const float other = pair ? negative[i] : 0.0f;
         (*squares)[i] = positive[i] * positive[i] + other * other;
       });
     }
-    if (structure_.pairs()) {
+    if (pair) {
       for_values([&](size_t i) { positive[i] -= negative[i]; });
     }
     for (int64_t k = 0; k < rows_ && !peaks.empty(); ++k) {
@@ -911,8 +919,9 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
 
 const Packing& noise_packing_for(const Structure& structure, int64_t rows) {
   const Kernels& table = kernels();
-  // What is written at run time grows, and its steps would grow with it.
-  if (structure.dynamic() || is_unbounded(structure)) return *table.float_packing;
+  // What is written at run time grows, and its steps would grow with it; sums of slices have squares of their own.
+  const bool plain = !structure.dynamic() && structure.dac_slice_sum == DacSliceSum::kDigital;
+  if (!plain || is_unbounded(structure)) return *table.float_packing;
   const bool bytes = table.variance_packing != nullptr && structure.row_tiles(rows)[0].size() <= table.deepest_fixed;
   return bytes ? *table.variance_packing : *table.rounded_packing;
 }
@@ -920,8 +929,8 @@ const Packing& noise_packing_for(const Structure& structure, int64_t rows) {
 bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns) {
   const bool few = columns <= kMostNarrow && columns > 0 && rows <= kDeepestNarrow &&
                    structure.row_tiles(rows).size() == 1 && structure.column_groups(columns).size() == 1;
-  const bool one_reading =
-      structure.slices() == 1 && structure.dac_slice_bits == 0 && structure.bound_management == BoundManagement::kNone;
+  const bool one_reading = structure.slices() == 1 && !structure.converts_apart() && structure.dac_slice_bits == 0 &&
+                           structure.bound_management == BoundManagement::kNone;
   const bool plain = !(structure.input_noise() && device.read_input_noise > 0) && !needs_noise_weights(structure) &&
                      structure.ir_drop != IrDrop::kFormula && decoding(structure, device).offset == 0;
   return !structure.window.empty() && few && one_reading && plain;
@@ -1023,7 +1032,9 @@ void pack_array(const Structure& structure, const Packing& packing, int64_t matr
   }
 }
 
-Decoding decoding(const Structure& structure, const Device& device) {
+namespace {
+
+Decoding decoding_of_pairs(const Structure& structure, const Device& device) {
   const double floor = device.floor();
   const double range = 1.0 - floor;
   Decoding result;
@@ -1055,6 +1066,20 @@ Decoding decoding(const Structure& structure, const Device& device) {
   return result;
 }
 
+}  // namespace
+
+Decoding decoding(const Structure& structure, const Device& device) {
+  Decoding result = decoding_of_pairs(structure, device);
+  if (!structure.converts_apart()) return result;
+  std::vector<float> of_devices;
+  for (const float factor : result.factors) {
+    of_devices.push_back(factor);
+    of_devices.push_back(-factor);
+  }
+  result.factors = of_devices;
+  return result;
+}
+
 void check_faults(const Structure& structure, const Matrices& w, const std::vector<int64_t>& faults) {
   const int64_t bits = structure.fault_storage == FaultStorage::kNone ? 0 : structure.stored_bits();
   const int64_t devices = structure.encoding == Encoding::kWeight ? 0 : structure.pairs() ? 2 : 1;
@@ -1071,7 +1096,7 @@ void check_faults(const Structure& structure, const Matrices& w, const std::vect
 }
 
 bool has_noise_of_devices(const Structure& structure) {
-  return structure.read_noise == ReadNoise::kProportional && structure.devices() > 0;
+  return structure.read_noise == ReadNoise::kProportional && structure.devices() > 0 && !structure.converts_apart();
 }
 
 bool needs_noise_weights(const Structure& structure) {

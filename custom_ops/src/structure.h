@@ -130,11 +130,17 @@ struct Structure {
   }
   int64_t slices() const;  // of a weight: arrays that hold it together
   int64_t input_slices(const Device& device) const;
-  // Conductances that hold one value of one slice; 0 where arrays hold numbers.
+  // Conversions of one output that the slices of an input take.
+  int64_t input_readings(const Device& device) const {
+    return dac_slice_sum == DacSliceSum::kAnalog ? 1 : input_slices(device);
+  }
+  // Whether the devices of a pair are read and converted each by itself.
+  bool converts_apart() const { return adc_pairs == AdcPairs::kSeparate; }
+  // Conductances behind one reading of a value of one slice; 0 where arrays hold numbers.
   int devices() const {
     const bool written = disturbance == Disturbance::kLognormalConductance || disturbance == Disturbance::kClipFormer;
     if (dynamic()) return written ? 2 : 0;
-    return encoding == Encoding::kWeight ? 0 : pairs() ? 2 : 1;
+    return encoding == Encoding::kWeight ? 0 : pairs() && !converts_apart() ? 2 : 1;
   }
   bool pairs() const { return encoding == Encoding::kDifferential || encoding == Encoding::kTwoSided; }
   double dac_steps(const Device& device) const;  // 0: no quantization

@@ -167,6 +167,7 @@ def count(
     cell_devices: int = 1,
     extra_columns: int = 0,
     readings: int = 1,
+    conversions: int | None = None,
     pair_conversions: int = 1,
 ) -> Counts:
     """Counts for a matrix of weights.
@@ -181,6 +182,7 @@ def count(
         cell_devices: 2 where both devices of a pair stand in one cell, else 1.
         extra_columns: columns besides the weights', such as a unit column; with the slices of a weight, but no pair.
         readings: of an array for one input row: parts that an input is fed in, times phases.
+        conversions: of one output for one input row: `readings`, or fewer where readings are added up before one.
         pair_conversions: 2 if each device of a pair is converted by itself, else 1.
     """
     width = columns * slices * math.ceil(devices / cell_devices) + extra_columns * slices
@@ -195,7 +197,7 @@ def count(
         allocated=down * across * (tile_rows or rows) * (tile_columns or width),
         readings=readings,
         dac_conversions=rows * across * readings,
-        adc_conversions=down * converted * readings,
+        adc_conversions=down * converted * (readings if conversions is None else conversions),
         # The columns of an array whose currents are subtracted pairwise have one conversion for two columns.
         converted=min(converted, outputs),
         outputs=outputs,
@@ -562,7 +564,8 @@ def _product(
         cell_devices=it.cell_devices,
         extra_columns=extra,
         readings=max(1, math.ceil((dac_bits - 1) / fed_bits)) * it.phases,
-        pair_conversions=it.pair_conversions,
+        conversions=it.phases if structure["dac_slice_sum"] == "analog" else None,
+        pair_conversions=2 if structure["adc_pairs"] == "separate" else it.pair_conversions,
     )
     lossless = lossless_adc_bits(min(k, tile_rows or k), fed_bits, cell_bits) if cell_bits else math.nan
     runs = vectors * matrices

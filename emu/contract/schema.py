@@ -189,6 +189,7 @@ class Stream(IntEnum):
     READ = 64, "read", "Y", "run-time, per tile and pass"
     INPUT_NOISE = 65, "input noise", "X (A), rows of Y", "run-time; tile 0, pass 0"
     UNIT_COLUMN_READ = 66, "unit column, read", "rows of Y, 1 column", "run-time, per tile and pass"
+    READ_NEGATIVE_ARRAY = 67, "read, negative array converted apart", "Y", "run-time, per tile and pass"
     SAMPLE_KEY = 127, "key of a sample", "words: see above", "`seed`, `read_seed`"
     # fmt: on
 
@@ -466,6 +467,13 @@ ATTRIBUTES = _attributes(
     Attribute("window", _OF_STORED_PRODUCTS, (), "",
         "empty, or how rows are cut out of images: see *Windows*. Absent in files written before it existed, which "
         "is the same as empty", optional=True),
+    Attribute("adc_pairs", _OF_STORED, ("subtracted", "separate"), "subtracted",
+        "the currents of the devices of a pair are subtracted, then converted, or each converted by itself and the "
+        "codes subtracted; `separate` needs `adc` and `encoding` `differential` or `two_sided`", optional=True),
+    Attribute("dac_slice_sum", _EVERY, ("digital", "analog"), "digital",
+        "each slice of an input is converted and the codes are added up, or what the slices give is added up before "
+        "one conversion; `analog` needs `dac_slice_bits` and `adc`, and is not for `ir_drop` `formula`",
+        optional=True),
 )
 # fmt: on
 
@@ -703,6 +711,13 @@ ATTRIBUTE_RULES = (
     _attribute("compensation", "compensation != 'none' and drift == 'none'", "'none' because 'drift' is 'none'"),
     _attribute("compensation", "compensation in ('global', 'column') and (sliced or encoding == 'offset')",
         "'{compensation}_exact' because of slices or an offset"),
+    _attribute("adc_pairs",
+        "adc_pairs == 'separate' and (adc == 'none' or encoding not in ('differential', 'two_sided'))",
+        "'subtracted' unless 'adc' is on and 'encoding' is 'differential' or 'two_sided'"),
+    _attribute("adc_pairs", "adc_pairs == 'separate' and 'program.modifier' in entries",
+        "'subtracted' because of entry 'program.modifier', which disturbs a weight as a whole"),
+    _attribute("compensation", "compensation in ('global', 'column') and adc_pairs == 'separate'",
+        "'{compensation}_exact' because 'adc_pairs' is 'separate'"),
     _attribute("fault_storage", "fault_storage in FLOATS and (quantized or not weights)",
         "'none' or 'int' unless weights are floats and 'encoding' is 'weight'"),
     _attribute("fault_mask", "fault_storage != 'none' and usable_mask > every_bit",
@@ -718,11 +733,17 @@ ATTRIBUTE_RULES = (
         "0 unless 'dac' is on and 'dac_code' is 'sign_magnitude'"),
     _attribute("dac_slice_bits", "dac_slice_bits > 0 and 'read.input_noise' in entries",
         "0 because of entry 'read.input_noise'"),
+    _attribute("dac_slice_sum", "dac_slice_sum == 'analog' and (dac_slice_bits == 0 or adc == 'none')",
+        "'digital' unless 'dac_slice_bits' is given and 'adc' is on"),
+    _attribute("dac_slice_sum", "dac_slice_sum == 'analog' and ir_drop == 'formula'",
+        "'digital' because 'ir_drop' is 'formula', which is not linear in the inputs"),
     _attribute("bound_management", "bound_management == 'iterative' and adc != 'fixed'",
         "'none' because 'adc' is '{adc}', not 'fixed'"),
     _attribute("bound_management",
         "bound_management == 'iterative' and (sliced or dac_slice_bits > 0 or encoding == 'offset')",
         "'none' because of slices or an offset"),
+    _attribute("bound_management", "bound_management == 'iterative' and adc_pairs == 'separate'",
+        "'none' because 'adc_pairs' is 'separate'"),
 )
 # fmt: on
 

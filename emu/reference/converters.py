@@ -45,7 +45,21 @@ def through_dac(x: Array, alpha: Array, structure: Structure, controls: Controls
 
 
 def input_digits(x1: Array, structure: Structure, controls: Controls) -> list[tuple[Array, float]]:
-    """Return the slices in which x1 is fed, lowest digit first, and the weight h of each."""
+    """Return what is converted by itself: the slices of x1, lowest digit first, and the weight h of each.
+
+    Where the slices are added up before conversion, that is x1 again.
+    """
+    return [(x1, 1.0)] if structure.dac_slice_sum == "analog" else _digits(x1, structure, controls)
+
+
+def squares_fed(x1: Array, structure: Structure, controls: Controls) -> Array:
+    """Return what the variance of read noise grows with: the squares of x1, or of the slices that add up to it."""
+    if structure.dac_slice_sum == "digital":
+        return x1**2
+    return sum((h * digit) ** 2 for digit, h in _digits(x1, structure, controls))
+
+
+def _digits(x1: Array, structure: Structure, controls: Controls) -> list[tuple[Array, float]]:
     s = structure.dac_slice_bits
     if s == 0:
         return [(x1, 1.0)]
@@ -158,7 +172,8 @@ def _smallest_step(structure: Structure, controls: Controls) -> float:
             "how many levels a weight has."
         )
     dac_steps = controls.dac_steps(structure)
-    input_steps = 2**structure.dac_slice_bits - 1 if structure.dac_slice_bits else dac_steps / 2
+    by_slice = structure.dac_slice_bits > 0 and structure.dac_slice_sum == "digital"
+    input_steps = 2**structure.dac_slice_bits - 1 if by_slice else dac_steps / 2
     if input_steps == 0:
         raise structure.error(
             "attribute 'adc' is 'granular', expected 'dac_slice_bits' or a DAC with steps to say how many levels an "

@@ -3,7 +3,7 @@
 Sources: CrossSim's mapping and bit slices; aihwkit's pair of conductances. Conductances are in units of g_max.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,13 @@ class Mapping:
 
 def mapping_of(structure: Structure, controls: Controls) -> Mapping:
     """Return the mapping of a site with conductances, or the trivial one of plain numbers."""
+    mapping = _mapping_of_pairs(structure, controls)
+    if not structure.converts_apart:
+        return mapping
+    return replace(mapping, factors=tuple(sign * f for f in mapping.factors for sign in (1, -1)))
+
+
+def _mapping_of_pairs(structure: Structure, controls: Controls) -> Mapping:
     if structure.encoding == "weight" and not writes_conductances(structure):
         return Mapping(lowest=0.0, factors=(1.0,), offset=0.0)
     r = lowest_conductance(controls)

@@ -20,6 +20,7 @@ from emu.reference.converters import (
     input_range,
     most_without_saturation,
     near_tie,
+    squares_fed,
     through_adc,
     through_dac,
 )
@@ -172,13 +173,14 @@ class Reading:
             again, total = None, 0
             fed = inputs.fed(b)
             for i, f in enumerate(stored.mapping.factors):
+                weight_slice, negative = divmod(i, 2) if structure.converts_apart else (i, 0)
                 v = stored.v[i][..., k, n]
                 errors = None if self.errors is None else tuple(each[i, tile, n] for each in self.errors)
                 for j, (x1, h) in enumerate(fed):
-                    reading = repeats if iterative else i * len(fed) + j
+                    reading = repeats if iterative else weight_slice * len(fed) + j
                     noise = partial(
                         self.normals,
-                        Stream.READ,
+                        Stream.READ_NEGATIVE_ARRAY if negative else Stream.READ,
                         part=_from(structure.first_column, n),
                         tile=structure.first_tile + tile,
                         reading=reading,
@@ -317,7 +319,7 @@ def _noise_amplitude(x1: Array, cells: _Cells, structure: Structure, controls: C
     constant, c = (controls.numbers.get(f"read.{each}", 0.0) for each in ("output_noise", "weight_noise"))
     if structure.read_noise == "none" or c == 0:
         return controls.strength * constant or None
-    squares = x1**2
+    squares = squares_fed(x1, structure, controls)
     match structure.read_noise:
         case "pcm_read":
             grows = sum_of_variances(squares, xp.abs(cells.v), cells.rounded)
@@ -332,9 +334,9 @@ def _noise_amplitude(x1: Array, cells: _Cells, structure: Structure, controls: C
 
 def rounds_variances(structure: Structure) -> bool:
     """Return whether variances of read noise are computed to 8 bits: of stored values that cannot be out of all
-    proportion. Steps of what is written at run time would grow with it.
+    proportion, unless input slices are added up first. Steps of what is written at run time would grow with it.
     """
-    if structure.op == DYNAMIC:
+    if structure.op == DYNAMIC or structure.dac_slice_sum == "analog":
         return False
     return structure.fault_storage in ("none", "int") and structure.program != "function"
 

@@ -209,7 +209,7 @@ class StoredProduct(Emulator):
         unit = structure.encoding == "offset" and structure.offset_correction == "unit_column"
         tiles = len(structure.row_tiles(matrix.shape[0]))
         chip["squares"] = structure.devices > 0 and structure.read_noise == "proportional"
-        held = programmed_array(matrix, self.attributes, self._numbers, structure.weight_slices, tiles, unit, **chip)
+        held = programmed_array(matrix, self.attributes, self._numbers, structure.arrays, tiles, unit, **chip)
         v, s = (tensor_of(each, self.weight.device) for each in held[:2])
         squares = None if held[3] is None else tensor_of(held[3], self.weight.device)
         column = None if held[2] is None else tensor_of(held[2], self.weight.device)[..., None]

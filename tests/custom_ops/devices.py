@@ -74,10 +74,13 @@ def converters(draw: st.DrawFn, sliced: bool = False) -> tuple[dict[str, Any], d
     ir_drop = draw(st.sampled_from(("none", "none", "formula")))
     if ir_drop == "formula":
         numbers |= {"read.ir_drop": 1.0, "read.ir_drop_ratio": draw(st.sampled_from((500.0, 571428.57)))}
+    sums = input_bits and adc != "none" and ir_drop == "none"
+    slice_sum = draw(st.sampled_from(("digital", "analog"))) if sums else "digital"
     attributes = {
         "dac": dac,
         "dac_code": dac_code,
         "dac_slice_bits": input_bits,
+        "dac_slice_sum": slice_sum,
         "adc": adc,
         "adc_code": draw(st.sampled_from(("sign_magnitude", "offset_binary", "twos_complement"))),
         "adc_columns": draw(st.sampled_from((1, 1, 8))),
@@ -208,7 +211,13 @@ def stored_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
             attributes["drift_pairs"] = draw(st.sampled_from(("physical", *remapped)))
         kinds = ("none", "global_exact", "column_exact") if special else ("none", "global", "column", "global_exact")
         attributes["compensation"] = draw(st.sampled_from(kinds))
-    if not special and draw(st.sampled_from((False, False, True))):
+    pairs = encoding in ("differential", "two_sided") and reading["adc"] != "none"
+    apart = pairs and reading["bound_management"] == "none" and draw(st.booleans())
+    if apart:
+        attributes["adc_pairs"] = "separate"
+        if attributes["compensation"] in ("global", "column"):
+            attributes["compensation"] = "column_exact"
+    if not special and not apart and draw(st.sampled_from((False, False, True))):
         numbers["program.modifier"] = 0.05
     if not weights and attributes["ir_drop"] == "none" and draw(st.sampled_from((False, False, True))):
         attributes["ir_drop"] = "network"

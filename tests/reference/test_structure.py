@@ -111,6 +111,15 @@ ATTRIBUTES = [
         {"adc": "absmax"},
         "attribute 'bound_management' is 'iterative', expected 'none' because 'adc' is 'absmax', not 'fixed'.",
     ),
+    (
+        {"adc_pairs": "separate"},
+        "attribute 'adc_pairs' is 'separate', expected 'subtracted' unless 'adc' is on and 'encoding' is "
+        "'differential' or 'two_sided'.",
+    ),
+    (
+        {"dac_slice_sum": "analog"},
+        "attribute 'dac_slice_sum' is 'analog', expected 'digital' unless 'dac_slice_bits' is given and 'adc' is on.",
+    ),
     ({"entries": "dac.bits,dac.bits"}, "attribute 'entries' names 'dac.bits' twice, expected every name once."),
     ({"entries": ""}, "attribute 'entries' lacks 'program.sigma', expected it because 'program' is 'lognormal_w'."),
     (
