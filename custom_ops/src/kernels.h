@@ -56,9 +56,11 @@ struct StoreRow {
   float sigma = 0;        // already times strength
   float sigma_cycle = 0;  // already times strength
   float floor = 0;        // r
-  float alpha = 0;        // ClipFormer
+  bool moved = false;     // before writing: by alpha r, at most beta
+  float alpha = 0;
   float beta = 1;
   float write_steps = 0;  // 2^write.bits - 1, 0: not rounded
+  float exponent = 0.5f;  // ClipFormer
   bool cells = false;
   bool normalize = false;    // result in units of the scale (for conductances: of g_max), not of the weight
   float* squares = nullptr;  // if given, g+^2 + g-^2 of conductances goes there

@@ -196,6 +196,20 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
     const float* values = w + start;
     const float* s = scales + start;
     float* target = out + start;
+    const F zero = set(0.0f);
+    const F inverse_range = set(1.0f / (1.0f - row.floor));
+    float moved[kChunk];
+    if (!pair && (row.moved || row.write_steps > 0)) {  // to what a pair would hold
+      const WrittenTarget g(row);
+      map_lanes(
+          part, moved,
+          [&](F v, F scale) {
+            const F u = divide(v, scale);
+            return multiply(scale, multiply(subtract(g(u), g(subtract(zero, u))), inverse_range));
+          },
+          values, s);
+      values = moved;
+    }
     float theta[kChunk];
     if (!quiet) chunk_theta(row, 0, first_column + start, part, theta);
     if (quiet) {
@@ -211,9 +225,6 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
       float unit[kChunk];
       chunk_theta(row, 1, first_column + start, part, theta_negative);
       map_lanes(part, unit, [](F v, F scale) { return divide(v, scale); }, values, s);
-      const F zero = set(0.0f);
-      const F range = set(1.0f - row.floor);
-      const F inverse_range = set(1.0f / (1.0f - row.floor));
       // What a pair reads, of one law for its two devices.
       const auto write_pair = [&](auto&& law) {
         if (row.squares != nullptr) {
@@ -232,8 +243,8 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
             unit, theta, theta_negative);
       };
       if (row.model == Disturbance::kLognormalConductance) {
-        const F floor = set(row.floor);
-        write_pair([&](F u, F t) { return lognormal(add(multiply(maximum(u, zero), range), floor), t); });
+        const WrittenTarget g(row);
+        write_pair([&](F u, F t) { return lognormal(g(u), t); });
       } else {
         write_pair(ClipFormer(row));
       }

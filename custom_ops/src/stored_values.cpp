@@ -873,9 +873,10 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
 
 bool stores_exactly(const Structure& structure, const Device& device, float strength) {
   if (structure.dynamic()) {
-    // Clipping acts without noise too.
+    // Clipping, moving and rounding act without noise too.
     if (structure.disturbance == Disturbance::kClipFormer || clips_operand(structure, device)) return false;
-    return structure.disturbance == Disturbance::kNone || strength * device.write_sigma == 0;
+    if (structure.disturbance == Disturbance::kNone) return true;
+    return strength * device.write_sigma == 0 && device.write_bits == 0 && !structure.moves_operand();
   }
   // A pair without variation holds p - m = W/s again, up to rounding: exact by definition.
   const bool quiet =
@@ -1124,11 +1125,15 @@ void write_operand(const Structure& structure, const Device& device, float stren
   row.sigma = strength * device.write_sigma;
   row.floor = device.floor();
   row.normalize = for_reading;
+  if (row.model != Disturbance::kNone) {
+    row.moved = structure.moves_operand();
+    row.alpha = structure.alpha(device);
+    row.beta = structure.beta(device);
+    if (device.write_bits > 0) row.write_steps = std::exp2(device.write_bits) - 1.0f;
+  }
   if (row.model == Disturbance::kClipFormer) {
     row.sigma *= device.write_gamma;
-    row.alpha = device.write_alpha;
-    row.beta = device.write_beta;
-    if (device.write_bits > 0) row.write_steps = std::exp2(device.write_bits) - 1.0f;
+    row.exponent = device.write_exponent;
     row.cells = structure.write_cells == WriteCells::kCells;
   }
   row.device.key0 = place.key.key0;

@@ -117,6 +117,19 @@ struct Structure {
     return encoding == Encoding::kOffset && offset_correction == OffsetCorrection::kUnitColumn;
   }
   bool stuck() const { return given_.has(entry::faults_stuck_low) && fault_source == FaultSource::kRandom; }
+  // Whether what is written is moved or limited before, and by which numbers: values may have their own.
+  bool moves_operand() const {
+    return given_.has(entry::write_alpha) || given_.has(entry::write_beta) || given_.has(entry::write_alpha_value) ||
+           given_.has(entry::write_beta_value);
+  }
+  float alpha(const Device& device) const {
+    const bool own = key_axis == KeyAxis::kRows && given_.has(entry::write_alpha_value);
+    return own ? device.write_alpha_value : device.write_alpha;
+  }
+  float beta(const Device& device) const {
+    const bool own = key_axis == KeyAxis::kRows && given_.has(entry::write_beta_value);
+    return own ? device.write_beta_value : device.write_beta;
+  }
   // Whether a product is more than a plain product with the stored values.
   bool has_periphery() const {
     return dac != Range::kNone || adc != Range::kNone || read_noise != ReadNoise::kNone ||

@@ -757,10 +757,13 @@ def _cells_of(profile: Profile, written: bool, notes: Notes) -> tuple[int, int, 
     """Cells for the bits of a value, devices of each, columns besides the values', and bits of a cell (0: analog)."""
     structure, entries = profile.structure(), profile.entries()
     encoding, slice_bits = str(structure["encoding"]), int(structure["slice_bits"])
-    if written and structure["write"] == "clipformer" and entries["write.bits"]:
+    if written and structure["write"] == "clipformer" and entries.get("write.bits"):
         # What the transform leaves of the range needs fewer bits: 6 of 8 where it clips at a quarter.
         lowest = entries["mapping.g_min_us"] / entries["mapping.g_max_us"]
-        top = max(min(1 - entries["write.alpha"] * lowest, entries["write.beta"]) - lowest, 0) / (1 - lowest)
+        alpha, beta = entries.get("write.alpha", 0.0), entries.get("write.beta", 1.0)
+        alpha = min(alpha, entries.get("write.alpha_value", alpha))  # cells for the operand that needs more
+        beta = max(beta, entries.get("write.beta_value", beta))
+        top = max(min(1 - alpha * lowest, beta) - lowest, 0) / (1 - lowest)
         highest = round(top * (2 ** int(entries["write.bits"]) - 1))
         return math.ceil(max(1, highest.bit_length()) / WRITTEN_CELL_BITS), 2, 0, WRITTEN_CELL_BITS
     # Pairs hold the sign in their two devices. What is written at run time is always a pair.

@@ -486,6 +486,8 @@ _SHARE = Range(0, 1, low_included=False)
 _BITS = _whole(2, 16, or_zero=True)
 _STEPS = _whole(2, 65536, or_zero=True)
 
+# What moves and limits the conductances of operands before they are written.
+TRANSFORM = frozenset(("write.alpha", "write.beta", "write.alpha_value", "write.beta_value"))
 # What the indices in the name of an entry count: each stays below an attribute.
 INDICES = {"i": "table_points", "j": "table_times", "k": "drift_points"}
 # The numbers of a fit over the conductance x: clip(slope ln x + offset, low, high) below the joint, above it
@@ -543,6 +545,7 @@ _IS_READ = _when("drift", "in ('power_law_fit', 'power_law_table', 'log_time')")
 _ITERATES = _when("bound_management", "== 'iterative'")
 _HAS_FORMULA, _HAS_NETWORK = _when("ir_drop", "== 'formula'"), _when("ir_drop", "== 'network'")
 _NORMALIZED = "g_max x (largest input)"
+_G_MIN = "mapping.g_min_us"
 
 
 def _numbers(*rows: Number) -> dict[str, Number]:
@@ -573,7 +576,8 @@ NUMBERS = _numbers(
     Number("program.parameter.<name>", ANY, "as the function has it", meaning="for `program` `function`"),
     Number("program.modifier", NOT_NEGATIVE, "largest weight of the tile", meaning="standard deviation",
         without="encoding == 'offset' or slice_bits > 0"),
-    Number("mapping.g_min_us", NOT_NEGATIVE, "microsiemens", _HAS_CONDUCTANCES, meaning="less than g_max"),
+    Number(_G_MIN, NOT_NEGATIVE, "microsiemens", _HAS_CONDUCTANCES, meaning="less than g_max",
+        beside="mapping.g_max_us"),
     Number("mapping.g_max_us", POSITIVE, "microsiemens", _HAS_CONDUCTANCES, 1),
     Number("mapping.cell_bits", _whole(1, 12, or_zero=True), "bits", meaning="levels of a cell; 0: analog",
         without="encoding == 'weight' or slice_bits > 0"),
@@ -613,9 +617,14 @@ NUMBERS = _numbers(
     Number("faults.stuck_high", _PROBABILITY, "1", beside="faults.stuck_low"),
     Number("write.sigma", _SIGMA, "1", _when("write", "!= 'none'")),
     Number("write.gamma", NOT_NEGATIVE, "1", _IS_CLIPFORMER),
-    Number("write.alpha", NOT_NEGATIVE, "1", _IS_CLIPFORMER),
-    Number("write.beta", _SHARE, "1", _IS_CLIPFORMER, 1),
-    Number("write.bits", _BITS, "bits", _IS_CLIPFORMER),
+    Number("write.exponent", Range(0, 10), "1", absent=0.5,
+        meaning="for `write` `clipformer`: noise grows with this power; 0.5 where it is not there"),
+    Number("write.alpha", ANY, "g_min", meaning="conductances are lowered by so much; negative: raised", beside=_G_MIN),
+    Number("write.beta", _SHARE, "g_max", absent=1, meaning="conductances are limited to it", beside=_G_MIN),
+    Number("write.alpha_value", ANY, "g_min", meaning="`write.alpha` of values (`key_axis` `rows`), if another",
+        beside=_G_MIN),
+    Number("write.beta_value", _SHARE, "g_max", absent=1, meaning="`write.beta` of values, if another", beside=_G_MIN),
+    Number("write.bits", _BITS, "bits", meaning="magnitudes are rounded to codes of so many; 0: not"),
     Number("dac.bits", _BITS, "bits", _HAS_DAC, meaning="0: not quantized, unless by steps"),
     Number("dac.steps", _STEPS, "steps", _HAS_DAC, meaning="0: derived from bits"),
     Number("dac.bound", POSITIVE, "largest input", _HAS_DAC, 1),

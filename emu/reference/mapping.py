@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.schema import TRANSFORM
 from emu.contract.structure import Controls, Structure
 from emu.reference.arrays import Array, namespace, smallest
 
@@ -89,6 +90,12 @@ def clips_to_scale(structure: Structure, controls: Controls) -> bool:
     return "mapping.percentile" in controls.numbers or structure.write_scaling == "calibrated"
 
 
+def changes_targets(structure: Structure, controls: Controls) -> bool:
+    """Whether what is written is rounded, moved or limited before."""
+    numbers = controls.numbers
+    return structure.write != "none" and bool(numbers.get("write.bits", 0) or TRANSFORM & numbers.keys())
+
+
 @dataclass(frozen=True)
 class Mapping:
     """How the weights of one site lie in conductances g, and w = sum_i factors[i] v_i - offset."""
@@ -140,8 +147,8 @@ def writes_conductances(structure: Structure) -> bool:
 
 
 def lowest_conductance(controls: Controls) -> float:
-    """Return r = g_min / g_max."""
-    return controls.numbers["mapping.g_min_us"] / controls.numbers["mapping.g_max_us"]
+    """Return r = g_min / g_max, 0 where there are no conductances."""
+    return controls.numbers.get("mapping.g_min_us", 0.0) / controls.numbers.get("mapping.g_max_us", 1.0)
 
 
 def levels_of_cell(structure: Structure, controls: Controls) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from benchmarks.agreement.one_crossbar import law_of
+from emu.contract.schema import TRANSFORM
 from tests.reference.nodes import PLAIN_DYNAMIC, PLAIN_STORED
 
 NUMBER_MODELS = ("lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range")
@@ -238,11 +239,18 @@ def dynamic_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
     attributes |= {"write": write, "write_cells": draw(st.sampled_from(("composite", "cells")))}
     if write != "none":
         numbers["write.sigma"] = draw(st.sampled_from(SIGMAS))
-    if write in ("lognormal_g", "clipformer"):
+    moved = draw(st.sets(st.sampled_from(sorted(TRANSFORM))))
+    if write in ("lognormal_g", "clipformer") or moved:
         numbers |= {"mapping.g_min_us": draw(st.sampled_from((0.0, 0.1))), "mapping.g_max_us": 10.0}
+    for name in sorted(moved):
+        numbers[name] = draw(st.sampled_from((-3.0, 0.0, 1.0, 2.0) if "alpha" in name else (0.25, 1.0)))
     if write == "clipformer":
-        numbers |= {"write.gamma": 3.0, "write.alpha": draw(st.sampled_from((1.0, 2.0)))}
-        numbers |= {"write.beta": draw(st.sampled_from((0.25, 1.0))), "write.bits": draw(st.sampled_from((0, 8)))}
+        numbers["write.gamma"] = 3.0
+        if draw(st.booleans()):
+            numbers["write.exponent"] = draw(st.sampled_from((0.0, 0.5, 1.0, 1.7)))
+    if draw(st.booleans()):
+        numbers["write.bits"] = draw(st.sampled_from((0, 8)))
+    attributes["key_axis"] = draw(st.sampled_from(("none", "rows", "columns")))
     if draw(st.sampled_from((False, False, True))):
         numbers["mapping.percentile"] = draw(st.sampled_from((0.9, 1.0)))
     if attributes["scaling"] == "tensor":
