@@ -104,6 +104,8 @@ def _print_evaluation(result: "Evaluation") -> None:
         return show_metric(result.primary, value)
 
     guessed = ", as its outputs and the data suggest (--task)" if result.task_was_guessed else ""
+    if result.about_classes:
+        typer.echo(f"classes  {result.about_classes}")
     typer.echo(f"model    {result.model}" + (f" ({result.device}, {result.sites} sites)" if result.device else ""))
     for line in result.about_sites:
         typer.echo(f"         {line}")

@@ -78,6 +78,7 @@ class DataSet:
         targets: what else the task compares with, by name, `[rows, ...]` or `[samples, ...]`; `sample` is the sample
             that each row belongs to, where that is not the row itself.
         classes: names of the classes in the order of their numbers, where the data name them.
+        classes_from: who numbers the classes, such as the model's config.json; empty where there are none.
         notes: what a user should know of how the data were prepared, as sentences.
         source: what they were prepared from; None for arrays that were in memory.
     """
@@ -89,8 +90,14 @@ class DataSet:
     where: str
     targets: dict[str, Array] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
+    classes_from: str = ""
     notes: tuple[str, ...] = ()
     source: "DataSource | None" = None
+
+    @property
+    def about_classes(self) -> str:
+        """How many classes there are and who numbers them; empty where labels are no classes."""
+        return f"{len(self.classes)}, by {self.classes_from}" if self.classes else self.classes_from
 
     @property
     def rows(self) -> int:

@@ -30,7 +30,7 @@ class Evaluation:
 
     Two spreads are kept apart: `spread` is over chips with the samples fixed, `clean_ci95` (Wilson) is over samples
     that could have been drawn for the test set. `about_sites` says which products are on no device, and which are exact
-    on theirs.
+    on theirs; `about_classes` who numbers the classes.
     """
 
     clean: Score
@@ -49,6 +49,7 @@ class Evaluation:
     primary: str
     notes: tuple[str, ...]
     about_sites: tuple[str, ...]
+    about_classes: str = ""
 
     @property
     def spread(self) -> Spread | None:
@@ -101,6 +102,7 @@ class Evaluation:
             "ignored_arrays": list(self.ignored),
             "notes": list(self.notes),
             "about_sites": list(self.about_sites),
+            "classes": self.about_classes or None,
         }
 
     def _as_dict(self, metric: str) -> dict[str, Any]:
@@ -210,6 +212,7 @@ def evaluate(
         primary=bench.task.primary,
         notes=bench.dataset.notes,
         about_sites=bench.about_sites,
+        about_classes=bench.dataset.about_classes,
     )
 
 
