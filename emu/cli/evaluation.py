@@ -87,6 +87,8 @@ def evaluate(
         typer.echo(f"Note: array '{name}' of {result.data} is no input of the model and was not used.", err=True)
     for note in result.notes:
         typer.echo(f"Note: {note}", err=True)
+    for warning in result.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
     if as_json:
         print_json(result.as_dict())
         return

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.errors import InputError
+from emu.errors import InputError, listing
 from emu.evaluation.classes import NUMBERS, ClassNames, match_names
 from emu.evaluation.corruptions import Corruption
 from emu.evaluation.data import (
@@ -25,7 +25,7 @@ from emu.evaluation.data import (
     read_arrays,
     refit,
 )
-from emu.evaluation.pixels import OF_PIXELS, corrupt_samples
+from emu.evaluation.pixels import OF_ARRAYS, corrupt_samples, prepare_pixels
 from emu.evaluation.sources import DataSource, Table, open_picture, read_classes, read_table
 from emu.evaluation.tasks import (
     IGNORED_LABEL,
@@ -114,24 +114,62 @@ def _load(
     on_demand: bool,
 ) -> tuple[DataSet, Task]:
     if source is None or source.is_arrays:
-        options = [] if source is None else [each for each in source.options if each not in OF_PIXELS]
+        options = [] if source is None else [each for each in source.options if each not in OF_ARRAYS]
         if source is not None and options:
             raise InputError(f"'{options[0]}' is for images and texts, but {source.path} holds arrays: leave it out.")
         arrays, where = read_arrays(source.path if source else data)
+        arrays = renamed(arrays, source, [each.name for each in inputs], where) if source else arrays
+        folders = [Path(source.processor)] if source and source.processor else model_folders(folder)
+        arrays, notes, warnings = prepare_pixels(arrays, inputs, source, folders, where)
+        if notes and source is not None and source.corruption is not None:
+            where = f"{where} ({Corruption.parse(source.corruption)})"
         task = task or guess_task(session, [each.name for each in inputs], arrays)
         dataset = load_data(arrays, inputs, samples, task.targets, where)
         if isinstance(task, Classification):
             dataset = replace(dataset, classes_from=NUMBERS)
-        return (dataset if source is None else corrupt_samples(dataset, source)), task
-    for name in ("mean", "std"):
+        dataset = replace(dataset, notes=(*notes, *dataset.notes), warnings=warnings)
+        return (dataset if source is None or notes else corrupt_samples(dataset, source)), task
+    for name, of in (("mean", "arrays of pixels"), ("std", "arrays of pixels"), ("inputs", "arrays")):
         if getattr(source, name) is not None:
-            raise InputError(f"'{name}' is for arrays of pixels, and {source.path} holds none: leave it out.")
+            raise InputError(f"'{name}' is for {of}, and {source.path} holds none: leave it out.")
     table = read_table(source)
     if samples is not None and not 1 <= samples <= table.rows:
         raise InputError(
             f"{samples} samples were asked for: {table.where} has {table.rows}, so ask for 1 to {table.rows}."
         )
     return _Preparation(source, table, inputs, samples or table.rows, folder, on_demand).run(task, session)
+
+
+def model_folders(folder: Path | None) -> list[Path]:
+    """The model's folder, and the one above it if it is called `onnx`; none for a model in memory."""
+    if folder is None:
+        return []
+    return [folder, *([folder.parent] if folder.resolve().name == "onnx" else [])]
+
+
+def renamed(arrays: Mapping[str, Array], source: DataSource, inputs: Sequence[str], where: str) -> dict[str, Array]:
+    """The arrays under the names that the model and the tasks have for them, as `inputs` and `label_column` say.
+
+    Raises:
+        InputError: a name that is neither an array of the data nor an input of the model.
+    """
+    names = {}
+    for text in source.inputs or ():
+        given, equals, wanted = (part.strip() for part in text.partition("="))
+        if given not in arrays and wanted in arrays:
+            given, wanted = wanted, given
+        if not equals or given not in arrays or wanted not in inputs:
+            raise InputError(
+                f"--input '{text}' cannot be used: write ARRAY=INPUT. {where} has the arrays {listing(arrays)}, the "
+                f"model the inputs {listing(inputs)}."
+            )
+        names[given] = wanted
+    if source.label_column is not None:
+        if source.label_column not in arrays:
+            raise InputError(f"{where} has no array '{source.label_column}' for labels (it has {listing(arrays)}).")
+        names[source.label_column] = "labels"
+    taken = set(names.values())
+    return {names.get(name, name): array for name, array in arrays.items() if name in names or name not in taken}
 
 
 @dataclass
@@ -290,7 +328,7 @@ class _Preparation:
 
     def _models_classes(self) -> ClassNames | None:
         """The classes of the model's config.json, or else the processor's, if it names them."""
-        folders = [*self._model_folders(), *([Path(self.source.processor)] if self.source.processor else [])]
+        folders = [*model_folders(self.folder), *([Path(self.source.processor)] if self.source.processor else [])]
         file = next((each / "config.json" for each in folders if (each / "config.json").is_file()), None)
         if file is None or not re.search('"(label2id|id2label)"', file.read_text(encoding="utf-8")):
             return None
@@ -301,14 +339,8 @@ class _Preparation:
 
     def _processor_folder(self, *files: str) -> Path | None:
         """The folder that holds one of these files: the processor's, the model's, or the one above a folder `onnx`."""
-        folders = self._model_folders() if self.source.processor is None else [Path(self.source.processor)]
+        folders = model_folders(self.folder) if self.source.processor is None else [Path(self.source.processor)]
         return next((folder for folder in folders if any((folder / file).is_file() for file in files)), None)
-
-    def _model_folders(self) -> list[Path]:
-        """The model's folder, and the one above it if it is called `onnx`."""
-        if self.folder is None:
-            return []
-        return [self.folder, *([self.folder.parent] if self.folder.resolve().name == "onnx" else [])]
 
     def _processor(self, what: str, files: Sequence[str], open_from: Callable[[Any, str], Any]) -> Any:
         folder: Any = self._processor_folder(*files)

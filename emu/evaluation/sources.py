@@ -26,7 +26,7 @@ class DataSource:
         processor: folder (or name) of the image processor or tokenizer; None for the folder of the model.
         text_column: column of the text, or columns of a pair of texts; None for the usual names.
         image_column: column of the images, or of their files; None for the usual names.
-        label_column: column of what is right; None for the usual names.
+        label_column: column, or array, of what is right; None for the usual names.
         max_length: tokens that a text is cut or filled up to; None for the longest of the set, as far as the model can.
         classes: a file that lists the classes in the model's order: JSON (a list, or names by index or the reverse) or
             one name a line; None for `labels.json` in a folder of images, else the model's config.json, or for the
@@ -35,9 +35,11 @@ class DataSource:
         prompt: what a language model reads before a choice, with columns in braces: "Question: {question}\nAnswer:".
         corruption: how images are corrupted before anything else is done with them, as `Corruption.parse` reads it:
             "fog:3", or "fog:3:7" with a seed.
-        mean: what was subtracted from pixels of 0 to 1 to make an array, one number or one for each channel; for arrays
-            that are corrupted.
+        mean: what was subtracted from pixels of 0 to 1 to make an array, one number or one for each channel; of an
+            array of whole levels (uint8) what is to be subtracted. None for that of the processor.
         std: what they were divided by then, likewise.
+        inputs: names of arrays for the model's inputs, such as `x=pixel_values`.
+        anyway: run analyses and sweeps on these data though the clean model answers them no better than by chance.
     """
 
     path: str | Path
@@ -52,6 +54,8 @@ class DataSource:
     corruption: str | None = None
     mean: float | Sequence[float] | None = None
     std: float | Sequence[float] | None = None
+    inputs: Sequence[str] | None = None
+    anyway: bool | None = None
 
     @property
     def is_arrays(self) -> bool:

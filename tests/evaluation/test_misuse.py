@@ -1,6 +1,7 @@
 """What emu says to data that do not mean what the model means, as a user meets it on the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from emu.cli import app
+from emu.demo import data_path, model_path
 
 from .tiny import image_model, save_image_processor
 
@@ -86,3 +88,94 @@ class TestClasses:
         model = colors_model(tmp_path / "model", ["red", "green", "blue"])
         said = emu("evaluate", model, "--data", colors_folder(tmp_path / "set", ["red", "Red", "blue"]))
         assert said.exit_code == 2 and "'Red', 'red'" in said.stderr and "one class" in said.stderr
+
+
+@pytest.fixture
+def digits() -> dict[str, np.ndarray]:
+    with np.load(data_path("digits_vit")) as arrays:
+        return {name: arrays[name][:200] for name in arrays.files}
+
+
+def digits_model(folder: Path) -> Path:
+    """The digits ViT beside the processor that makes its pixels."""
+    folder.mkdir()
+    shutil.copy(model_path("digits_vit"), folder / "model.onnx")
+    processor = {"image_processor_type": "ViTImageProcessor", "do_resize": False, "rescale_factor": 1 / 120}
+    processor |= {"image_mean": [1.0], "image_std": [1.0]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder / "model.onnx"
+
+
+def saved(folder: Path, **arrays: np.ndarray) -> Path:
+    np.savez(folder / "set.npz", **arrays)
+    return folder / "set.npz"
+
+
+STUDIES = (
+    ["analyze", "sensitivity", "MODEL", "--data", "DATA", "--device", "rram", "--chips", "2"],
+    ["sweep", "MODEL", "--data", "DATA", "--device", "rram", "--seeds", "2", "--vary", "program.sigma=0.1"],
+)
+
+
+def study(command: list[str], model: Path, data: Path, tmp_path: Path, *more: object) -> Result:
+    places = {"MODEL": model, "DATA": data}
+    store = ["--store", tmp_path / "store.db"] if command[0] == "sweep" else []
+    return emu(*(places.get(each, each) for each in command), *store, *more)
+
+
+class TestCleanReference:
+    def test_labels_shifted_by_one_are_named_and_no_study_runs(
+        self, tmp_path: Path, digits: dict[str, np.ndarray]
+    ) -> None:
+        data = saved(tmp_path, pixel_values=digits["pixel_values"], labels=(digits["labels"] - 1) % 10)
+        said = emu("evaluate", model_path("digits_vit"), "--data", data)
+        assert said.exit_code == 0
+        first, second = said.stderr.splitlines()
+        assert first.startswith(
+            "Warning: The clean model answers 0.00% right (95 % interval 0.00% to 1.88%), and 9.96%"
+        )
+        assert "check the order of the classes and the labels, how the inputs were prepared" in first
+        assert second.startswith("Warning: Labels shifted by one would repair it: 9") and "one more" in second
+        for command in STUDIES:
+            refused = study(command, model_path("digits_vit"), data, tmp_path)
+            assert refused.exit_code == 2 and "no more than the 9.96%" in refused.stderr, refused.output
+            assert "labels shifted by one would repair it" in refused.stderr and "--anyway" in refused.stderr
+        assert study(STUDIES[1], model_path("digits_vit"), data, tmp_path, "--anyway").exit_code == 0
+
+    def test_permuted_classes_are_named_with_the_numbers_that_would_be_right(
+        self, tmp_path: Path, digits: dict[str, np.ndarray]
+    ) -> None:
+        order = np.array([0, 1, 2, 3, 4, 5, 7, 9, 6, 8])  # four classes exchanged: far above chance, and yet wrong
+        data = saved(tmp_path, pixel_values=digits["pixel_values"], labels=order[digits["labels"]])
+        report = emu("evaluate", model_path("digits_vit"), "--data", data, "--json")
+        (warning,) = json.loads(report.stdout)["warnings"]
+        assert warning.startswith("Classes in another order would repair it: 9")
+        assert warning.endswith("with the labels renumbered (6 as 8, 7 as 6, 8 as 9, 9 as 7).")
+
+    def test_raw_pixels_are_held_against_the_processor(self, tmp_path: Path, digits: dict[str, np.ndarray]) -> None:
+        model = digits_model(tmp_path / "model")
+        data = saved(tmp_path, pixel_values=(digits["pixel_values"] + 1) * 120, labels=digits["labels"])
+        said = emu("evaluate", model, "--data", data).stderr
+        assert "'pixel_values' of" in said and "holds 0 to 240 (mean" in said and "pixels are -1 to 1.125 by" in said
+        assert "(x / 120 - 1) / 1. These look like raw levels of 0 to 255: normalize them so" in said
+        between = saved(tmp_path, pixel_values=(digits["pixel_values"] + 1) / 2, labels=digits["labels"])
+        said = emu("evaluate", model, "--data", between).stderr
+        assert "These look like levels of 0 to 1 from which no mean was subtracted" in said
+        right = emu("evaluate", model, "--data", saved(tmp_path, **digits))
+        assert right.stderr == "" and "clean    98" in right.stdout
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_a_random_model_is_said_to_be_no_better_than_chance(
+        self, tmp_path: Path, digits: dict[str, np.ndarray], seed: int
+    ) -> None:
+        model = image_model(1, 8, 10)
+        weight = np.random.default_rng(seed).normal(size=(64, 10)).astype(np.float32)
+        model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "weight"))
+        onnx.save(model, tmp_path / "model.onnx")
+        said = emu("evaluate", tmp_path / "model.onnx", "--data", saved(tmp_path, **digits)).stderr
+        assert said.startswith("Warning: The clean model answers") and "by chance: check the order" in said
+        assert said.count("\n") == 1  # no order of the classes repairs it
+
+    def test_a_good_model_is_believed(self) -> None:
+        said = emu("evaluate", model_path("digits_vit"), "--data", data_path("digits_vit"), "--samples", 100)
+        assert said.stderr == ""
