@@ -126,6 +126,8 @@ def run_plan(
     mixed = runner.mixture(with_here=workers is None and runner.left > 0)
     if mixed:
         say(_MIXED.format(mixed))
+    if runner.left:
+        bench.warn(say)
     waiting = sum(chain.possible for chain in chains)
     for trial in runner.run(workers):
         if width is not None:
@@ -333,6 +335,7 @@ class Runner:
         """Runs what is asked for, and yields each trial when it is stored."""
         if not self._todo:
             return
+        self._bench.require_plausible()
         for trial, result in self._here() if workers is None else self._on_workers(workers):
             if self._study is not None:
                 self._study.add(trial, result)
