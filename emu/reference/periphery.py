@@ -185,7 +185,8 @@ class Reading:
                 for j, (x1, h) in enumerate(fed):
                     reading = repeats if iterative else weight_slice * len(fed) + j
                     stream = Stream.READ_NEGATIVE_ARRAY if negative else Stream.READ
-                    place = {"part": _from(structure.first_column, n), "tile": structure.first_tile + tile}
+                    part = _from(structure.first_column, n)
+                    place: dict[str, Any] = {"part": part, "tile": structure.first_tile + tile}
                     noise = partial(self.normals, stream, **place, reading=reading)
                     squares = None if stored.squares is None else stored.squares[i][..., k, n]
                     cells = _Cells(v, squares, max(1, structure.devices))
@@ -217,12 +218,13 @@ class Reading:
             for i, f in enumerate(mapping.factors):
                 column = self.stored.unit_column[i][k]
                 reading = i * len(fed) + j
-                stream, place = Stream.UNIT_COLUMN_READ, {"part": slice(0, 1), "tile": tile, "reading": reading}
-                noise = partial(self.normals, stream, **place)
+                stream = Stream.UNIT_COLUMN_READ
+                of_column: dict[str, Any] = {"part": slice(0, 1), "tile": tile, "reading": reading}
+                noise = partial(self.normals, stream, **of_column)
                 y, margin = self._analog(x1, _Cells(column), noise, None, k.start)
                 limits = adc_range(y, column.shape[0], structure, controls)
                 if structure.adc_rounding == "stochastic":
-                    y = dithered(y, self._rounding(stream, **place), limits, structure, controls)
+                    y = dithered(y, self._rounding(stream, **of_column), limits, structure, controls)
                 if self.observer is not None:
                     self.observer.converted_unit_column(y, margin, limits, inputs.lit)
                 total = total + f * h * as_type(through_adc(y, limits, structure, controls), column)
