@@ -151,6 +151,7 @@ struct ReadRow {
   float peak = -1;              // largest magnitude of the row, or -1
   const float* gain = nullptr;  // of the ADC of each column
   const float* offset = nullptr;
+  const float* uniforms = nullptr;  // of each column, where it rounds at random
   enum class Range { kNone, kGiven, kAbsmax } range = Range::kNone;
   AdcCode code = AdcCode::kSignMagnitude;
   double steps = 0;  // 0: no quantization
@@ -214,6 +215,7 @@ struct Kernels {
   void (*words)(const Counter& counter, int64_t count, uint32_t* out);
   // Normals of columns [first_column, first_column + count) of the row that begins at counter.block.
   void (*normals)(const Counter& counter, int64_t first_column, int64_t count, float* out);
+  void (*uniforms)(const Counter& counter, int64_t first_column, int64_t count, float* out);  // likewise, in (0, 1]
   void (*map_row)(const MapRow& row, const float* w, const float* scales, int64_t count, float* out);
   void (*store_row)(const StoreRow& row, const float* w, const float* scales, int64_t first_column, int64_t count,
                     float* out);

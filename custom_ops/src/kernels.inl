@@ -671,13 +671,11 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   }
   double bottom = row.low;
   double top = row.high;
-  if (row.range == ReadRow::Range::kAbsmax || row.stop_if_saturated) {
-    if (peak < 0) peak = largest_magnitude(p, count);
-    if (row.stop_if_saturated && peak > row.most) return true;
-    if (row.range == ReadRow::Range::kAbsmax) {
-      top = peak;
-      bottom = -top;
-    }
+  const bool absmax = row.range == ReadRow::Range::kAbsmax;
+  if ((absmax || row.stop_if_saturated) && peak < 0) peak = largest_magnitude(p, count);
+  if (absmax) {
+    top = peak;
+    bottom = -top;
   }
   const double span = top - bottom;
   const bool convertible = row.range != ReadRow::Range::kNone && span > 0;
@@ -688,6 +686,12 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   const float step_size = quantize ? static_cast<float>(span / row.steps) : 0.0f;
   const F inverse_step = set(quantize ? static_cast<float>(row.steps / span) : 0.0f);
   const F step = set(step_size);
+  if (row.uniforms != nullptr && quantize) {
+    const F half = set(0.5f);
+    map_lanes(count, p, [&](F v, F u) { return add(v, multiply(subtract(u, half), step)); }, p, row.uniforms);
+    if (row.stop_if_saturated) peak = largest_magnitude(p, count);
+  }
+  if (row.stop_if_saturated && peak > row.most) return true;
   const F zero = set(from_bottom ? static_cast<float>(bottom) : 0.0f);
   const F low = set(static_cast<float>(bottom));
   const bool twos = row.code == AdcCode::kTwosComplement && quantize;
@@ -854,6 +858,7 @@ constexpr decltype(Kernels::multiply_variances) multiply_variances = nullptr;
     static const Kernels table = {label,                 \
                                   words,                 \
                                   normals,               \
+                                  uniforms,              \
                                   map_row,               \
                                   store_row,             \
                                   program_row,           \

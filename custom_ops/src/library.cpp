@@ -210,11 +210,12 @@ EMU_EXPORT int emu_program_for_reading(const emu::GivenNode* node, const int64_t
   });
 }
 
-// Standard normals of run-time noise: columns [first_column, first_column + count) of rows that lie in these samples,
-// matrices and positions.
+// Standard normals (or uniforms in (0, 1]) of run-time noise: columns [first_column, first_column + count) of rows that
+// lie in these samples, matrices and positions.
 EMU_EXPORT void emu_run_time_normals(const uint32_t seeds[2], uint32_t site, uint32_t c3, const uint32_t* samples,
                                      const uint32_t* matrices, const uint32_t* positions, int64_t rows,
-                                     int64_t first_column, int64_t count, float* out) {
+                                     int64_t first_column, int64_t count, int64_t uniform, float* out) {
+  const auto fill = uniform != 0 ? emu::kernels().uniforms : emu::kernels().normals;
   emu::SampleKey key{};
   for (int64_t row = 0; row < rows; ++row) {
     if (row == 0 || samples[row] != samples[row - 1]) key = emu::sample_key(seeds[0], seeds[1], samples[row]);
@@ -224,7 +225,7 @@ EMU_EXPORT void emu_run_time_normals(const uint32_t seeds[2], uint32_t site, uin
     counter.c1 = positions[row];
     counter.c2 = site + (matrices[row] << 16);
     counter.c3 = c3;
-    emu::kernels().normals(counter, first_column, count, out + row * count);
+    fill(counter, first_column, count, out + row * count);
   }
 }
 

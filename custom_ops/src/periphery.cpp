@@ -163,6 +163,7 @@ class Reader {
                                                         : ReadRow::Range::kGiven;
     pattern_.code = structure_.adc_code;
     pattern_.steps = structure_.adc_steps(device_);
+    rounds_outputs_ = structure_.adc_rounding == AdcRounding::kStochastic && pattern_.steps > 0;
     find_sample_keys();
     if (structure_.adc == Range::kGranular) granular_step_ = granular_step();
     for (const Span& tile : product.row_tiles) deepest_ = std::max(deepest_, tile.size());
@@ -339,6 +340,14 @@ class Reader {
     }
     InputRow row = input_;
     row.inverse = 1.0f / factor;
+    if (structure_.dac_rounding == DacRounding::kStochastic && row.steps > 0) {
+      const int64_t first = product_.first_row + tile.begin;
+      kernels().uniforms(run_time(place, rounding_of(kInputNoise)), first, tile.size(), out);
+      const auto step = static_cast<float>(2.0 * row.bound / row.steps);
+      for (int64_t k = 0; k < tile.size(); ++k) out[k] = x[k] * row.inverse + (out[k] - 0.5f) * step;
+      row.inverse = 1.0f;
+      x = out;
+    }
     kernels().quantize_input(row, x, tile.size(), out);
     if (input_noise_ > 0) {
       const NoiseRow noise{0, place.position, input_noise_, nullptr};
@@ -649,6 +658,8 @@ class Reader {
     const bool first = t == 0 && i == 0 && j == 0;
     row.scales = scales(rows.y[0], t) + group.begin;
     row.accumulate = !first;
+    Scratch rounding(rounds_outputs_ ? group.size() : 0);
+    if (rounds_outputs_) row.uniforms = rounding.data();
     std::vector<int64_t> saturated;
     // What is disturbed shall still be near when it is converted.
     const int64_t at_once = std::max<int64_t>(1, kFloatsNear / std::max<int64_t>(1, group.size()));
@@ -663,6 +674,11 @@ class Reader {
         }
         if (needs_peaks_ || noisy_) row.peak = work.peaks.data()[r * kPeakLanes];
         row.factor = rows.factors[r] * decoding * of_slice;
+        if (row.uniforms != nullptr) {
+          kernels().uniforms(
+              run_time(work.places[static_cast<size_t>(r)], tile_stream(rounding_of(stream_of(i)), t, pass)),
+              product_.first_column + group.begin, group.size(), rounding.data());
+        }
         if (kernels().read_row(row, work.products.data() + r * group.size(), group.size(), y)) {
           saturated.push_back(rows.y[r]);
         }
@@ -855,6 +871,8 @@ class Reader {
   uint32_t pass_of(size_t i, size_t j) const {
     return static_cast<uint32_t>((structure_.converts_apart() ? i / 2 : i) * input_readings_ + j);
   }
+  // The stream of random rounding where noise of a stream acts.
+  static uint32_t rounding_of(uint32_t noise) { return noise - kRead + kRounding; }
   uint32_t stream_of(size_t i) const { return structure_.converts_apart() && i % 2 == 1 ? kReadNegativeArray : kRead; }
 
   // What all cells hold beside the weights, as one slice of the inputs finds it, in weights.
@@ -903,6 +921,12 @@ class Reader {
       set_range(t, row);
       const float one = 1;
       row.scales = &one;
+      float uniform = 0;
+      if (rounds_outputs_) {
+        kernels().uniforms(run_time(place, tile_stream(rounding_of(kUnitColumnRead), t, pass_of(i, j))), 0, 1,
+                           &uniform);
+        row.uniforms = &uniform;
+      }
       float reading = 0;
       kernels().read_row(row, &y, 1, &reading);
       total += static_cast<double>(product_.decoding.factors[i]) * reading;
@@ -942,6 +966,7 @@ class Reader {
   float output_noise_squared_ = 0;
   double granular_step_ = 0;
   bool noisy_ = false;
+  bool rounds_outputs_ = false;  // at random
   bool needs_variances_ = false;
   bool byte_variances_ = false;  // as products of bytes
   bool ir_drop_ = false;

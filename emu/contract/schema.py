@@ -190,6 +190,10 @@ class Stream(IntEnum):
     INPUT_NOISE = 65, "input noise", "X (A), rows of Y", "run-time; tile 0, pass 0"
     UNIT_COLUMN_READ = 66, "unit column, read", "rows of Y, 1 column", "run-time, per tile and pass"
     READ_NEGATIVE_ARRAY = 67, "read, negative array converted apart", "Y", "run-time, per tile and pass"
+    ROUNDING = (
+        68, "rounding", "as the stream above, uniforms; 68 plus the number of that stream less 64 (64 to 67)",
+        "as the stream above",
+    )
     SAMPLE_KEY = 127, "key of a sample", "words: see above", "`seed`, `read_seed`"
     # fmt: on
 
@@ -470,6 +474,10 @@ ATTRIBUTES = _attributes(
     Attribute("adc_pairs", _OF_STORED, ("subtracted", "separate"), "subtracted",
         "the currents of the devices of a pair are subtracted, then converted, or each converted by itself and the "
         "codes subtracted; `separate` needs `adc` and `encoding` `differential` or `two_sided`", optional=True),
+    Attribute("dac_rounding", _EVERY, ("nearest", "stochastic"), "nearest",
+        "an input goes to the nearest step, or to one of its two neighbours at random, so that the mean is the input",
+        optional=True),
+    Attribute("adc_rounding", _EVERY, ("nearest", "stochastic"), "nearest", "likewise of an output", optional=True),
     Attribute("dac_slice_sum", _EVERY, ("digital", "analog"), "digital",
         "each slice of an input is converted and the codes are added up, or what the slices give is added up before "
         "one conversion; `analog` needs `dac_slice_bits` and `adc`, and is not for `ir_drop` `formula`",
@@ -742,6 +750,8 @@ ATTRIBUTE_RULES = (
         "0 unless 'dac' is on and 'dac_code' is 'sign_magnitude'"),
     _attribute("dac_slice_bits", "dac_slice_bits > 0 and 'read.input_noise' in entries",
         "0 because of entry 'read.input_noise'"),
+    _attribute("dac_rounding", "dac_rounding == 'stochastic' and dac == 'none'", "'nearest' because 'dac' is 'none'"),
+    _attribute("adc_rounding", "adc_rounding == 'stochastic' and adc == 'none'", "'nearest' because 'adc' is 'none'"),
     _attribute("dac_slice_sum", "dac_slice_sum == 'analog' and (dac_slice_bits == 0 or adc == 'none')",
         "'digital' unless 'dac_slice_bits' is given and 'adc' is on"),
     _attribute("dac_slice_sum", "dac_slice_sum == 'analog' and ir_drop == 'formula'",

@@ -112,6 +112,8 @@ class Structure:
     block_rows: int
     window: tuple[WindowAxis, ...]
     adc_pairs: str
+    dac_rounding: str
+    adc_rounding: str
     dac_slice_sum: str
     first_key: int = 0
     """No attribute: the position of the first key in hand, along `key_axis`."""

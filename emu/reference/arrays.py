@@ -15,8 +15,10 @@ Array = Any
 class Normals(Protocol):
     """A source of run-time noise for rows whose places it knows."""
 
-    def __call__(self, stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Array:
-        """Return standard normals of one reading, [..., rows, columns of `part`]; as for `random.run_time_normals`."""
+    def __call__(self, stream: int, *, part: slice, tile: int = 0, reading: int = 0, uniform: bool = False) -> Array:
+        """Return standard normals (or uniforms in (0, 1]) of one reading, [..., rows, columns of `part`]; as for
+        `random.run_time_normals`.
+        """
 
 
 def namespace(array: Array) -> Any:

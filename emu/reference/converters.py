@@ -28,8 +28,13 @@ def input_range(x: Array, structure: Structure, controls: Controls) -> Array:
     return xp.full_like(x[..., :1], alpha)
 
 
-def through_dac(x: Array, alpha: Array, structure: Structure, controls: Controls) -> Array:
-    """Return x1 of X [..., R, K], float32; alpha [..., R, 1] is the activation that maps to 1."""
+def through_dac(
+    x: Array, alpha: Array, structure: Structure, controls: Controls, uniforms: Array | None = None
+) -> Array:
+    """Return x1 of X [..., R, K], float32; alpha [..., R, 1] is the activation that maps to 1.
+
+    With uniforms [..., R, K] values are rounded at random.
+    """
     xp = namespace(x)
     x1 = x * (1 / alpha)
     if structure.dac == "none":
@@ -37,6 +42,8 @@ def through_dac(x: Array, alpha: Array, structure: Structure, controls: Controls
     n, bound = controls.dac_steps(structure), controls.numbers["dac.bound"]
     if n > 0:
         to_code, to_value = n / (2 * bound), 2 * bound / n
+        if uniforms is not None:
+            x1 = x1 + (as_type(uniforms, x1) - 0.5) * to_value
         if structure.dac_code == "offset_binary":
             x1 = xp.round((x1 + bound) * to_code) * to_value - bound
         else:
@@ -110,6 +117,15 @@ def most_without_saturation(limits: AdcRange, structure: Structure, controls: Co
     n = controls.adc_steps(structure)
     ends_at_bound = structure.adc_code == "sign_magnitude" and n > 0 and n % 2 == 0
     return float(limits.high) * (1 + 1 / n if ends_at_bound else 1)
+
+
+def dithered(y: Array, uniforms: Array, limits: AdcRange, structure: Structure, controls: Controls) -> Array:
+    """Return y with what makes the ADC round it at random: up to half a step, in the type of y."""
+    n = controls.adc_steps(structure)
+    if n == 0:
+        return y
+    step = (limits.high - limits.low) / n
+    return y + (as_type(uniforms, y) - 0.5) * (step if isinstance(step, float) else as_type(step, y))
 
 
 def through_adc(y: Array, limits: AdcRange, structure: Structure, controls: Controls) -> Array:

@@ -6,6 +6,7 @@ Source: aihwkit's analog matrix-vector product (Rasch et al., AICAS 2021), per i
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from emu.reference.arrays import Array, Normals, as_type, namespace, surely_none
 from emu.reference.converters import (
     AdcRange,
     adc_range,
+    dithered,
     input_digits,
     input_range,
     most_without_saturation,
@@ -154,7 +156,11 @@ class Reading:
             noise = None
             if amplitude > 0:
                 noise = amplitude * self.normals(Stream.INPUT_NOISE, part=_from(self.structure.first_row, k))
-            inputs = _Inputs(x[..., k], xp.where(lit, alpha, 1.0), lit, noise, self.structure, self.controls)
+            uniforms = None
+            if self.structure.dac_rounding == "stochastic":
+                uniforms = self._rounding(Stream.INPUT_NOISE, part=_from(self.structure.first_row, k))
+            fed = xp.where(lit, alpha, 1.0)
+            inputs = _Inputs(x[..., k], fed, lit, noise, uniforms, self.structure, self.controls)
             parts = [self._tile(tile, k, n, inputs) for n in self.structure.column_tiles(columns)]
             yield xp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
             if self.stored.mapping.offset != 0:
@@ -178,17 +184,16 @@ class Reading:
                 errors = None if self.errors is None else tuple(each[i, tile, n] for each in self.errors)
                 for j, (x1, h) in enumerate(fed):
                     reading = repeats if iterative else weight_slice * len(fed) + j
-                    noise = partial(
-                        self.normals,
-                        Stream.READ_NEGATIVE_ARRAY if negative else Stream.READ,
-                        part=_from(structure.first_column, n),
-                        tile=structure.first_tile + tile,
-                        reading=reading,
-                    )
+                    stream = Stream.READ_NEGATIVE_ARRAY if negative else Stream.READ
+                    part = _from(structure.first_column, n)
+                    place: dict[str, Any] = {"part": part, "tile": structure.first_tile + tile}
+                    noise = partial(self.normals, stream, **place, reading=reading)
                     squares = None if stored.squares is None else stored.squares[i][..., k, n]
                     cells = _Cells(v, squares, max(1, structure.devices), rounds_variances(structure))
                     y, margin = self._analog(x1, cells, noise, errors, structure.first_row + k.start)
                     limits = adc_range(y, structure.tile_depth(v.shape[-2]), structure, controls)
+                    if structure.adc_rounding == "stochastic":
+                        y = dithered(y, self._rounding(stream, **place, reading=reading), limits, structure, controls)
                     if may_repeat:
                         most = most_without_saturation(limits, structure, controls)
                         again = xp.any(xp.abs(y) > most, axis=-1, keepdims=True)
@@ -213,13 +218,21 @@ class Reading:
             for i, f in enumerate(mapping.factors):
                 column = self.stored.unit_column[i][k]
                 reading = i * len(fed) + j
-                noise = partial(self.normals, Stream.UNIT_COLUMN_READ, part=slice(0, 1), tile=tile, reading=reading)
+                stream = Stream.UNIT_COLUMN_READ
+                of_column: dict[str, Any] = {"part": slice(0, 1), "tile": tile, "reading": reading}
+                noise = partial(self.normals, stream, **of_column)
                 y, margin = self._analog(x1, _Cells(column), noise, None, k.start)
                 limits = adc_range(y, column.shape[0], structure, controls)
+                if structure.adc_rounding == "stochastic":
+                    y = dithered(y, self._rounding(stream, **of_column), limits, structure, controls)
                 if self.observer is not None:
                     self.observer.converted_unit_column(y, margin, limits, inputs.lit)
                 total = total + f * h * as_type(through_adc(y, limits, structure, controls), column)
         return total
+
+    def _rounding(self, noise: Stream, **place: Any) -> Array:
+        """Return the uniforms of random rounding where noise of that stream acts."""
+        return self.normals(Stream.ROUNDING + noise - Stream.READ, **place, uniform=True)
 
     def _analog(
         self, x1: Array, cells: "_Cells", noise: Callable[[], Array], errors: tuple[Array, ...] | None, first_row: int
@@ -264,12 +277,13 @@ class _Inputs:
     alpha: Array
     lit: Array
     noise: Array | None
+    uniforms: Array | None
     structure: Structure
     controls: Controls
 
     def fed(self, b: float) -> list[tuple[Array, float]]:
         """Return what the array is fed with inputs divided by b: every input slice and its weight."""
-        x1 = through_dac(self.x, self.alpha * b, self.structure, self.controls)
+        x1 = through_dac(self.x, self.alpha * b, self.structure, self.controls, self.uniforms)
         if self.noise is not None:
             x1 = as_type(x1 + self.noise, x1)
         return input_digits(x1, self.structure, self.controls)

@@ -101,7 +101,7 @@ def _library() -> ctypes.CDLL:
         ctypes.POINTER(_Node), ctypes.POINTER(ctypes.c_int64), floats, floats, floats, floats,
     ]  # fmt: skip
     word, size = ctypes.c_uint32, ctypes.c_int64
-    library.emu_run_time_normals.argtypes = [words, word, word, words, words, words, size, size, size, floats]
+    library.emu_run_time_normals.argtypes = [words, word, word, words, words, words, size, size, size, size, floats]
     library.emu_run_time_normals.restype = None
     library.emu_register_function.argtypes = [ctypes.c_char_p, _CALLBACK]
     library.emu_set_function_error.argtypes = [ctypes.c_char_p]
@@ -168,8 +168,10 @@ def run_time_normals(
     matrices: NDArray[Any],
     positions: NDArray[Any],
     part: slice,
+    *,
+    uniform: bool = False,
 ) -> NDArray[np.float32]:
-    """Standard normals of run-time noise, float32 `[rows, columns of part]`.
+    """Standard normals of run-time noise (or uniforms in (0, 1]), float32 `[rows, columns of part]`.
 
     Args:
         seeds: `seed` and `read_seed`.
@@ -179,12 +181,13 @@ def run_time_normals(
         matrices: likewise, of its matrix within the sample.
         positions: likewise, its position; negative ones are those of padding.
         part: columns of the array.
+        uniform: whether the stream is one of uniforms.
     """
     words = [np.ascontiguousarray(each).astype(np.uint32) for each in (samples, matrices, positions)]
     out = np.empty((len(words[0]), part.stop - part.start), np.float32)
     places = [each.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32)) for each in words]
     size = len(out), part.start, out.shape[1]
-    _library().emu_run_time_normals(_words(seeds), site, stream, *places, *size, _pointer(out))
+    _library().emu_run_time_normals(_words(seeds), site, stream, *places, *size, int(uniform), _pointer(out))
     return out
 
 

@@ -84,14 +84,15 @@ class Emulator:
         shape = where.sample.shape
         sample, matrix, position = (each.reshape(-1) for each in (where.sample, where.matrix, where.position))
 
-        def of(stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Tensor:
+        def of(stream: int, *, part: slice, tile: int = 0, reading: int = 0, uniform: bool = False) -> Tensor:
             c3 = (int(stream) + (tile << 8) + (reading << 24)) & 0xFFFFFFFF
             columns = part.stop - part.start
             if device.type != "cpu" and self.chip.model.training:
                 generator = torch.Generator(device)
                 generator.manual_seed(hash((draw.seed, draw.read_seed, site, c3, part.start)) & LARGEST_SEED)
-                return torch.randn((*shape, columns), device=device, generator=generator)
-            values = run_time_normals((draw.seed, draw.read_seed), site, c3, sample, matrix, position, part)
+                return (torch.rand if uniform else torch.randn)((*shape, columns), device=device, generator=generator)
+            seeds = draw.seed, draw.read_seed
+            values = run_time_normals(seeds, site, c3, sample, matrix, position, part, uniform=uniform)
             return torch.from_numpy(values).view(*shape, columns).to(device)
 
         return of

@@ -77,11 +77,14 @@ def converters(draw: st.DrawFn, sliced: bool = False) -> tuple[dict[str, Any], d
         numbers |= {"read.ir_drop": 1.0, "read.ir_drop_ratio": draw(st.sampled_from((500.0, 571428.57)))}
     sums = input_bits and adc != "none" and ir_drop == "none"
     slice_sum = draw(st.sampled_from(("digital", "analog"))) if sums else "digital"
+    roundings = ("nearest", "nearest", "stochastic")
     attributes = {
         "dac": dac,
         "dac_code": dac_code,
         "dac_slice_bits": input_bits,
         "dac_slice_sum": slice_sum,
+        "dac_rounding": draw(st.sampled_from(roundings)) if dac != "none" else "nearest",
+        "adc_rounding": draw(st.sampled_from(roundings)) if adc != "none" else "nearest",
         "adc": adc,
         "adc_code": draw(st.sampled_from(("sign_magnitude", "offset_binary", "twos_complement"))),
         "adc_columns": draw(st.sampled_from((1, 1, 8))),

@@ -216,6 +216,8 @@ def test_every_choice_reaches_the_structure() -> None:
         "read_noise": "pcm_read",
         "ir_drop": "formula",
         "adc_pairs": "subtracted",
+        "dac_rounding": "nearest",
+        "adc_rounding": "nearest",
         "dac_slice_sum": "digital",
         "entries": ",".join(profile.entries()),
     }
@@ -309,6 +311,8 @@ def test_the_attributes_of_the_contract_are_those_of_profiles_and_their_values_t
         "dac_code": "dac.code",
         "adc_code": "adc.code",
         "adc_pairs": "adc.pairs",
+        "dac_rounding": "dac.rounding",
+        "adc_rounding": "adc.rounding",
         "dac_slice_sum": "dac.slice_sum",
         "bound_management": "adc.bound_management",
         "read_noise": "read.weight_noise_model",

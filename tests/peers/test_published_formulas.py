@@ -1,6 +1,7 @@
 """What CrossSim and aihwkit publish, stated once more in NumPy, against one crossbar of emu.
 
-CrossSim 3.2.0: `cores/balanced_core.py` and `circuits/adc/quantizer_adc.py`. Statements are of the formula alone: no
+CrossSim 3.2.0: `cores/balanced_core.py` and `circuits/adc/quantizer_adc.py`. aihwkit 1.2.0:
+`rpucuda/rpu_forward_backward_pass.cpp` and `utility_functions.h`. Statements are of the formula alone: no
 code of emu is behind what is expected.
 """
 
@@ -134,3 +135,45 @@ def test_each_array_of_a_pair_converted_apart_has_its_own_noise(crossbar: Crossb
     g = 0.1 + 0.9 * np.array([np.maximum(w, 0), np.maximum(-w, 0)])
     assert np.std(y) == pytest.approx(np.sqrt(2 * 0.3**2 + 0.1**2 * (g**2).sum()) / 0.9, rel=0.04)
     assert np.mean(y) == pytest.approx(w.sum(), abs=0.03)
+
+
+def aihwkit_numbers(**numbers: float) -> dict[str, float]:
+    """Steps of aihwkit's converters that are off unless given, bounds that nothing reaches."""
+    off = {"dac.bits": 0, "dac.steps": 0, "dac.bound": 1.0, "adc.bits": 0, "adc.steps": 0, "adc.bound": 1e4}
+    return {**off, **{name.replace("__", "."): value for name, value in numbers.items()}}
+
+
+def rounded_at_random(value: NDArray[Any], step: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Mean and standard deviation of aihwkit's rint(value / step + u - 1/2) step, u uniform between 0 and 1."""
+    share = value / step - np.floor(value / step)
+    return value, step * np.sqrt(share * (1 - share))
+
+
+@pytest.mark.parametrize("adc", ["fixed", "absmax"])
+def test_outputs_are_rounded_at_random_as_by_aihwkit(crossbar: Crossbar, adc: str) -> None:
+    w = np.array([[0.5, 0.2, -0.13, 0.0, 1.0]])
+    numbers = {"adc.bits": 0, "adc.steps": 20, **({"adc.bound": 1.0} if adc == "fixed" else {})}
+    y = crossbar.stored(np.ones((20000, 1)), w, adc=adc, adc_rounding="stochastic", numbers=numbers, sample_axis=0)
+    mean, std = rounded_at_random(w[0], 0.1)
+    np.testing.assert_allclose(y.mean(axis=0), mean, atol=0.0012)
+    np.testing.assert_allclose(y.std(axis=0), std, atol=0.0012)
+    assert set(np.rint(y[:, 2] / 0.1)) == {-2, -1}
+
+
+def test_inputs_are_rounded_at_random_as_by_aihwkit(crossbar: Crossbar) -> None:
+    x = np.tile([1.0, 0.03, -0.77, 0.0], (20000, 1))
+    numbers = aihwkit_numbers(dac__steps=20)
+    y = crossbar.stored(x, np.eye(4), dac="absmax", dac_rounding="stochastic", numbers=numbers_of_dac(numbers),
+                        sample_axis=0)  # fmt: skip
+    mean, std = rounded_at_random(x[0], 0.1)
+    np.testing.assert_allclose(y.mean(axis=0), mean, atol=0.0012)
+    np.testing.assert_allclose(y.std(axis=0), std, atol=0.0012)
+    correlation = np.corrcoef(y[:, 1], y[:, 2])[0, 1]
+    assert abs(correlation) < 0.03
+    again = crossbar.stored(x[:1000], np.eye(4), dac="absmax", dac_rounding="stochastic",
+                            numbers=numbers_of_dac(numbers), sample_axis=0, sample=500)  # fmt: skip
+    np.testing.assert_array_equal(again, y[500:1500])  # keyed by the sample, not by its place in the batch
+
+
+def numbers_of_dac(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if name.startswith("dac.")}

@@ -87,7 +87,7 @@ def test_products_stay_on_the_device_of_their_operands(case: dict[str, Any]) -> 
         return torch.empty(shape, device="meta")
 
     def normals_of(*leading: int) -> Any:
-        return lambda _, part, tile=0, reading=0: empty(*leading, part.stop - part.start)
+        return lambda _, part, tile=0, reading=0, uniform=False: empty(*leading, part.stop - part.start)
 
     tiles = len(structure.row_tiles(rows))
     if case["stored"]:

@@ -24,6 +24,14 @@ ConverterSteps = Annotated[int, Number(STEPS, "steps", AIHWKIT, "dac.steps")]
 class _Converter(Section):
     bits: ConverterBits = 0
     steps: ConverterSteps = 0
+    rounding: Annotated[
+        Literal["nearest", "stochastic"],
+        Choice(
+            "a value between two steps: nearest, to the nearer one; stochastic, to one of them at random, so that the "
+            "mean is the value",
+            "aihwkit, inp_sto_round and out_sto_round; CrossSim, stochastic_rounding",
+        ),
+    ] = "nearest"
 
     @model_validator(mode="after")
     def _resolution_is_given_once(self) -> Self:
