@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from emu.version import __version__
 
 if TYPE_CHECKING:
+    from emu.baking import bake
     from emu.calibration import calibrate
     from emu.device import Profile, load_profile
     from emu.errors import InputError
@@ -28,6 +29,7 @@ _HOMES = {
     "InputError": "emu.errors",
     "Profile": "emu.device",
     "Trial": "emu.evaluation",
+    "bake": "emu.baking",
     "calibrate": "emu.calibration",
     "draw_faults": "emu.evaluation",
     "evaluate": "emu.evaluation",
@@ -50,6 +52,7 @@ __all__ = [
     "Profile",
     "Trial",
     "__version__",
+    "bake",
     "calibrate",
     "draw_faults",
     "evaluate",

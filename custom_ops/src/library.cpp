@@ -80,7 +80,8 @@ Structure structure_of(const GivenNode& node) {
                               : "'" + std::string(found->text) + "', expected an integer."));
   };
   return parse_structure(
-      "program", Operator::kStored, [&](const char* name) { return find(name, false)->number; },
+      "program", node.codes != nullptr ? Operator::kQuantized : Operator::kStored,
+      [&](const char* name) { return find(name, false)->number; },
       [&](const char* name) {
         const GivenAttribute* found = find(name, true);
         return found == nullptr ? std::string() : std::string(found->text);
@@ -108,7 +109,20 @@ StoredArray stored_for(const GivenNode& node, bool for_reading) {
   const Device numbers = structure.device(node.device, node.entries);
   const StoreKey key = store_key(structure, numbers, node.strength, node.seed, node.read_seed,
                                  own_faults(structure, node.faults, node.fault_count));
-  const Matrices w{node.w, node.matrices, node.rows, node.columns};
+  Matrices w{node.w, node.matrices, node.rows, node.columns};
+  ModelCodes codes;
+  if (node.codes != nullptr) {
+    codes.bytes = node.codes;
+    codes.two_bytes = structure.code_bits > 8;
+    codes.scale = node.scale;
+    codes.zero_point = node.zero_point;
+    codes.matrices = w.count;
+    codes.rows = w.rows;
+    codes.columns = w.columns;
+    codes.per_column = node.scales > 1;
+    codes.block_rows = structure.block_rows;
+    w.codes = &codes;
+  }
   if (!all_finite(w.values, w.count * w.rows * w.columns)) throw Error("the weight holds an infinite value or a NaN");
   const ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
     for (int64_t i = 0; i < count; ++i) body(i);

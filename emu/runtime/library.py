@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.codes import Codes, stored_codes
 from emu.errors import InputError
 
 DeviceFunction: TypeAlias = Callable[
@@ -47,6 +48,8 @@ class _Node(ctypes.Structure):
         ("w", ctypes.POINTER(ctypes.c_float)),
         *((name, ctypes.c_int64) for name in ("matrices", "rows", "columns")),
         ("strength", ctypes.c_float), ("seed", ctypes.c_uint32), ("read_seed", ctypes.c_uint32),
+        ("codes", ctypes.POINTER(ctypes.c_int8)),
+        *((name, ctypes.POINTER(ctypes.c_float)) for name in ("scale", "zero_point")), ("scales", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -199,6 +202,7 @@ def programmed_weight(
     seed: int = 0,
     read_seed: int = 0,
     faults: NDArray[np.int64] | None = None,
+    codes: tuple[Codes, NDArray[np.float32], NDArray[np.float32]] | None = None,
 ) -> NDArray[np.float32]:
     """What the arrays of one chip hold for a weight, in weight units.
 
@@ -210,6 +214,7 @@ def programmed_weight(
         seed: the chip, 0 to 2^32 - 1.
         read_seed: the repetition, for cycle-to-cycle variation.
         faults: int64 `[F, 2]`, a list of faults, as in docs/operators.md.
+        codes: of a quantized weight, which `weight` is in float: codes of its shape, scale and zero point.
 
     Returns:
         float32, the shape of `weight`.
@@ -218,7 +223,14 @@ def programmed_weight(
         InputError: an attribute or number is unknown or out of range, or the weight is not finite or of another rank.
     """
     out = np.empty(weight.shape, np.float32)
-    _refuse(_library().emu_program(_node(weight, attributes, device, strength, seed, read_seed, faults), _pointer(out)))
+    node = _node(weight, attributes, device, strength, seed, read_seed, faults)
+    if codes is not None:
+        stored = stored_codes(codes[0], int(attributes["code_bits"]))
+        scale, zero_point = (np.ascontiguousarray(each, np.float32) for each in codes[1:])
+        node.codes, node.scales = stored.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)), scale.size
+        node.scale, node.zero_point = _pointer(scale), _pointer(zero_point)
+        node.kept += stored, scale, zero_point
+    _refuse(_library().emu_program(node, _pointer(out)))
     return out
 
 
