@@ -50,7 +50,7 @@ def inline_options(page: Path) -> Iterator[str]:
     """Long options in the page's running text, such as `--only`."""
     for text in _inline(page):
         if not re.match(r"(python|pip|make|docker|valgrind|\.venv) ?", text):
-            yield from re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)
+            yield from re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)
 
 
 def _inline(page: Path) -> Iterator[str]:

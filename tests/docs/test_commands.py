@@ -101,7 +101,7 @@ def shortened(shown: Shown, folder: Path) -> list[str] | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", filter(commands, PAGES), ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*filter(commands, PAGES)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_shown_commands_on_the_demo_files_work(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
