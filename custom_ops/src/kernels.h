@@ -53,10 +53,13 @@ struct MapRow {
 // Numbers disturbed when stored, docs/operators.md "Programming" for `encoding` weight and for written operands.
 struct StoreRow {
   Disturbance model = Disturbance::kNone;
-  float sigma = 0;        // already times strength
-  float sigma_cycle = 0;  // already times strength
-  float floor = 0;        // r
-  bool moved = false;     // before writing: by alpha r, at most beta
+  float sigma = 0;         // already times strength
+  float sigma_cycle = 0;   // already times strength
+  float sigma_device = 0;  // already times strength: of the cells of written operands
+  float stuck_low = 0;     // probabilities of these cells, with the strength in them
+  float stuck_high = 0;
+  float floor = 0;     // r
+  bool moved = false;  // before writing: by alpha r, at most beta
   float alpha = 0;
   float beta = 1;
   float write_steps = 0;  // 2^write.bits - 1, 0: not rounded
@@ -66,6 +69,8 @@ struct StoreRow {
   float* squares = nullptr;  // if given, g+^2 + g-^2 of conductances goes there
   Counter device;            // streams of the (positive) device; the negative ones are the next stream number
   Counter cycle;
+  Counter cells_counter;   // of what stays with cells
+  int64_t cell_shift = 0;  // of their columns
 };
 
 // Mean and standard deviation by target, in units of g_max: linear between points, constant outside.

@@ -185,11 +185,53 @@ void map_row(const MapRow& row, const float* w, const float* scales, int64_t cou
   }
 }
 
+void stick_row(const StuckRow& row, int64_t first_column, int64_t count, float* g);
+
+// theta of operands: what is drawn for each write, and what stays with the cells.
+void written_theta(const StoreRow& row, uint32_t stream_offset, int64_t first_column, int64_t count, float* theta) {
+  chunk_theta(row, stream_offset, first_column, count, theta);
+  if (row.sigma_device == 0) return;
+  float of_cells[kChunk];
+  Counter cells = row.cells_counter;
+  cells.c3 += kProgram + stream_offset;
+  normals(cells, first_column + row.cell_shift, count, of_cells);
+  const F sigma = set(row.sigma_device);
+  map_lanes(count, theta, [&](F t, F n) { return multiply_add(sigma, n, t); }, theta, of_cells);
+}
+
+// Which cells of each device are stuck: 0 free, 1 low, 2 high; of several cells the digits of a number of base 4.
+void stuck_cells(const StoreRow& row, uint32_t stream_offset, int64_t first_column, int64_t count, float* states) {
+  const F middle = set(0.5f);
+  StuckRow cell;
+  cell.low = row.stuck_low;
+  cell.high = row.stuck_high;
+  cell.stuck = row.cells_counter;
+  cell.stuck.c3 += kStuck + stream_offset;
+  std::fill(states, states + count, 0.0f);
+  float unit = 1.0f;
+  for (int i = 0; i < (row.cells ? 4 : 1); ++i) {
+    float g[kChunk];  // 0 low, 1 high
+    std::fill(g, g + count, 0.5f);
+    stick_row(cell, first_column + row.cell_shift, count, g);
+    const F low = set(unit);
+    const F high = set(2 * unit);
+    map_lanes(
+        count, states,
+        [&](F s, F v) { return add(s, where_less(v, middle, low, where_less(middle, v, high, set(0.0f)))); }, states,
+        g);
+    cell.stuck.c3 += 1 << 8;
+    unit *= 4.0f;
+  }
+}
+
 void store_row(const StoreRow& row, const float* w, const float* scales, int64_t first_column, int64_t count,
                float* out) {
   const bool pair = row.model == Disturbance::kLognormalConductance || row.model == Disturbance::kClipFormer;
-  const bool quiet = row.model == Disturbance::kNone || (row.sigma == 0 && row.sigma_cycle == 0 && !pair);
-  const float variance = row.sigma * row.sigma + row.sigma_cycle * row.sigma_cycle;
+  const bool noisy = row.sigma != 0 || row.sigma_cycle != 0 || row.sigma_device != 0;
+  const bool quiet = row.model == Disturbance::kNone || (!noisy && !pair);
+  const bool sticks = pair && (row.stuck_low > 0 || row.stuck_high > 0);
+  const float variance =
+      row.sigma * row.sigma + row.sigma_cycle * row.sigma_cycle + row.sigma_device * row.sigma_device;
   const F mean_shift = set(row.model == Disturbance::kLognormalMeanCorrected ? -0.5f * variance : 0.0f);
   for (int64_t start = 0; start < count; start += kChunk) {
     const int64_t part = std::min(kChunk, count - start);
@@ -211,7 +253,7 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
       values = moved;
     }
     float theta[kChunk];
-    if (!quiet) chunk_theta(row, 0, first_column + start, part, theta);
+    if (!quiet) written_theta(row, 0, first_column + start, part, theta);
     if (quiet) {
       std::copy(values, values + part, target);
     } else if (row.model == Disturbance::kLognormal || row.model == Disturbance::kLognormalMeanCorrected) {
@@ -223,28 +265,39 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
     } else {
       float theta_negative[kChunk];
       float unit[kChunk];
-      chunk_theta(row, 1, first_column + start, part, theta_negative);
+      written_theta(row, 1, first_column + start, part, theta_negative);
+      float states[2][kChunk];
+      for (uint32_t device = 0; sticks && device < 2; ++device) {
+        stuck_cells(row, device, first_column + start, part, states[device]);
+      }
+      const float* states_positive = sticks ? states[0] : theta;
+      const float* states_negative = sticks ? states[1] : theta;
       map_lanes(part, unit, [](F v, F scale) { return divide(v, scale); }, values, s);
       // What a pair reads, of one law for its two devices.
       const auto write_pair = [&](auto&& law) {
         if (row.squares != nullptr) {
           map_lanes(
               part, row.squares + start,
-              [&](F u, F positive, F negative) {
-                const F plus = law(u, positive);
-                const F minus = law(subtract(zero, u), negative);
+              [&](F u, F positive, F negative, F of_positive, F of_negative) {
+                const F plus = law(u, positive, of_positive);
+                const F minus = law(subtract(zero, u), negative, of_negative);
                 return multiply_add(plus, plus, multiply(minus, minus));
               },
-              unit, theta, theta_negative);
+              unit, theta, theta_negative, states_positive, states_negative);
         }
         map_lanes(
             part, unit,
-            [&](F u, F positive, F negative) { return subtract(law(u, positive), law(subtract(zero, u), negative)); },
-            unit, theta, theta_negative);
+            [&](F u, F positive, F negative, F of_positive, F of_negative) {
+              return subtract(law(u, positive, of_positive), law(subtract(zero, u), negative, of_negative));
+            },
+            unit, theta, theta_negative, states_positive, states_negative);
       };
       if (row.model == Disturbance::kLognormalConductance) {
         const WrittenTarget g(row);
-        write_pair([&](F u, F t) { return lognormal(g(u), t); });
+        write_pair([&](F u, F t, F state) {
+          const F held = lognormal(g(u), t);
+          return sticks ? unless_stuck(held, state, g.floor) : held;
+        });
       } else {
         write_pair(ClipFormer(row));
       }

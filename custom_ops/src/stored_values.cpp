@@ -876,7 +876,9 @@ bool stores_exactly(const Structure& structure, const Device& device, float stre
     // Clipping, moving and rounding act without noise too.
     if (structure.disturbance == Disturbance::kClipFormer || clips_operand(structure, device)) return false;
     if (structure.disturbance == Disturbance::kNone) return true;
-    return strength * device.write_sigma == 0 && device.write_bits == 0 && !structure.moves_operand();
+    const bool noisy =
+        strength * device.write_sigma != 0 || device.write_sigma_device != 0 || structure.sticks_operand();
+    return !noisy && device.write_bits == 0 && !structure.moves_operand();
   }
   // A pair without variation holds p - m = W/s again, up to rounding: exact by definition.
   const bool quiet =
@@ -1128,6 +1130,9 @@ void write_operand(const Structure& structure, const Device& device, float stren
   row.floor = device.floor();
   row.normalize = for_reading;
   if (row.model != Disturbance::kNone) {
+    row.sigma_device = strength * device.write_sigma_device;
+    row.stuck_low = std::min(1.0f, strength * device.write_stuck_low);
+    row.stuck_high = std::min(1.0f, strength * device.write_stuck_high);
     row.moved = structure.moves_operand();
     row.alpha = structure.alpha(device);
     row.beta = structure.beta(device);
@@ -1135,6 +1140,7 @@ void write_operand(const Structure& structure, const Device& device, float stren
   }
   if (row.model == Disturbance::kClipFormer) {
     row.sigma *= device.write_gamma;
+    row.sigma_device *= device.write_gamma;
     row.exponent = device.write_exponent;
     row.cells = structure.write_cells == WriteCells::kCells;
   }
@@ -1142,6 +1148,12 @@ void write_operand(const Structure& structure, const Device& device, float stren
   row.device.key1 = place.key.key1;
   row.device.c2 = static_cast<uint32_t>(structure.site) + (place.matrix << 16);
   row.device.c3 = kWrite;
+  row.cells_counter.key0 = place.seed;
+  row.cells_counter.c2 = row.device.c2;
+  // Cells that are taken again begin a stretch of columns, or of rows.
+  const auto capacity = static_cast<int64_t>(device.write_capacity);
+  const bool by_rows = capacity > 0 && structure.key_axis == KeyAxis::kRows;
+  const bool by_columns = capacity > 0 && structure.key_axis == KeyAxis::kColumns;
   const MapRow clipping;  // of numbers to their scale
   for (int64_t k = rows.begin; k < rows.end; ++k) {
     const float* source = b + k * columns;
@@ -1152,8 +1164,15 @@ void write_operand(const Structure& structure, const Device& device, float stren
       source = target;
     }
     row.device.c1 = static_cast<uint32_t>(place.first_row + k);
-    if (squares != nullptr) row.squares = squares + k * columns;
-    kernels().store_row(row, source, scales, place.first_column, columns, target);
+    row.cells_counter.c1 = by_rows ? row.device.c1 % static_cast<uint32_t>(capacity) : row.device.c1;
+    for (int64_t n = 0; n < columns;) {
+      const int64_t first = place.first_column + n;
+      const int64_t count = by_columns ? std::min(columns - n, capacity - first % capacity) : columns;
+      row.cell_shift = by_columns ? first % capacity - first : 0;
+      if (squares != nullptr) row.squares = squares + k * columns + n;
+      kernels().store_row(row, source + n, scales + n, first, count, target + n);
+      n += count;
+    }
   }
 }
 

@@ -116,6 +116,7 @@ inline bool clips_operand(const Structure& structure, const Device& device) {
 // Where a matrix of an operand is written.
 struct OperandPlace {
   SampleKey key;
+  uint32_t seed;
   uint32_t matrix;  // within the sample
   int64_t first_row = 0;
   int64_t first_column = 0;

@@ -122,6 +122,7 @@ struct Structure {
     return given_.has(entry::write_alpha) || given_.has(entry::write_beta) || given_.has(entry::write_alpha_value) ||
            given_.has(entry::write_beta_value);
   }
+  bool sticks_operand() const { return given_.has(entry::write_stuck_low); }
   float alpha(const Device& device) const {
     const bool own = key_axis == KeyAxis::kRows && given_.has(entry::write_alpha_value);
     return own ? device.write_alpha_value : device.write_alpha;

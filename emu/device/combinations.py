@@ -46,6 +46,12 @@ def _mapping(profile: _Sections) -> Iterator[str]:
             "mapping.offset_correction unit_column has no effect where products are exact: it is read by a DAC, an ADC "
             "or with noise (read.output_noise = 0 is enough)"
         )
+    fixed = any(_get(write, name) is not None for name in ("sigma_device", "stuck_low", "stuck_high"))
+    if _get(write, "capacity") is not None and not fixed:
+        yield (
+            "write.capacity has no effect: what stays with cells is write.sigma_device, write.stuck_low and "
+            "write.stuck_high"
+        )
     if mapping.encoding != "weight":
         return
     if mapping.scaling != "tensor" and not _uses_scales(profile):

@@ -7,6 +7,7 @@ import sys
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 Array = Any
 """An array of NumPy or a tensor of PyTorch: all arrays of one computation are of the same library and device."""
@@ -21,6 +22,16 @@ class Normals(Protocol):
         """
 
 
+class Cells(Protocol):
+    """A source of what stays with the cells that rows of an operand are written into."""
+
+    def normals(self, negative: bool, columns: slice) -> NDArray[np.float64]:
+        """Return a standard normal of each device, [..., rows, columns]."""
+
+    def stuck_uniforms(self, negative: bool, cell: int, columns: slice) -> NDArray[np.float64]:
+        """Return a uniform of 53 bits of one cell of each device, [..., rows, columns]."""
+
+
 def namespace(array: Array) -> Any:
     """Return the library that an array is of: `numpy`, or `torch` where something has imported it."""
     return np if isinstance(array, np.ndarray | np.generic) else sys.modules["torch"]
@@ -29,6 +40,11 @@ def namespace(array: Array) -> Any:
 def as_type(array: Array, like: Array) -> Array:
     """Return an array in the type of another one."""
     return namespace(array).asarray(array, dtype=like.dtype)
+
+
+def put(values: NDArray[Any], like: Array) -> Array:
+    """Return an array of NumPy in the library, type and device of another one."""
+    return values if namespace(like) is np else namespace(like).from_numpy(values).to(like)
 
 
 def smallest(array: Array, rank: int) -> Array:

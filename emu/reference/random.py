@@ -150,6 +150,30 @@ def adc_normals(seed: int, site: int, stream: int, tiles: slice, adcs: slice, we
     return _normals(*words)[:, skipped : skipped + adcs.stop - adcs.start]
 
 
+def normals_of_cells(seed: int, c3: int, matrix: ArrayLike, row: ArrayLike, columns: ArrayLike) -> NDArray[np.float64]:
+    """Return standard normals of the cells of written operands, float64 [rows, columns].
+
+    `matrix` (c2 of the page) and `row` are int64 [rows], `columns` int64 [columns], all of the array.
+    """
+    return _of_cells(_normals, seed, c3, matrix, row, columns)
+
+
+def words_of_cells(seed: int, c3: int, matrix: ArrayLike, row: ArrayLike, columns: ArrayLike) -> NDArray[np.uint32]:
+    """Return the words of these cells, uint32 [rows, columns]; see `normals_of_cells`."""
+    return _of_cells(_words, seed, c3, matrix, row, columns).astype(np.uint32)
+
+
+def _of_cells(
+    values_of: Callable[..., NDArray[Any]], seed: int, c3: int, matrix: ArrayLike, row: ArrayLike, columns: ArrayLike
+) -> NDArray[Any]:
+    c1, c2 = (np.asarray(each, np.uint64)[:, None] & _MASK for each in (row, matrix))
+    if not np.size(row) or not np.size(columns):
+        return np.zeros((np.size(row), np.size(columns)))
+    block, place = np.unique(np.asarray(columns) // _VALUES_PER_BLOCK, return_inverse=True)
+    values = values_of(*philox4x32(block[None], c1, c2, c3, seed, 0))
+    return values[:, place.reshape(-1) * _VALUES_PER_BLOCK + np.asarray(columns) % _VALUES_PER_BLOCK]
+
+
 def _stored(
     values_of: Callable[..., NDArray[Any]],
     seed: int,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.contract.structure import Controls, Structure
-from emu.reference.arrays import Array, Normals, as_type
+from emu.reference.arrays import Array, Cells, Normals, as_type
 from emu.reference.drift import compensation, drifted
 from emu.reference.faults import stuck, stuck_as_listed
 from emu.reference.mapping import (
@@ -92,17 +92,23 @@ def stored(
 
 
 def stored_operand(
-    b: Array, normals: Normals, structure: Structure, controls: Controls, of_sample: Array | None = None
+    b: Array,
+    normals: Normals,
+    structure: Structure,
+    controls: Controls,
+    of_sample: Array | None = None,
+    cells: Cells | None = None,
 ) -> Stored:
-    """Return what arrays hold of dynamic operands [..., K, N], written with these normals; `of_sample` as for `scales`.
+    """Return what arrays hold of dynamic operands [..., K, N], written with these normals into these cells.
 
-    On NumPy or PyTorch; the normals are [..., K, columns].
+    On NumPy or PyTorch; the normals are [..., K, columns], `of_sample` is as for `scales`; without cells nothing stays
+    with them.
     """
     mapping = mapping_of(structure, controls)
     s, of_rows = scales(b, structure, controls, of_sample), row_scales(b, structure, controls)
     divisor = spread(s, structure, b.shape[-2]) if of_rows is None else of_rows[..., None]
     unit = normalized(b, divisor, structure, controls)
-    devices = written(unit, normals, structure, controls)
+    devices = written(unit, normals, structure, controls, cells)
     v = _difference(devices)[None]
     weights = b
     if structure.write != "none" or clips_to_scale(structure, controls):

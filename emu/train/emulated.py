@@ -19,7 +19,7 @@ from emu.evaluation.controls import LARGEST_SEED
 from emu.reference.arrays import Normals
 from emu.reference.mapping import largest, mapping_of
 from emu.reference.periphery import Reading, adc_errors
-from emu.reference.places import Places, keys_that_count, places, rows_of_operand
+from emu.reference.places import CellsOfRows, Places, keys_that_count, places, rows_of_operand
 from emu.reference.storing import Stored, held_weights, stored_operand
 from emu.runtime.library import programmed_array, programmed_weight, run_time_normals
 from emu.train.crossbar import crossbar_product
@@ -302,7 +302,8 @@ class WrittenProduct(Emulator):
             of_sample = largest(operand.abs().reshape(len(operand), 1, -1, 1), controls) if shared else None
             of_operand = rows_of_operand(matrices, structure.first_row, operand.shape[-2])
             normals = self.normals(of_operand, operand.device)
-            stored = stored_operand(operand, normals, structure, controls, of_sample)
+            cells = CellsOfRows(of_operand, structure, controls)
+            stored = stored_operand(operand, normals, structure, controls, of_sample, cells)
         if structure.has_periphery:
             disturbed = operand + (stored.weights - operand).detach()
             errors = self.adc_errors(stored, structure, controls)

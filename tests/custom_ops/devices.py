@@ -242,6 +242,13 @@ def dynamic_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
     attributes |= {"write": write, "write_cells": draw(st.sampled_from(("composite", "cells")))}
     if write != "none":
         numbers["write.sigma"] = draw(st.sampled_from(SIGMAS))
+    if draw(st.booleans()):
+        numbers |= {
+            "write.sigma_device": draw(st.sampled_from(SIGMAS)),
+            "write.capacity": draw(st.sampled_from((0, 3))),
+        }
+    if write in ("lognormal_g", "clipformer") and draw(st.booleans()):
+        numbers |= {"write.stuck_low": 0.1, "write.stuck_high": draw(st.sampled_from((0.0, 0.05)))}
     moved = draw(st.sets(st.sampled_from(sorted(TRANSFORM))))
     if write in ("lognormal_g", "clipformer") or moved:
         numbers |= {"mapping.g_min_us": draw(st.sampled_from((0.0, 0.1))), "mapping.g_max_us": 10.0}

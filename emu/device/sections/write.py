@@ -54,6 +54,33 @@ Bits = Annotated[
     int | None,
     Number("magnitudes are rounded to this resolution before writing; 0: not", "bits", CLIPFORMER, "write.bits"),
 ]
+SigmaDevice = Annotated[
+    float | None,
+    Number(
+        "standard deviation from cell to cell, with the same effect as that of one write; it stays with the cell",
+        "1",
+        LOGNORMAL,
+        "write.sigma_device",
+    ),
+]
+Capacity = Annotated[
+    int | None,
+    Number(
+        "keys (values) for which the arrays have cells: the next ones are written into the first cells again, as in a "
+        "ring; left out or 0: no limit",
+        "keys",
+        "definition",
+        "write.capacity",
+    ),
+]
+StuckLow = Annotated[
+    float | None,
+    Number("probability that a cell is stuck at g_min", "1", "MNSIM 2.0 for stored cells", "write.stuck_low"),
+]
+StuckHigh = Annotated[
+    float | None,
+    Number("probability that a cell is stuck at g_max", "1", "MNSIM 2.0 for stored cells", "write.stuck_high"),
+]
 Sigma = Annotated[
     float,
     Number(
@@ -77,6 +104,10 @@ class WriteDisturbed(Section):
 
     model: Annotated[Literal["lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range", "lognormal_g"], MODEL]
     sigma: Sigma
+    sigma_device: SigmaDevice = None
+    capacity: Capacity = None
+    stuck_low: StuckLow = None
+    stuck_high: StuckHigh = None
     alpha: Alpha = None
     beta: Beta = None
     alpha_value: AlphaOfValues = None
