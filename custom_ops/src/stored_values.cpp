@@ -896,11 +896,11 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
   // 256 steps have one code more than bytes hold, which costs a product of its own where a row has both ends: rare,
   // unless inputs are clipped to them.
   const double steps = structure.dac_steps(device);
-  const bool clipped = structure.dac != Range::kAbsmax || device.dac_limit > 0;
+  const bool clipped = structure.dac != InputRange::kAbsmax || device.dac_limit > 0;
   const bool codes = steps > 0 && steps <= (clipped ? 254 : 256) && std::fmod(steps, 2.0) == 0;
   const bool more_than_codes = (structure.input_noise() && device.read_input_noise > 0) ||
                                needs_noise_weights(structure) || structure.ir_drop == IrDrop::kFormula ||
-                               structure.dac_rounding == DacRounding::kStochastic ||
+                               structure.dac_rounding == DacRounding::kStochastic || device.dac_asymmetry != 0 ||
                                decoding(structure, device).offset != 0;
   // A value that is out of all proportion would leave no digits to its column.
   const bool unbounded =
@@ -917,7 +917,9 @@ bool reads_narrow(const Structure& structure, const Device& device, int64_t rows
                            structure.bound_management == BoundManagement::kNone;
   const bool plain = !(structure.input_noise() && device.read_input_noise > 0) && !needs_noise_weights(structure) &&
                      structure.ir_drop != IrDrop::kFormula && structure.dac_rounding == DacRounding::kNearest &&
-                     structure.adc_rounding == AdcRounding::kNearest && decoding(structure, device).offset == 0;
+                     structure.adc_rounding == AdcRounding::kNearest && device.dac_asymmetry == 0 &&
+                     !structure.shaped_outputs(device) && structure.dac != InputRange::kMax &&
+                     structure.dac != InputRange::kAbsmaxSum && decoding(structure, device).offset == 0;
   return !structure.window.empty() && few && one_reading && plain;
 }
 
