@@ -199,7 +199,7 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
     """[dac], [adc] and [read]. Tiles hold omega for the largest weight, which is 1 in emu's units."""
     if fields.truth("forward.is_perfect", False):
         return {}, {}, {}
-    fields.word("forward.mv_type", "ONE_PASS", ("ONE_PASS", "IDEAL"))
+    passes = fields.word("forward.mv_type", "ONE_PASS", ("ONE_PASS", "IDEAL", "POS_NEG_SEPARATE"))
     unit = omega if omega > 0 else 1.0
 
     bound = fields.number("forward.inp_bound", 1.0)
@@ -273,6 +273,8 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
         read |= {"weight_noise_model": kind.lower(), "weight_noise": noise / share}
     drop = fields.number("forward.ir_drop", 0.0)
     ratio = fields.number("forward.ir_drop_g_ratio", 1 / 0.35 / 5e-6)
+    if drop > 0 and passes == "POS_NEG_SEPARATE":
+        fields.refuse("forward.mv_type", passes, "this with IR drop, without which it is one pass")
     if drop > 0:
         read |= {"wires": "formula", "ir_drop": drop, "ir_drop_ratio": ratio / unit}
     return dac, adc, read

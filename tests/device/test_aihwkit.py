@@ -150,6 +150,14 @@ def test_ranges_by_the_largest_value_and_by_the_sum() -> None:
     assert "forward.bound_management" in refusal(none)[1]
 
 
+def test_two_passes_that_are_added_in_analog_are_one() -> None:
+    """Both are linear in the inputs, and the noise of two passes adds up to that of one."""
+    two, one = import_aihwkit(changed(forward__mv_type="POS_NEG_SEPARATE")), import_aihwkit(TILE)
+    assert (two.structure(), two.entries()) == (one.structure(), one.entries())
+    (_, line) = refusal(changed(forward__mv_type="POS_NEG_SEPARATE", forward__ir_drop=1.0))
+    assert line.startswith("  field forward.mv_type = POS_NEG_SEPARATE: ")
+
+
 def test_units_follow_the_scale_of_the_weights() -> None:
     half = changed(mapping__weight_scaling_omega=0.5, forward__ir_drop=1.0, forward__ir_drop_g_ratio=1e5)
     entries = import_aihwkit(half).entries()
