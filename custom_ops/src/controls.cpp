@@ -78,7 +78,7 @@ void read_ranges(const Structure& structure, const Context& context, Controls& c
   controls.calibrated_low = row[1];
   controls.calibrated_high = row[2];
   controls.calibrated_operand = row[3];
-  if (structure.dac == Range::kCalibrated && !(std::isfinite(row[0]) && row[0] > 0)) {
+  if (structure.dac == InputRange::kCalibrated && !(std::isfinite(row[0]) && row[0] > 0)) {
     fail(structure, "ranges",
          "has the activation " + shown(row[0]) + " for this site, expected finite and > 0: 'emu calibrate' finds it");
   }

@@ -182,7 +182,7 @@ int64_t Structure::input_slices(const Device& device) const {
 }
 
 double Structure::dac_steps(const Device& device) const {
-  if (dac == Range::kNone) return 0.0;
+  if (dac == InputRange::kNone) return 0.0;
   return steps(device.dac_bits, device.dac_steps, dac_code == DacCode::kOffsetBinary ? 1.0 : 2.0);
 }
 

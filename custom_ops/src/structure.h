@@ -113,6 +113,10 @@ struct Structure {
   bool output_noise() const { return given_.has(entry::read_output_noise); }
   bool input_noise() const { return given_.has(entry::read_input_noise); }
   bool adc_errors() const { return given_.has(entry::adc_gain_sigma) && adc != Range::kNone; }
+  // Whether more stands between product and ADC than noise: columns that differ in theirs, outputs that are not linear.
+  bool shaped_outputs(const Device& device) const {
+    return device.adc_nonlinearity > 0 || device.adc_asymmetry != 0 || device.read_output_noise_spread > 0;
+  }
   bool unit_column() const {
     return encoding == Encoding::kOffset && offset_correction == OffsetCorrection::kUnitColumn;
   }
@@ -133,7 +137,7 @@ struct Structure {
   }
   // Whether a product is more than a plain product with the stored values.
   bool has_periphery() const {
-    return dac != Range::kNone || adc != Range::kNone || read_noise != ReadNoise::kNone ||
+    return dac != InputRange::kNone || adc != Range::kNone || read_noise != ReadNoise::kNone ||
            ir_drop == IrDrop::kFormula || output_noise() || input_noise();
   }
   int stored_bits() const;  // of one stored element, for bit flips
@@ -167,7 +171,7 @@ struct Structure {
   void check_row_tiles(int64_t rows) const;
   // Tiles of keys from position `first` on: full ones, wherever the first key lies.
   std::vector<Span> key_tiles(int64_t keys, int64_t largest, int64_t first) const;
-  bool decides_per_tile() const { return adc == Range::kAbsmax || bound_management == BoundManagement::kIterative; }
+  bool decides_per_tile() const { return adc == Range::kAbsmax || bound_management != BoundManagement::kNone; }
 
   const std::string& text(int attribute) const { return given_.text(attribute); }
   const std::vector<Place>& places() const { return places_; }  // of the entries
