@@ -144,8 +144,8 @@ class CrossbarMatMulDynamic::Writer {
     const Part& own = part(m);
     const int64_t columns = own.columns.size();
     const SampleMap::Index place = samples_.index(m);
-    const OperandPlace where{keys_[static_cast<size_t>(place.sample)], static_cast<uint32_t>(place.within),
-                             own.first_row, own.first_column};
+    const OperandPlace where{keys_[static_cast<size_t>(place.sample)], controls_.seed,
+                             static_cast<uint32_t>(place.within), own.first_row, own.first_column};
     const auto put = [&](const Span& rows, const float* of_columns) {
       write_operand(structure_, controls_.device, controls_.strength, values, columns, rows, of_columns, for_reading,
                     where, values, squares);
@@ -388,6 +388,7 @@ void CrossbarMatMulDynamic::read_matrices(const Controls& controls, const Writer
   read.column_groups = groups;
   read.packing = &packing;
   read.tile = [&](size_t, size_t t, size_t g) { return packed.data() + layout.offset(t, g); };
+  read.noise_packing = &packing;
   read.noise_tile = [&](size_t, size_t t, size_t g) { return variances.data() + layout.offset(t, g); };
   read.scales = scales.data();
   read.magnitude_tile = [&](size_t, size_t t, size_t g) { return magnitudes.data() + layout.offset(t, g); };

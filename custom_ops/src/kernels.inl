@@ -185,19 +185,75 @@ void map_row(const MapRow& row, const float* w, const float* scales, int64_t cou
   }
 }
 
+void stick_row(const StuckRow& row, int64_t first_column, int64_t count, float* g);
+
+// theta of operands: what is drawn for each write, and what stays with the cells.
+void written_theta(const StoreRow& row, uint32_t stream_offset, int64_t first_column, int64_t count, float* theta) {
+  chunk_theta(row, stream_offset, first_column, count, theta);
+  if (row.sigma_device == 0) return;
+  float of_cells[kChunk];
+  Counter cells = row.cells_counter;
+  cells.c3 += kProgram + stream_offset;
+  normals(cells, first_column + row.cell_shift, count, of_cells);
+  const F sigma = set(row.sigma_device);
+  map_lanes(count, theta, [&](F t, F n) { return multiply_add(sigma, n, t); }, theta, of_cells);
+}
+
+// Which cells of each device are stuck: 0 free, 1 low, 2 high; of several cells the digits of a number of base 4.
+void stuck_cells(const StoreRow& row, uint32_t stream_offset, int64_t first_column, int64_t count, float* states) {
+  const F middle = set(0.5f);
+  StuckRow cell;
+  cell.low = row.stuck_low;
+  cell.high = row.stuck_high;
+  cell.stuck = row.cells_counter;
+  cell.stuck.c3 += kStuck + stream_offset;
+  std::fill(states, states + count, 0.0f);
+  float unit = 1.0f;
+  for (int i = 0; i < (row.cells ? 4 : 1); ++i) {
+    float g[kChunk];  // 0 low, 1 high
+    std::fill(g, g + count, 0.5f);
+    stick_row(cell, first_column + row.cell_shift, count, g);
+    const F low = set(unit);
+    const F high = set(2 * unit);
+    map_lanes(
+        count, states,
+        [&](F s, F v) { return add(s, where_less(v, middle, low, where_less(middle, v, high, set(0.0f)))); }, states,
+        g);
+    cell.stuck.c3 += 1 << 8;
+    unit *= 4.0f;
+  }
+}
+
 void store_row(const StoreRow& row, const float* w, const float* scales, int64_t first_column, int64_t count,
                float* out) {
   const bool pair = row.model == Disturbance::kLognormalConductance || row.model == Disturbance::kClipFormer;
-  const bool quiet = row.model == Disturbance::kNone || (row.sigma == 0 && row.sigma_cycle == 0 && !pair);
-  const float variance = row.sigma * row.sigma + row.sigma_cycle * row.sigma_cycle;
+  const bool noisy = row.sigma != 0 || row.sigma_cycle != 0 || row.sigma_device != 0;
+  const bool quiet = row.model == Disturbance::kNone || (!noisy && !pair);
+  const bool sticks = pair && (row.stuck_low > 0 || row.stuck_high > 0);
+  const float variance =
+      row.sigma * row.sigma + row.sigma_cycle * row.sigma_cycle + row.sigma_device * row.sigma_device;
   const F mean_shift = set(row.model == Disturbance::kLognormalMeanCorrected ? -0.5f * variance : 0.0f);
   for (int64_t start = 0; start < count; start += kChunk) {
     const int64_t part = std::min(kChunk, count - start);
     const float* values = w + start;
     const float* s = scales + start;
     float* target = out + start;
+    const F zero = set(0.0f);
+    const F inverse_range = set(1.0f / (1.0f - row.floor));
+    float moved[kChunk];
+    if (!pair && (row.moved || row.write_steps > 0)) {  // to what a pair would hold
+      const WrittenTarget g(row);
+      map_lanes(
+          part, moved,
+          [&](F v, F scale) {
+            const F u = divide(v, scale);
+            return multiply(scale, multiply(subtract(g(u), g(subtract(zero, u))), inverse_range));
+          },
+          values, s);
+      values = moved;
+    }
     float theta[kChunk];
-    if (!quiet) chunk_theta(row, 0, first_column + start, part, theta);
+    if (!quiet) written_theta(row, 0, first_column + start, part, theta);
     if (quiet) {
       std::copy(values, values + part, target);
     } else if (row.model == Disturbance::kLognormal || row.model == Disturbance::kLognormalMeanCorrected) {
@@ -209,31 +265,39 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
     } else {
       float theta_negative[kChunk];
       float unit[kChunk];
-      chunk_theta(row, 1, first_column + start, part, theta_negative);
+      written_theta(row, 1, first_column + start, part, theta_negative);
+      float states[2][kChunk];
+      for (uint32_t device = 0; sticks && device < 2; ++device) {
+        stuck_cells(row, device, first_column + start, part, states[device]);
+      }
+      const float* states_positive = sticks ? states[0] : theta;
+      const float* states_negative = sticks ? states[1] : theta;
       map_lanes(part, unit, [](F v, F scale) { return divide(v, scale); }, values, s);
-      const F zero = set(0.0f);
-      const F range = set(1.0f - row.floor);
-      const F inverse_range = set(1.0f / (1.0f - row.floor));
       // What a pair reads, of one law for its two devices.
       const auto write_pair = [&](auto&& law) {
         if (row.squares != nullptr) {
           map_lanes(
               part, row.squares + start,
-              [&](F u, F positive, F negative) {
-                const F plus = law(u, positive);
-                const F minus = law(subtract(zero, u), negative);
+              [&](F u, F positive, F negative, F of_positive, F of_negative) {
+                const F plus = law(u, positive, of_positive);
+                const F minus = law(subtract(zero, u), negative, of_negative);
                 return multiply_add(plus, plus, multiply(minus, minus));
               },
-              unit, theta, theta_negative);
+              unit, theta, theta_negative, states_positive, states_negative);
         }
         map_lanes(
             part, unit,
-            [&](F u, F positive, F negative) { return subtract(law(u, positive), law(subtract(zero, u), negative)); },
-            unit, theta, theta_negative);
+            [&](F u, F positive, F negative, F of_positive, F of_negative) {
+              return subtract(law(u, positive, of_positive), law(subtract(zero, u), negative, of_negative));
+            },
+            unit, theta, theta_negative, states_positive, states_negative);
       };
       if (row.model == Disturbance::kLognormalConductance) {
-        const F floor = set(row.floor);
-        write_pair([&](F u, F t) { return lognormal(add(multiply(maximum(u, zero), range), floor), t); });
+        const WrittenTarget g(row);
+        write_pair([&](F u, F t, F state) {
+          const F held = lognormal(g(u), t);
+          return sticks ? unless_stuck(held, state, g.floor) : held;
+        });
       } else {
         write_pair(ClipFormer(row));
       }
@@ -660,13 +724,11 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   }
   double bottom = row.low;
   double top = row.high;
-  if (row.range == ReadRow::Range::kAbsmax || row.stop_if_saturated) {
-    if (peak < 0) peak = largest_magnitude(p, count);
-    if (row.stop_if_saturated && peak > row.most) return true;
-    if (row.range == ReadRow::Range::kAbsmax) {
-      top = peak;
-      bottom = -top;
-    }
+  const bool absmax = row.range == ReadRow::Range::kAbsmax;
+  if ((absmax || row.stop_if_saturated) && peak < 0) peak = largest_magnitude(p, count);
+  if (absmax) {
+    top = peak;
+    bottom = -top;
   }
   const double span = top - bottom;
   const bool convertible = row.range != ReadRow::Range::kNone && span > 0;
@@ -677,6 +739,12 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   const float step_size = quantize ? static_cast<float>(span / row.steps) : 0.0f;
   const F inverse_step = set(quantize ? static_cast<float>(row.steps / span) : 0.0f);
   const F step = set(step_size);
+  if (row.uniforms != nullptr && quantize) {
+    const F half = set(0.5f);
+    map_lanes(count, p, [&](F v, F u) { return add(v, multiply(subtract(u, half), step)); }, p, row.uniforms);
+    if (row.stop_if_saturated) peak = largest_magnitude(p, count);
+  }
+  if (row.stop_if_saturated && peak > row.most) return true;
   const F zero = set(from_bottom ? static_cast<float>(bottom) : 0.0f);
   const F low = set(static_cast<float>(bottom));
   const bool twos = row.code == AdcCode::kTwosComplement && quantize;
@@ -814,31 +882,68 @@ void read_narrow(const NarrowRead& read, const float* x, const int64_t* offsets,
 
 #include "fixed_point_product.inl"
 #include "matrix_product.inl"
+//
+#include "variance_product.inl"
 
 constexpr Packing kFloatPacking = {kPanel, packed_size, pack};
+constexpr Packing kRoundedPacking = {kPanel, rounded_size, pack_rounded};
 #if defined(EMU_BYTE_PRODUCTS)
 constexpr Packing kFixedPacking = {kWidth, packed_fixed_size, pack_fixed};
 constexpr const Packing* kFixedPackingIfAny = &kFixedPacking;
+constexpr Packing kVariancePacking = {kWidth, packed_variance_size, pack_variances};
+constexpr const Packing* kVariancePackingIfAny = &kVariancePacking;
 #else
 constexpr const Packing* kFixedPackingIfAny = nullptr;
 constexpr int64_t kDeepestFixed = 0;
 constexpr decltype(Kernels::multiply_codes) multiply_codes = nullptr;
 constexpr decltype(Kernels::encode_input) encode_input = nullptr;
+constexpr const Packing* kVariancePackingIfAny = nullptr;
+constexpr decltype(Kernels::encode_squares) encode_squares = nullptr;
+constexpr decltype(Kernels::multiply_variances) multiply_variances = nullptr;
 #endif
 // NOLINTEND(google-build-using-namespace)
 
 }  // namespace
 
 // Defines the function that hands out this translation unit's table.
-#define EMU_DEFINE_KERNELS(function, label)                                                                  \
-  const Kernels& function() {                                                                                \
-    static const Kernels table = {                                                                           \
-        label,          words,        normals,        map_row,           store_row,          program_row,    \
-        theta_row,      drift_row,    stick_row,      largest_magnitude, update_magnitudes,  sum_of_squares, \
-        absolute_row,   square_row,   widen_ranges,   make_codes,        read_codes,         quantize_input, \
-        noise_std,      disturb_rows, &kFloatPacking, multiply_packed,   kFixedPackingIfAny, kDeepestFixed,  \
-        multiply_codes, encode_input, read_narrow,    read_row};                                             \
-    return table;                                                                                            \
+#define EMU_DEFINE_KERNELS(function, label)              \
+  const Kernels& function() {                            \
+    static const Kernels table = {label,                 \
+                                  words,                 \
+                                  normals,               \
+                                  uniforms,              \
+                                  map_row,               \
+                                  store_row,             \
+                                  program_row,           \
+                                  theta_row,             \
+                                  drift_row,             \
+                                  stick_row,             \
+                                  largest_magnitude,     \
+                                  update_magnitudes,     \
+                                  sum_of_squares,        \
+                                  absolute_row,          \
+                                  square_row,            \
+                                  widen_ranges,          \
+                                  make_codes,            \
+                                  read_codes,            \
+                                  quantize_input,        \
+                                  noise_std,             \
+                                  disturb_rows,          \
+                                  &kFloatPacking,        \
+                                  multiply_packed,       \
+                                  kFixedPackingIfAny,    \
+                                  kDeepestFixed,         \
+                                  multiply_codes,        \
+                                  encode_input,          \
+                                  &kRoundedPacking,      \
+                                  round_squares,         \
+                                  multiply_rounded,      \
+                                  kVariancePackingIfAny, \
+                                  encode_squares,        \
+                                  multiply_variances,    \
+                                  read_narrow,           \
+                                  read_row};             \
+    return table;                                        \
   }
 
 }  // namespace emu

@@ -7,6 +7,7 @@ import sys
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 Array = Any
 """An array of NumPy or a tensor of PyTorch: all arrays of one computation are of the same library and device."""
@@ -15,8 +16,20 @@ Array = Any
 class Normals(Protocol):
     """A source of run-time noise for rows whose places it knows."""
 
-    def __call__(self, stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Array:
-        """Return standard normals of one reading, [..., rows, columns of `part`]; as for `random.run_time_normals`."""
+    def __call__(self, stream: int, *, part: slice, tile: int = 0, reading: int = 0, uniform: bool = False) -> Array:
+        """Return standard normals (or uniforms in (0, 1]) of one reading, [..., rows, columns of `part`]; as for
+        `random.run_time_normals`.
+        """
+
+
+class Cells(Protocol):
+    """A source of what stays with the cells that rows of an operand are written into."""
+
+    def normals(self, negative: bool, columns: slice) -> NDArray[np.float64]:
+        """Return a standard normal of each device, [..., rows, columns]."""
+
+    def stuck_uniforms(self, negative: bool, cell: int, columns: slice) -> NDArray[np.float64]:
+        """Return a uniform of 53 bits of one cell of each device, [..., rows, columns]."""
 
 
 def namespace(array: Array) -> Any:
@@ -29,8 +42,18 @@ def as_type(array: Array, like: Array) -> Array:
     return namespace(array).asarray(array, dtype=like.dtype)
 
 
+def put(values: NDArray[Any], like: Array) -> Array:
+    """Return an array of NumPy in the library, type and device of another one."""
+    return values if namespace(like) is np else namespace(like).from_numpy(values).to(like)
+
+
 def smallest(array: Array, rank: int) -> Array:
     """Return the value of that rank, from 1 for the smallest, of each column of [..., count, columns]."""
     if namespace(array) is np:
         return np.partition(array, rank - 1, axis=-2)[..., rank - 1, :]
     return array.kthvalue(rank, -2).values
+
+
+def surely_none(mask: Array) -> bool:
+    """Return whether no value of a mask is set; False for a tensor without values (PyTorch's `meta` device)."""
+    return not getattr(mask, "is_meta", False) and not bool(mask.any())

@@ -14,9 +14,17 @@ from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.reference import faults as bit_faults
 from emu.reference import windows
-from emu.reference.mapping import clips_to_scale, largest
+from emu.reference.mapping import changes_targets, clips_to_scale, largest
 from emu.reference.periphery import Trace, read
-from emu.reference.places import Places, check_places, keys_that_count, places, rows_of_operand, samples_along
+from emu.reference.places import (
+    CellsOfRows,
+    Places,
+    check_places,
+    keys_that_count,
+    places,
+    rows_of_operand,
+    samples_along,
+)
 from emu.reference.programming import DeviceArray
 from emu.reference.storing import Stored, stored, stored_operand
 
@@ -448,9 +456,10 @@ class _Held:
 
 def _writes_exactly(structure: Structure, controls: Controls) -> bool:
     """Whether writing changes nothing."""
-    if structure.write == "clipformer" or clips_to_scale(structure, controls):
+    if structure.write == "clipformer" or clips_to_scale(structure, controls) or changes_targets(structure, controls):
         return False
-    return structure.write == "none" or controls.strength * controls.numbers["write.sigma"] == 0
+    varies = controls.numbers.get("write.sigma_device", 0) or "write.stuck_low" in controls.numbers
+    return structure.write == "none" or not (controls.strength * controls.numbers["write.sigma"] or varies)
 
 
 def _lost_matrices(b: NDArray[np.float32], structure: Structure, controls: Controls) -> NDArray[np.bool_]:
@@ -480,7 +489,8 @@ def _written(b: NDArray[np.float32], structure: Structure, controls: Controls) -
         rows, columns, first = parts[number]
         part, own = b[index][rows, columns], replace(structure, first_key=first)
         of_rows = rows_of_operand(where[index], own.first_row, len(part))
-        array = stored_operand(part, partial(of_rows.normals, own, controls), own, controls, of_sample.get(number))
+        normals, cells = partial(of_rows.normals, own, controls), CellsOfRows(of_rows, own, controls)
+        array = stored_operand(part, normals, own, controls, of_sample.get(number), cells)
         weights = b[index].copy()
         weights[rows, columns] = array.weights
         arrays[index] = _Held(array, own, rows, columns, weights)

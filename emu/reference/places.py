@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from emu.contract.schema import LARGEST_WORD, MOST_MATRICES
 from emu.contract.structure import Controls, Structure
-from emu.reference.random import run_time_normals
+from emu.reference.random import Stream, fine_uniform, normals_of_cells, run_time_normals, words_of_cells
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,38 @@ class Places:
         part: slice,
         tile: int = 0,
         reading: int = 0,
+        uniform: bool = False,
     ) -> NDArray[np.float64]:
-        """Return standard normals of one reading of these rows, float64 [rows, columns of `part`]."""
+        """Return standard normals (uniforms) of one reading of these rows, float64 [rows, columns of `part`]."""
         site, seeds = structure.site, (controls.seed, controls.read_seed)
         where = self.sample, self.matrix, self.position
-        return run_time_normals(*seeds, site, stream, *where, part=part, tile=tile, reading=reading)
+        return run_time_normals(*seeds, site, stream, *where, part=part, tile=tile, reading=reading, uniform=uniform)
+
+
+@dataclass(frozen=True)
+class CellsOfRows:
+    """The cells that rows of an operand are written into: those of another sample are the same."""
+
+    rows: Places
+    structure: Structure
+    controls: Controls
+
+    def normals(self, negative: bool, columns: slice) -> NDArray[np.float64]:
+        """Return a standard normal of each device, float64 [..., rows, columns]; `columns` of the array."""
+        return self._drawn(normals_of_cells, Stream.PROGRAM + negative, columns)
+
+    def stuck_uniforms(self, negative: bool, cell: int, columns: slice) -> NDArray[np.float64]:
+        """Return a uniform of 53 bits of one cell of each device, float64 [..., rows, columns]."""
+        streams = (stream + negative + (cell << 8) for stream in (Stream.STUCK, Stream.STUCK_SECOND))
+        return fine_uniform(*(self._drawn(words_of_cells, c3, columns) for c3 in streams))
+
+    def _drawn(self, draw: Callable[..., NDArray[Any]], c3: int, columns: slice) -> NDArray[Any]:
+        row, column = self.rows.position.reshape(-1), np.arange(columns.start, columns.stop)
+        if capacity := int(self.controls.numbers.get("write.capacity", 0)):
+            row = row % capacity if self.structure.key_axis == "rows" else row
+            column = column % capacity if self.structure.key_axis == "columns" else column
+        c2 = self.structure.site + (self.rows.matrix.reshape(-1) << 16)
+        return draw(self.controls.seed, c3, c2, row, column).reshape(*self.rows.position.shape, len(column))
 
 
 def places(leading: tuple[int, ...], axis: int, controls: Controls, of_stack: bool = False) -> Places:

@@ -43,4 +43,4 @@ def test_rules_speak_of_what_there_is() -> None:
         assert rule.sentence.startswith(("attribute '", "entry '")) and rule.sentence.endswith(".")
     for row in NUMBERS.values():
         assert all(attribute in ATTRIBUTES for attribute, _ in row.needed)
-        assert not row.beside or NUMBERS[row.beside].beside == row.name
+        assert not row.beside or row.beside in NUMBERS

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.agreement.one_crossbar import NATIVE, TWIN, Crossbar
 from emu.reference import Stream, run_time_normals
+from emu.reference.random import normals_of_cells
 from tests.reference.nodes import normal
 
 NOISE = {"read.output_noise": 0.1}
@@ -64,6 +65,72 @@ def test_keys_before_position_0_move_the_array_and_not_the_noise(crossbar: Cross
     y = crossbar.dynamic(np.zeros((1, 3, 4)), np.ones((1, 4, 7)), keys=[[5, 3]], **node)
     same(y[0, :, 2:5], 0.1 * noise(Stream.READ, range(3), slice(0, 3)))
     assert not y[0, :, [0, 1, 5, 6]].any()
+
+
+# What stays with the cells.
+
+PAIR = {"mapping.g_min_us": 0.1, "mapping.g_max_us": 10.0}
+
+
+def of_cells(rows: Any, columns: Any, matrix: int = 0) -> Any:
+    rows = np.asarray(rows)
+    return normals_of_cells(1, Stream.PROGRAM, np.full(len(rows), matrix << 16), rows, columns)
+
+
+def test_a_part_of_the_error_stays_with_the_cell(crossbar: Crossbar) -> None:
+    """The same for every sample and every repetition on a chip; each matrix has cells of its own."""
+    node = {"write": "gauss_prop", "numbers": {"write.sigma": 0.0, "write.sigma_device": 0.1}, "key_axis": "rows"}
+    identity, ones = np.eye(6)[None, None], np.ones((2, 2, 6, 5))
+    for seeds in (SEEDS, {**SEEDS, "read_seed": 9}):
+        held = crossbar.dynamic(identity, ones, keys=[[20, 20]], **node, **seeds)
+        for sample, matrix in np.ndindex(2, 2):
+            same(held[sample, matrix], 1 + 0.1 * of_cells(range(14, 20), range(5), matrix))
+    node["numbers"] = {"write.sigma": 0.3, "write.sigma_device": 0.1}
+    both = crossbar.dynamic(identity[:1], ones[:1], keys=[[20, 20]], **node, **SEEDS)
+    written = 0.3 * noise(Stream.WRITE, range(14, 20), slice(0, 5))
+    same(both[0, 0], 1 + written + 0.1 * of_cells(range(14, 20), range(5)))
+
+
+def test_keys_beyond_the_capacity_take_the_first_cells_again(crossbar: Crossbar) -> None:
+    node = {"write": "gauss_prop", **SEEDS, "keys": [[20, 20]]}
+    node["numbers"] = {"write.sigma": 0.0, "write.sigma_device": 0.1, "write.capacity": 8}
+    identity, ones, places = np.eye(9)[None, None], np.ones((1, 1, 9, 9)), [3, 4, 5, 6, 7, 0, 1, 2, 3]
+    rows = crossbar.dynamic(identity, ones, key_axis="rows", **node)
+    same(rows[0, 0], 1 + 0.1 * of_cells(places, range(9)))
+    columns = crossbar.dynamic(identity, ones, key_axis="columns", **node)
+    same(columns[0, 0], 1 + 0.1 * of_cells(range(9), places))
+
+
+@pytest.mark.parametrize("write", ["lognormal_g", "clipformer"])
+def test_cells_are_stuck_for_good(crossbar: Crossbar, write: str) -> None:
+    numbers = {**PAIR, "write.sigma": 0.0, "write.stuck_low": 0.2, "write.stuck_high": 0.1}
+    numbers |= {"write.gamma": 1} if write == "clipformer" else {}
+    node = {"write": write, "key_axis": "rows", **SEEDS}
+    halves = np.full((2, 1, 64, 64), 0.5)
+    halves[..., 0, 0] = 1  # the scale
+    first, other = crossbar.dynamic(np.eye(64)[None, None], halves, numbers=numbers, **node)
+    np.testing.assert_array_equal(first, other)
+    found, counts = np.unique(np.round(first[0], 4), return_counts=True)
+    held = dict(zip(found.tolist(), counts / counts.sum(), strict=True))
+    # 0.5 - 0 as it should be, and with either device stuck low or high.
+    expected = {0.5: 0.7 * 0.9, 0.0: 0.2 * 0.9 + 0.1 * 0.1, 1.0: 0.1 * 0.9, -0.5: 0.7 * 0.1, -1.0: 0.2 * 0.1}
+    assert {value: share for value, share in held.items() if share > 0.002}.keys() == expected.keys()
+    for value, share in expected.items():
+        assert held[value] == pytest.approx(share, abs=4 * np.sqrt(share / 4096))
+
+
+def test_each_cell_of_two_bits_is_stuck_by_itself(crossbar: Crossbar) -> None:
+    """Zeros, whose positive devices have cells at 3: sums of 3, 12, 48, 192 of 255, a tenth of each."""
+    numbers = {**PAIR, "write.sigma": 0.0, "write.gamma": 1, "write.stuck_low": 0.0, "write.stuck_high": 0.1}
+    node = {"write": "clipformer", "write_cells": "cells", "numbers": numbers, **SEEDS}
+    held = crossbar.dynamic(np.eye(64)[None, None], np.zeros((1, 1, 64, 64)), **node)[0, 0] * 255
+    np.testing.assert_allclose(held, np.rint(held), atol=1e-3)
+    sums = np.rint(held).astype(int)
+    assert not (sums % 3).any()
+    assert sums.std() == pytest.approx(np.sqrt(2 * 0.1 * 0.9) * np.sqrt(3**2 + 12**2 + 48**2 + 192**2), rel=0.05)
+    everything = {**numbers, "write.stuck_low": 1.0, "write.stuck_high": 0.0, "write.sigma": 0.5}
+    ones = crossbar.dynamic(np.eye(8)[None], np.ones((1, 8, 8)), **{**node, "numbers": everything})
+    np.testing.assert_allclose(ones, 0, atol=1e-6)
 
 
 # Tiles.
@@ -169,8 +236,10 @@ def test_without_periphery_padding_is_not_written(crossbar: Crossbar) -> None:
 
 def test_keys_that_are_all_padding_give_zeros(crossbar: Crossbar) -> None:
     for key_axis, shape in (("rows", (1, 6, 4)), ("columns", (1, 4, 6))):
-        y = crossbar.dynamic(np.ones((1, 3, shape[1])), np.ones(shape), key_axis=key_axis, keys=[[9, 3]], numbers=NOISE)
-        assert not y.any()
+        for numbers in (NOISE, {**NOISE, "write.sigma": 0.1, "write.sigma_device": 0.1}):
+            node = {"write": "gauss_prop", "key_axis": key_axis, "keys": [[9, 3]], "numbers": numbers}
+            node |= {"write": "none"} if numbers is NOISE else {}
+            assert not crossbar.dynamic(np.ones((1, 3, shape[1])), np.ones(shape), **node).any()
 
 
 # Steps.
@@ -227,6 +296,15 @@ BOTH_ENDS = "of 3 rows, expected positions that end between 0 and 2^32 - 1."
         (
             {"keys": [[5, 5]] * 3, "key_axis": "columns"},
             "input 'keys' is for 3 samples, expected none, 1 or 2.",
+        ),
+        (
+            {"write": "gauss_prop", "numbers": {"write.sigma": 1, "write.stuck_low": 0.1, "write.stuck_high": 0}},
+            "attribute 'write' is 'gauss_prop', expected 'lognormal_g' or 'clipformer' because of entry "
+            "'write.stuck_low': only conductances are stuck.",
+        ),
+        (
+            {"numbers": {"write.stuck_low": 0.6, "write.stuck_high": 0.5}},
+            "entry 'write.stuck_high' of input 'device' is 0.5, expected at most 1 together with 'write.stuck_low'.",
         ),
         ({"keys": [[5, -1]], "key_axis": "rows"}, "input 'keys' is [5, -1] for a sample, expected 0 to 2^32 - 1."),
         (
