@@ -3,13 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+COMPILER := $(shell for name in $${CXX:-c++} g++ clang++; do command -v $$name; done | head -1)
 SOURCES := pyproject.toml constraints.txt $(wildcard custom_ops/CMakeLists.txt custom_ops/src/*)
 
-.PHONY: demo test test-slow docs smoke lint format types native-warnings sanitize benchmark clean
+.PHONY: demo test test-slow docs wheel aarch64 smoke lint format types native-warnings sanitize benchmark clean
 
 ## Run the main job: rewrite the demo ViT for a noisy RRAM crossbar and see its accuracy fall.
+ifeq ($(COMPILER),)
+demo: $(VENV)/bin/python
+	@echo "There is no C++ compiler, so the NumPy operators serve, slowly: install the package g++ (Debian: apt-get install g++) and run make again."
+	$(INSTALL) -C wheel.cmake=false ".[analysis]"
+	$(BIN)/emu demo emu-demo --chips 1
+else
 demo: $(VENV)/.core
 	$(BIN)/emu demo emu-demo
+endif
 
 ## Run the tests, on two processes: files stay whole, so that what a file's tests share is made once.
 test: $(VENV)/.dev
@@ -46,6 +54,19 @@ types: $(VENV)/.dev
 native-warnings: $(VENV)/.dev
 	$(BIN)/cmake -S custom_ops -B build/warnings -DEMU_WERROR=ON
 	$(BIN)/cmake --build build/warnings --parallel 2
+
+## Compile the native library for aarch64, with warnings as errors; it is not run.
+aarch64: $(VENV)/.dev
+	$(BIN)/cmake -S custom_ops -B build/aarch64 -DEMU_WERROR=ON -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	$(BIN)/cmake --build build/aarch64 --parallel 2
+
+## Build a wheel for every Linux of its age or newer into dist, and try it with every Python that emu is for.
+wheel: $(VENV)/.dev
+	rm -rf build/wheel dist
+	$(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps -w build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair -w dist build/wheel/*.whl
+	.ci/wheel dist/*.whl
 
 ## Run the native library's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/.dev

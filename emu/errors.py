@@ -1,5 +1,6 @@
 """The one exception that means: the caller's input is wrong, and here is what to do about it."""
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -13,3 +14,10 @@ class InputError(ValueError):
 def listing(names: Iterable[str]) -> str:
     """Names, as a sentence says them."""
     return ", ".join(f"'{name}'" for name in names) or "nothing"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """A question behind a wrong word, where a known one is like it, in any case."""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    return f" (did you mean '{names[close[0]]}'?)" if close else ""

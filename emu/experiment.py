@@ -17,8 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from emu.calibration import calibrate
 from emu.device import Profile, load_profile
 from emu.device.measured import read_regular
-from emu.device.overrides import suggestion
-from emu.errors import InputError
+from emu.errors import InputError, suggestion
 from emu.evaluation import Bench, DataSource, Task
 from emu.evaluation.data import DataSet
 from emu.files import whole_file

@@ -1,17 +1,21 @@
 """The command line says in one sentence what is wrong, exits with the right code, and starts quickly."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from emu.cli import app
+from emu.cli.guide import EXAMPLES, PARTS
 from emu.demo import data_path, model_path
 from emu.device import preset_names
 from emu.errors import InputError
@@ -43,6 +47,30 @@ def test_the_checkout_runs_without_installing() -> None:
     commands = ("devices", "inspect", "rewrite", "faults", "calibrate", "run", "evaluate", "demo", "doctor")
     for command in commands:
         assert command in done.stdout
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All commands that do something, with their names."""
+    for name, sub in getattr(command, "commands", {}).items():
+        yield from leaves(sub, (*path, name)) if hasattr(sub, "commands") else [((*path, name), sub)]
+
+
+@pytest.mark.parametrize(("path", "command"), [*leaves(get_command(app))], ids=lambda value: str(value)[:30])
+def test_every_command_has_an_example_that_its_own_options_read(path: tuple[str, ...], command: Any) -> None:
+    example = EXAMPLES[" ".join(path)]
+    words = shlex.split(example)[1:]
+    assert tuple(words[: len(path)]) == path
+    command.parse_args(command.context_class(command, info_name="emu"), words[len(path) :])
+    short = emu(*path, "-h")
+    assert short.exit_code == 0 and example in " ".join(short.stdout.split())
+
+
+def test_help_lists_every_command_once_by_the_part_of_the_work_with_a_whole_sentence() -> None:
+    shown = emu("-h").stdout
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    parts = [name for names in PARTS.values() for name in names]
+    assert "Start here:" in shown and "More:" not in shown and "..." not in shown.partition("Options:")[2]
+    assert len(parts) == len(set(parts)) and set(commands) <= set(parts)
 
 
 def test_devices_lists_the_presets() -> None:

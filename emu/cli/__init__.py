@@ -6,6 +6,7 @@ Heavy packages (numpy, onnx, onnxruntime, pydantic, pandas) are imported by the 
 # In the order in which help lists them.
 # isort: off
 from emu.cli.app import app
+from emu.cli.guide import give_examples
 from emu.cli import devices as devices
 from emu.cli import fit as fit
 from emu.cli import export as export
@@ -20,6 +21,8 @@ from emu.cli import analyze_signals as analyze_signals
 from emu.cli import corruptions as corruptions
 from emu.cli import installation as installation
 # isort: on
+
+give_examples(app)
 
 __all__ = ["app", "main"]
 

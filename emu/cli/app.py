@@ -4,12 +4,12 @@ import errno
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
+from emu.cli.guide import PartsGroup
 from emu.errors import InputError
 
 
-class Group(TyperGroup):
+class Group(PartsGroup):
     """Turns errors into one sentence on stderr and an exit code: 1 failed, 2 bad usage or input."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
@@ -51,7 +51,7 @@ app = typer.Typer(
     cls=Group,
     help="Emulate transformers on analog crossbars: rewrite an ONNX model for a device, run it, measure it.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

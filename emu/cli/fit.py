@@ -10,7 +10,7 @@ from emu.cli.options import Json
 from emu.cli.output import print_json, print_table, print_wrapped
 
 
-@app.command(epilog="Example: emu fit raw.csv -o mine.toml --plot fit.png")
+@app.command()
 def fit(
     readings: Annotated[
         Path,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from emu.contract.site import Site
-from emu.errors import InputError
+from emu.errors import InputError, suggestion
 
 Test = Callable[[Site], bool]
 Term = tuple[tuple[str, Test], ...]  # alternatives, each as written and as a test
@@ -56,9 +56,9 @@ class Selection:
         for text, terms in self.lists:
             for each, test in (alternative for term in terms for alternative in term):
                 if not any(test(site) for site in sites):
-                    raise InputError(f"{self.option} '{each}' matches no site: {existing(sites)}.")
+                    raise InputError(f"{self.option} '{each}' matches no site{_like(each, sites)}: {existing(sites)}.")
             if not any(_hold(terms, site) for site in sites):
-                raise InputError(f"{self.option} '{text}' matches no site: {existing(sites)}.")
+                raise InputError(f"{self.option} '{text}' matches no site{_like(text, sites)}: {existing(sites)}.")
         return self.found_in(sites)
 
     def found_in(self, sites: Iterable[Site]) -> list[Site]:
@@ -102,6 +102,13 @@ def existing(sites: Sequence[Site]) -> str:
         f"the model has {spans}, the components {', '.join(components)}, "
         f"the shapes {', '.join(shapes[:_MOST_SHAPES])}{more}, and nodes such as {sites[0].node}"
     )
+
+
+def _like(text: str, sites: Sequence[Site]) -> str:
+    """A question behind a wrong component, where one of the sites' is like it."""
+    components = {site.component for site in sites}
+    words = [word for term in text.split() for word in term.rpartition("=")[2].split(",") if word not in components]
+    return next(filter(None, (suggestion(word, components) for word in words)), "")
 
 
 def _hold(terms: Iterable[Term], site: Site) -> bool:

@@ -13,11 +13,11 @@ from emu.contract.structure import number_of
 from emu.device.fields import Number
 from emu.device.functions import find_device_function
 from emu.device.measured import read_regular, read_table
-from emu.device.overrides import Change, Overrides, listing, read_changes, shown, suggestion
+from emu.device.overrides import Change, Overrides, listing, read_changes, shown
 from emu.device.profile import Profile
 from emu.device.sections import VARIANTS, Section
 from emu.device.sections.section import CHOICES, WrongChoice, choose_variant, explain, words
-from emu.errors import InputError
+from emu.errors import InputError, suggestion
 
 # What a CSV file holds, by section, and the model that it is of.
 _TABLES = {

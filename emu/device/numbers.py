@@ -7,9 +7,9 @@ from typing import Any
 from emu.contract.structure import number_of, wrong_numbers
 from emu.device.fields import said_of_settings, to_seconds
 from emu.device.loading import all_settings, load_profile
-from emu.device.overrides import Change, Overrides, listing, read_changes, shown, suggestion
+from emu.device.overrides import Change, Overrides, listing, read_changes, shown
 from emu.device.profile import SETTINGS, Profile
-from emu.errors import InputError
+from emu.errors import InputError, suggestion
 
 # Two ways to say the same, of which one is 0.
 _RESOLUTIONS = (("dac.bits", "dac.steps"), ("adc.bits", "adc.steps"))

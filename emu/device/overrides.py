@@ -1,6 +1,5 @@
 """Changes of settings as users write them: `program.sigma=0.15`, or a mapping of names to values."""
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -86,12 +85,6 @@ def toml_value(text: str) -> Any:
         return float(text)  # numbers that TOML does not know: .5, 1e-3 with a bare point
     except ValueError:
         return text
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """A question behind a wrong word, where a known one is like it."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def listing(words: Iterable[str]) -> str:

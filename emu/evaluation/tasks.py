@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.errors import InputError, listing
+from emu.errors import InputError, listing, suggestion
 from emu.evaluation.data import Array, DataSet, Targets, check_count, class_targets, kind_of, one_per_sample
 from emu.evaluation.metrics import (
     answer_scores,
@@ -545,7 +545,7 @@ def task_by_name(name: str) -> Task:
     """
     kind, _, rest = name.partition(":")
     if kind not in TASKS:
-        raise InputError(f"There is no task '{kind}': choose one of {', '.join(TASKS)}.")
+        raise InputError(f"There is no task '{kind}'{suggestion(kind, TASKS)}: choose one of {', '.join(TASKS)}.")
     types = {each.name: get_type_hints(TASKS[kind])[each.name] for each in fields(TASKS[kind])}  # type: ignore[arg-type]
     options: dict[str, Any] = {}
     for setting in filter(None, rest.split(",")):

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from emu.errors import InputError
+from emu.errors import InputError, suggestion
 from emu.libraries import library
 
 TASKS = {
@@ -59,7 +59,7 @@ def load_model(folder: Path, task: str | None = None, fresh: bool = False) -> An
     if task is None and not architectures:
         raise InputError(f"{folder / 'config.json'} names no architecture: say what the model does (--task).")
     if task is not None and task not in TASKS:
-        raise InputError(f"There is no task '{task}': choose {', '.join(TASKS)}.")
+        raise InputError(f"There is no task '{task}'{suggestion(task, TASKS)}: choose {', '.join(TASKS)}.")
     own = _OWN_MODELS.get(str(config.get("model_type")))
     module = import_module(own) if own else None
     if task is not None:

@@ -69,7 +69,10 @@ def test_exclude_takes_away_from_only():
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        ("component=ffn_upp", "only 'component=ffn_upp' matches no site: the model has layers 0 to 2, the components"),
+        (
+            "component=ffn_upp",
+            "only 'component=ffn_upp' matches no site .did you mean 'ffn_up'..: the model has layers",
+        ),
         ("component=ffn_up,nothing", "only 'component=nothing' matches no site"),
         ("layer=3", "only 'layer=3' matches no site"),
         ("layer=first", "write layers as 3, 0-3 or 0,2"),

@@ -73,3 +73,18 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="taken"):
         run_demo(tmp_path / "taken")
+
+
+@pytest.mark.slow
+def test_without_the_native_library_numpy_serves_with_the_same_numbers(
+    study: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> Path:
+        raise InputError("the library is not installed")
+
+    monkeypatch.setattr("emu.runtime.library_path", missing)
+    monkeypatch.setattr("emu.runtime.library.library_path", missing)
+    lines: list[str] = []
+    run_demo(tmp_path, echo=lines.append, chips=3, sigmas=SIGMAS[-1:])
+    assert "NumPy" in lines[0]
+    assert rows_of(tmp_path) == rows_of(study[0])[-1:]

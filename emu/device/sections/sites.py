@@ -9,9 +9,9 @@ from pydantic import AfterValidator
 from emu.contract.selection import Selection
 from emu.contract.site import COMPONENTS, Site
 from emu.device.fields import Choice
-from emu.device.overrides import listing, suggestion
+from emu.device.overrides import listing
 from emu.device.sections.section import Section
-from emu.errors import InputError
+from emu.errors import InputError, suggestion
 
 STUDY = "the device's own; --only, --exclude and --map say otherwise"
 
