@@ -80,7 +80,11 @@ Structure structure_of(const GivenNode& node) {
                               : "'" + std::string(found->text) + "', expected an integer."));
   };
   return parse_structure(
-      "program", Operator::kStored, [&](const char* name) { return find(name, false)->number; },
+      "program", Operator::kStored,
+      [&](const char* name) {
+        const GivenAttribute* found = find(name, false);
+        return found == nullptr ? *number_if_absent(name) : found->number;
+      },
       [&](const char* name) {
         const GivenAttribute* found = find(name, true);
         return found == nullptr ? std::string() : std::string(found->text);

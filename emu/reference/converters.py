@@ -14,15 +14,18 @@ from emu.reference.arrays import Array, as_type, namespace
 from emu.reference.mapping import levels_of_cell, lowest_conductance, writes_conductances
 
 
-def input_range(x: Array, structure: Structure, controls: Controls) -> Array:
-    """Return alpha of every row of X [..., R, K], float32 [..., R, 1]: the activation that maps to 1."""
+def input_range(x: Array, tile: int, structure: Structure, controls: Controls) -> Array:
+    """Return alpha of every row of X [..., R, K], float32 [..., R, 1]: the activation that maps to 1.
+
+    `tile` is the number of the row tile, counted over all matrices of a stack.
+    """
     xp = namespace(x)
     if structure.dac == "absmax":
         largest = xp.amax(xp.abs(x), axis=-1, keepdims=True)
         return xp.clip(largest, None, controls.numbers["dac.limit"]) if "dac.limit" in controls.numbers else largest
     alpha = {
         "fixed": controls.numbers.get("dac.max", 1.0),
-        "calibrated": controls.input_range,
+        "calibrated": controls.input_range(tile),
         "none": 1.0,
     }[structure.dac]
     return xp.full_like(x[..., :1], alpha)
@@ -69,10 +72,14 @@ class AdcRange:
     high: Array
 
 
-def adc_range(y: Array, tile_rows: int, structure: Structure, controls: Controls) -> AdcRange:
-    """Return the range for y [..., rows, columns of a tile] of a tile with so many rows; 1 where absmax finds zeros."""
-    if structure.adc == "calibrated" and structure.adc_code == "offset_binary":
-        return AdcRange(*controls.output_range)
+def adc_range(
+    y: Array, tile_rows: int, place: tuple[int, int, int], structure: Structure, controls: Controls
+) -> AdcRange:
+    """Return the range for y [..., rows, columns of a tile] of a tile with so many rows; 1 where absmax finds zeros.
+
+    `place` is the number of the row tile, counted over all matrices of a stack, the slice, and 1 for the negative one
+    of two devices that are converted apart.
+    """
     if structure.adc == "absmax":
         xp = namespace(y)
         bound = xp.asarray(xp.amax(xp.abs(y), axis=-1, keepdims=True), dtype=xp.float64)
@@ -83,7 +90,10 @@ def adc_range(y: Array, tile_rows: int, structure: Structure, controls: Controls
     elif structure.adc == "fixed":
         same = controls.numbers["adc.bound"]
     elif structure.adc == "calibrated":
-        same = max(map(abs, controls.output_range))
+        low, high = controls.output_range(*place)
+        if structure.adc_code == "offset_binary":
+            return AdcRange(low, high)
+        same = max(abs(low), abs(high))
     elif structure.adc == "rows":
         same = float(tile_rows)
     else:

@@ -141,12 +141,18 @@ class Reading:
             x = x * self.stored.row_scales[..., None, :]
         return as_type(sum(self._parts(x)), x)
 
+    def _number(self, tile: int) -> int:
+        """The number of a row tile in hand among those of all matrices, or of all that is written."""
+        if self.structure.op == DYNAMIC:
+            return self.structure.first_tile + tile
+        return self.stored.matrix * self.stored.s.shape[-2] + tile
+
     def _parts(self, x: Array) -> Iterator[Array]:
         """Yield what is added up to the product, [..., R, N]."""
         xp, columns = namespace(x), self.stored.v[0].shape[-1]
         amplitude = self.controls.strength * self.controls.numbers.get("read.input_noise", 0.0)
         for tile, k in enumerate(self.structure.row_tiles(x.shape[-1])):
-            alpha = input_range(x[..., k], self.structure, self.controls)
+            alpha = input_range(x[..., k], self._number(tile), self.structure, self.controls)
             if self.observer is not None:
                 self.observer.fed(k, x[..., k], alpha)
             lit = alpha > _DARK
@@ -186,7 +192,8 @@ class Reading:
                     squares = None if stored.squares is None else stored.squares[i][..., k, n]
                     cells = _Cells(v, squares, max(1, structure.devices))
                     y, margin = self._analog(x1, cells, noise, errors, structure.first_row + k.start)
-                    limits = adc_range(y, structure.tile_depth(v.shape[-2]), structure, controls)
+                    depth = structure.tile_depth(v.shape[-2])
+                    limits = adc_range(y, depth, (self._number(tile), i, 0), structure, controls)
                     if may_repeat:
                         most = most_without_saturation(limits, structure, controls)
                         again = xp.any(xp.abs(y) > most, axis=-1, keepdims=True)
@@ -213,7 +220,7 @@ class Reading:
                 reading = i * len(fed) + j
                 noise = partial(self.normals, Stream.UNIT_COLUMN_READ, part=slice(0, 1), tile=tile, reading=reading)
                 y, margin = self._analog(x1, _Cells(column), noise, None, k.start)
-                limits = adc_range(y, column.shape[0], structure, controls)
+                limits = adc_range(y, column.shape[0], (self._number(tile), i, 0), structure, controls)
                 if self.observer is not None:
                     self.observer.converted_unit_column(y, margin, limits, inputs.lit)
                 total = total + f * h * as_type(through_adc(y, limits, structure, controls), column)
