@@ -279,7 +279,7 @@ class Reader {
 
   // Step 1: alpha, 0 where the tile contributes nothing, because its inputs are 0 or are not all finite. Inputs of
   // which one is not make the row a `lost` one.
-  float input_scale(const float* x, int64_t count, char& lost) const {
+  float input_scale(const float* x, int64_t count, const CalibratedRange& calibrated, char& lost) const {
     const float largest = kernels().largest_magnitude(x, count);
     if (!std::isfinite(largest)) {
       lost = 1;
@@ -287,7 +287,7 @@ class Reader {
     }
     const float alpha = structure_.dac == InputRange::kMax         ? limited(*std::max_element(x, x + count))
                         : structure_.dac == InputRange::kAbsmaxSum ? range_of_sum(x, count, limited(largest), sum_)
-                                                                   : range_of_input(largest);
+                                                                   : range_of_input(largest, calibrated);
     if (alpha <= 0) return 0.0f;
     return std::isfinite(1.0f / alpha) ? alpha : 0.0f;
   }
@@ -313,14 +313,14 @@ class Reader {
     return static_cast<float>(std::max(static_cast<double>(largest), of_sum));
   }
 
-  float range_of_input(float largest) const {
+  float range_of_input(float largest, const CalibratedRange& calibrated) const {
     switch (structure_.dac) {
       case InputRange::kAbsmax:
         return limited(largest);
       case InputRange::kFixed:
         return device_.dac_max;
       case InputRange::kCalibrated:
-        return product_.controls->calibrated_input;
+        return calibrated.input;
       default:
         return 1.0f;
     }
@@ -406,9 +406,10 @@ class Reader {
         patches->cut(product_.a + block.matrix * patches->image_size(), block.first - block.matrix * product_.rows,
                      block.rows, tile, cut.data());
       }
+      const CalibratedRange& calibrated = range_of(0, t, b_matrix(block.first));
       for (int64_t r = 0; r < block.rows; ++r) {
         const auto i = static_cast<size_t>(r);
-        factors[i] = input_scale(input(rows, y_rows[i], tile), tile.size(), lost[i]);
+        factors[i] = input_scale(input(rows, y_rows[i], tile), tile.size(), calibrated, lost[i]);
       }
       convert_inputs(rows, tile, work);
       for (size_t j = 0; j < input_readings_; ++j) {
@@ -444,7 +445,7 @@ class Reader {
     const int64_t row = rows.matrix * product_.rows + rows.first;
     NarrowRead read;
     read.input = input_;
-    read.alpha = structure_.dac == InputRange::kAbsmax ? 0.0f : range_of_input(0.0f);
+    read.alpha = structure_.dac == InputRange::kAbsmax ? 0.0f : range_of_input(0.0f, range_of(0, 0, b));
     read.limit = structure_.dac == InputRange::kAbsmax ? device_.dac_limit : 0.0f;
     read.noisy = noisy_;
     read.weight_variance = weight_noise_ * weight_noise_ * devices_;
@@ -681,7 +682,7 @@ class Reader {
       row.gain = gains_.data() + converter_row(i, t, matrix) + group.begin;
       row.offset = offsets_.data() + converter_row(i, t, matrix) + group.begin;
     }
-    set_range(t, row);
+    set_range(i, t, matrix, row);
     row.stop_if_saturated = may_repeat;
     return row;
   }
@@ -926,18 +927,30 @@ class Reader {
     return static_cast<int64_t>((own + t) * weight_slices_ + i) * product_.columns;
   }
 
-  void set_range(size_t t, ReadRow& row) const {
+  // The calibrated range of a weight slice in a row tile.
+  const CalibratedRange& range_of(size_t i, size_t t, int64_t matrix) const {
+    const auto tiles = static_cast<int64_t>(product_.row_tiles.size());
+    const int64_t tile = structure_.dynamic() ? tile_number(t) : matrix * tiles + static_cast<int64_t>(t);
+    const int64_t own = structure_.range_tiles > 1 ? tile : 0;
+    const auto part = static_cast<int64_t>(i);
+    const int64_t of_slice = structure_.converts_apart() ? part / 2 : part;
+    const int64_t slice = structure_.range_slices > 1 ? of_slice : 0;
+    const int64_t polarity = structure_.range_polarities > 1 && structure_.converts_apart() ? part % 2 : 0;
+    const int64_t place = (own * structure_.range_slices + slice) * structure_.range_polarities + polarity;
+    return product_.controls->ranges[static_cast<size_t>(place)];
+  }
+
+  void set_range(size_t i, size_t t, int64_t matrix, ReadRow& row) const {
     row.high = device_.adc_bound;
     if (structure_.adc == Range::kRows) row.high = static_cast<float>(tile_depth(t));
     if (structure_.adc == Range::kGranular) row.high = static_cast<float>(granular_step_ * pattern_.steps / 2);
     row.low = -row.high;
     if (structure_.adc == Range::kCalibrated) {
-      const float low = product_.controls->calibrated_low;
-      const float high = product_.controls->calibrated_high;
-      const float largest = std::max(std::fabs(low), std::fabs(high));
+      const CalibratedRange& own = range_of(i, t, matrix);
+      const float largest = std::max(std::fabs(own.low), std::fabs(own.high));
       const bool both_ends = structure_.adc_code == AdcCode::kOffsetBinary;
-      row.low = both_ends ? low : -largest;
-      row.high = both_ends ? high : largest;
+      row.low = both_ends ? own.low : -largest;
+      row.high = both_ends ? own.high : largest;
     }
     // A last code at B takes what lies within half a step of it.
     const bool ends_at_bound =
@@ -1008,7 +1021,7 @@ class Reader {
         kernels().disturb_rows(counter, 0, &noise, 1, 1, &y, nullptr);
       }
       ReadRow row = pattern_;
-      set_range(t, row);
+      set_range(i, t, b_matrix(y_row), row);
       const float one = 1;
       row.scales = &one;
       float uniform = 0;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -169,6 +170,8 @@ struct Structure {
   std::vector<Span> column_groups(int64_t columns) const;
   // Throws Error where so many rows of an array need more row tiles than noise tells apart.
   void check_row_tiles(int64_t rows) const;
+  // Throws Error where an operand with so many row tiles, in all of its matrices, has another number of ranges.
+  void check_range_tiles(int64_t tiles, const char* operand) const;
   // Tiles of keys from position `first` on: full ones, wherever the first key lies.
   std::vector<Span> key_tiles(int64_t keys, int64_t largest, int64_t first) const;
   bool decides_per_tile() const { return adc == Range::kAbsmax || bound_management != BoundManagement::kNone; }
@@ -200,8 +203,10 @@ struct FloatType {
 // Of what bit flips hit; float32 unless it says otherwise.
 FloatType float_type(FaultStorage storage);
 
-// Whether files written by earlier versions lack a string attribute, which is then empty.
+// Whether files written by earlier versions lack an attribute: a string is then empty.
 bool may_be_absent(const char* attribute);
+// What a number is then; nothing where it must be there.
+std::optional<int64_t> number_if_absent(const char* attribute);
 
 // Reads attributes through the given functions, so that nodes and the ctypes helpers share one parser. Throws Error.
 Structure parse_structure(const std::string& node, Operator kind,

@@ -24,8 +24,8 @@ LARGEST_COUNT = 2**31 - 1
 MOST_ROW_TILES = 2**16
 # Sites of a model, and matrices of one sample: halves of a word of the counter.
 MOST_SITES = MOST_MATRICES = 2**16
-# Numbers of one site in the input `ranges`: input, lowest and highest output, written operand.
-RANGES_OF_SITE = 4
+# Numbers of one range in the input `ranges`: input, lowest and highest output, written operand.
+NUMBERS_OF_RANGE = 4
 MOST_TABLE_VALUES = 2**16
 
 
@@ -77,10 +77,8 @@ _WORD = "0 to 2^32 - 1"
 CONTROLS = (
     _control("device", "float32", "`[P]`", "the numbers named by the attribute `entries`, each in its own range"),
     _control("strength", "float32", "`[sites]`", "0 or greater, finite; the node reads entry `site`"),
-    _control("ranges", "float32", f"`[sites, {RANGES_OF_SITE}]`",
-        "calibrated ranges, the node reads row `site`: the activation that maps to 1 (read if `dac` is `calibrated`; "
-        "> 0), the lowest and the highest output (read if `adc` is `calibrated`; low < high), the magnitude of a "
-        "written operand that maps to 1 (read if `write_scaling` is `calibrated`; > 0); finite. Read whatever the "
+    _control("ranges", "float32", f"`[sites, {NUMBERS_OF_RANGE} R]`",
+        "calibrated ranges, the node reads row `site`: see *Ranges*. Finite where it reads them, whatever the "
         "strength"),
     _control("faults", "int64", "`[F, 2]`",
         "a list of faults, each with the `array` that it strikes; the node reads those of its own array: see *Faults*. "
@@ -336,6 +334,8 @@ _OF_STORED = (STORED, QUANTIZED, FAULTY_WEIGHT)
 _OF_DYNAMIC = (DYNAMIC,)
 _OF_QUANTIZED = (QUANTIZED,)
 _OF_STORED_PRODUCTS = (STORED, QUANTIZED)
+_OF_PRODUCTS = (STORED, QUANTIZED, DYNAMIC)
+_ADDED = "Absent in files written before it existed, which is the same as 1"
 
 
 @dataclass(frozen=True)
@@ -462,6 +462,15 @@ ATTRIBUTES = _attributes(
     Attribute("adc", _EVERY, ("none", "absmax", "fixed", "calibrated", "rows", "granular"), "none", "output range"),
     Attribute("adc_code", _EVERY, ("sign_magnitude", "offset_binary", "twos_complement"), "sign_magnitude",
         "levels of the ADC"),
+    Attribute("range_tiles", _OF_PRODUCTS, _whole(1), 1,
+        "row tiles that have calibrated ranges of their own, all of the array's, or 1: one for all; see *Ranges*. "
+        f"{_ADDED}", optional=True),
+    Attribute("range_slices", _OF_PRODUCTS, _whole(1, 16), 1,
+        f"weight slices that have calibrated output ranges of their own, all, or 1: one for all. {_ADDED}",
+        optional=True),
+    Attribute("range_polarities", _OF_PRODUCTS, _one_of(1, 2), 1,
+        "1: one calibrated output range for both devices of a pair; 2: one for the positive and one for the negative "
+        f"device. {_ADDED}", optional=True),
     Attribute("adc_columns", _EVERY, _whole(1), 1, "neighbouring columns that share one ADC, for its errors"),
     Attribute("bound_management", _EVERY, ("none", "iterative", "worst_case"), "none",
         "repeat a saturated product with smaller inputs (`worst_case` first with inputs whose sum cannot saturate, "
@@ -699,6 +708,7 @@ class Rule:
 DEFINITIONS = {
     "weights": "encoding == 'weight'",
     "sliced": "slice_bits > 0",
+    "cut_bits": "weight_bits - 1 if encoding == 'differential' else weight_bits",
     "last_site": "sites - 1",
     "stored_bits": "32 if fault_storage == 'float32' else 16 if fault_storage in FLOATS_OF_16 else "
     "8 if fault_storage in FLOATS_OF_8 else code_bits if quantized else fault_bits",
@@ -797,6 +807,14 @@ ATTRIBUTE_RULES = (
         "'fixed' because of entry 'adc.nonlinearity', which is relative to 'adc.bound'"),
     _attribute("bound_management", "bound_management == 'worst_case' and dac not in ('absmax', 'fixed', 'max')",
         "another one because 'dac' is '{dac}', not 'absmax', 'fixed' or 'max'"),
+    _attribute("range_tiles", "range_tiles > 1 and key_axis == 'rows'",
+        "1 because 'key_axis' is 'rows', along which tiles are added"),
+    _attribute("range_slices",
+        "range_slices > 1 and ((range_slices - 1) * slice_bits >= cut_bits or range_slices * slice_bits < cut_bits)",
+        "1, or the number of slices of a weight"),
+    _attribute("range_polarities",
+        "range_polarities == 2 and encoding not in ('differential', 'two_sided') and write not in ('lognormal_g', "
+        "'clipformer')", "1 unless values are held by pairs of devices"),
     _attribute("bound_management", "bound_management != 'none' and adc != 'fixed'",
         "'none' because 'adc' is '{adc}', not 'fixed'"),
     _attribute("bound_management",

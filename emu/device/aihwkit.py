@@ -330,7 +330,7 @@ def _input_range(fields: _Fields) -> _Data:
     fitted = fields.number(f"{where}init_from_data", 100) > 0
     if not enabled:
         return {}
-    return {"range": "calibrated"} if fitted else {"range": "fixed", "max": value}
+    return {"range": "calibrated", "range_per": "tile"} if fitted else {"range": "fixed", "max": value}
 
 
 def _modifier(fields: _Fields, omega: float) -> float | None:

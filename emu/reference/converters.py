@@ -14,8 +14,11 @@ from emu.reference.arrays import Array, as_type, namespace
 from emu.reference.mapping import levels_of_cell, lowest_conductance, writes_conductances
 
 
-def input_range(x: Array, structure: Structure, controls: Controls) -> Array:
-    """Return alpha of every row of X [..., R, K], float32 [..., R, 1]: the activation that maps to 1."""
+def input_range(x: Array, tile: int, structure: Structure, controls: Controls) -> Array:
+    """Return alpha of every row of X [..., R, K], float32 [..., R, 1]: the activation that maps to 1.
+
+    `tile` is the number of the row tile, counted over all matrices of a stack.
+    """
     xp = namespace(x)
     if structure.dac in ("absmax", "max", "absmax_sum"):
         largest = xp.amax(x if structure.dac == "max" else xp.abs(x), axis=-1, keepdims=True)
@@ -27,7 +30,7 @@ def input_range(x: Array, structure: Structure, controls: Controls) -> Array:
         return _range_of_sum(x, largest, weight, resolution, structure, controls)
     alpha = {
         "fixed": controls.numbers.get("dac.max", 1.0),
-        "calibrated": controls.input_range,
+        "calibrated": controls.input_range(tile),
         "none": 1.0,
     }[structure.dac]
     return xp.full_like(x[..., :1], alpha)
@@ -122,10 +125,14 @@ class AdcRange:
     high: Array
 
 
-def adc_range(y: Array, tile_rows: int, structure: Structure, controls: Controls) -> AdcRange:
-    """Return the range for y [..., rows, columns of a tile] of a tile with so many rows; 1 where absmax finds zeros."""
-    if structure.adc == "calibrated" and structure.adc_code == "offset_binary":
-        return AdcRange(*controls.output_range)
+def adc_range(
+    y: Array, tile_rows: int, place: tuple[int, int, int], structure: Structure, controls: Controls
+) -> AdcRange:
+    """Return the range for y [..., rows, columns of a tile] of a tile with so many rows; 1 where absmax finds zeros.
+
+    `place` is the number of the row tile, counted over all matrices of a stack, the slice, and 1 for the negative one
+    of two devices that are converted apart.
+    """
     if structure.adc == "absmax":
         xp = namespace(y)
         bound = xp.asarray(xp.amax(xp.abs(y), axis=-1, keepdims=True), dtype=xp.float64)
@@ -136,7 +143,10 @@ def adc_range(y: Array, tile_rows: int, structure: Structure, controls: Controls
     elif structure.adc == "fixed":
         same = controls.numbers["adc.bound"]
     elif structure.adc == "calibrated":
-        same = max(map(abs, controls.output_range))
+        low, high = controls.output_range(*place)
+        if structure.adc_code == "offset_binary":
+            return AdcRange(low, high)
+        same = max(abs(low), abs(high))
     elif structure.adc == "rows":
         same = float(tile_rows)
     else:

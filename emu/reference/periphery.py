@@ -145,12 +145,18 @@ class Reading:
             x = x * self.stored.row_scales[..., None, :]
         return as_type(sum(self._parts(x)), x)
 
+    def _number(self, tile: int) -> int:
+        """The number of a row tile in hand among those of all matrices, or of all that is written."""
+        if self.structure.op == DYNAMIC:
+            return self.structure.first_tile + tile
+        return self.stored.matrix * self.stored.s.shape[-2] + tile
+
     def _parts(self, x: Array) -> Iterator[Array]:
         """Yield what is added up to the product, [..., R, N]."""
         xp, columns = namespace(x), self.stored.v[0].shape[-1]
         amplitude = self.controls.strength * self.controls.numbers.get("read.input_noise", 0.0)
         for tile, k in enumerate(self.structure.row_tiles(x.shape[-1])):
-            alpha = input_range(x[..., k], self.structure, self.controls)
+            alpha = input_range(x[..., k], self._number(tile), self.structure, self.controls)
             if self.observer is not None:
                 self.observer.fed(k, x[..., k], alpha)
             lit = alpha > _DARK
@@ -195,7 +201,9 @@ class Reading:
                     squares = None if stored.squares is None else stored.squares[i][..., k, n]
                     cells = _Cells(v, squares, max(1, structure.devices), rounds_variances(structure))
                     y, margin = self._analog(x1, cells, noise, errors, structure.first_row + k.start)
-                    limits = adc_range(y, structure.tile_depth(v.shape[-2]), structure, controls)
+                    depth = structure.tile_depth(v.shape[-2])
+                    of_range = (self._number(tile), weight_slice, negative)
+                    limits = adc_range(y, depth, of_range, structure, controls)
                     if structure.adc_rounding == "stochastic":
                         y = dithered(y, self._rounding(stream, **place, reading=reading), limits, structure, controls)
                     if may_repeat:
@@ -226,7 +234,7 @@ class Reading:
                 of_column: dict[str, Any] = {"part": slice(0, 1), "tile": tile, "reading": reading}
                 noise = partial(self._noise, stream, **of_column)
                 y, margin = self._analog(x1, _Cells(column), noise, None, k.start)
-                limits = adc_range(y, column.shape[0], structure, controls)
+                limits = adc_range(y, column.shape[0], (self._number(tile), i, 0), structure, controls)
                 if structure.adc_rounding == "stochastic":
                     y = dithered(y, self._rounding(stream, **of_column), limits, structure, controls)
                 if self.observer is not None:

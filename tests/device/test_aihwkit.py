@@ -184,11 +184,15 @@ def test_input_ranges() -> None:
     assert dac(noise_management="ABS_MAX", nm_thres=4.0) == uniform | {"range": "absmax", "limit": 4, "bound": 1}
     given = {"enable": True, "init_from_data": 0, "init_value": 2.0}
     assert dac(**given) == uniform | {"range": "fixed", "max": 2, "bound": 1}
-    assert dac(enable=True) == uniform | {"range": "calibrated", "bound": 1}
+    assert dac(enable=True) == uniform | {"range": "calibrated", "range_per": "tile", "bound": 1}
     limited = dac(noise_management="ABS_MAX", nm_thres=0.5, **given)
     assert limited == uniform | {"range": "absmax", "limit": 1, "bound": 1}
     constant = {"noise_management": "CONSTANT"}
-    assert dac(**constant, nm_thres=1.0, enable=True) == uniform | {"range": "calibrated", "bound": 1}
+    assert dac(**constant, nm_thres=1.0, enable=True) == uniform | {
+        "range": "calibrated",
+        "range_per": "tile",
+        "bound": 1,
+    }
     assert dac(**constant, nm_thres=0.5, **given) == uniform | {"range": "fixed", "max": 1, "bound": 1}
     for wrong in ({**constant, "nm_thres": 2.0, **given}, {"noise_management": "ABS_MAX", "enable": True}):
         with pytest.raises(InputError, match="noise_management"):

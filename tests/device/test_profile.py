@@ -303,7 +303,7 @@ def test_stuck_cells_alone_are_random_faults_without_bit_flips() -> None:
 def test_the_attributes_of_the_contract_are_those_of_profiles_and_their_values_too() -> None:
     values = {name: set() if row.is_integer else set(row.legal) for name, row in ATTRIBUTES.items()}
     of_the_site = {"format", "site", "array", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
-    of_the_site |= {"window", "key_axis"}
+    of_the_site |= {"window", "key_axis", "range_tiles", "range_slices", "range_polarities"}
     of_the_model = {"code_bits", "block_rows"}
     assert set(load_profile("ideal").structure()) == set(values) - of_the_site - of_the_model
     settings = {

@@ -261,7 +261,7 @@ CONTROLS = [
     ({"device": np.zeros(3, np.float32)}, "input 'device' has shape [3], expected [16], one number for each name"),
     (
         {"ranges": np.zeros((3, 2), np.float32)},
-        "input 'ranges' has shape [3, 2], expected [3, 4], one row for each site.",
+        "input 'ranges' has shape [3, 2], expected [3, 4 R], one row for each site and R at least 1.",
     ),
     ({"ranges": np.zeros((3, 4))}, "input 'ranges' is float64, expected float32."),
     (

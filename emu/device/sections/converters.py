@@ -51,9 +51,15 @@ class DacNone(Section):
 
 DAC_RANGE = Choice(
     "activation that maps to 1: the largest magnitude of the input row (absmax), its largest value (max), so much that "
-    "the sum of its inputs stays within the ADC (absmax_sum), one number for all (fixed), or one per site from "
+    "the sum of its inputs stays within the ADC (absmax_sum), one number for all (fixed), or a number from "
     "calibration (calibrated)",
     "aihwkit, noise management ABS_MAX, MAX, ABS_MAX_NP_SUM or CONSTANT, learned input ranges",
+)
+
+
+DAC_RANGE_PER = Choice(
+    "what has a calibrated input range of its own: the site, or each of its row tiles (tile)",
+    "tile: aihwkit, one input range for each tile",
 )
 
 
@@ -141,9 +147,10 @@ class DacFixed(_Dac):
 
 
 class DacCalibrated(_Dac):
-    """Inputs are divided by the calibrated range of their site, quantized and clipped."""
+    """Inputs are divided by the calibrated range of their site or row tile, quantized and clipped."""
 
     range: Annotated[Literal["calibrated"], DAC_RANGE]
+    range_per: Annotated[Literal["site", "tile"], DAC_RANGE_PER] = "site"
 
 
 Dac: TypeAlias = DacNone | DacAbsmax | DacMax | DacAbsmaxSum | DacFixed | DacCalibrated
@@ -156,10 +163,16 @@ class AdcNone(Section):
 
 
 ADC_RANGE = Choice(
-    "outputs that are converted: up to the largest of the tile's columns (absmax), `bound` (fixed), a site's "
+    "outputs that are converted: up to the largest of the tile's columns (absmax), `bound` (fixed), a "
     "calibrated range (calibrated), the number of rows (rows), or in steps of the smallest difference that the array "
     "can give (granular)",
     "fixed: aihwkit, out_bound; calibrated, rows (MAX) and granular: CrossSim",
+)
+ADC_RANGE_PER = Choice(
+    "what has a calibrated output range of its own: the site, each of its row tiles (tile), each slice of its weights "
+    "(slice), or each slice in each tile (tile_slice). But for site, the two devices of a pair have one each where "
+    "they are converted apart",
+    "slice: CrossSim, calibrated_range",
 )
 BOUND_MANAGEMENT = Choice(
     "a product that saturates the ADC is repeated: iterative, with halved inputs; worst_case, first with inputs whose "
@@ -310,9 +323,10 @@ class AdcFixedWorstCase(_AdcManaged):
 
 
 class AdcCalibrated(_Adc):
-    """Outputs are quantized over the calibrated range of their site, and clipped to it."""
+    """Outputs are quantized over the calibrated range of their site, tile or slice, and clipped to it."""
 
     range: Annotated[Literal["calibrated"], ADC_RANGE]
+    range_per: Annotated[Literal["site", "tile", "slice", "tile_slice"], ADC_RANGE_PER] = "site"
 
 
 class AdcRows(_Adc):
