@@ -224,6 +224,12 @@ def _states(manifest: Manifest) -> list[str]:
         notes.append("Its converters have calibrated ranges: run 'emu calibrate' before it runs.")
     elif calibration:
         notes.append(f"Converters calibrated by {calibration['method']} on {calibration['samples']} samples.")
+    repair = manifest.repair
+    if repair is not None:
+        notes.append(
+            f"Repaired for chip {repair['seed']} by {repair['method']}, from {repair['samples']} samples: "
+            f"{repair['cost']:.2%} more multiplications, {repair['numbers']} stored numbers."
+        )
     if manifest.faults is not None:
         notes.append(f"Every chip has the faults of chip {manifest.faults['seed']}.")
     return notes
