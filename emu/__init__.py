@@ -16,6 +16,7 @@ from emu.version import __version__
 if TYPE_CHECKING:
     from emu.baking import bake
     from emu.calibration import calibrate
+    from emu.correction import repair
     from emu.device import Profile, load_profile
     from emu.errors import InputError
     from emu.evaluation import Bench, Trial, draw_faults, evaluate, inject
@@ -42,6 +43,7 @@ _HOMES = {
     "read_manifest": "emu.rewriter",
     "register": "emu.runtime",
     "register_device_function": "emu.runtime",
+    "repair": "emu.correction",
     "rewrite": "emu.rewriter",
     "session": "emu.runtime",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "read_manifest",
     "register",
     "register_device_function",
+    "repair",
     "rewrite",
     "session",
 ]

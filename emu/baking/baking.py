@@ -25,6 +25,7 @@ from emu.rewriter.dataflow import sizes_of
 from emu.rewriter.load import ModelSource, check_graph, read_proto
 from emu.rewriter.protobuf_file import in_memory
 from emu.rewriter.save import LARGEST_FILE_BYTES, save
+from emu.rewriter.switches import settle_switches
 from emu.version import __version__
 
 Drop = Literal["read", "write", "converters", "wires"]
@@ -142,6 +143,7 @@ def bake(
     plain = emulated.graph_to_change()
     check_bakeable(chip, list(emulated.nodes().values()), dropped, emulated.name)
     made = replace_by_plain(plain, chip, emulated.name)
+    settle_switches(plain, chip.disturbed)
     for value in list(plain.graph.inputs):
         if (value.name or "").startswith("emu."):
             plain.graph.inputs.remove(value)

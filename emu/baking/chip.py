@@ -76,6 +76,11 @@ class Chip:
         """The factor on all that is random at a node."""
         return float(self.control("emu.strength")[self.sites[node.name or ""].index])
 
+    @property
+    def disturbed(self) -> frozenset[int]:
+        """Indices of the sites whose strength is not 0."""
+        return frozenset(np.flatnonzero(self.control("emu.strength")).tolist())
+
     def control(self, name: str) -> NDArray[Any]:
         """A control input: as given, or the model's default."""
         return self.controls[name] if name in self.controls else self._emulated.value(name)

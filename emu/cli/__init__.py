@@ -13,6 +13,7 @@ from emu.cli import export as export
 from emu.cli import finetune as finetune
 from emu.cli import models as models
 from emu.cli import baking as baking
+from emu.cli import repair as repair
 from emu.cli import evaluation as evaluation
 from emu.cli import sweep as sweep
 from emu.cli import report as report

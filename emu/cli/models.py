@@ -286,6 +286,12 @@ def _states(manifest: Manifest) -> list[str]:
     elif calibration:
         on = f" on {calibration['samples']} samples" if "samples" in calibration else f" of {calibration['data']}"
         notes.append(f"Converters calibrated by {calibration['method']}{on}.")
+    repair = manifest.repair
+    if repair is not None:
+        notes.append(
+            f"Repaired for chip {repair['seed']} by {repair['method']}, from {repair['samples']} samples: "
+            f"{repair['cost']:.2%} more multiplications, {repair['numbers']} stored numbers."
+        )
     if manifest.faults is not None:
         notes.append(f"Every chip has the faults of chip {manifest.faults['seed']}.")
     return notes

@@ -65,6 +65,8 @@ class Manifest:
         calibration: how calibrated ranges were found: `method`, `samples`, `data`; None for not yet, empty where no
             site has any.
         faults: which chip its list of faults was drawn for: `seed`, `settings`; None where there is no list.
+        repair: which chip its corrections are for and how they were found: `method`, `seed`, `settings`, `samples`,
+            `cost` and so on; None where there are none.
 
     """
 
@@ -79,6 +81,7 @@ class Manifest:
     notes: tuple[str, ...]
     calibration: Mapping[str, Any] | None = field(default_factory=dict)
     faults: Mapping[str, Any] | None = None
+    repair: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """The text in the metadata of a model."""

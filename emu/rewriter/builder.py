@@ -73,6 +73,11 @@ class GraphBuilder:
         self.graph.insert_before(first, self._added)
         self._added = []
 
+    def insert_after(self, node: ir.Node) -> None:
+        """Puts the nodes made so far behind another one."""
+        self.graph.insert_after(node, self._added)
+        self._added = []
+
     def swap(self, old: ir.Node, result: ir.Value) -> None:
         """Puts the nodes made so far in the place of `old`, whose output `result` becomes."""
         output = old.outputs[0]

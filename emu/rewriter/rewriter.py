@@ -124,6 +124,12 @@ class EmulatedModel:
         model.metadata_props[MANIFEST_KEY] = manifest.to_json()
         return EmulatedModel(manifest, model, self.name)
 
+    def repaired(self, graph: ir.Model, how: Mapping[str, Any]) -> "EmulatedModel":
+        """The model of a changed graph, with `how` in its manifest."""
+        manifest = replace(self.manifest, repair=how)
+        graph.metadata_props[MANIFEST_KEY] = manifest.to_json()
+        return EmulatedModel(manifest, graph, self.name)
+
     def observed(self, values: Iterable[str]) -> "EmulatedModel":
         """The same model with these results of nodes as further outputs; other names are left out."""
         model = self._model.clone()
