@@ -14,7 +14,7 @@ from emu.evaluation import Bench, Score, Task, Trial
 from emu.evaluation.statistics import chip_spread
 from emu.sweep.environment import UNKNOWN, Environment, here, mixture
 from emu.sweep.plan import FEWEST, Plan, half_width
-from emu.sweep.rows import Result, record, trial_id
+from emu.sweep.rows import Result, table_of, trial_id
 from emu.sweep.setup import Setup, describe, differences, rebuild
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ def run_trials(
         workers: number of local processes, or the address of a Dask scheduler, `tcp://host:8786`; None for none.
 
     Returns:
-        One row per trial in the order given. Columns: `seed`, `read_seed`, `head`, `strength`, `only`, `exclude`; one
-        for each number of the device that a trial sets (in the other rows the bench's own); one for each metric (shares
-        are 0 to 1); `undefined`, the samples without a defined answer; `seconds`.
+        One row per trial in the order given. Columns: `seed`, `read_seed`, `head`, `strength`, `only`, `exclude`;
+        `layer` and `component`, where `only` names just one of each; one for each number of the device that a trial
+        sets (in the other rows the bench's own); one for each metric (shares are 0 to 1); `undefined`, the samples
+        without a defined answer; `seconds`. `attrs["roles"]` says which are axes and which metrics.
 
     Raises:
         InputError: a trial as in `Bench.run` or with a list of faults for a store, or a library is not installed.
@@ -347,14 +348,7 @@ class Runner:
 
     def table(self, trials: Sequence[Trial]) -> "pd.DataFrame":
         """One row per trial, as `run_trials` gives them."""
-        import pandas as pd
-
-        names = list(dict.fromkeys(name for trial in trials for name in trial.set))
-        results = [self._results[trial_id(self._setup, trial)] for trial in trials]
-        rows = zip(trials, results, strict=True)
-        table = pd.DataFrame([record(trial, result, names, self._setup.settings) for trial, result in rows])
-        table.attrs["primary"] = [self._setup.primary]
-        return table
+        return table_of([(self._setup, trial, self._results[trial_id(self._setup, trial)]) for trial in trials])
 
     def _here(self) -> Iterator[tuple[Trial, Result]]:
         _ = self._bench.clean  # what trials are compared with, in the time of none

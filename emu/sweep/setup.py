@@ -7,11 +7,16 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_origin
+from typing import TYPE_CHECKING, Any, get_origin
 
 from emu.errors import InputError
-from emu.evaluation import Bench, DataSource, Task
 from emu.version import __version__
+
+if TYPE_CHECKING:
+    from emu.evaluation import Bench, Task
+
+STRUCTURE_AXES = ("model", "data", "device")
+"""Axes that choose what is rewritten, as settings do that shape the graph."""
 
 _MOST = 3  # settings in a sentence
 
@@ -96,13 +101,30 @@ class Setup:
         """Equal for equal fingerprints only."""
         return digest(self.fingerprint)
 
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """What sweeps can vary: `model`, `data`, `device`, and each setting of the devices that is a number or a word.
+
+        Of several devices their names stand in front, as in `pcm:drift.time_s`.
+        """
+        single = len(self.devices) == 1
+        settings: dict[str, Any] = {}
+        for device, profile in self.devices.items():
+            flat = {name: value for name, value in _flat(profile).items() if "." in name}
+            settings |= {name if single else f"{device}:{name}": value for name, value in flat.items()}
+        scalars = {
+            name: value for name, value in settings.items() if value is None or isinstance(value, str | int | float)
+        }
+        where = {"model": self.model, "data": self.data, "device": ", ".join(self.devices)}
+        return {**where, **scalars, **self.settings}
+
 
 def digest(value: Any) -> str:
     """SHA-256 of plain data, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def describe(bench: Bench) -> Setup:
+def describe(bench: "Bench") -> Setup:
     """How a bench was made."""
     devices = bench.manifest.devices if bench.manifest else {}
     model = bench.arguments["model"]
@@ -117,7 +139,7 @@ def describe(bench: Bench) -> Setup:
     )
 
 
-def rebuild(setup: Setup, task: Task | None = None, model: Path | None = None, data: Path | None = None) -> Bench:
+def rebuild(setup: Setup, task: "Task | None" = None, model: Path | None = None, data: Path | None = None) -> "Bench":
     """Makes the bench again.
 
     Args:
@@ -129,6 +151,8 @@ def rebuild(setup: Setup, task: Task | None = None, model: Path | None = None, d
     Raises:
         InputError: a file is missing, the task is not known, or model, device, data or task are not those of then.
     """
+    from emu.evaluation import Bench, DataSource  # what reads stores has no use for it
+
     for what, given, then in (("model", model, setup.model), ("data", data, setup.data)):
         if given is None and then is None:
             raise InputError(f"The {what} of this trial was in memory: give its file with --{what}.")
