@@ -77,6 +77,9 @@ def sweep(
     write_plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the plan into this .toml file, and run nothing.")
     ] = None,
+    keep_samples: Annotated[
+        bool, typer.Option("--keep-samples", help="Keep what each trial gives for each sample, too.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Run on so many processes of this machine.")] = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Run on a Dask cluster: tcp://host:8786.")
@@ -151,6 +154,7 @@ def sweep(
                 workers=scheduler or workers,
                 progress=progress,
                 echo=lambda line: typer.echo(line, err=True),
+                keep_samples=keep_samples,
             )
         except KeyboardInterrupt:
             stored = f"{progress.done} new trials are in {kept.where}"
@@ -193,8 +197,12 @@ def results(
         float, typer.Option(min=0, max=1, help="Probability with which the interval holds the mean.")
     ] = 0.95,
     trials: Annotated[bool, typer.Option("--trials", help="List the single trials with their ids.")] = False,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="List what trials of a sweep with --keep-samples gave for each sample.")
+    ] = False,
     export: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the single trials to a .csv or .parquet file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the single trials, or samples, to a .csv or .parquet file."),
     ] = None,
     migrate: Annotated[
         bool, typer.Option("--migrate", help="Bring a store of an older emu to the tables of this one; keeps a copy.")
@@ -211,16 +219,25 @@ def results(
         if kept.migrated:
             typer.echo(kept.migrated, err=True)
         studies, ran_on = kept.studies(), kept.environments()
-        frame = kept.frame(study, None if trials or export else ("axis", "repetition", "metric"))
-    metrics = _metrics(frame, metric)
-    frame = keep(frame, where or [])
+        frame = kept.frame(study, None if trials or samples or export else ("axis", "repetition", "metric"))
+        metrics = _metrics(frame, metric)
+        frame = keep(frame, where or [])
+        outcomes = kept.samples(frame) if samples else None
     left = set(frame["study"].unique())
     for number in sorted(left):
         if mixed := mixture(ran_on[number]):
             typer.echo(f"Note: study {number} mixes {mixed}: the last digits may differ between them.", err=True)
     if export:
-        write_file(frame, export)
-    if trials and not as_json:
+        write_file(frame if outcomes is None else outcomes, export)
+        typer.echo(f"Wrote {export} ({len(frame)} trials).", err=True)
+    if outcomes is not None and as_json:
+        print_json(_rows(outcomes))
+    elif outcomes is not None and not export:
+        names = [str(name) for name in outcomes.columns]
+        print_table(names, zip(*([_shown(each) for each in _plain(outcomes, name)] for name in names), strict=True))
+    elif outcomes is not None:
+        return
+    elif trials and not as_json:
         _print_trials(frame, metrics)
     elif trials:
         print_json(_rows(frame))
@@ -232,8 +249,6 @@ def results(
                     typer.echo(f"  run with {'; '.join(map(str, ran_on[each.number]))}")
             typer.echo()
         _print_summary(frame, group, metrics, as_json, shown, confidence)
-    if export:
-        typer.echo(f"Wrote {export} ({len(frame)} trials).", err=as_json)
 
 
 @app.command()

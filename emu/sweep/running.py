@@ -36,6 +36,7 @@ def run_trials(
     study: str = "",
     progress: Progress | None = None,
     workers: Workers = None,
+    keep_samples: bool = False,
 ) -> "pd.DataFrame":
     """Runs trials on a bench.
 
@@ -47,6 +48,8 @@ def run_trials(
         study: what the trials are for, a name in the store.
         progress: called with the trials run and the trials to run; those that the store held do not count.
         workers: number of local processes, or the address of a Dask scheduler, `tcp://host:8786`; None for none.
+        keep_samples: store what each trial gives for each sample too, for `Store.samples`; trials that the store holds
+            without it run again.
 
     Returns:
         One row per trial in the order given. Columns: `seed`, `read_seed`, `head`, `strength`, `only`, `exclude`;
@@ -60,7 +63,7 @@ def run_trials(
     if store is not None and any(trial.faults is not None for trial in trials):
         raise InputError("A store holds no lists of faults: run these trials without one, or use emu.inject.")
     setup = describe(bench)
-    runner = Runner(bench, setup, store.study(study, setup) if store else None)
+    runner = Runner(bench, setup, store.study(study, setup) if store else None, keep_samples)
     runner.look_up(trials)
     runner.ask(trials)
     for _ in runner.run(workers):
@@ -79,6 +82,7 @@ def run_plan(
     progress: Progress | None = None,
     workers: Workers = None,
     echo: Callable[[str], object] | None = None,
+    keep_samples: bool = False,
 ) -> "pd.DataFrame":
     """Runs a plan, and continues what the store holds of it.
 
@@ -91,6 +95,7 @@ def run_plan(
         progress: as in `run_trials`; with `plan.until` the trials to run are at most so many.
         workers: as in `run_trials`. The results do not depend on it.
         echo: prints a line, such as how many trials the store held.
+        keep_samples: as in `run_trials`.
 
     Returns:
         The table of `run_trials`, by point, chip and repetition.
@@ -113,7 +118,7 @@ def run_plan(
         say(f"{points.left_out} of {len(points) + points.left_out} points disturb no site and are left out.")
     if store is not None and not new:
         _refuse_another(store, study, setup)
-    runner = Runner(bench, setup, store.study(study, setup) if store else None)
+    runner = Runner(bench, setup, store.study(study, setup) if store else None, keep_samples)
     width = half_width(plan.until)
     chains = [_Point(chips, bench.task.primary, width) for chips in points]
     runner.look_up(trial for chain in chains for chip in chain.chips for trial in chip)
@@ -287,8 +292,11 @@ def _refuse_another(store: "Store", study: str, setup: Setup) -> None:
 class Runner:
     """Runs what it is asked for, each trial once: those that the store holds not at all, the others in order."""
 
-    def __init__(self, bench: Bench, setup: Setup, study: "Study | None") -> None:
+    def __init__(self, bench: Bench, setup: Setup, study: "Study | None", keep_samples: bool = False) -> None:
         self._bench, self._setup, self._study = bench, setup, study
+        self._bench.keep_samples = keep_samples
+        if study is not None and keep_samples:
+            study.describe_samples(bench.dataset.facts())
         self._held: dict[str, Result] = {}
         self._results: dict[str, Result] = {}
         self._asked: set[str] = set()
@@ -308,7 +316,7 @@ class Runner:
     def look_up(self, trials: Iterable[Trial]) -> None:
         """Learns which of the trials that may be asked for the store holds."""
         if self._study is not None:
-            self._held |= self._study.held(trials)
+            self._held |= self._study.held(trials, self._bench.keep_samples)
 
     def ask(self, trials: Iterable[Trial]) -> None:
         """Adds trials to those to run; also while `run` is under way."""

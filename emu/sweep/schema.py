@@ -143,6 +143,18 @@ class Schema:
             *(sql.Column(name, sql.String(64)) for name in _ENVIRONMENT),
             *_columns(self.own.values()),
         )
+        self.outcomes = sql.Table(
+            "emu_outcome",
+            tables,
+            sql.Column("trial_id", sql.ForeignKey("emu_trial.id"), primary_key=True),
+            sql.Column("arrays", sql.LargeBinary, nullable=False),
+        )
+        self.samples = sql.Table(
+            "emu_samples",
+            tables,
+            sql.Column("data", sql.String(64), primary_key=True),
+            sql.Column("arrays", sql.LargeBinary, nullable=False),
+        )
         self.members = sql.Table(
             "emu_member",
             tables,

@@ -17,6 +17,7 @@ from emu.sweep.database import Database
 from emu.sweep.environment import Environment
 from emu.sweep.frame import check_real, check_whole, read_frame
 from emu.sweep.migrate import migrate
+from emu.sweep.outcomes import Arrays, pack, sample_table, unpack
 from emu.sweep.rows import Result, Role, controls, number_of, shaping_axes, trial_id
 from emu.sweep.schema import Schema
 from emu.sweep.setup import STRUCTURE_AXES, Setup
@@ -56,14 +57,24 @@ class Study:
         """The id of a trial: 16 hexadecimal digits, equal for equal trials with equal fingerprints."""
         return trial_id(self._setup, trial)
 
-    def held(self, trials: Iterable["Trial"]) -> dict[str, Result]:
-        """The results that the store holds for these trials, by their ids, whichever study they were run for."""
+    def held(self, trials: Iterable["Trial"], with_samples: bool = False) -> dict[str, Result]:
+        """The results that the store holds for these trials, by their ids, whichever study they were run for.
+
+        With `with_samples` only of those whose samples it holds too.
+        """
         ids = list({self.id(trial) for trial in trials})
-        return {
-            id: result
-            for start in range(0, len(ids), _AT_ONCE)
-            for id, (_, result) in self._store.read(ids[start : start + _AT_ONCE]).items()
-        }
+        parts = [ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE)]
+        if with_samples:
+            column = self._store.schema.outcomes.c.trial_id
+            queries = [sql.select(column).where(column.in_(part)) for part in parts]
+            parts = [[row.trial_id for row in self._store.database.rows(query)] for query in queries]
+        return {id: result for part in parts for id, (_, result) in self._store.read(part).items()}
+
+    def describe_samples(self, facts: Arrays) -> None:
+        """Stores what is known of the samples of this study's data, as `emu.evaluation.data.DataSet.facts`."""
+        database, table = self._store.database, self._store.schema.samples
+        row = {"data": self._setup.fingerprint["data"], "arrays": pack(facts)}
+        database.transact(lambda connection: connection.execute(database.insert(table), row))
 
     def link(self, ids: Iterable[str]) -> None:
         """Makes trials that the store holds part of this study too."""
@@ -83,10 +94,14 @@ class Study:
         schema, insert = self._store.schema, self._store.database.insert
         absent = dict.fromkeys(name for row in rows for name in row)
         members = [{"study_id": self.number, "trial_id": row["id"]} for row in rows]
+        scores = [(row["id"], result.score) for row, (_, result) in zip(rows, finished, strict=True)]
+        outcomes = [{"trial_id": id, "arrays": pack(each.outcomes)} for id, each in scores if each.outcomes is not None]
 
         def store(connection: sql.Connection) -> None:
             connection.execute(insert(schema.trials), [{**absent, **row} for row in rows])
             connection.execute(insert(schema.members), members)
+            if outcomes:
+                connection.execute(insert(schema.outcomes), outcomes)
 
         self._store.database.transact(store)
 
@@ -263,6 +278,40 @@ class Store:
                 f"{self.where} has no results of {'any study' if study is None else f'study {study}'} yet."
             )
         return frame
+
+    def samples(self, frame: "pd.DataFrame") -> "pd.DataFrame":
+        """What trials gave for each sample, for those that ran with `keep_samples`.
+
+        Args:
+            frame: a table of `frame` with all columns, or some rows of it.
+
+        Returns:
+            One row for each trial and sample: `id`, `study`, the axes that vary, `seed`, `read_seed`, `sample`, its
+            `label` and `length` in tokens where there are any, and what the task keeps, as `emu.evaluation.Task` says:
+            `predicted`, `correct` and `margin` for classification.
+
+        Raises:
+            InputError: no trial has any, or what is stored is damaged.
+        """
+        outcomes, samples = self.schema.outcomes, self.schema.samples
+        packed: dict[str, bytes] = {}
+        ids = frame["id"].unique().tolist()
+        for start in range(0, len(ids), _AT_ONCE):
+            query = sql.select(outcomes).where(outcomes.c.trial_id.in_(ids[start : start + _AT_ONCE]))
+            packed |= {row.trial_id: row.arrays for row in self.database.rows(query)}
+        if not packed:
+            raise InputError(f"{self.where} holds no outcomes of samples of these trials: sweep with --keep-samples.")
+        known = {row.data: unpack(row.arrays) for row in self.database.rows(sql.select(samples))}
+        data_of = {text: Setup.from_json(text).fingerprint["data"] for text in frame["setup"].unique()}
+        frame = frame[frame["id"].isin(list(packed))].reset_index(drop=True)
+        facts = [known.get(data_of[text], {}) for text in frame["setup"]]
+        found = []
+        for id in frame["id"]:
+            try:
+                found.append(unpack(packed[id]))
+            except (ValueError, OSError, EOFError) as error:
+                raise self._damaged(id, f"its samples: {error}") from None
+        return sample_table(frame, found, facts)
 
     def environments(self) -> dict[int, list[Environment]]:
         """The software and processors that the trials of each study ran on, by its number."""

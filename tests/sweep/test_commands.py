@@ -89,6 +89,17 @@ def test_results_are_exported(store: Path, tmp_path: Path) -> None:
         assert name in lines[0].split(",")
 
 
+def test_samples_are_kept_listed_and_exported(tmp_path: Path) -> None:
+    store, flags = tmp_path / "s.db", ["--vary", "program.sigma=0.1,0.9", "--seeds", 1]
+    assert emu("sweep", *MODEL, *flags, "--keep-samples", "--store", store).exit_code == 0
+    lines = emu("results", store, "--samples").stdout.splitlines()
+    assert lines[0].split()[2:6] == ["program.sigma", "seed", "read_seed", "sample"] and len(lines) == 41
+    rows = json.loads(emu("results", store, "--samples", "--where", "program.sigma=0.9", "--json").stdout)
+    assert [row["sample"] for row in rows] == list(range(20)) and {row["correct"] for row in rows} <= {True, False}
+    assert emu("results", store, "--samples", "--export", tmp_path / "t.csv").exit_code == 0
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 41
+
+
 def test_a_trial_runs_again(store: Path, tmp_path: Path) -> None:
     first = json.loads(emu("results", store, "--trials", "--json").stdout)[0]
     done = emu("rerun", store, first["id"])

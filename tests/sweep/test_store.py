@@ -627,3 +627,35 @@ def test_a_missing_driver_is_one_sentence(monkeypatch: pytest.MonkeyPatch, missi
     with pytest.raises(InputError, match=r"needs psycopg with its library: pip install 'psycopg\[binary\]'") as refusal:
         Store(f"postgresql://me:{SECRET}@127.0.0.1/base")
     assert SECRET not in str(refusal.value)
+
+
+def test_outcomes_of_samples_are_kept_and_make_the_metrics(bench: Bench, tmp_path: Path) -> None:
+    trials = [Trial(seed=seed, set={"program.sigma": sigma}) for sigma in (0.1, 0.9) for seed in (0, 1)]
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, trials[:1], store=store, study="x")
+        with pytest.raises(InputError, match="holds no outcomes of samples of these trials: sweep with --keep-samples"):
+            store.samples(store.frame())
+        calls: list[tuple[int, int]] = []
+        run = {"store": store, "study": "x", "keep_samples": True, "progress": lambda *done: calls.append(done)}
+        table = run_trials(bench, trials, **run)
+        run_trials(bench, trials, **run)
+        assert len(calls) == 4, "also the one without samples runs again, and none twice"
+        samples = store.samples(store.frame())
+        size = sqlite3.connect(tmp_path / "s.db").execute("SELECT max(length(arrays)) FROM emu_outcome").fetchone()[0]
+    columns = ["id", "study", "program.sigma", "seed", "read_seed", "sample", "label", "predicted", "correct", "margin"]
+    assert list(samples) == columns and len(samples) == 4 * 40 and size < 1500
+    by_trial = samples.groupby(["program.sigma", "seed"])["correct"].mean()
+    assert by_trial.tolist() == table["accuracy"].tolist()
+    right = samples["predicted"] == samples["label"]
+    assert (right == samples["correct"]).all() and ((samples["margin"] > 0) == right).all()
+    assert samples["label"].tolist() == bench.dataset.labels.tolist() * 4
+
+
+def test_damaged_samples_are_one_sentence(bench: Bench, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:1], store=store, keep_samples=True)
+        with sqlite3.connect(tmp_path / "s.db") as connection:
+            connection.execute("UPDATE emu_outcome SET arrays = x'00'")
+        with pytest.raises(InputError, match="is damaged: trial [0-9a-f]{16} cannot be read .its samples: ") as refusal:
+            store.samples(store.frame())
+    assert "\n" not in str(refusal.value)
