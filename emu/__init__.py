@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from emu.device import Profile, load_profile
     from emu.errors import InputError
     from emu.evaluation import Bench, Trial, draw_faults, evaluate, inject
+    from emu.experiment import Experiment
     from emu.rewriter import EmulatedModel, find_sites, read_manifest, rewrite
     from emu.runtime import library_path, register, register_device_function, session
 
@@ -25,6 +26,7 @@ _HOMES = {
     "Bench": "emu.evaluation",
     "EmulatedModel": "emu.rewriter",
     "Evaluation": "emu.evaluation",
+    "Experiment": "emu.experiment",
     "InputError": "emu.errors",
     "Profile": "emu.device",
     "Trial": "emu.evaluation",
@@ -46,6 +48,7 @@ __all__ = [
     "Bench",
     "EmulatedModel",
     "Evaluation",
+    "Experiment",
     "InputError",
     "Profile",
     "Trial",

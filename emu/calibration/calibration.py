@@ -16,7 +16,7 @@ from emu.contract.schema import OPERATORS
 from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.errors import InputError
-from emu.evaluation.data import fixed_batch, model_inputs
+from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Arrays
@@ -39,7 +39,7 @@ _MOST_OUTPUTS = 1 << 24  # of a site, for histograms
 
 def calibrate(
     model: "str | Path | onnx.ModelProto | EmulatedModel",
-    data: str | Path | Mapping[str, Any] | DataSource,
+    data: str | Path | Mapping[str, Any] | DataSource | DataSet,
     samples: int | None = None,
     method: Method = "minmax",
     percentile: float = 99.99,
@@ -292,7 +292,7 @@ def _evenly(count: int, wanted: int) -> NDArray[np.int64]:
 def _run(
     emulated: EmulatedModel,
     observer: _Observer,
-    data: str | Path | Mapping[str, Any] | DataSource,
+    data: str | Path | Mapping[str, Any] | DataSource | DataSet,
     model_folder: Path | None,
     samples: int | None,
     batch_size: int | None,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from emu.contract.manifest import Manifest, plain
 from emu.contract.selection import select
 from emu.contract.site import Site
-from emu.device import DeviceNumbers, Overrides, parse_overrides
+from emu.device import DeviceNumbers, Overrides, load_profile, parse_overrides
 from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED, control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
@@ -26,9 +27,11 @@ from emu.evaluation.tasks import Kept, Task, task_by_name
 if TYPE_CHECKING:
     import onnx
 
+    from emu.device import Profile
     from emu.rewriter import Device, EmulatedModel, Rule, Share
 
 DEFAULT_BATCH = 32
+COSTS = ("energy_uj", "latency_us", "area_mm2")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class Bench:
         samples: use only the first so many samples.
         ops: `native` for the C++ operators, `python` for their NumPy twin.
         folder: where a model in memory has its processor or tokenizer; that of a file has them in its folder.
+        calibrate: fits the ranges of converters to the data, where the device wants ranges that fit and they are not
+            known yet; None to refuse such a model. `emu.Experiment.open` gives one.
 
     Attributes:
         arguments: how it was made, as plain data, for `emu.sweep` to make it again: `model` and `data` (absolute paths,
@@ -147,8 +152,9 @@ class Bench:
         samples: int | None = None,
         ops: Literal["native", "python"] = "native",
         folder: str | Path | None = None,
+        calibrate: "Callable[[EmulatedModel, DataSet], EmulatedModel] | None" = None,
     ) -> None:
-        from emu.rewriter import device_numbers, load_devices, read_manifest, rewrite
+        from emu.rewriter import EmulatedModel, device_numbers, load_devices, read_manifest, rewrite
         from emu.runtime import session as open_session
 
         runnable, self.name = runnable_model(model)
@@ -172,7 +178,8 @@ class Bench:
             )
         elif manifest is None and set is not None:
             raise InputError(f"{self.name} has no device whose settings could change: give a device too.")
-        check_calibrated(manifest, self.name)
+        if calibrate is None or manifest is None:
+            check_calibrated(manifest, self.name)
         self.model = runnable
         self.manifest: Manifest | None = manifest
         asked_task = task_by_name(task) if isinstance(task, str) else task
@@ -185,6 +192,10 @@ class Bench:
         beside = Path(model).parent if isinstance(model, str | Path) else None if folder is None else Path(folder)
         self._folder = beside
         self.dataset, self.task = load(data, self.session, inputs, asked_task, samples, beside)
+        if calibrate is not None and manifest is not None and manifest.calibration is None:
+            fitted = calibrate(EmulatedModel.open(runnable), self.dataset)
+            self.model, self.manifest = fitted.model, fitted.manifest
+            self.session = open_session(self.model, ops=ops, threads=threads)
         self.task_was_guessed: bool = asked_task is None
         self.keep_samples = False
         self._data_digest: str | None = None
@@ -252,6 +263,37 @@ class Bench:
     def clean(self) -> Score:
         """The score of the model without any disturbance, run when it is first needed."""
         return self._clean[0] if self._clean else self.run_clean()
+
+    def cost(self, set: Overrides | None = None, costs_of: "str | Path | Profile | None" = None) -> dict[str, float]:
+        """What one sample takes on the devices, and what they take: see `emu.cost`.
+
+        Args:
+            set: numbers of the device that differ from those of the bench, as in a trial.
+            costs_of: a device whose constants stand in where a device has none.
+
+        Returns:
+            `energy_uj`, `latency_us`, both of one sample, and `area_mm2`; only what the devices have constants for.
+
+        Raises:
+            InputError: the model is plain, or as in `emu.cost.cost_of_sites`.
+        """
+        from emu.cost import cost_of_sites, total_cost, with_costs_of
+
+        if self.manifest is None:
+            raise InputError(f"{self.name} is not rewritten and takes nothing of a device: give a device.")
+        entries = self._numbers.changed({**self._set, **parse_overrides(set)})
+        own = {
+            name: (load_profile(each.profile), self._numbers.own[name], entries[name])
+            for name, each in self.manifest.devices.items()
+        }
+        profiles = {
+            name: load_profile(profile, {each: changed[each] for each in changed if changed[each] != given[each]})
+            for name, (profile, given, changed) in own.items()
+        }
+        if costs_of is not None:
+            profiles, _ = with_costs_of(profiles, load_profile(costs_of))
+        total = total_cost(cost_of_sites(self.sites, profiles, name=self.name)).iloc[0]
+        return {name: float(total[name]) for name in COSTS if math.isfinite(total[name])}
 
     def run_clean(self, progress: Callable[[], None] | None = None) -> Score:
         """Runs the model without any disturbance: at strength 0, the clean products.

@@ -260,11 +260,11 @@ def _facts(study: "StudyInfo", frame: "pd.DataFrame") -> list[tuple[str, str]]:
     fixed = [name for name in axes if frame[name].nunique(dropna=False) == 1]
     chips = frame["seed"].nunique()
     facts = [
-        ("Model", _place(setup.model) if setup.model else "in memory"),
-        ("Device", ", ".join(devices)),
+        ("Model", _several(frame["model"]) or "in memory"),
+        ("Device", ", ".join(devices) if frame["device"].nunique() == 1 else _several(frame["device"])),
         ("Rewritten with", "; ".join(where)),
         ("Settings", ", ".join(f"{name} = {_value(frame[name].iloc[0])}" for name in fixed)),
-        ("Data", f"{setup.samples} samples of {_place(setup.data) if setup.data else 'arrays in memory'}"),
+        ("Data", f"{setup.samples} samples of {_several(frame['data']) or 'arrays in memory'}"),
         ("Prepared with", ", ".join(options)),
         ("Task", setup.task),
         ("Trials", f"{len(frame)}, on {chips} chip{'s' * (chips != 1)}"),
@@ -274,6 +274,11 @@ def _facts(study: "StudyInfo", frame: "pd.DataFrame") -> list[tuple[str, str]]:
         ("Run with", f"{setup.ops} operators, {setup.batch_size} samples at once"),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _several(paths: "pd.Series[Any]") -> str:
+    """Files or names, each once, as one would write them from the current folder."""
+    return ", ".join(_place(str(path)) for path in paths.dropna().unique())
 
 
 def _clean(
@@ -508,6 +513,10 @@ def _inline(svg: str, mark: str) -> str:
 def _commands(study: "StudyInfo", frame: "pd.DataFrame") -> Commands:
     """The sweep that has these trials, if one has; else what to do instead."""
     setup = study.setup
+    if len({Setup.from_json(text).identity for text in frame["setup"].unique()}) > 1:
+        return Commands(
+            note="These trials are of several models or devices: the list of trials has a command for each."
+        )
     axes = _axes(frame)
     if axes is None:
         return Commands(
@@ -539,8 +548,7 @@ def _axes(frame: "pd.DataFrame") -> tuple[list[str], int, bool] | None:
     """Flags of the sweep that has these trials, how many it has, and whether these are all; None if there is none."""
     if frame["exclude"].notna().any():
         return None
-    constant = [name for name in STRUCTURE_AXES if frame[name].nunique(dropna=False) == 1]
-    table = frame[[name for name in point_names(frame) if name not in ("exclude", *_PLACES, *constant)]].copy()
+    table = frame[[name for name in point_names(frame) if name not in ("exclude", *_PLACES, *STRUCTURE_AXES)]].copy()
     found = [places(text) for text in table["only"]]
     wanted = [name for name in _PLACES if any(name in terms for terms in found)]
     if wanted and all(set(terms) == set(wanted) for terms in found):

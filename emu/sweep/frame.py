@@ -40,7 +40,7 @@ def read_frame(
     import pandas as pd
 
     known = {each.name: each for each in (*tables.fixed_columns(), *schema.own.values())}
-    wanted = [name for name in schema.names if name == "study" or roles is None or known[name].role in roles]
+    wanted = [name for name in schema.names if name in ("study", "task") or roles is None or known[name].role in roles]
     trials, members = schema.trials.c, schema.members.c
     places = {name: trials[name] for name in tables.FIXED if name in trials}
     places |= {"study": members.study_id, **{name: trials[each.stored] for name, each in schema.own.items()}}

@@ -165,7 +165,8 @@ class Schema:
     @property
     def names(self) -> list[str]:
         """The columns of the view, in their order there."""
-        return [*_FIRST, *CONTROLS, *(each.name for each in [*self.axes, *self.metrics]), *_AFTER]
+        axes = sorted(each.name for each in self.axes)
+        return [*_FIRST, *CONTROLS, *axes, *(each.name for each in self.metrics), *_AFTER]
 
     def results(self) -> "sql.Select[Any]":
         """The query of the view `emu_results`: a row for each trial and each study that it is part of."""

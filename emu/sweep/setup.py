@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -152,6 +152,7 @@ def rebuild(setup: Setup, task: "Task | None" = None, model: Path | None = None,
         InputError: a file is missing, the task is not known, or model, device, data or task are not those of then.
     """
     from emu.evaluation import Bench, DataSource  # what reads stores has no use for it
+    from emu.experiment import fit_ranges
 
     for what, given, then in (("model", model, setup.model), ("data", data, setup.data)):
         if given is None and then is None:
@@ -172,6 +173,7 @@ def rebuild(setup: Setup, task: "Task | None" = None, model: Path | None = None,
         batch_size=setup.batch_size,
         threads=setup.threads or None,
         ops="python" if setup.ops == "python" else "native",
+        calibrate=fit_ranges,
         **setup.rewriting,
     )
     changed = differences(setup, describe(bench))
@@ -204,6 +206,20 @@ def differences(then: Setup, now: Setup) -> list[str]:
     if then.emu != now.emu and set(found) <= {"model"} and then.model_sha256 == now.model_sha256:
         found["model"] = f"as rewritten by emu {then.emu} then, by emu {now.emu} now"
     return [f"the {part} differs ({how})" for part, how in found.items()]
+
+
+def unexplained(then: Setup, now: Setup, axes: Collection[str]) -> list[str]:
+    """What differs between two setups beside the axes of a sweep, as `differences` says it."""
+    known = {name: value for name, value in then.values.items() if name not in axes}
+    here = {name: value for name, value in now.values.items() if name not in axes}
+    if "device" in axes or "model" in axes:
+        known = here = {}
+    parts = {name for name in ("data", "task") if then.fingerprint[name] != now.fingerprint[name]}
+    parts -= {"data"} if {"data", "model"} & set(axes) else set()
+    same_file = then.model_sha256 == now.model_sha256 or "model" in axes
+    mapped = {"only", "exclude", "stored", "share"}
+    same_sites = all(then.rewriting.get(name) == now.rewriting.get(name) for name in mapped)
+    return [] if not parts and same_file and same_sites and known == here else differences(then, now)
 
 
 def _change(then: str, now: str) -> str:

@@ -258,7 +258,7 @@ class Store:
 
         Args:
             study: the number or name of a study; None for all.
-            roles: of the columns wanted, beside `study`; None for all.
+            roles: of the columns wanted, beside `study` and `task`; None for all.
 
         Returns:
             The columns `id`, `study` (its number), those of `run_trials`, `correct`, `samples`, `finished` (UTC),
