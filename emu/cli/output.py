@@ -52,9 +52,11 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     cells = [list(head), *([("" if value is None else str(value)) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(head))]
-    for row in cells:
-        text = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
-        typer.echo("  ".join(text).rstrip())
+    lines = (
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in cells
+    )
+    typer.echo("\n".join(lines))
 
 
 def print_wrapped(text: str, indent: int) -> None:

@@ -87,6 +87,9 @@ def sweep(
     write_plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the plan into this .toml file, and run nothing.")
     ] = None,
+    keep_samples: Annotated[
+        bool, typer.Option("--keep-samples", help="Keep what each trial gives for each sample, too.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Run on so many processes of this machine.")] = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Run on a Dask cluster: tcp://host:8786.")
@@ -165,6 +168,7 @@ def sweep(
                 workers=scheduler or workers,
                 progress=progress,
                 echo=lambda line: typer.echo(line, err=True),
+                keep_samples=keep_samples,
             )
         except KeyboardInterrupt:
             stored = f"{progress.done} new trials are in {kept.where}"
@@ -195,45 +199,71 @@ def results(
             metavar="NAME", help="Show this metric, or 'all'; may be repeated.", show_default="the task's primary one"
         ),
     ] = None,
+    statistics: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="What to show of each metric: mean, std, interval, min, q05, q25, median, q75, q95, max, or 'all'. "
+            "--json has all.",
+        ),
+    ] = "mean,std,interval",
+    confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability with which the interval holds the mean.")
+    ] = 0.95,
     trials: Annotated[bool, typer.Option("--trials", help="List the single trials with their ids.")] = False,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="List what trials of a sweep with --keep-samples gave for each sample.")
+    ] = False,
     export: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the single trials to a .csv or .parquet file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the single trials, or samples, to a .csv or .parquet file."),
     ] = None,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Bring a store of an older emu to the tables of this one; keeps a copy.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a store holds: mean, standard deviation and 95 % interval over chips of each point."""
     from emu.sweep import Store, keep
     from emu.sweep import export as write_file
     from emu.sweep.environment import mixture
-    from emu.sweep.results import environments
 
-    with Store(store, create=False) as kept:
-        studies = kept.studies()
-        frame = kept.frame(study)
-    metrics = _metrics(frame, metric)
-    frame = keep(frame, where or [])
-    for number, part in frame.groupby("study"):
-        if mixed := mixture(environments(part)):
+    shown = _statistics(statistics)
+    with Store(store, create=migrate) as kept:
+        if kept.migrated:
+            typer.echo(kept.migrated, err=True)
+        studies, ran_on = kept.studies(), kept.environments()
+        frame = kept.frame(study, None if trials or samples or export else ("axis", "repetition", "metric"))
+        metrics = _metrics(frame, metric)
+        frame = keep(frame, where or [])
+        outcomes = kept.samples(frame) if samples else None
+    left = set(frame["study"].unique())
+    for number in sorted(left):
+        if mixed := mixture(ran_on[number]):
             typer.echo(f"Note: study {number} mixes {mixed}: the last digits may differ between them.", err=True)
     if export:
-        write_file(frame, export)
-    if trials and not as_json:
+        write_file(frame if outcomes is None else outcomes, export)
+        typer.echo(f"Wrote {export} ({len(frame)} trials).", err=True)
+    if outcomes is not None and as_json:
+        print_json(_rows(outcomes))
+    elif outcomes is not None and not export:
+        names = [str(name) for name in outcomes.columns]
+        print_table(names, zip(*([_shown(each) for each in _plain(outcomes, name)] for name in names), strict=True))
+    elif outcomes is not None:
+        return
+    elif trials and not as_json:
         _print_trials(frame, metrics)
     elif trials:
-        print_json(_plain(frame))
+        print_json(_rows(frame))
     else:
-        shown = sorted(frame["study"].unique())
         if not as_json:
             for each in studies:
-                if each.number in shown:
-                    of_study = frame[frame["study"] == each.number]
-                    typer.echo(_headline(each, of_study))
-                    ran_on = environments(of_study)
-                    typer.echo(f"  run with {'; '.join(map(str, ran_on))}")
+                if each.number in left:
+                    facts = ["model", "data", "device", "task"]
+                    typer.echo(_headline(each, frame.loc[frame["study"] == each.number, facts]))
+                    typer.echo(f"  run with {'; '.join(map(str, ran_on[each.number]))}")
             typer.echo()
-        _print_summary(frame, group, metrics, as_json)
-    if export:
-        typer.echo(f"Wrote {export} ({len(frame)} trials).", err=as_json)
+        _print_summary(frame, group, metrics, as_json, shown, confidence)
 
 
 @app.command()
@@ -281,6 +311,9 @@ def rerun(
         raise typer.Exit(1)
 
 
+_STATISTICS = ("mean", "std", "interval", "min", "q05", "q25", "median", "q75", "q95", "max")
+
+
 class _TrialProgress(Progress):
     """Counts trials, and says how many run in a second."""
 
@@ -312,38 +345,57 @@ def _metrics(frame: "pd.DataFrame", asked: Sequence[str] | None) -> list[str]:
     return known if "all" in asked else list(asked)
 
 
-def _print_summary(frame: "pd.DataFrame", group: Sequence[str] | None, metrics: Sequence[str], as_json: bool) -> None:
-    """The points of a table of trials: all metrics as JSON, some of them as a table."""
+def _statistics(text: str) -> list[str]:
+    """The statistics to print."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in (*_STATISTICS, "all"):
+            raise InputError(f"There is no statistic '{name}': choose among {', '.join(_STATISTICS)}, or all.")
+    return list(_STATISTICS) if "all" in names else names
+
+
+def _print_summary(
+    frame: "pd.DataFrame",
+    group: Sequence[str] | None,
+    metrics: Sequence[str],
+    as_json: bool,
+    statistics: Sequence[str] = _STATISTICS[:3],
+    confidence: float = 0.95,
+) -> None:
+    """The points of a table of trials: all metrics and statistics as JSON, some of them as a table."""
     from emu.evaluation.metrics import show_interval
     from emu.sweep import summarize
-    from emu.sweep.results import metric_names
 
-    summary = summarize(frame, group)
+    summary = summarize(frame, group, confidence)
     if as_json:
-        print_json(_plain(summary))
+        print_json([{**row, "confidence": confidence} for row in _rows(summary)])
         return
-    known = metric_names(frame)
-    points = [str(name) for name in summary.columns if str(name).partition(".")[0] not in known]
+    points = summary.attrs["points"]
+    heads = {"mean": "", "interval": f"{100 * confidence:g} % interval"}
     rows = []
-    for row in _plain(summary):
+    for row in _rows(summary):
         cells = [_shown(row[name]) for name in points]
         for metric in metrics:
-            mean, std, low, high = (row.get(f"{metric}.{part}") for part in ("mean", "std", "low", "high"))
-            interval = "-" if low is None or high is None else show_interval(metric, low, high)
-            cells += [_number(metric, mean), _number(metric, std), interval]
+            low, high = row[f"{metric}.low"], row[f"{metric}.high"]
+            for name in statistics:
+                if name == "interval":
+                    cells.append("-" if low is None or high is None else show_interval(metric, low, high))
+                else:
+                    cells.append(_number(metric, row[f"{metric}.{name}"]))
         rows.append(cells)
-    print_table([*points, *(head for metric in metrics for head in (metric, "std", "95 % interval"))], rows)
+    print_table([*points, *(heads.get(name, name) or metric for metric in metrics for name in statistics)], rows)
 
 
 def _print_trials(frame: "pd.DataFrame", metrics: Sequence[str]) -> None:
-    from emu.sweep.results import point_names
+    from emu.sweep.results import point_names, with_rest_of_selections
 
+    frame = with_rest_of_selections(frame)
     varied = [name for name in point_names(frame) if frame[name].nunique(dropna=False) > 1]
     names = ["id", "study", *varied, "seed", "read_seed", *metrics, "undefined", "seconds"]
-    rows = [
-        [_number(name, row[name]) if name in metrics else _shown(row[name]) for name in names] for row in _plain(frame)
+    shown = [
+        [_number(name, each) if name in metrics else _shown(each) for each in _plain(frame, name)] for name in names
     ]
-    print_table(names, rows)
+    print_table(names, zip(*shown, strict=True))
 
 
 def _headline(study: "StudyInfo", trials: "pd.DataFrame") -> str:
@@ -376,10 +428,16 @@ def _shown(value: Any) -> Any:
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _plain(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """Rows for JSON: None for what is missing or not finite."""
-    rows = frame.astype(object).to_dict("records")
-    return [{str(name): _finite(value) for name, value in row.items()} for row in rows]
+    names = [str(name) for name in frame.columns]
+    columns = [_plain(frame, name) for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _plain(frame: "pd.DataFrame", name: str) -> list[Any]:
+    """A column as plain values: None for what is missing or not finite."""
+    return [_finite(value) for value in frame[name].tolist()]
 
 
 def _finite(value: Any) -> Any:

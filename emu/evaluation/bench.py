@@ -76,12 +76,14 @@ class Score:
         samples: number of samples.
         undefined: samples whose outputs hold NaN where the task reads them, or have no defined answer for another
             reason that `docs/evaluation.md` lists by task; they count as wrong, or are left out of means.
+        outcomes: what the metrics are made of, sample by sample, as `Task.outcomes`; None unless they are kept.
     """
 
     metrics: Mapping[str, float]
     correct: int
     samples: int
     undefined: int
+    outcomes: Kept | None = field(default=None, compare=False, repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -126,6 +128,8 @@ class Bench:
             or the name of a data set; None for what was in memory), `data_options` (options of `DataSource` that were
             given), `rewriting` (arguments that rewrote a plain model, devices as whole profiles), `set` (numbers of the
             devices that differ from those of a rewritten model), `task`, `samples`, `batch_size`, `threads`, `ops`.
+
+        keep_samples: whether scores hold what their metrics are made of, sample by sample; False at first.
 
     Raises:
         InputError: the model, the data or a setting is wrong.
@@ -194,6 +198,7 @@ class Bench:
             self.model, self.manifest = fitted.model, fitted.manifest
             self.session = open_session(self.model, ops=ops, threads=threads)
         self.task_was_guessed: bool = asked_task is None
+        self.keep_samples = False
         self._data_digest: str | None = None
         self._clean: tuple[Score, Kept] | None = None
         self._warnings: tuple[str, ...] | None = None
@@ -421,7 +426,8 @@ class Bench:
 
     def _score(self, kept: Kept, clean: Kept) -> Score:
         measured = self.task.measure(kept, self.dataset, clean)
-        return Score(measured.metrics, measured.correct, len(self.dataset.labels), measured.undefined)
+        outcomes = self.task.outcomes(kept, self.dataset, clean) if self.keep_samples else None
+        return Score(measured.metrics, measured.correct, len(self.dataset.labels), measured.undefined, outcomes)
 
 
 def seeds_of(chips: int, first_seed: int = 0) -> range:

@@ -120,6 +120,19 @@ class DataSet:
                 batch = {name: np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) for name, a in batch.items()}
             yield start, {name: _convert(array, self.dtypes[name], name, self.where) for name, array in batch.items()}
 
+    def facts(self) -> dict[str, Array]:
+        """What is known of each sample before anything runs: `label`, if it is one number, and `length` in tokens."""
+        facts: dict[str, Array] = {}
+        if self.labels.ndim == 1 and self.labels.dtype.kind in "iuf":
+            facts["label"] = self.labels
+        mask = self.targets.get("attention_mask", self.arrays.get("attention_mask"))
+        if isinstance(mask, np.ndarray) and mask.ndim == 2:
+            lengths = np.count_nonzero(mask, axis=1).astype(np.int32)
+            facts["length"] = lengths
+            if (sample := self.targets.get("sample")) is not None:  # of several rows of a sample, the longest
+                facts["length"] = np.maximum.reduceat(lengths, np.flatnonzero(np.diff(sample, prepend=-1)))
+        return facts
+
     def digest(self) -> str:
         """SHA-256 of all numbers and texts, in hexadecimal: equal for equal data, from whatever file they come."""
         digest = hashlib.sha256()

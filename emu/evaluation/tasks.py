@@ -105,6 +105,15 @@ class Task(ABC):
         """
         return None
 
+    def outcomes(self, kept: Kept, dataset: DataSet, clean: Kept) -> Kept:
+        """What the metrics of one trial are made of, sample by sample: arrays by name, all of one length.
+
+        `predicted`; `correct`, whether it is right; `margin`, how far the score of the right answer is above that of
+        the best other one; and what a task measures instead. Where an entry is not a sample, as for tokens, `sample` is
+        the one that it is of. The arguments are those of `measure`.
+        """
+        return {}
+
 
 @dataclass(frozen=True)
 class Classification(Task):
@@ -183,6 +192,20 @@ class Classification(Task):
         logits = kept["logits"]
         predicted = np.where(np.isnan(logits).any(axis=1), -1, logits.argmax(axis=1))
         return Answers.of_classes(dataset.labels, predicted, logits.shape[1])
+
+    def outcomes(self, kept: Kept, dataset: DataSet, clean: Kept) -> Kept:
+        """Class, whether it is right, and the margin of the label's logit; class -1 where outputs are not a number."""
+        logits, labels = kept["logits"], dataset.labels
+        defined = ~np.isnan(logits).any(axis=1)
+        at_label = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        others = np.where(np.arange(logits.shape[1]) == labels[:, None], -np.inf, logits)
+        with np.errstate(invalid="ignore"):
+            margin = at_label - others.max(axis=1)
+        return {
+            "predicted": np.where(defined, logits.argmax(axis=1), -1).astype(np.int32),
+            "correct": (label_ranks(logits, labels) == 0) & defined,
+            "margin": margin.astype(np.float32),
+        }
 
 
 @dataclass(frozen=True)
@@ -273,6 +296,17 @@ class QuestionAnswering(Task):
         agree = [answer is not None and answer == other for answer, other in zip(answers, expected, strict=True)]
         metrics = {"f1": _mean(f1), "exact_match": _mean(exact), "agreement": _share(np.array(agree))}
         return Measured(metrics, int(exact.sum()), sum(answer is None for answer in answers))
+
+    def outcomes(self, kept: Kept, dataset: DataSet, clean: Kept) -> Kept:
+        """Answer, whether it matches exactly, and its F1."""
+        answers = self.answers(kept, dataset)
+        pairs = zip(answers, dataset.labels, strict=True)
+        scores = np.array([(0.0, 0.0) if each is None else answer_scores(each, right) for each, right in pairs])
+        return {
+            "predicted": np.array([each or "" for each in answers], str),
+            "correct": scores[:, 1] > 0,
+            "f1": scores[:, 0].astype(np.float32),
+        }
 
     def answers(self, kept: Kept, dataset: DataSet) -> list[str | None]:
         """The predicted answer of each sample; None where its outputs are not a number."""
@@ -366,13 +400,32 @@ class MultipleChoice(Task):
         chance = float((1 / np.bincount(dataset.targets["sample"])).mean())
         return Answers(dataset.labels, self.choices(kept, dataset), None, chance)
 
+    def outcomes(self, kept: Kept, dataset: DataSet, clean: Kept) -> Kept:
+        """Choice, whether it is right, and the margin of the right one's score; -1 where outputs are not a number."""
+        chosen, scores, sample = self.choices(kept, dataset), self._scores(kept, dataset), dataset.targets["sample"]
+        starts = np.flatnonzero(np.diff(sample, prepend=-1))
+        right = starts + dataset.labels
+        others = scores.copy()
+        others[right] = -np.inf
+        with np.errstate(invalid="ignore"):
+            margin = scores[right] - np.maximum.reduceat(others, starts)
+        return {
+            "predicted": chosen.astype(np.int32),
+            "correct": chosen == dataset.labels,
+            "margin": margin.astype(np.float32),
+        }
+
+    def _scores(self, kept: Kept, dataset: DataSet) -> Array:
+        """The score of each row, normalized."""
+        if self.normalize == "none":
+            return kept["score"]
+        by_tokens = self.normalize == "tokens"
+        lengths = dataset.targets["scored"][:, 1:].sum(axis=1) if by_tokens else dataset.targets["characters"]
+        return np.asarray(kept["score"] / lengths)
+
     def choices(self, kept: Kept, dataset: DataSet) -> NDArray[np.int64]:
         """The choice taken for each sample; -1 where outputs are not a number."""
-        scores, sample = kept["score"], dataset.targets["sample"]
-        if self.normalize != "none":
-            by_tokens = self.normalize == "tokens"
-            lengths = dataset.targets["scored"][:, 1:].sum(axis=1) if by_tokens else dataset.targets["characters"]
-            scores = scores / lengths
+        scores, sample = self._scores(kept, dataset), dataset.targets["sample"]
         starts = np.flatnonzero(np.diff(sample, prepend=-1))
         best = np.lexsort((-scores, sample))[starts] - starts
         return np.where(np.logical_or.reduceat(np.isnan(scores), starts), -1, best)
@@ -426,6 +479,15 @@ class MaskedTokens(Task):
         }
         return Measured(metrics, 0, len(np.unique(kept["sample"][~defined])))
 
+    def outcomes(self, kept: Kept, dataset: DataSet, clean: Kept) -> Kept:
+        """Token by token: prediction, whether it is right, and the logarithm of the label's probability."""
+        return {
+            "sample": kept["sample"].astype(np.int32),
+            "predicted": np.where(kept["undefined"], -1, kept["predicted"]).astype(np.int32),
+            "correct": kept["right"] & ~kept["undefined"],
+            "log_probability": kept["log_probability"].astype(np.float32),
+        }
+
 
 @dataclass(frozen=True)
 class Similarity(Task):
@@ -477,16 +539,23 @@ class Similarity(Task):
 
     def measure(self, kept: Kept, dataset: DataSet, clean: Kept) -> Measured:
         """Rank correlation of the cosines with the labels, and the error of the embeddings."""
-        pairs = kept["embedding"].astype(np.float64).reshape(len(dataset.labels), 2, -1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            unit = pairs / np.linalg.norm(pairs, axis=2, keepdims=True)
-        cosines = (unit[:, 0] * unit[:, 1]).sum(axis=1)
+        cosines = self._cosines(kept, dataset)
         defined = ~np.isnan(cosines)
         metrics = {
             "spearman": spearman(cosines[defined], dataset.labels[defined]),
             "output_snr_db": _snr(clean["embedding"], kept["embedding"]),
         }
         return Measured(metrics, 0, int((~defined).sum()))
+
+    def outcomes(self, kept: Kept, dataset: DataSet, clean: Kept) -> Kept:
+        """The cosine of each pair."""
+        return {"predicted": self._cosines(kept, dataset).astype(np.float32)}
+
+    def _cosines(self, kept: Kept, dataset: DataSet) -> Array:
+        pairs = kept["embedding"].astype(np.float64).reshape(len(dataset.labels), 2, -1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            unit = pairs / np.linalg.norm(pairs, axis=2, keepdims=True)
+        return np.asarray((unit[:, 0] * unit[:, 1]).sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -530,6 +599,11 @@ class Arrays(Task):
             "relative_error": _mean(relative_errors(clean["output"][both], kept["output"][both])),
         }
         return Measured(metrics, 0, int((~defined).sum()))
+
+    def outcomes(self, kept: Kept, dataset: DataSet, clean: Kept) -> Kept:
+        """The relative error of each sample's output; NaN where it is not finite."""
+        with np.errstate(invalid="ignore"):
+            return {"relative_error": relative_errors(clean["output"], kept["output"]).astype(np.float32)}
 
 
 TASKS: dict[str, type[Task]] = {

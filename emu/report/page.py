@@ -21,6 +21,7 @@ from emu.libraries import library
 from emu.rewriter.devices import load_devices
 from emu.sweep import Store, summarize
 from emu.sweep.results import environments, metric_names, point_names
+from emu.sweep.rows import CONTROLS, places
 from emu.sweep.setup import STRUCTURE_AXES, Setup, rebuild
 from emu.version import __version__
 
@@ -208,7 +209,7 @@ def _section(
         shown = [name for name in asked if name in metrics] or [primary]
     primary = shown[0]
     summary = summarize(frame)
-    names = [str(name) for name in summary.columns if str(name).partition(".")[0] not in metric_names(frame)]
+    names = summary.attrs["points"]
     varied = names[: names.index("chips")]
     score, note = _clean(setup, frame, primary, study.name, say) if run_clean else (None, "Not run: --no-clean.")
     head, points = _points(summary, names, shown)
@@ -255,7 +256,8 @@ def _facts(study: "StudyInfo", frame: "pd.DataFrame") -> list[tuple[str, str]]:
     options = [f"{name} {_value(value)}" for name, value in setup.data_options.items()]
     where = [f"{name} {setup.rewriting[name]}" for name in ("only", "exclude", "stored") if setup.rewriting.get(name)]
     where += [f"{selection} on {profile['name']}" for selection, profile in setup.rewriting.get("map", [])]
-    fixed = [name for name in point_names(frame) if "." in name and frame[name].nunique(dropna=False) == 1]
+    axes = [name for name in point_names(frame) if name not in (*CONTROLS, *STRUCTURE_AXES)]
+    fixed = [name for name in axes if frame[name].nunique(dropna=False) == 1]
     chips = frame["seed"].nunique()
     facts = [
         ("Model", _several(frame["model"]) or "in memory"),
@@ -340,10 +342,10 @@ def _figures(summary: "pd.DataFrame", varied: Sequence[str], metric: str, mark: 
         undone = summary["exclude"].isna()
         alone = summary[undone & summary[rest].notna().any(axis=1)] if rest else summary[undone].head(0)
         but = summary[~undone].drop(columns=[name for name in _PLACES if name in summary])
-        found = [_terms(text) for text in but["exclude"]]
+        found = [places(text) for text in but["exclude"]]
         if all(found) and set(rest) <= set(_PLACES):
             for name in _PLACES:
-                but[name] = [terms.get(name) for terms in found if terms is not None]
+                but[name] = [terms.get(name) for terms in found]
             parts = [("disturbed alone", alone, rest), ("all disturbed but this", but, list(_PLACES))]
     figures = []
     for index, (what, table, names) in enumerate(parts):
@@ -511,7 +513,7 @@ def _inline(svg: str, mark: str) -> str:
 def _commands(study: "StudyInfo", frame: "pd.DataFrame") -> Commands:
     """The sweep that has these trials, if one has; else what to do instead."""
     setup = study.setup
-    if frame["setup"].map(lambda text: Setup.from_json(text).identity).nunique() > 1:
+    if len({Setup.from_json(text).identity for text in frame["setup"].unique()}) > 1:
         return Commands(
             note="These trials are of several models or devices: the list of trials has a command for each."
         )
@@ -547,11 +549,11 @@ def _axes(frame: "pd.DataFrame") -> tuple[list[str], int, bool] | None:
     if frame["exclude"].notna().any():
         return None
     table = frame[[name for name in point_names(frame) if name not in ("exclude", *_PLACES, *STRUCTURE_AXES)]].copy()
-    places = [_terms(text) if isinstance(text, str) else {} for text in table["only"]]
-    wanted = [name for name in _PLACES if any(terms and name in terms for terms in places)]
-    if wanted and all(terms is not None and set(terms) == set(wanted) for terms in places):
-        table["only"] = [" ".join(terms[name] for name in wanted) for terms in places if terms is not None]
-        together = {name: [terms[name] for terms in places if terms is not None] for name in wanted}
+    found = [places(text) for text in table["only"]]
+    wanted = [name for name in _PLACES if any(name in terms for terms in found)]
+    if wanted and all(set(terms) == set(wanted) for terms in found):
+        table["only"] = [" ".join(str(terms[name]) for name in wanted) for terms in found]
+        together = {name: [str(terms[name]) for terms in found] for name in wanted}
     elif frame["only"].isna().any() and frame["only"].notna().any():
         return None
     else:
@@ -567,7 +569,7 @@ def _axes(frame: "pd.DataFrame") -> tuple[list[str], int, bool] | None:
                 flags += ["--vary", f"{place}={','.join(own)}"]
             if not wanted and isinstance(values[0], str):
                 flags += ["--vary", f"only={';'.join(values)}"]
-        elif "." in name or values != [{"head": -1, "strength": 1.0}.get(name)]:
+        elif name not in CONTROLS or values != [{"head": -1, "strength": 1.0}.get(name)]:
             if any(_is_missing(value) for value in values):
                 return None
             flags += ["--vary", f"{name}={','.join(_value(value) for value in values)}"]
@@ -675,19 +677,6 @@ def _setting(value: Any) -> str:
 
 
 # Words and numbers
-
-
-def _terms(text: Any) -> dict[str, str] | None:
-    """`layer` and `component` of a selection that names one of each at most; None for any other."""
-    found = {}
-    for term in str(text).split():
-        name, _, value = term.partition("=")
-        if name not in _PLACES or name in found or not value or re.search(r"[,*?\[]", value):
-            return None
-        if name == "layer" and not value.isdigit():
-            return None
-        found[name] = value
-    return found or None
 
 
 def _label(values: Mapping[str, Any]) -> str:

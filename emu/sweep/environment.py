@@ -1,5 +1,6 @@
 """What computes a trial beside its model, device and data: only equals agree to the last bit."""
 
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cache
@@ -16,11 +17,13 @@ class Environment:
         onnxruntime: version of onnxruntime.
         instruction_set: whose loops the operators used, as `emu.runtime.library.instruction_set`; `python` for the
             NumPy twin.
+        platform: operating system and architecture, such as `Linux x86_64`.
     """
 
     emu: str | None = None
     onnxruntime: str | None = None
     instruction_set: str | None = None
+    platform: str | None = None
 
     def __str__(self) -> str:
         return ", ".join(_shown(each.name, getattr(self, each.name)) for each in fields(self) if self.knows(each.name))
@@ -40,14 +43,15 @@ class Environment:
 
 UNKNOWN = Environment()
 
-_NAMES = {"emu": "emu", "onnxruntime": "onnxruntime", "instruction_set": "instruction set"}
+_NAMES = {"emu": "emu", "onnxruntime": "onnxruntime", "instruction_set": "instruction set", "platform": "platform"}
 
 
 def here(ops: str) -> Environment:
     """That of this process, with operators `native` or `python`."""
     import onnxruntime
 
-    return Environment(__version__, onnxruntime.__version__, _loops() if ops == "native" else "python")
+    loops = _loops() if ops == "native" else "python"
+    return Environment(__version__, onnxruntime.__version__, loops, f"{platform.system()} {platform.machine()}")
 
 
 def mixture(environments: Iterable[Environment]) -> str:
@@ -62,7 +66,7 @@ def mixture(environments: Iterable[Environment]) -> str:
 
 
 def _shown(name: str, value: str) -> str:
-    return value if name == "instruction_set" else f"{name} {value}"
+    return value if name in ("instruction_set", "platform") else f"{name} {value}"
 
 
 @cache

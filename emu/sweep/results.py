@@ -1,24 +1,22 @@
 """Tables of stored trials: filtered, summarized over chips, exported."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from emu.device.fields import to_seconds
 from emu.errors import InputError
-from emu.evaluation.metrics import metric_spread
+from emu.evaluation.metrics import within_bounds
+from emu.evaluation.statistics import student_t_quantile
 from emu.files import whole_file
-from emu.sweep.axes import close_match
 from emu.sweep.environment import Environment
-from emu.sweep.rows import CONTROLS, natural
+from emu.sweep.rows import names_with, natural, number_of
 from emu.sweep.setup import STRUCTURE_AXES
 
-_PLACE = re.compile(r"(layer)=(\d+)|(component)=([^\s,*?\[]+)")
-_REPETITIONS = ("seed", "read_seed")
+QUANTILES = (0.05, 0.25, 0.75, 0.95)
 
 
 def keep(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
@@ -27,7 +25,7 @@ def keep(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
     Args:
         frame: a table of `run_trials`, `run_plan` or `Store.frame`.
         conditions: `program.sigma=0.1`, with alternatives as `program.sigma=0.1,0.2`; times as `1h`; `layer` and
-            `component` stand for what `only` says. The value of `only`, `exclude` and of other texts is taken whole.
+            `component` are what `only` names. The value of `only`, `exclude` and of other texts is taken whole.
 
     Raises:
         InputError: a column or value that the table does not have.
@@ -36,63 +34,69 @@ def keep(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
         name, equals, text = condition.partition("=")
         if not equals:
             raise InputError(f"'{condition}' is no condition: write it as name=value, as in program.sigma=0.1.")
-        column = frame if name in frame else _with_places(frame)
-        if name not in column:
-            raise InputError(f"The results have no column '{name}'{close_match(name, column)}.")
-        values = (_with_short_names(column) if name in ("model", "data") else column)[name]
+        if name not in frame:
+            raise InputError(f"The results have no column '{name}'{_close_match(name, frame)}.")
+        values = with_short_names(frame)[name] if name in ("model", "data") else frame[name]
         wanted = _numbers(name, text) if values.dtype.kind in "iuf" else [text.strip()]
-        kept = values.isin(wanted)
+        kept = values.isin(wanted).fillna(False).astype(bool)
         if not kept.any():
-            there = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in _several(values))
-            raise InputError(f"No trial has {condition}: {name} is {there}.")
-        frame = frame[kept.to_numpy()]
-    return frame.reset_index(drop=True)
+            raise InputError(f"No trial has {condition}: {_what_there_is(frame, name, values)}.")
+        frame = frame[kept.to_numpy()].reset_index(drop=True)
+    return frame
 
 
-def summarize(frame: pd.DataFrame, group: Sequence[str] | None = None) -> pd.DataFrame:
-    """Mean, standard deviation and 95 % t interval of each metric over chips.
+def summarize(frame: pd.DataFrame, group: Sequence[str] | None = None, confidence: float = 0.95) -> pd.DataFrame:
+    """Statistics of each metric over chips.
 
     Repetitions on one chip, and whatever else differs within a group, are averaged chip by chip first, so that a chip
     counts once.
 
     Args:
         frame: a table of `run_trials`, `run_plan` or `Store.frame`.
-        group: columns whose values make a group; None for all that vary but for `seed` and `read_seed`.
+        group: columns whose values make a group; None for all axes that vary.
+        confidence: the probability with which the t interval from `low` to `high` holds the mean over all chips that
+            could be made, 0 to 1.
 
     Returns:
-        One row per group: its values, `chips`, `trials`, and for each metric `mean`, `std`, `low` and `high`, named
-        like `accuracy.mean`; std and interval are missing for a single chip.
+        One row per group: its values, `chips`, `trials`, and for each metric `mean`, `std` (of chips, n - 1), `low` and
+        `high`, `min`, `q05`, `q25`, `median`, `q75`, `q95` and `max`, named like `accuracy.mean`. What a single chip
+        does not have is missing, and all but the mean where a value is not finite. Quantiles are interpolated.
+        `attrs["confidence"]` is that of the interval.
 
     Raises:
-        InputError: a column that the table does not have.
+        InputError: a column that the table does not have, or a confidence out of its range.
     """
-    table = _with_short_names(_with_places(frame))
+    if not 0 < confidence < 1:
+        raise InputError(f"The confidence of an interval is {confidence:g} and must be above 0 and below 1, as 0.95.")
     metrics = metric_names(frame)
-    points = [
-        name for name in ["study", *point_names(table)] if name in table and table[name].nunique(dropna=False) > 1
-    ]
+    table = with_short_names(frame)
+    if group is None or "only" not in group:
+        table = with_rest_of_selections(table)
+    points = ["study", *point_names(table)]
+    points = [name for name in points if name in table and table[name].nunique(dropna=False) > 1]
     if group is None:
         names = points
     else:
         for name in group:
             if name not in table or name in metrics:
-                raise InputError(f"The results have no column '{name}' to group by{close_match(name, table)}.")
+                raise InputError(f"The results have no column '{name}' to group by{_close_match(name, table)}.")
         names = list(dict.fromkeys([*(["study"] if "study" in points else []), *group]))
-    rows = []
-    parts = table.groupby(names, dropna=False, sort=False) if names else [((), table)]
-    for values, part in parts:
-        row: dict[str, Any] = dict(zip(names, values, strict=True))
-        chips = part.groupby("seed")
-        row |= {"chips": chips.ngroups, "trials": len(part)}
-        for metric in metrics:
-            over_chips = [fmean(values) for _, values in chips[metric] if not values.isna().all()]
-            if over_chips:
-                row |= {f"{metric}.{name}": value for name, value in _spread(metric, over_chips).items()}
-        rows.append(row)
-    summary = pd.DataFrame(rows)
-    if "layer" in names:  # numbers, also where some points are of no layer
-        summary["layer"] = summary["layer"].astype("Int64")
-    return summary.sort_values(names, key=natural, kind="stable", ignore_index=True) if names else summary
+    point = _numbered(table, names)
+    order, first = np.unique(point, return_index=True)
+    summary = table.iloc[first][names].reset_index(drop=True) if names else pd.DataFrame(index=[0])
+    chip = point * (1 + int(table["seed"].max())) + table["seed"].to_numpy()
+    _, first_of_chip, chip = np.unique(chip, return_index=True, return_inverse=True)
+    point_of_chip = point[first_of_chip]
+    summary["chips"] = np.bincount(point_of_chip, minlength=len(order))
+    summary["trials"] = np.bincount(point, minlength=len(order))
+    for metric in metrics:
+        over_chips = _chip_means(table[metric].to_numpy(float), chip, len(point_of_chip))
+        for name, values in _statistics(metric, over_chips, point_of_chip, len(order), confidence).items():
+            summary[f"{metric}.{name}"] = values
+    if names:
+        summary = summary.sort_values(names, key=natural, kind="stable", ignore_index=True)
+    summary.attrs = {"confidence": confidence, "points": [*names, "chips", "trials"]}
+    return summary
 
 
 def export(frame: pd.DataFrame, path: str | Path) -> None:
@@ -116,87 +120,124 @@ def export(frame: pd.DataFrame, path: str | Path) -> None:
 
 def environments(frame: pd.DataFrame) -> list[Environment]:
     """The software and processors that the trials of a table of `Store.frame` ran on, each once."""
-    rows = frame[["emu", "onnxruntime", "instruction_set"]].drop_duplicates().astype(object)
+    rows = frame[["emu", "onnxruntime", "instruction_set", "platform"]].drop_duplicates().astype(object)
     return [Environment(*row) for row in rows.where(rows.notna(), None).itertuples(index=False)]
 
 
 def metric_names(frame: pd.DataFrame) -> list[str]:
     """The metrics in a table of trials."""
-    return [name for name in _between(frame) if "." not in name]
+    return names_with(frame, "metric")
 
 
 def point_names(frame: pd.DataFrame) -> list[str]:
-    """The columns that say which point of a sweep a trial is of: not its seeds."""
-    shaping = [name for name in STRUCTURE_AXES if name in frame]
-    settings = [name for name in _between(frame) if "." in name]
-    places = [name for name in ("layer", "component") if name in frame]
-    controls = [name for name in CONTROLS if name in frame and name not in _REPETITIONS]
-    return [*shaping, *settings, *places, *controls]
+    """The columns that say which point of a sweep a trial is of: structure, settings, places, other controls."""
+    axes = names_with(frame, "axis")
+    places = ("layer", "component")
+    last = ("head", "strength", "only", "exclude")
+    structure = [name for name in STRUCTURE_AXES if name in axes]
+    settings = [name for name in axes if name not in (*structure, *places, *last)]
+    return [*structure, *settings, *(name for name in (*places, *last) if name in axes)]
 
 
-def _between(frame: pd.DataFrame) -> list[str]:
-    """The columns between the controls and `undefined`: numbers of the device, whose names have a dot, and metrics."""
-    names = [str(name) for name in frame.columns]
-    return names[names.index("exclude") + 1 : names.index("undefined")]
-
-
-def _with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
+def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
     """The table with files of models and data by their names alone, where these tell them apart."""
     short = {}
     for name in ("model", "data"):
         paths = frame[name].dropna().unique() if name in frame else ()
         if len(paths) > 1 and len({Path(path).name for path in paths}) == len(paths):
-            short[name] = frame[name].map(lambda path: Path(path).name if isinstance(path, str) else path)
+            short[name] = frame[name].map({path: Path(path).name for path in paths})
     return frame.assign(**short) if short else frame
 
 
-def _with_places(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds `layer` and `component` of the rows whose selection `only` names just one of them.
-
-    Row by row: a selection that says more stays in `only`, and takes nothing from the other rows. Where none is left,
-    the column `only` goes.
-    """
-    found = {text: places for text in frame["only"].dropna().unique() if (places := _places(text))}
-    if not found:
+def with_rest_of_selections(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with `only` where `layer` and `component` do not say the same."""
+    if "only" not in frame:
         return frame
-    table = frame.copy()
-    for name in ("component", "layer"):
-        if any(name in places for places in found.values()):
-            values = [found.get(text, {}).get(name) for text in frame["only"]]
-            table.insert(table.columns.get_loc("only") + 1, name, pd.Series(values, index=table.index, dtype=object))
-    if "layer" in table:
-        table["layer"] = pd.to_numeric(table["layer"]).astype("Int64")
-    rest = [None if text in found else text for text in frame["only"]]
-    table["only"] = pd.Series(rest, index=table.index, dtype=object)
-    return table if table["only"].notna().any() else table.drop(columns="only")
+    return frame.assign(only=frame["only"].where(frame["layer"].isna() & frame["component"].isna(), None))
 
 
-def _places(text: str) -> dict[str, str]:
-    """One layer, one component or both, where a selection names just that; else nothing."""
-    places: dict[str, str] = {}
-    for term in text.split():
-        place = _PLACE.fullmatch(term)
-        name = (place[1] or place[3]) if place else ""
-        if not place or name in places:
-            return {}
-        places[name] = place[2] or place[4]
-    return places
+def _numbered(table: pd.DataFrame, names: Sequence[str]) -> NDArray[np.int64]:
+    """The number of the group of equal values in these columns that each row is of, by first appearance."""
+    if not names:
+        return np.zeros(len(table), np.int64)
+    groups = table.groupby(list(names), dropna=False, sort=False, observed=True).ngroup()
+    return np.asarray(groups, np.int64)
+
+
+def _chip_means(values: NDArray[np.float64], chip: NDArray[np.int64], chips: int) -> NDArray[np.float64]:
+    """The mean over each chip's trials, `[chips]`; NaN where none of them has a value, or one has none."""
+    count = np.bincount(chip, minlength=chips)
+    with np.errstate(invalid="ignore"):
+        total = np.bincount(chip, values, chips)
+        return np.where(count == 1, total, total / count)
+
+
+def _statistics(
+    metric: str, values: NDArray[np.float64], point: NDArray[np.int64], points: int, confidence: float
+) -> dict[str, NDArray[np.float64]]:
+    """Statistics over the chips of each point, each `[points]`; chips without a value do not count.
+
+    Args:
+        metric: its name, for its bounds.
+        values: one for each chip.
+        point: which point a chip is of.
+        points: their number.
+        confidence: of the interval.
+    """
+    there = ~np.isnan(values)
+    values, point = values[there], point[there]
+    order = np.lexsort((values, point))
+    values, point = values[order], point[order]
+    count = np.bincount(point, minlength=points)
+    start = np.cumsum(count) - count
+    has = count > 0
+    some, several = np.where(has, count, 1), count > 1
+
+    def at(rank: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The values of these ranks among those of each point, interpolated."""
+        low, high = np.floor(rank).astype(int), np.ceil(rank).astype(int)
+        padded = np.append(values, np.nan)
+        below, above = (padded[np.where(has, start + each, len(values))] for each in (low, high))
+        return np.where(low == high, below, below + (rank - low) * (above - below))
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        smallest, largest = at(some * 0.0), at(some - 1.0)
+        total = np.bincount(point, values, points)
+        mean = np.where(smallest == largest, smallest, total / np.where(has, count, np.nan))  # equal to the last bit
+        squares = np.bincount(point, np.square(values - mean[point]), points)
+        std = np.where(several, np.sqrt(squares / np.where(several, count - 1, np.nan)), np.nan)
+        quantile = np.full(points, np.nan)
+        for degrees in np.unique(count[several]) - 1:
+            quantile[count == degrees + 1] = student_t_quantile(0.5 + confidence / 2, int(degrees))
+        margin = quantile * std / np.sqrt(some)
+        found = {"mean": mean, "std": std, "low": mean - margin, "high": mean + margin, "min": smallest}
+        quantiles = {q: at((some - 1) * q) for q in (*QUANTILES[:2], 0.5, *QUANTILES[2:])}
+        found |= {"median" if q == 0.5 else f"q{100 * q:02.0f}": values for q, values in quantiles.items()}
+        found["max"] = largest
+    for name in ("low", "high"):
+        found[name] = np.array([within_bounds(metric, end) for end in found[name].tolist()])
+    finite = np.isfinite(mean)
+    return {name: each if name == "mean" else np.where(finite, each, np.nan) for name, each in found.items()}
 
 
 def _numbers(name: str, text: str) -> list[float]:
     try:
-        return [float(to_seconds(part.strip()) if name.endswith("_s") else part) for part in text.split(",")]
+        return [number_of(name, part.strip()) for part in text.split(",")]
     except ValueError:
         raise InputError(f"'{name}={text}' cannot be read: {name} is a number.") from None
 
 
-def _spread(metric: str, values: list[float]) -> dict[str, float | None]:
-    """Mean, std and interval; the mean alone where a value is not finite."""
-    spread = metric_spread(metric, values)
-    low, high = spread.ci95 or (None, None)
-    return {"mean": spread.mean, "std": spread.std, "low": low, "high": high}
+def _what_there_is(frame: pd.DataFrame, name: str, values: "pd.Series[Any]", most: int = 8) -> str:
+    """The values of a column, and where a place is none, what the trials select instead."""
+    found = sorted(values.dropna().unique().tolist())
+    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in found]
+    if shown:
+        return f"{name} is {', '.join(shown[:most] + ['...'][: len(shown) > most])}"
+    selections = frame["only"].dropna().unique().tolist() if name in ("layer", "component") else []
+    return f"they select only={selections[0]}" if selections else "no trial has one"
 
 
-def _several(values: "pd.Series[Any]", most: int = 8) -> list[Any]:
-    found = values.drop_duplicates().tolist()
-    return found if len(found) <= most else [*found[:most], "..."]
+def _close_match(name: str, known: Collection[str]) -> str:
+    from emu.sweep.axes import close_match
+
+    return close_match(name, known)

@@ -1,36 +1,53 @@
-"""Trials and their results as rows of a table."""
+"""Trials and their results as rows of a table, whose columns have a role."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from emu.evaluation import Score, Trial
+from emu.errors import InputError
 from emu.sweep.environment import UNKNOWN, Environment
 from emu.sweep.setup import STRUCTURE_AXES, Setup, digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Row = tuple[Setup, Trial, "Result"]
-CONTROLS = ("seed", "read_seed", "head", "strength", "only", "exclude")
+    from emu.evaluation import Score, Trial
+
+Row = tuple[Setup, "Trial", "Result"]
+Role = Literal["axis", "repetition", "metric", "bookkeeping"]
+"""What a column is: `axis` says which point of a sweep a trial is of, `repetition` which of the equal trials there."""
+
+CONTROLS: dict[str, Role] = {
+    "seed": "repetition",
+    "read_seed": "repetition",
+    "head": "axis",
+    "strength": "axis",
+    "only": "axis",
+    "exclude": "axis",
+    "layer": "axis",
+    "component": "axis",
+}
+"""The columns that every table of trials has; `layer` and `component` are those that `only` names, if just one."""
+
+_PLACE = re.compile(r"(layer)=(\d+)|(component)=([^\s,*?\[|]+)")
 
 
 @dataclass(frozen=True)
 class Result:
     """What a finished trial gave, how long it took, and what computed it."""
 
-    score: Score
+    score: "Score"
     seconds: float
     environment: Environment = UNKNOWN
 
 
-def trial_id(setup: Setup, trial: Trial) -> str:
+def trial_id(setup: Setup, trial: "Trial") -> str:
     """16 hexadecimal digits, equal for equal trials with equal fingerprints."""
     return digest([setup.identity, plain(trial)])[:16]
 
 
-def plain(trial: Trial) -> dict[str, Any]:
+def plain(trial: "Trial") -> dict[str, Any]:
     """A trial as JSON can hold it, equal for trials that do the same: numbers as Python's, one space between terms."""
     return {
         "seed": int(trial.seed),
@@ -44,13 +61,41 @@ def plain(trial: Trial) -> dict[str, Any]:
     }
 
 
-def record(trial: Trial, result: Result, names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+def controls(trial: "Trial") -> dict[str, Any]:
+    """The values of `CONTROLS`."""
+    row = {name: value for name, value in plain(trial).items() if name in CONTROLS}
+    found = places(row["only"])
+    return {**row, "layer": found.get("layer"), "component": found.get("component")}
+
+
+def places(selection: str | None) -> dict[str, Any]:
+    """`layer` and `component` of a selection that names one layer, one component or one of both; nothing of others."""
+    found: dict[str, Any] = {}
+    for term in (selection or "").split():
+        place = _PLACE.fullmatch(term)
+        name = (place[1] or place[3]) if place else ""
+        if not place or name in found:
+            return {}
+        found[name] = int(place[2]) if name == "layer" else place[4]
+    return found
+
+
+def number_of(name: str, value: Any) -> float:
+    """A number of the device as results have it: a time in seconds, also from a text such as `1h`."""
+    if isinstance(value, str) and name.endswith("_s"):
+        from emu.device.fields import to_seconds
+
+        value = to_seconds(value)
+    return float(value)
+
+
+def record(trial: "Trial", result: Result, names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """One row of a table: controls, the settings `names` of the device, metrics, `undefined`, `seconds`.
 
     A setting that the trial does not set is that of the bench, from `settings`.
     """
     return {
-        **{name: value for name, value in plain(trial).items() if name in CONTROLS},
+        **controls(trial),
         **{name: trial.set.get(name, settings.get(name)) for name in names},
         **result.score.metrics,
         "undefined": result.score.undefined,
@@ -71,18 +116,20 @@ def table_of(rows: Sequence[Row], axes: Iterable[str] = ()) -> "pd.DataFrame":
     numbers = [
         name for name in dict.fromkeys(name for _, trial, _ in rows for name in trial.set) if name not in shaping
     ]
-    settings = [name for name in shaping if name not in STRUCTURE_AXES]
+    settings = [*(name for name in shaping if name not in STRUCTURE_AXES), *numbers]
     places = [name for name in STRUCTURE_AXES if name in shaping]
     table = pd.DataFrame(
         [
-            {
-                **record(trial, result, [*settings, *numbers], setup.values),
-                **{name: setup.values[name] for name in places},
-            }
+            {**record(trial, result, settings, setup.values), **{name: setup.values[name] for name in places}}
             for setup, trial, result in rows
         ]
     )
+    if rows:
+        table["layer"] = pd.array(table["layer"], "Int64")
+    roles: dict[str, Role] = dict.fromkeys((name for _, _, result in rows for name in result.score.metrics), "metric")
+    roles |= {**CONTROLS, **dict.fromkeys([*settings, *places], "axis")}
     table.attrs["primary"] = list(dict.fromkeys(setup.primary for setup, _, _ in rows))
+    table.attrs["roles"] = {str(name): roles.get(str(name), "bookkeeping") for name in table}
     return table
 
 
@@ -90,11 +137,11 @@ def shaping_axes(setups: Iterable[tuple[int, Setup]]) -> list[str]:
     """What differs within a study: `model`, `data`, `device`, and settings in which devices of one name differ.
 
     Args:
-        setups: the number of a study and a setup of it, for each trial.
+        setups: the number of a study and a setup of it.
     """
     alike: dict[tuple[object, ...], dict[str, Setup]] = {}
     for number, setup in setups:
-        keys: list[tuple[object, ...]] = [(number,), (number, setup.values["device"])]
+        keys: tuple[tuple[object, ...], ...] = ((number,), (number, setup.values["device"]))
         for key in keys:
             alike.setdefault(key, {})[setup.identity] = setup
     names = []
@@ -106,6 +153,20 @@ def shaping_axes(setups: Iterable[tuple[int, Setup]]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def names_with(table: "pd.DataFrame", *roles: Role) -> list[str]:
+    """The columns of a table of trials that have one of these roles, in their order.
+
+    Raises:
+        InputError: it is no table of trials, or it was put together in a way that lost the roles.
+    """
+    if "roles" not in table.attrs:
+        raise InputError(
+            "The table does not say which of its columns are axes and metrics: take one of run_trials, run_plan or "
+            "Store.frame, and copy its attrs to what is made of it."
+        )
+    return [str(name) for name in table.columns if table.attrs["roles"].get(name) in roles]
+
+
 def natural(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """A key for sorting in which `layer=2` comes before `layer=10`."""
     if column.dtype.kind in "biuf":
@@ -114,4 +175,8 @@ def natural(column: "pd.Series[Any]") -> "pd.Series[Any]":
     def key(text: Any) -> str:
         return re.sub(r"\d+", lambda digits: digits[0].zfill(12), str(text)) if isinstance(text, str) else ""
 
-    return column.map(key)
+    return column.map(_of_each(column.dropna().unique(), key)).fillna("")
+
+
+def _of_each(values: Iterable[Any], key: Any) -> dict[Any, str]:
+    return {value: key(value) for value in values}

@@ -40,6 +40,7 @@ def run_trials(
     study: str = "",
     progress: Progress | None = None,
     workers: Workers = None,
+    keep_samples: bool = False,
 ) -> "pd.DataFrame":
     """Runs trials on a bench.
 
@@ -51,11 +52,14 @@ def run_trials(
         study: what the trials are for, a name in the store.
         progress: called with the trials run and the trials to run; those that the store held do not count.
         workers: number of local processes, or the address of a Dask scheduler, `tcp://host:8786`; None for none.
+        keep_samples: store what each trial gives for each sample too, for `Store.samples`; trials that the store holds
+            without it run again.
 
     Returns:
-        One row per trial in the order given. Columns: `seed`, `read_seed`, `head`, `strength`, `only`, `exclude`; one
-        for each number of the device that a trial sets (in the other rows the bench's own); one for each metric (shares
-        are 0 to 1); `undefined`, the samples without a defined answer; `seconds`.
+        One row per trial in the order given. Columns: `seed`, `read_seed`, `head`, `strength`, `only`, `exclude`;
+        `layer` and `component`, where `only` names just one of each; one for each number of the device that a trial
+        sets (in the other rows the bench's own); one for each metric (shares are 0 to 1); `undefined`, the samples
+        without a defined answer; `seconds`. `attrs["roles"]` says which are axes and which metrics.
 
     Raises:
         InputError: a trial as in `Bench.run` or with a list of faults for a store, or a library is not installed.
@@ -63,7 +67,7 @@ def run_trials(
     if store is not None and any(trial.faults is not None for trial in trials):
         raise InputError("A store holds no lists of faults: run these trials without one, or use emu.inject.")
     setup = describe(bench)
-    runner = Runner(bench, setup, store.study(study, setup) if store else None)
+    runner = Runner(bench, setup, store.study(study, setup) if store else None, keep_samples=keep_samples)
     runner.look_up(trials)
     runner.ask(trials)
     with workers_of(workers) as pool:
@@ -83,6 +87,7 @@ def run_plan(
     progress: Progress | None = None,
     workers: Workers = None,
     echo: Callable[[str], object] | None = None,
+    keep_samples: bool = False,
 ) -> "pd.DataFrame":
     """Runs a plan, and continues what the store holds of it.
 
@@ -95,6 +100,7 @@ def run_plan(
         progress: as in `run_trials`; with `plan.until` the trials to run are at most so many.
         workers: as in `run_trials`. The results do not depend on it.
         echo: prints a line, such as how many trials the store held.
+        keep_samples: as in `run_trials`.
 
     Returns:
         The table of `run_trials`, by point, chip and repetition.
@@ -108,7 +114,7 @@ def run_plan(
     if len(structures) > 1:
         shaping = ", ".join(structures[0].chosen)
         say(f"{len(structures)} models are rewritten, one after the other: one for each value of {shaping}.")
-    sweep = _Sweep(plan, structures, store, study, new, task, progress, say)
+    sweep = _Sweep(plan, structures, store, study, new, task, progress, say, keep_samples)
     with workers_of(workers) as pool:
         for structure in structures:
             sweep.run(structure, pool)
@@ -128,9 +134,11 @@ class _Sweep:
         task: Task | None,
         progress: Progress | None,
         say: Callable[[str], object],
+        keep_samples: bool,
     ) -> None:
         self._plan, self._left, self._store, self._study, self._new = plan, len(structures), store, study, new
         self._task, self._progress, self._say_any = task, progress, say
+        self._keep_samples = keep_samples
         self._width = half_width(plan.until)
         self._axes = [name for each in structures for name in each.chosen]
         self._number: int | None = None  # of the study in the store
@@ -150,7 +158,7 @@ class _Sweep:
         if points.left_out:
             every = len(points) + points.left_out
             self._say(f"{points.left_out} of {every} points{where} disturb no site and are left out.")
-        runner = Runner(bench, setup, self._of_store(setup), self._price(bench))
+        runner = Runner(bench, setup, self._of_store(setup), self._price(bench), self._keep_samples)
         chains = [_Point(chips, bench.task.primary, self._width) for chips in points]
         runner.look_up(trial for chain in chains for chip in chain.chips for trial in chip)
         of_trial: dict[str, _Point] = {}
@@ -385,8 +393,18 @@ def _continued(store: "Store", study: str, setup: Setup, axes: Sequence[str]) ->
 class Runner:
     """Runs what it is asked for, each trial once: those that the store holds not at all, the others in order."""
 
-    def __init__(self, bench: Bench, setup: Setup, study: "Study | None", price: Price | None = None) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        setup: Setup,
+        study: "Study | None",
+        price: Price | None = None,
+        keep_samples: bool = False,
+    ) -> None:
         self._bench, self._setup, self._study = bench, setup, study
+        bench.keep_samples = keep_samples
+        if study is not None and keep_samples:
+            study.describe_samples(bench.dataset.facts())
         self._price: Price = price or (lambda trial: {})
         self._held: dict[str, Result] = {}
         self._results: dict[str, Result] = {}
@@ -407,7 +425,7 @@ class Runner:
     def look_up(self, trials: Iterable[Trial]) -> None:
         """Learns which of the trials that may be asked for the store holds."""
         if self._study is not None:
-            self._held |= self._study.held(trials)
+            self._held |= self._study.held(trials, self._bench.keep_samples)
 
     def ask(self, trials: Iterable[Trial]) -> None:
         """Adds trials to those to run; also while `run` is under way."""
@@ -438,6 +456,7 @@ class Runner:
             result = replace(result, score=self._priced(trial, result.score))
             if self._study is not None:
                 self._study.add(trial, result)
+            result = replace(result, score=replace(result.score, outcomes=None))  # only the store has room for them
             self._results[trial_id(self._setup, trial)] = result
             self.ran += 1
             yield trial

@@ -7,12 +7,13 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_origin
+from typing import TYPE_CHECKING, Any, get_origin
 
 from emu.errors import InputError
-from emu.evaluation import Bench, DataSource, Task
-from emu.experiment import fit_ranges
 from emu.version import __version__
+
+if TYPE_CHECKING:
+    from emu.evaluation import Bench, Task
 
 STRUCTURE_AXES = ("model", "data", "device")
 """Axes that choose what is rewritten, as settings do that shape the graph."""
@@ -123,7 +124,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def describe(bench: Bench) -> Setup:
+def describe(bench: "Bench") -> Setup:
     """How a bench was made."""
     devices = bench.manifest.devices if bench.manifest else {}
     model = bench.arguments["model"]
@@ -138,7 +139,7 @@ def describe(bench: Bench) -> Setup:
     )
 
 
-def rebuild(setup: Setup, task: Task | None = None, model: Path | None = None, data: Path | None = None) -> Bench:
+def rebuild(setup: Setup, task: "Task | None" = None, model: Path | None = None, data: Path | None = None) -> "Bench":
     """Makes the bench again.
 
     Args:
@@ -150,6 +151,9 @@ def rebuild(setup: Setup, task: Task | None = None, model: Path | None = None, d
     Raises:
         InputError: a file is missing, the task is not known, or model, device, data or task are not those of then.
     """
+    from emu.evaluation import Bench, DataSource  # what reads stores has no use for it
+    from emu.experiment import fit_ranges
+
     for what, given, then in (("model", model, setup.model), ("data", data, setup.data)):
         if given is None and then is None:
             raise InputError(f"The {what} of this trial was in memory: give its file with --{what}.")

@@ -2,84 +2,33 @@
 
 import json
 import math
-import os
-import sqlite3
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sql
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.schema import CreateTable
 
 from emu.errors import InputError
-from emu.evaluation import Score, Trial
+from emu.sweep import schema as tables
+from emu.sweep.database import Database
 from emu.sweep.environment import Environment
-from emu.sweep.rows import Result, natural, plain, record, shaping_axes, trial_id
-from emu.sweep.setup import STRUCTURE_AXES, Setup, digest
+from emu.sweep.frame import check_real, check_whole, read_frame
+from emu.sweep.migrate import migrate
+from emu.sweep.outcomes import Arrays, pack, sample_table, unpack
+from emu.sweep.rows import Result, Role, controls, number_of, shaping_axes, trial_id
+from emu.sweep.schema import Schema
+from emu.sweep.setup import STRUCTURE_AXES, Setup
+from emu.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-_DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}  # where a URL names none
+    from emu.evaluation import Trial
+
 _AT_ONCE = 500  # ids in one query
-_FIRST_PAUSE_S = 0.25  # before the first attempt to reach a database again; each further one waits twice as long
-_LONGEST_NAME = 200  # characters; PostgreSQL refuses more, SQLite would take any
-
-_Found = TypeVar("_Found")
-
-_tables = sql.MetaData()
-_setups = sql.Table(
-    "emu_setup",
-    _tables,
-    sql.Column("id", sql.String(64), primary_key=True),
-    sql.Column("setup", sql.Text, nullable=False),
-)
-_studies = sql.Table(
-    "emu_study",
-    _tables,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("name", sql.String(_LONGEST_NAME), nullable=False),
-    sql.Column("fingerprint", sql.String(64), nullable=False),
-    sql.Column("setup_id", sql.ForeignKey("emu_setup.id"), nullable=False),
-    sql.Column("started", sql.String(32), nullable=False),
-    sql.UniqueConstraint("name", "fingerprint"),
-)
-_trials = sql.Table(
-    "emu_trial",
-    _tables,
-    sql.Column("id", sql.String(16), primary_key=True),
-    sql.Column("setup_id", sql.ForeignKey("emu_setup.id"), nullable=False),
-    sql.Column("seed", sql.BigInteger, nullable=False),
-    sql.Column("read_seed", sql.BigInteger, nullable=False),
-    sql.Column("head", sql.Integer, nullable=False),
-    sql.Column("strength", sql.Double, nullable=False),
-    sql.Column("only", sql.Text),
-    sql.Column("exclude", sql.Text),
-    sql.Column("settings", sql.Text, nullable=False),
-    sql.Column("metrics", sql.Text, nullable=False),
-    sql.Column("correct", sql.BigInteger, nullable=False),
-    sql.Column("samples", sql.BigInteger, nullable=False),
-    sql.Column("undefined", sql.BigInteger, nullable=False),
-    sql.Column("seconds", sql.Double, nullable=False),
-    sql.Column("finished", sql.String(32), nullable=False),
-    # Stores of the first emu lack these: they are read as they are, and get them when they are written to.
-    sql.Column("onnxruntime", sql.String(64)),
-    sql.Column("instruction_set", sql.String(64)),
-)
-_members = sql.Table(
-    "emu_member",
-    _tables,
-    sql.Column("study_id", sql.ForeignKey("emu_study.id"), primary_key=True),
-    sql.Column("trial_id", sql.ForeignKey("emu_trial.id"), primary_key=True),
-)
 
 
 @dataclass(frozen=True)
@@ -94,61 +43,100 @@ class StudyInfo:
 
 
 class Study:
-    """A study that is under way; made by `Store.study`."""
+    """A study that is under way, on one of its benches; made by `Store.study`.
+
+    Attributes:
+        number: of the study.
+    """
 
     def __init__(self, store: "Store", number: int, setup: Setup, setup_id: str) -> None:
-        self._store, self.number, self._setup, self._setup_id = store, number, setup, setup_id
+        self.number = number
+        self._store, self._setup, self._setup_id = store, setup, setup_id
 
-    def id(self, trial: Trial) -> str:
+    def id(self, trial: "Trial") -> str:
         """The id of a trial: 16 hexadecimal digits, equal for equal trials with equal fingerprints."""
         return trial_id(self._setup, trial)
 
-    def held(self, trials: Iterable[Trial]) -> dict[str, Result]:
-        """The results that the store holds for these trials, by their ids, whichever study they were run for."""
+    def held(self, trials: Iterable["Trial"], with_samples: bool = False) -> dict[str, Result]:
+        """The results that the store holds for these trials, by their ids, whichever study they were run for.
+
+        With `with_samples` only of those whose samples it holds too.
+        """
         ids = list({self.id(trial) for trial in trials})
-        held = {}
-        for start in range(0, len(ids), _AT_ONCE):
-            query = self._store.trials_and_setups().where(_trials.c.id.in_(ids[start : start + _AT_ONCE]))
-            for row in self._store.rows(query):
-                held[row.id] = self._store.read(row)[2]
-        return held
+        parts = [ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE)]
+        if with_samples:
+            column = self._store.schema.outcomes.c.trial_id
+            queries = [sql.select(column).where(column.in_(part)) for part in parts]
+            parts = [[row.trial_id for row in self._store.database.rows(query)] for query in queries]
+        return {id: result for part in parts for id, (_, result) in self._store.read(part).items()}
+
+    def describe_samples(self, facts: Arrays) -> None:
+        """Stores what is known of the samples of this study's data, as `emu.evaluation.data.DataSet.facts`."""
+        database, table = self._store.database, self._store.schema.samples
+        row = {"data": self._setup.fingerprint["data"], "arrays": pack(facts)}
+        database.transact(lambda connection: connection.execute(database.insert(table), row))
 
     def link(self, ids: Iterable[str]) -> None:
         """Makes trials that the store holds part of this study too."""
         rows = [{"study_id": self.number, "trial_id": each} for each in sorted(ids)]  # no deadlock
         if rows:
-            self._store.transact(lambda connection: connection.execute(self._store.insert(_members), rows))
+            database = self._store.database
+            members = self._store.schema.members
+            database.transact(lambda connection: connection.execute(database.insert(members), rows))
 
-    def add(self, trial: Trial, result: Result) -> None:
+    def add(self, trial: "Trial", result: Result) -> None:
         """Stores a finished trial; a second one that is equal changes nothing."""
-        controls = plain(trial)
-        row = {
+        self.add_all([(trial, result)])
+
+    def add_all(self, finished: Sequence[tuple["Trial", Result]]) -> None:
+        """Stores some finished trials in one transaction."""
+        rows = [self._row(trial, result) for trial, result in finished]
+        schema, insert = self._store.schema, self._store.database.insert
+        absent = dict.fromkeys(name for row in rows for name in row)
+        members = [{"study_id": self.number, "trial_id": row["id"]} for row in rows]
+        scores = [(row["id"], result.score) for row, (_, result) in zip(rows, finished, strict=True)]
+        outcomes = [{"trial_id": id, "arrays": pack(each.outcomes)} for id, each in scores if each.outcomes is not None]
+
+        def store(connection: sql.Connection) -> None:
+            connection.execute(insert(schema.trials), [{**absent, **row} for row in rows])
+            connection.execute(insert(schema.members), members)
+            if outcomes:
+                connection.execute(insert(schema.outcomes), outcomes)
+
+        self._store.database.transact(store)
+
+    def _row(self, trial: "Trial", result: Result) -> dict[str, Any]:
+        metrics = {name: float(value) for name, value in result.score.metrics.items()}
+        numbers = {name: number_of(name, value) for name, value in sorted(trial.set.items())}
+        stored = self._store.stored_names(numbers, metrics)
+        lost = [name for name, value in metrics.items() if math.isnan(value)]
+        environment = result.environment
+        return {
             "id": self.id(trial),
             "setup_id": self._setup_id,
-            "settings": json.dumps(controls.pop("set")),
-            **controls,
-            "metrics": json.dumps({name: _number_out(value) for name, value in result.score.metrics.items()}),
+            **controls(trial),
+            **{stored[name]: value for name, value in numbers.items()},
+            **{stored[name]: None if math.isnan(value) else value for name, value in metrics.items()},
+            "not_a_number": json.dumps(lost) if lost else None,
             "correct": result.score.correct,
             "samples": result.score.samples,
             "undefined": result.score.undefined,
             "seconds": result.seconds,
             "finished": _now(),
-            "onnxruntime": result.environment.onnxruntime,
-            "instruction_set": result.environment.instruction_set,
+            "emu": environment.emu or __version__,
+            "onnxruntime": environment.onnxruntime,
+            "instruction_set": environment.instruction_set,
+            "platform": environment.platform,
         }
-
-        def store(connection: sql.Connection) -> None:
-            connection.execute(self._store.insert(_trials), row)
-            connection.execute(self._store.insert(_members), {"study_id": self.number, "trial_id": row["id"]})
-
-        self._store.transact(store)
 
 
 class Store:
     """Trials and their results in a database.
 
     A trial is stored once for one fingerprint of model, device, data and task; studies with a name and a fingerprint
-    refer to it. Several processes may write at the same time. A server that goes away is tried again.
+    refer to it. Several processes may write at the same time. A server that goes away is tried again. The tables of an
+    older emu are brought to those of this one when the store is opened to write, and a copy is kept: of a file as
+    `NAME.schema-1`, in PostgreSQL as tables whose names end in `_1`.
 
     Args:
         where: an SQLite file, made if missing, or the URL of a database, such as `postgresql://user@host/name`.
@@ -158,28 +146,26 @@ class Store:
 
     Attributes:
         where: the file or URL, without a password.
+        migrated: what was done to a store of an older emu, in one sentence; empty for one of this emu.
 
     Raises:
-        InputError: the folder or file is missing, or it is not a database, or a server or its driver is not there.
+        InputError: the folder or file is missing, or it is not a database, or a server or its driver is not there, or a
+            newer emu wrote it.
     """
 
     def __init__(self, where: str | Path, *, create: bool = True, patience_s: float = 30.0) -> None:
-        self.where = str(where)
-        self._is_new = False  # a file is made with the first result, not by a command that is refused
-        self._writes, self._patience_s = create, patience_s
-        self._secrets: list[str] = []
-        self._absent: set[str] = set()  # columns of trials that a store of an older emu lacks
-        if "://" in self.where:
-            self._engine = self._open(self.where)
-        else:
-            self._engine = self._open_file(Path(self.where))
-            self._is_new = not Path(self.where).exists()
+        self.database = Database(where, writes=create, patience_s=patience_s)
+        self.where = self.database.where
+        self.schema = Schema()
+        self.migrated = ""
+        # A file is made with the first result, not by a command that is refused.
+        self._is_new = self.database.file is not None and not self.database.file.exists()
         if not self._is_new:
-            self._prepare_tables()
+            self._open()
 
     def close(self) -> None:
         """Closes the connections."""
-        self._engine.dispose()
+        self.database.close()
 
     def __enter__(self) -> "Store":
         return self
@@ -190,48 +176,56 @@ class Store:
     def study(self, name: str, setup: Setup, number: int | None = None) -> Study:
         """Begins or continues the study of this name and fingerprint, or adds a setup to the study of that number.
 
+        What differs between the setups of one study, such as the device, is an axis of the store from then on.
+
         Raises:
             InputError: the name is too long.
         """
-        if len(name) > _LONGEST_NAME:
+        if len(name) > tables.LONGEST_NAME:
             raise InputError(
                 f"The name of the study, '{name[:20]}...', has {len(name)} characters: give one of at most "
-                f"{_LONGEST_NAME}."
+                f"{tables.LONGEST_NAME}."
             )
         if self._is_new:
-            self._prepare_tables()
-        text = setup.as_json()
-        setup_id = digest(text)
-        row = {"name": name, "fingerprint": setup.identity, "setup_id": setup_id, "started": _now()}
-        query = sql.select(_studies.c.id).where(_studies.c.name == name, _studies.c.fingerprint == setup.identity)
+            self._open()
 
-        def begin(connection: sql.Connection) -> int:
-            connection.execute(self.insert(_setups), {"id": setup_id, "setup": text})
-            if number is not None:
-                return number
-            connection.execute(self.insert(_studies), row)
-            return int(connection.execute(query).scalar_one())
+        def begin(connection: sql.Connection) -> tuple[Schema, int, str]:
+            schema = tables.read_schema(connection)
+            row, studies, insert = tables.setup_row(schema, setup), schema.studies, self.database.insert
+            connection.execute(insert(schema.setups), row)
+            found = number
+            if found is None:
+                same = (studies.c.name == name, studies.c.fingerprint == setup.identity)
+                new = {"name": name, "fingerprint": setup.identity, "setup_id": row["id"], "started": _now()}
+                connection.execute(insert(studies), new)
+                found = int(connection.execute(sql.select(studies.c.id).where(*same)).scalar_one())
+            connection.execute(insert(schema.benches), {"study_id": found, "setup_id": row["id"]})
+            setups = [each for _, each in tables.read_setups(connection, schema, found)]
+            axes = [name for name in shaping_axes((found, each) for each in setups) if name not in STRUCTURE_AXES]
+            kinds = {name: tables.kind_of(each.values.get(name) for each in setups) for name in axes}
+            return tables.grow(connection, [(name, "axis", kinds[name]) for name in axes]), found, row["id"]
 
-        return Study(self, self.transact(begin), setup, setup_id)
+        self.schema, number_found, setup_id = self.database.alone(begin)
+        return Study(self, number_found, setup, setup_id)
 
     def studies(self) -> list[StudyInfo]:
         """The studies, the oldest first."""
         if self._is_new:
             return []
-        count = sql.func.count(_members.c.trial_id)
+        studies, setups, members = self.schema.studies, self.schema.setups, self.schema.members
+        count = sql.select(members.c.study_id, sql.func.count().label("trials")).group_by(members.c.study_id).subquery()
         query = (
-            sql.select(_studies, _setups.c.setup, count.label("trials"))
-            .join(_setups, _studies.c.setup_id == _setups.c.id)
-            .outerjoin(_members, _members.c.study_id == _studies.c.id)
-            .group_by(*_studies.c, _setups.c.setup)
-            .order_by(_studies.c.id)
+            sql.select(studies, setups.c.setup, sql.func.coalesce(count.c.trials, 0).label("trials"))
+            .join(setups, studies.c.setup_id == setups.c.id)
+            .outerjoin(count, count.c.study_id == studies.c.id)
+            .order_by(studies.c.id)
         )
         return [
             StudyInfo(row.id, row.name, self._setup(row.setup, f"study {row.id}"), row.started, row.trials)
-            for row in self.rows(query)
+            for row in self.database.rows(query)
         ]
 
-    def trial(self, beginning: str) -> tuple[str, Setup, Trial, Result]:
+    def trial(self, beginning: str) -> tuple[str, Setup, "Trial", Result]:
         """One stored trial by its id, or by a beginning of its id that no other has.
 
         Raises:
@@ -239,141 +233,158 @@ class Store:
         """
         if self._is_new:
             raise InputError(f"{self.where} has no results.")
-        query = self.trials_and_setups().where(_trials.c.id.startswith(beginning, autoescape=True)).limit(2)
-        rows = self.rows(query)
-        if len(rows) != 1:
-            what = "several trials whose ids begin with" if rows else "no trial"
+        column = self.schema.trials.c.id
+        query = sql.select(column).where(column.startswith(beginning, autoescape=True)).limit(2)
+        ids = [row.id for row in self.database.rows(query)]
+        if len(ids) != 1:
+            what = "several trials whose ids begin with" if ids else "no trial"
             raise InputError(f"{self.where} has {what} '{beginning}': 'emu results {self.where} --trials' lists them.")
-        return rows[0].id, *self.read(rows[0])
+        (row, result), setups = self.read(ids)[ids[0]], self.schema.setups
+        text = self.database.rows(sql.select(setups.c.setup).where(setups.c.id == row.setup_id))[0].setup
+        return ids[0], self._setup(text, f"trial {ids[0]}"), self._trial(row), result
 
-    def frame(self, study: str | int | None = None) -> "pd.DataFrame":
+    def read(self, ids: Sequence[str]) -> dict[str, tuple[Any, Result]]:
+        """The rows of some trials and what they gave, by their ids.
+
+        Raises:
+            InputError: a row is damaged.
+        """
+        self._refresh()
+        rows = self.database.rows(sql.select(self.schema.trials).where(self.schema.trials.c.id.in_(ids)))
+        return {row.id: (row, self._result(row)) for row in rows}
+
+    def frame(self, study: str | int | None = None, roles: Collection[Role] | None = None) -> "pd.DataFrame":
         """All trials, one row each and study, in an order that does not depend on which ran first.
 
         Args:
             study: the number or name of a study; None for all.
+            roles: of the columns wanted, beside `study` and `task`; None for all.
 
         Returns:
             The columns `id`, `study` (its number), those of `run_trials`, `correct`, `samples`, `finished` (UTC),
-            `model`, `data`, `device`, `task`, `batch_size`, `emu`, `onnxruntime`, `instruction_set` (None for trials
-            of an emu that did not store them), and `setup`, the JSON of all that is needed to make the bench again.
-            `attrs["primary"]` lists the metrics that are meant where one number is asked for.
+            `model`, `data`, `device`, `task`, `batch_size`, `emu`, `onnxruntime`, `instruction_set`, `platform` (None
+            for trials of an emu that did not store them), and `setup`, the JSON of all that is needed to make the bench
+            again. `attrs["roles"]` says what each column is, as `emu.sweep.rows.Role`, and `attrs["primary"]` lists
+            the metrics that are meant where one number is asked for.
 
         Raises:
             InputError: there is no such study, or the store is empty.
         """
-        import pandas as pd
-
         numbers = self._numbers(study)
-        query = (
-            self.trials_and_setups()
-            .add_columns(_members.c.study_id)
-            .join(_members, _members.c.trial_id == _trials.c.id)
-            .where(_members.c.study_id.in_(numbers))
-        )
-        rows = self.rows(query)
-        setups = {row.setup: self._setup(row.setup, f"trial {row.id}") for row in rows}
-        read = [self.read(row, setups[row.setup]) for row in rows]
-        shaping = shaping_axes((row.study_id, setup) for row, (setup, _, _) in zip(rows, read, strict=True))
-        names = {name for _, trial, _ in read for name in trial.set}
-        names |= {name for name in shaping if name not in STRUCTURE_AXES}
-        table = []
-        for row, (setup, trial, result) in zip(rows, read, strict=True):
-            table.append(
-                {
-                    "id": row.id,
-                    "study": row.study_id,
-                    **record(trial, result, sorted(names), setup.values),
-                    "correct": result.score.correct,
-                    "samples": result.score.samples,
-                    "finished": row.finished,
-                    "model": setup.model,
-                    "data": setup.data,
-                    "device": ", ".join(setup.devices),
-                    "task": setup.task,
-                    "batch_size": setup.batch_size,
-                    "emu": setup.emu,
-                    "onnxruntime": result.environment.onnxruntime,
-                    "instruction_set": result.environment.instruction_set,
-                    "setup": row.setup,
-                }
-            )
-        if not table:
+        self._refresh()
+        frame = read_frame(self.database, self.schema, numbers, self._setups(), roles, self._damaged)
+        if frame is None:
             raise InputError(
                 f"{self.where} has no results of {'any study' if study is None else f'study {study}'} yet."
             )
-        frame = pd.DataFrame(table)
-        frame.attrs["primary"] = list(dict.fromkeys(setup.primary for setup in setups.values()))
-        places = [name for name in STRUCTURE_AXES if name in shaping]
-        order = ["study", *places, *sorted(names), "strength", "only", "exclude", "head", "read_seed", "seed"]
-        return frame.sort_values(order, key=natural, kind="stable", na_position="first", ignore_index=True)
+        return frame
 
-    def rows(self, query: "sql.Select[Any]") -> list[Any]:
-        """All rows of a query."""
-        return list(self.transact(lambda connection: connection.execute(query).all()))
+    def samples(self, frame: "pd.DataFrame") -> "pd.DataFrame":
+        """What trials gave for each sample, for those that ran with `keep_samples`.
 
-    def transact(self, work: Callable[[sql.Connection], _Found]) -> _Found:
-        """Does some work in a transaction; again if a server went away meanwhile, as all work may be done twice.
+        Args:
+            frame: a table of `frame` with all columns, or some rows of it.
+
+        Returns:
+            One row for each trial and sample: `id`, `study`, the axes that vary, `seed`, `read_seed`, `sample`, its
+            `label` and `length` in tokens where there are any, and what the task keeps, as `emu.evaluation.Task` says:
+            `predicted`, `correct` and `margin` for classification.
 
         Raises:
-            InputError: what the database refuses, or a server that does not come back.
+            InputError: no trial has any, or what is stored is damaged.
         """
-        pause, end = _FIRST_PAUSE_S, time.monotonic() + self._patience_s
-        while True:
+        outcomes, samples = self.schema.outcomes, self.schema.samples
+        packed: dict[str, bytes] = {}
+        ids = frame["id"].unique().tolist()
+        for start in range(0, len(ids), _AT_ONCE):
+            query = sql.select(outcomes).where(outcomes.c.trial_id.in_(ids[start : start + _AT_ONCE]))
+            packed |= {row.trial_id: row.arrays for row in self.database.rows(query)}
+        if not packed:
+            raise InputError(f"{self.where} holds no outcomes of samples of these trials: sweep with --keep-samples.")
+        known = {row.data: unpack(row.arrays) for row in self.database.rows(sql.select(samples))}
+        data_of = {text: Setup.from_json(text).fingerprint["data"] for text in frame["setup"].unique()}
+        frame = frame[frame["id"].isin(list(packed))].reset_index(drop=True)
+        facts = [known.get(data_of[text], {}) for text in frame["setup"]]
+        found = []
+        for id in frame["id"]:
             try:
-                with self._engine.begin() as connection:
-                    return work(connection)
-            except DBAPIError as error:
-                if not self._is_lost(error):
-                    raise self._refused(error) from None
-                if time.monotonic() + pause > end:
-                    raise InputError(
-                        f"{self.where} does not answer any more ({self._said(error)}): what it holds is kept, and the "
-                        "same command goes on from there once it is back."
-                    ) from None
-            self._engine.dispose()  # connections that are as dead as this one
-            time.sleep(pause)
-            pause *= 2
+                found.append(unpack(packed[id]))
+            except (ValueError, OSError, EOFError) as error:
+                raise self._damaged(id, f"its samples: {error}") from None
+        return sample_table(frame, found, facts)
 
-    def trials_and_setups(self) -> "sql.Select[Any]":
-        """The query of all trials, each with how its bench was made."""
-        columns = [sql.null().label(each.name) if each.name in self._absent else each for each in _trials.c]
-        return sql.select(*columns, _setups.c.setup).join(_setups, _trials.c.setup_id == _setups.c.id)
+    def environments(self) -> dict[int, list[Environment]]:
+        """The software and processors that the trials of each study ran on, by its number."""
+        trial, members = self.schema.trials.c, self.schema.members
+        columns = [trial[each.name] for each in fields(Environment)]
+        query = sql.select(members.c.study_id, *columns).join_from(members, self.schema.trials).distinct()
+        found: dict[int, list[Environment]] = {}
+        for number, *row in sorted(self.database.rows(query), key=repr):
+            found.setdefault(number, []).append(Environment(*row))
+        return found
 
-    def read(self, row: Any, setup: Setup | None = None) -> tuple[Setup, Trial, Result]:
-        """What a row of `trials_and_setups` holds; its setup, where it was read before.
+    def stored_names(self, axes: Iterable[str], metrics: Iterable[str]) -> dict[str, str]:
+        """The columns of the database for these axes and metrics, which are made where they are missing.
+
+        Raises:
+            InputError: one has the name of another column.
+        """
+        wanted = {**dict.fromkeys(axes, "axis"), **dict.fromkeys(metrics, "metric")}
+        own = self.schema.own
+        if any(name not in own or own[name].role != role for name, role in wanted.items()):
+            new: Any = [(name, role, "number") for name, role in wanted.items()]
+            self.schema = self.database.alone(lambda connection: tables.grow(connection, new))
+        return {name: self.schema.own[name].stored for name in wanted}
+
+    def _refresh(self) -> None:
+        """Sees the columns that other processes made."""
+        self.schema = self.database.transact(tables.read_schema)
+
+    def _trial(self, row: Any) -> "Trial":
+        """The controls in a row of the table of trials.
 
         Raises:
             InputError: the row is damaged.
         """
-        setup = setup or self._setup(row.setup, f"trial {row.id}")
-        try:
-            settings: dict[str, Any] = json.loads(row.settings)
-            numbers: dict[str, Any] = {
-                name: value if isinstance(value, str) else _real(value) for name, value in settings.items()
-            }
-            metrics = {name: float(value) for name, value in json.loads(row.metrics).items()}
-            trial = Trial(
-                seed=_whole(row.seed),
-                read_seed=_whole(row.read_seed),
-                head=_whole(row.head),
-                strength=_real(row.strength),
-                only=row.only,
-                exclude=row.exclude,
-                set=dict[str, Any](numbers),
-            )
-            score = Score(metrics, _whole(row.correct), _whole(row.samples), _whole(row.undefined))
-            environment = Environment(setup.emu, row.onnxruntime, row.instruction_set)
-            return setup, trial, Result(score, _real(row.seconds), environment)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{self.where} is damaged: trial {row.id} cannot be read ({reason}): restore the store from a copy, or "
-                "delete that row of emu_trial, and of emu_member, and run the sweep again."
-            ) from None
+        from emu.evaluation import Trial
 
-    def insert(self, table: sql.Table) -> Any:
-        """An insertion that leaves an equal row as it is."""
-        return _INSERT[self._engine.dialect.name](table).on_conflict_do_nothing()
+        numbers = {each.name: row._mapping[each.stored] for each in self.schema.axes}
+        return Trial(
+            seed=row.seed,
+            read_seed=row.read_seed,
+            head=row.head,
+            strength=row.strength,
+            only=row.only,
+            exclude=row.exclude,
+            set={name: value for name, value in numbers.items() if value is not None},
+        )
+
+    def _result(self, row: Any) -> Result:
+        """What a row of the table of trials says that the trial gave.
+
+        Raises:
+            InputError: the row is damaged.
+        """
+        from emu.evaluation import Score
+
+        try:
+            for name in ("seed", "read_seed", "head"):
+                check_whole(row._mapping[name])
+            for name in ("strength", *(each.stored for each in self.schema.axes if each.kind == "number")):
+                if name == "strength" or row._mapping[name] is not None:
+                    check_real(row._mapping[name])
+            lost = json.loads(row.not_a_number) if row.not_a_number else []
+            values = {each.name: row._mapping[each.stored] for each in self.schema.metrics}
+            metrics = {
+                name: math.nan if value is None else check_real(value)
+                for name, value in values.items()
+                if value is not None or name in lost
+            }
+            score = Score(metrics, check_whole(row.correct), check_whole(row.samples), check_whole(row.undefined))
+            environment = Environment(row.emu, row.onnxruntime, row.instruction_set, row.platform)
+            return Result(score, check_real(row.seconds), environment)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(row.id, str(error)) from None
 
     def _numbers(self, study: str | int | None) -> list[int]:
         studies = self.studies()
@@ -384,6 +395,12 @@ class Store:
             listed = ", ".join(f"{each.number} '{each.name}'" for each in studies)
             raise InputError(f"{self.where} has no study '{study}': it has {listed}.")
         return wanted
+
+    def _setups(self) -> dict[str, tuple[str, Setup]]:
+        """How benches were made, by id: as it is stored, and read."""
+        setups = self.schema.setups
+        rows = self.database.rows(sql.select(setups.c.id, setups.c.setup))
+        return {row.id: (row.setup, self._setup(row.setup, f"setup {row.id}")) for row in rows}
 
     def _setup(self, text: str, of: str) -> Setup:
         """How a bench was made.
@@ -396,156 +413,58 @@ class Store:
         except InputError as error:
             raise InputError(f"{self.where}, {of}: {error}") from None
 
-    def _open_file(self, path: Path) -> sql.Engine:
-        if not path.parent.is_dir():
-            raise InputError(f"There is no folder {path.parent} for the store {path.name}: make it first.")
-        if path.is_dir():
-            raise InputError(f"{path} is a folder: give a file for the store, such as {path / 'study.db'}.")
-        if not path.exists() and not self._writes:
-            raise InputError(f"There is no store {path}: 'emu sweep --store {path}' would make it.")
-        if not self._writes and not (_writable(path) and _writable(path.parent)):
-            # SQLite writes beside a file in WAL mode even to read it, unless it is told that nothing changes it. What
-            # another process did not move into the file yet would be lost on it: then it must do without.
-            log = path.with_name(f"{path.name}-wal")
-            unchanging = "" if log.exists() and log.stat().st_size else "&immutable=1"
-            name = f"file:{quote(str(path.absolute()))}?mode=ro{unchanging}"
+    def _damaged(self, id: str, reason: str) -> InputError:
+        return InputError(
+            f"{self.where} is damaged: trial {id} cannot be read ({' '.join(reason.split())}): restore the store from "
+            "a copy, or delete that row of emu_trial, and of emu_member, and run the sweep again."
+        )
 
-            def connect() -> sqlite3.Connection:
-                return sqlite3.connect(name, uri=True, timeout=self._patience_s)
-
-            return sql.create_engine("sqlite://", creator=connect, poolclass=sql.NullPool)
-        timeout = {"timeout": self._patience_s}
-        engine = sql.create_engine(sql.URL.create("sqlite", database=str(path)), connect_args=timeout)
-        if not self._writes:
-            return engine
-
-        @sql.event.listens_for(engine, "connect")
-        def _prepare(connection: Any, _: Any) -> None:
-            # Readers and a writer do not wait for each other, and a killed process leaves a whole database.
-            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-
-        return engine
-
-    def _open(self, text: str) -> sql.Engine:
-        """The engine of a URL. `where` and every message name it without its passwords from here on."""
-        self.where = _shown(text)
-        try:
-            url = sql.make_url(text)
-        except (SQLAlchemyError, ValueError):  # ValueError: a port that is no number
+    def _open(self) -> None:
+        """Makes or migrates the tables where that is due, and learns their columns."""
+        database = self.database
+        version = database.opening(tables.read_version)
+        if version is not None and version > tables.VERSION:
             raise InputError(
-                f"'{self.where}' is no URL of a database: write postgresql://user@host:5432/name."
-            ) from None
-        if "@" in (url.host or ""):
-            raise InputError(f"The URL of '{self.where}' has more than one @: write one in the password as %40.")
-        hidden = [name for name in url.query if "password" in name.lower()]
-        self._secrets = [str(each) for each in (url.password, *(url.query[name] for name in hidden)) if each]
-        self.where = url.difference_update_query(hidden).render_as_string(hide_password=True)
-        driver = url.drivername
-        if driver.partition("+")[0] not in (*_INSERT, *_DRIVERS):
-            raise InputError(f"'{self.where}' is a database that emu cannot use: give a file, or postgresql://...")
-        url = url.set(drivername=_DRIVERS.get(driver, driver))
-        try:
-            return sql.create_engine(url)
-        except ImportError as error:  # also of a driver that is there and lacks its library
-            if "psycopg" in url.drivername:
+                f"{self.where} was written by a newer emu, whose tables are of version {version}: emu {__version__} "
+                f"reads up to {tables.VERSION}. Use that emu, or give another store."
+            )
+        if version == 1:
+            self._migrate()
+        elif version is None and not database.writes:
+            self._is_new = True  # nothing was ever stored
+            return
+        elif version is None:
+            database.alone(lambda it: tables.create(it) if tables.read_version(it) is None else None)
+        self._refresh()
+        self._is_new = False
+
+    def _migrate(self) -> None:
+        database = self.database
+        is_file = database.file is not None
+        if not database.writes:
+            if not is_file:
                 raise InputError(
-                    f"The store {self.where} needs psycopg with its library: pip install 'psycopg[binary]'."
-                ) from None
-            raise InputError(f"The store {self.where} needs {error.name}: pip install {error.name}.") from None
-        except SQLAlchemyError as error:
-            raise InputError(f"'{self.where}' is no URL of a database: {self._masked(str(error))}.") from None
+                    f"{self.where} is a store of an older emu: 'emu results {self.where} --migrate' brings it to the "
+                    "tables of this one, and keeps those that are there."
+                )
+            database.into_memory()
+        elif database.file is not None:
+            copy = database.file.with_name(f"{database.file.name}.schema-1")
+            if not copy.exists():
+                database.copy_file(copy)
+            self.migrated = f"{self.where} was a store of an older emu, of which {copy} is a copy."
+        else:
+            kept = "emu_trial_1 and emu_member_1"
+            self.migrated = f"{self.where} was a store of an older emu, whose tables are kept as {kept}."
 
-    def _prepare_tables(self) -> None:
-        """Makes what is missing of the tables, and looks which columns there are.
+        def work(connection: sql.Connection) -> None:
+            if tables.read_version(connection) == 1:
+                migrate(connection, keep=not is_file)
 
-        Where another process makes them at the same time, once more finds them made.
-        """
-        for attempt in range(5):
-            try:
-                with self._engine.begin() as connection:
-                    if self._writes:
-                        for table in _tables.sorted_tables:
-                            connection.execute(CreateTable(table, if_not_exists=True))
-                    found = sql.inspect(connection)
-                    if not found.has_table(_members.name):
-                        self._is_new = True  # nothing was ever stored
-                        return
-                    there = {each["name"] for each in found.get_columns(_trials.name)}
-                    self._absent = {each.name for each in _trials.c if each.nullable} - there
-                    for name in sorted(self._absent) if self._writes else ():
-                        kind = _trials.c[name].type.compile(self._engine.dialect)
-                        connection.execute(sql.text(f"ALTER TABLE {_trials.name} ADD COLUMN {name} {kind}"))
-                if self._writes:
-                    self._absent = set()
-                self._is_new = False
-                return
-            except DBAPIError as error:
-                if attempt == 4 or "not a database" in str(error.orig) or self._is_lost(error):
-                    raise self._refused(error) from None
-                time.sleep(0.05 * 2**attempt)
-
-    def _is_lost(self, error: DBAPIError) -> bool:
-        """Whether a server went away, or cannot be reached."""
-        unreached = isinstance(error, OperationalError) and error.statement is None
-        return self._engine.dialect.name != "sqlite" and (error.connection_invalidated or unreached)
-
-    def _refused(self, error: DBAPIError) -> InputError:
-        said = self._said(error)
-        if "not a database" in said:
-            return InputError(f"{self.where} is no database: give another file for the store.")
-        if "locked" in said:
-            return InputError(
-                f"{self.where} is locked by another process: wait until it has finished writing, or end it."
-            )
-        if "readonly" in said or "unable to open" in said:
-            return InputError(
-                f"{self.where} cannot be written, or its folder cannot: give another file for the store, or copy it "
-                "elsewhere."
-            )
-        if "no column" in said or "no such column" in said:
-            return InputError(f"{self.where} was written by another version of emu: give another file for the store.")
-        if self._is_lost(error):
-            return InputError(f"{self.where} cannot be reached ({said}): check host, port, name and user of the URL.")
-        return InputError(f"{self.where}: the database refuses: {said}.")
-
-    def _said(self, error: DBAPIError) -> str:
-        """What the database said, in one line, without advice on servers and without passwords."""
-        said = " ".join(str(error.orig).split()).partition(" Is the server running")[0]
-        return self._masked(said.rstrip(".?"))
-
-    def _masked(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-
-def _writable(path: Path) -> bool:
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{value!r} is no whole number")
-    return value
-
-
-def _real(value: Any) -> float:
-    if not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
-
-
-def _number_out(value: float) -> float | str:
-    """JSON has no NaN and no infinity: they become text, which `float` reads."""
-    return float(value) if math.isfinite(value) else str(float(value))
-
-
-def _shown(url: str) -> str:
-    """A URL that cannot be read, without its user, password and options."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+        try:
+            database.alone(work)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self._damaged(error.args[0], str(error.args[-1])) from None
 
 
 def _now() -> str:

@@ -45,13 +45,14 @@ class _Parcel:
     batch_size: int
     ops: str
     emu: str
+    keep_samples: bool
 
     def bench(self) -> Bench:
         """The bench, of one thread: a worker is one of many."""
         if self.emu != __version__:
             raise InputError(f"A worker has emu {__version__} and the sweep emu {self.emu}: install the same.")
         model = onnx.load_from_string(self.model) if isinstance(self.model, bytes) else self.model
-        return Bench(
+        bench = Bench(
             model,
             self.dataset,
             set=self.set or None,
@@ -60,6 +61,8 @@ class _Parcel:
             threads=1,
             ops="python" if self.ops == "python" else "native",
         )
+        bench.keep_samples = self.keep_samples
+        return bench
 
 
 # On a worker, by run.
@@ -172,7 +175,16 @@ def _parcel(bench: Bench, setup: Setup) -> _Parcel:
             model = str(Path(bench.model).resolve())
     else:
         model = bench.model.SerializeToString()
-    return _Parcel(model, bench.dataset, dict(setup.set), bench.task, bench.batch_size, setup.ops, __version__)
+    return _Parcel(
+        model,
+        bench.dataset,
+        dict(setup.set),
+        bench.task,
+        bench.batch_size,
+        setup.ops,
+        __version__,
+        bench.keep_samples,
+    )
 
 
 @contextmanager

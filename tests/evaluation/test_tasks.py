@@ -439,7 +439,19 @@ def test_a_task_of_ones_own_is_measured_and_named() -> None:
 def measured(task: Task, kept: list[dict[str, Any]], dataset: DataSet) -> Measured:
     """What a task measures on outputs that are written down; the second, or only, are those of the clean model."""
     parts = [task.keep(outputs, dataset, slice(0, dataset.rows)) for outputs in kept]
-    return task.measure(parts[0], dataset, parts[-1])
+    found = task.measure(parts[0], dataset, parts[-1])
+    outcomes = task.outcomes(parts[0], dataset, parts[-1])
+    assert len({len(each) for each in outcomes.values()}) == 1
+    for name, metric in (("correct", "accuracy"), ("correct", "exact_match"), ("f1", "f1")):
+        if name in outcomes and metric in found.metrics:
+            assert outcomes[name].mean() == pytest.approx(found.metrics[metric]), "samples make the metric"
+    if "margin" in outcomes:
+        known = ~np.isnan(outcomes["margin"])
+        assert (outcomes["correct"] >= (outcomes["margin"] > 0))[known].all()
+    if "relative_error" in outcomes:
+        both = outcomes["relative_error"][np.isfinite(outcomes["relative_error"])]
+        assert both.mean() == pytest.approx(found.metrics["relative_error"])
+    return found
 
 
 def data_set(labels: Any, rows: int, **targets: Any) -> DataSet:

@@ -36,7 +36,9 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it and waits until it listens."""
+        """Starts it and waits until it takes connections."""
+        import psycopg
+
         found = programs()
         assert found is not None
         command = [found / "postgres", "-D", self._folder, "-p", str(self._port), "-h", "127.0.0.1", "-k", ""]
@@ -44,10 +46,11 @@ class Server:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self._folder, **self._as_user
         )
         for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
-                    return
-            time.sleep(0.05)
+            try:
+                psycopg.connect(self.url).close()
+                return
+            except psycopg.OperationalError:
+                time.sleep(0.05)
         raise AssertionError("PostgreSQL did not start")
 
     def stop(self) -> None:

@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner, Result
 
-from emu import __version__
+from emu import Bench, __version__
 from emu.cli import app
 from emu.demo import data_path, model_path
+from tests.sweep.test_store import old_store
 
 ROOT = Path(__file__).parents[2]
 MODEL = [model_path("digits_vit"), "--data", data_path("digits_test"), "--device", "rram", "--samples", 20]
@@ -56,12 +57,47 @@ def test_results_show_each_point(store: Path) -> None:
     assert "no metric 'los'" in refusal("results", store, "--metric", "los")
 
 
+def test_results_show_the_statistics_that_are_asked_for(store: Path) -> None:
+    head, *_ = emu("results", store).stdout.partition("\n\n")[2].splitlines()
+    assert head.endswith("  95 % interval")
+    shown = emu("results", store, "--statistics", "median, min,interval", "--confidence", "0.9").stdout
+    lines = shown.partition("\n\n")[2].splitlines()
+    assert [name.strip() for name in lines[0].split("  ") if name][-3:] == ["median", "min", "90 % interval"]
+    rows = json.loads(emu("results", store, "--json").stdout)
+    names = ["mean", "std", "low", "high", "min", "q05", "q25", "median", "q75", "q95", "max"]
+    assert [name for name in rows[0] if name.startswith("loss.")] == [f"loss.{name}" for name in names]
+    assert (
+        all(row["loss.min"] <= row["loss.median"] <= row["loss.max"] for row in rows) and rows[0]["confidence"] == 0.95
+    )
+    assert "no statistic 'mode': choose among mean, std" in refusal("results", store, "--statistics", "mode")
+
+
+def test_a_store_of_an_older_emu_is_migrated_on_demand(store: Path, tmp_path: Path) -> None:
+    bench = Bench(MODEL[0], MODEL[2], device="rram", samples=5)
+    frame = old_store(tmp_path / "old.db", bench)
+    done = emu("results", tmp_path / "old.db", "--migrate", "--trials", "--json")
+    assert "was a store of an older emu, of which" in done.stderr
+    assert [row["id"] for row in json.loads(done.stdout)] == frame["id"].tolist()
+    assert "older emu" not in emu("results", tmp_path / "old.db", "--migrate").output
+
+
 def test_results_are_exported(store: Path, tmp_path: Path) -> None:
     assert emu("results", store, "--where", "layer=1", "--export", tmp_path / "t.csv").exit_code == 0
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert len(lines) == 7
     for name in ("id", "seed", "program.sigma", "accuracy", "model", "data", "device", "batch_size", "emu", "setup"):
         assert name in lines[0].split(",")
+
+
+def test_samples_are_kept_listed_and_exported(tmp_path: Path) -> None:
+    store, flags = tmp_path / "s.db", ["--vary", "program.sigma=0.1,0.9", "--seeds", 1]
+    assert emu("sweep", *MODEL, *flags, "--keep-samples", "--store", store).exit_code == 0
+    lines = emu("results", store, "--samples").stdout.splitlines()
+    assert lines[0].split()[2:6] == ["program.sigma", "seed", "read_seed", "sample"] and len(lines) == 41
+    rows = json.loads(emu("results", store, "--samples", "--where", "program.sigma=0.9", "--json").stdout)
+    assert [row["sample"] for row in rows] == list(range(20)) and {row["correct"] for row in rows} <= {True, False}
+    assert emu("results", store, "--samples", "--export", tmp_path / "t.csv").exit_code == 0
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 41
 
 
 def test_a_trial_runs_again(store: Path, tmp_path: Path) -> None:
@@ -82,7 +118,7 @@ def test_results_and_reruns_name_the_software_and_the_processor(store: Path, tmp
     with sqlite3.connect(store) as connection, sqlite3.connect(mixed) as copy:
         connection.backup(copy)
         copy.execute("UPDATE emu_trial SET onnxruntime = '1.0' WHERE seed = 0")
-        copy.execute("""UPDATE emu_trial SET metrics = json_set(metrics, '$.loss', 1e-7 + metrics ->> '$.loss')""")
+        copy.execute("UPDATE emu_trial SET loss = loss + 1e-7")
     versions = f"emu {__version__}, onnxruntime {onnxruntime.__version__}"
     assert f"run with {versions}" in emu("results", store).stdout and "mixes" not in emu("results", store).output
     for json_too in ([], ["--json"], ["--trials", "--json"]):

@@ -35,7 +35,7 @@ def listen_to_ctrl_c() -> None:
 
 
 def wait_for_trials(store: Path, count: int) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         if store.exists():
             try:
                 with sqlite3.connect(store) as connection:

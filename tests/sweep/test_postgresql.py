@@ -2,6 +2,7 @@
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import sqlalchemy as sql
 
 from emu import Bench, InputError, Trial
 from emu.sweep import Plan, Store, rerun, run_plan, run_trials
 from emu.sweep.setup import describe
 from tests.sweep import postgres
 from tests.sweep.test_interrupted import listen_to_ctrl_c
+from tests.sweep.test_store import OLD, UNKNOWN, old_store
 
 pytest.importorskip("psycopg")
 pytestmark = pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL is not installed")
@@ -41,6 +44,52 @@ def test_it_holds_the_same_as_a_file(plan: Make, tmp_path: Path, server: postgre
         pd.testing.assert_frame_equal(*frames)
         assert rerun(database, frames[0]["id"][0]).equal
         assert postgres.PASSWORD not in database.where
+
+
+def test_sql_and_samples_are_those_of_a_file(bench: Bench, tmp_path: Path, server: postgres.Server) -> None:
+    trials = [
+        Trial(seed=seed, only=f"layer={layer}", set={"program.sigma": 0.7}) for layer in (0, 1) for seed in (0, 1)
+    ]
+    asked, samples = [], []
+    for where in (server.url, tmp_path / "s.db"):
+        with Store(where) as store:
+            run_trials(bench, trials, store=store, study="sql", keep_samples=True)
+            frame = store.frame("sql")
+            samples.append(store.samples(frame).drop(columns="study"))
+            view = f"FROM emu_results WHERE study = {frame['study'][0]} GROUP BY layer ORDER BY layer"
+            query = sql.text(f'SELECT layer, avg(accuracy), min("program.sigma") {view}')
+            asked.append([tuple(row) for row in store.database.rows(query)])
+    assert [row[0] for row in asked[0]] == [0, 1] and asked[0][0][2] == 0.7
+    assert asked[0] == [pytest.approx(row) for row in asked[1]]
+    pd.testing.assert_frame_equal(*samples)
+
+
+def test_a_database_of_an_older_emu_is_migrated_and_its_tables_are_kept(bench: Bench, tmp_path: Path) -> None:
+    frame = old_store(tmp_path / "old.db", bench)
+    with postgres.server() as other:
+        postgres_text = OLD.replace("DOUBLE", "DOUBLE PRECISION").replace(
+            "emu_study (id INTEGER", "emu_study (id SERIAL"
+        )
+        engine = sql.create_engine(other.url.replace("postgresql:", "postgresql+psycopg:"))
+        with sqlite3.connect(tmp_path / "old.db") as file, engine.begin() as connection:
+            for statement in postgres_text.split(";\n"):
+                connection.exec_driver_sql(statement) if statement.strip() else None
+            for table in ("emu_setup", "emu_study", "emu_trial", "emu_member"):
+                rows = file.execute(f"SELECT * FROM {table}")
+                names = ", ".join(f'"{column[0]}"' for column in rows.description)
+                marks = ", ".join(["%s"] * len(rows.description))
+                for row in rows.fetchall():
+                    connection.exec_driver_sql(f"INSERT INTO {table} ({names}) VALUES ({marks})", row)
+            connection.exec_driver_sql("SELECT setval('emu_study_id_seq', 1)")
+        with pytest.raises(InputError, match="is a store of an older emu: 'emu results .* --migrate' brings it"):
+            Store(other.url, create=False)
+        with Store(other.url) as store:
+            assert "whose tables are kept as emu_trial_1 and emu_member_1" in store.migrated
+            pd.testing.assert_frame_equal(store.frame().drop(columns=UNKNOWN), frame.drop(columns=UNKNOWN))
+            assert store.database.rows(sql.text("SELECT count(*) FROM emu_trial_1"))[0][0] == len(frame)
+            run_trials(bench, [Trial(seed=9)], store=store, study="y")
+            assert len(store.frame()) == len(frame) + 1
+        engine.dispose()
 
 
 def test_study_names_have_the_limit_of_a_file(bench: Bench, server: postgres.Server) -> None:

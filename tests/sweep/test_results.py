@@ -3,8 +3,10 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from emu import Bench, InputError, Trial
 from emu.evaluation.statistics import chip_spread
@@ -32,23 +34,24 @@ def test_points_are_summarized_over_chips(table: pd.DataFrame) -> None:
     per_chip = part.groupby("seed")["accuracy"].mean().tolist()  # the repetitions of a chip are no further chips
     spread = chip_spread(per_chip)
     row = summary.iloc[2]
-    assert row["accuracy.mean"] == spread.mean and row["accuracy.std"] == spread.std
-    assert (row["accuracy.low"], row["accuracy.high"]) == spread.ci95
+    assert row["accuracy.mean"] == pytest.approx(spread.mean, rel=1e-14)
+    assert row["accuracy.std"] == pytest.approx(spread.std, rel=1e-12)
+    assert (row["accuracy.low"], row["accuracy.high"]) == pytest.approx(spread.ci95, rel=1e-12)
 
 
 def test_a_group_averages_what_differs_within_it_chip_by_chip(table: pd.DataFrame) -> None:
     summary = summarize(table, ["program.sigma"])
     assert summary["chips"].tolist() == [3, 3] and summary["trials"].tolist() == [12, 12]
     per_chip = table[table["program.sigma"] == 0.5].groupby("seed")["accuracy"].mean().tolist()
-    assert summary["accuracy.std"][1] == chip_spread(per_chip).std
+    assert summary["accuracy.std"][1] == pytest.approx(chip_spread(per_chip).std, rel=1e-12)
     assert len(summarize(table, ["read_seed", "layer"])) == 4
     with pytest.raises(InputError, match="no column 'sigma' to group by .did you mean 'program.sigma'"):
         summarize(table, ["sigma"])
 
 
 def test_a_wider_selection_takes_no_places_from_other_rows(table: pd.DataFrame) -> None:
-    wide = table.tail(6).assign(only="layer=2-3")
-    twice = table.tail(6).assign(only="layer=0 layer=1")
+    nowhere = table.tail(6).assign(layer=pd.array([None] * 6, "Int64"), component=None)
+    wide, twice = nowhere.assign(only="layer=2-3"), nowhere.assign(only="layer=0 layer=1")
     together = pd.concat([table, wide, twice], ignore_index=True)
     assert len(keep(together, ["component=query"])) == len(table)
     assert len(keep(together, ["layer=1"])) == len(table) / 2
@@ -75,7 +78,33 @@ def test_a_single_chip_has_no_interval(table: pd.DataFrame) -> None:
 def test_a_metric_that_is_not_finite_has_a_mean_alone(table: pd.DataFrame) -> None:
     broken = table.assign(accuracy=table["accuracy"].where(table["seed"] > 0, float("inf")))
     row = summarize(broken).iloc[0]
-    assert row["accuracy.mean"] == float("inf") and pd.isna(row["accuracy.std"])
+    assert row["accuracy.mean"] == float("inf") and pd.isna(row["accuracy.std"]) and pd.isna(row["accuracy.max"])
+
+
+def test_quantiles_are_those_of_numpy_over_chips(table: pd.DataFrame) -> None:
+    one = keep(table, ["read_seed=0", "layer=0"])
+    many = pd.concat([one.assign(seed=one["seed"] + 3 * k, loss=one["loss"] * (k + 1)) for k in range(7)])
+    many.attrs = one.attrs
+    row = summarize(many, confidence=0.9).iloc[1]
+    values = many[many["program.sigma"] == 0.5]["loss"]
+    assert row["chips"] == len(values) == 21
+    levels = {"min": 0, "q05": 5, "q25": 25, "median": 50, "q75": 75, "q95": 95, "max": 100}
+    for name, level in levels.items():
+        assert row[f"loss.{name}"] == pytest.approx(np.percentile(values, level), rel=1e-14)
+    low, high = stats.t.interval(0.9, 20, values.mean(), stats.sem(values))
+    assert (row["loss.low"], row["loss.high"]) == pytest.approx((low, high), rel=1e-9)
+    with pytest.raises(InputError, match="confidence of an interval is 1 "):
+        summarize(many, confidence=1)
+
+
+def test_equal_chips_have_no_spread_at_all(table: pd.DataFrame) -> None:
+    row = summarize(table.assign(accuracy=0.1)).iloc[0]
+    assert row["accuracy.mean"] == row["accuracy.low"] == row["accuracy.high"] == 0.1 and row["accuracy.std"] == 0
+
+
+def test_a_table_without_roles_is_refused(table: pd.DataFrame) -> None:
+    with pytest.raises(InputError, match="does not say which of its columns are axes and metrics"):
+        summarize(pd.DataFrame(table.to_dict("list")))
 
 
 def test_conditions_keep_rows(table: pd.DataFrame) -> None:
@@ -91,6 +120,8 @@ def test_conditions_keep_rows(table: pd.DataFrame) -> None:
         ("sigma=0.1", "did you mean 'program.sigma'"),
         ("program.sigma=big", "is a number"),
         ("layer", "write it as name=value"),
+        ("layer=7", "layer is 0, 1"),
+        ("exclude=layer=1", "no trial has one"),
     ],
 )
 def test_a_condition_that_nothing_meets_is_refused(table: pd.DataFrame, condition: str, said: str) -> None:

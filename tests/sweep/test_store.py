@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from emu.demo import data_path, model_path
 from emu.evaluation import DataSource, Score
 from emu.evaluation.data import read_arrays
 from emu.runtime.library import instruction_set
-from emu.sweep import Plan, Store, rerun, run_plan, run_trials
-from emu.sweep.rows import Result
+from emu.sweep import Plan, Store, keep, rerun, run_plan, run_trials, summarize
+from emu.sweep.rows import Result, names_with, plain
 from emu.sweep.setup import describe
 
 Make = Callable[..., Plan]
@@ -32,7 +33,11 @@ TRIALS = [Trial(seed=seed, set={"program.sigma": sigma}) for sigma in (0.1, 0.5)
 
 def test_a_table_has_one_row_per_trial_in_the_order_given(bench: Bench) -> None:
     table = run_trials(bench, [*TRIALS, Trial(seed=1), TRIALS[0]])
-    assert list(table)[:8] == ["seed", "read_seed", "head", "strength", "only", "exclude", "program.sigma", "accuracy"]
+    controls = ["seed", "read_seed", "head", "strength", "only", "exclude", "layer", "component"]
+    assert list(table)[:10] == [*controls, "program.sigma", "accuracy"]
+    roles = table.attrs["roles"]
+    assert roles["program.sigma"] == roles["layer"] == "axis" and roles["accuracy"] == "metric"
+    assert roles["seed"] == "repetition" and roles["seconds"] == "bookkeeping"
     assert list(table)[-2:] == ["undefined", "seconds"]
     assert table["seed"].tolist() == [1, 0, 1, 0, 1, 1]
     assert table["program.sigma"].tolist() == [0.1, 0.1, 0.5, 0.5, 0.1, 0.1]  # the bench's own where none is set
@@ -186,9 +191,7 @@ def test_a_result_in_the_store_that_is_wrong_is_found(plan: Make, tmp_path: Path
     with Store(tmp_path / "s.db") as store:
         run_plan(plan(seeds=1), store=store)
         with sqlite3.connect(tmp_path / "s.db") as connection:
-            connection.execute(
-                """UPDATE emu_trial SET metrics = replace(metrics, '"accuracy": 0.', '"accuracy": 0.1')"""
-            )
+            connection.execute("UPDATE emu_trial SET accuracy = accuracy + 1e-3")
         assert not rerun(store, store.frame()["id"][0]).equal
 
 
@@ -292,13 +295,64 @@ def test_an_unknown_study_is_refused_with_those_there_are(bench: Bench, tmp_path
             store.frame("two")
 
 
-def old_store(path: Path, bench: Bench) -> None:
-    """A store of one trial as the first emu wrote it."""
-    with Store(path) as store:
-        run_trials(bench, TRIALS[:1], store=store, study="x")
+OLD = """
+CREATE TABLE emu_setup (id VARCHAR(64) NOT NULL, setup TEXT NOT NULL, PRIMARY KEY (id));
+CREATE TABLE emu_study (id INTEGER NOT NULL, name VARCHAR(200) NOT NULL, fingerprint VARCHAR(64) NOT NULL,
+    setup_id VARCHAR(64) NOT NULL, started VARCHAR(32) NOT NULL, PRIMARY KEY (id), UNIQUE (name, fingerprint),
+    FOREIGN KEY(setup_id) REFERENCES emu_setup (id));
+CREATE TABLE emu_trial (id VARCHAR(16) NOT NULL, setup_id VARCHAR(64) NOT NULL, seed BIGINT NOT NULL,
+    read_seed BIGINT NOT NULL, head INTEGER NOT NULL, strength DOUBLE NOT NULL, "only" TEXT, exclude TEXT,
+    settings TEXT NOT NULL, metrics TEXT NOT NULL, correct BIGINT NOT NULL, samples BIGINT NOT NULL,
+    undefined BIGINT NOT NULL, seconds DOUBLE NOT NULL, finished VARCHAR(32) NOT NULL, PRIMARY KEY (id),
+    FOREIGN KEY(setup_id) REFERENCES emu_setup (id));
+CREATE TABLE emu_member (study_id INTEGER NOT NULL, trial_id VARCHAR(16) NOT NULL, PRIMARY KEY (study_id, trial_id),
+    FOREIGN KEY(study_id) REFERENCES emu_study (id), FOREIGN KEY(trial_id) REFERENCES emu_trial (id));
+"""
+"""The tables of the first emu; `onnxruntime` and `instruction_set` came to `emu_trial` later."""
+
+OLD_TRIALS = [
+    *TRIALS,
+    Trial(seed=7, read_seed=1, strength=0.5, only="layer=1 component=query"),
+    Trial(head=1, exclude="layer=2-3"),
+]
+
+
+def old_store(path: Path, bench: Bench, trials: list[Trial] = OLD_TRIALS) -> pd.DataFrame:
+    """A store as the first emu wrote it, and its table as this one has it."""
+    new = path.parent / "new" / "s.db"
+    new.parent.mkdir()
+    with Store(new) as store:
+        table = run_trials(bench, trials, store=store, study="x")
+        study = store.study("x", describe(bench))
+        frame = store.frame()
+        rows = [
+            {
+                **{name: value for name, value in plain(trial).items() if name != "set"},
+                "id": study.id(trial),
+                "settings": json.dumps(plain(trial)["set"]),
+                "metrics": json.dumps({name: row[name] for name in names_with(table, "metric")}),
+                "seconds": row["seconds"],
+                "undefined": int(row["undefined"]),
+            }
+            for trial, row in zip(trials, table.to_dict("records"), strict=True)
+        ]
     with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE emu_trial DROP COLUMN onnxruntime")
-        connection.execute("ALTER TABLE emu_trial DROP COLUMN instruction_set")
+        connection.executescript(OLD)
+        connection.execute("ATTACH ? AS new", [str(new)])
+        connection.execute("INSERT INTO emu_setup SELECT id, setup FROM new.emu_setup")
+        connection.execute("INSERT INTO emu_study SELECT * FROM new.emu_study")
+        for row in rows:
+            names = ", ".join(f'"{name}"' for name in row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(
+                f"INSERT INTO emu_trial (setup_id, correct, samples, finished, {names})"
+                f"SELECT setup_id, correct, samples, finished, {values} FROM new.emu_trial WHERE id = :id",
+                row,
+            )
+        connection.execute("INSERT INTO emu_member SELECT * FROM new.emu_member")
+    connection.close()
+    shutil.rmtree(new.parent)
+    return frame
 
 
 def test_every_trial_says_what_computed_it(bench: Bench, tmp_path: Path) -> None:
@@ -311,18 +365,123 @@ def test_every_trial_says_what_computed_it(bench: Bench, tmp_path: Path) -> None
     assert done.ran_on == done.runs_on and not done.differences
 
 
-def test_a_store_of_an_older_emu_is_read_as_it_is_and_grows_when_written(bench: Bench, tmp_path: Path) -> None:
-    old_store(tmp_path / "s.db", bench)
-    columns = "SELECT count(*) FROM pragma_table_info('emu_trial') WHERE name IN ('onnxruntime', 'instruction_set')"
+UNKNOWN = ["onnxruntime", "instruction_set", "platform"]
+
+
+def test_a_store_of_an_older_emu_is_read_as_it_is(bench: Bench, tmp_path: Path) -> None:
+    frame = old_store(tmp_path / "s.db", bench)
+    before = (tmp_path / "s.db").read_bytes()
     with Store(tmp_path / "s.db", create=False) as store:
-        assert store.frame()["onnxruntime"].tolist() == [None]
-        assert not rerun(store, store.frame()["id"][0]).differences, "what is not known does not differ"
-    with sqlite3.connect(tmp_path / "s.db") as connection:
-        assert connection.execute(columns).fetchone() == (0,)
+        pd.testing.assert_frame_equal(store.frame().drop(columns=UNKNOWN), frame.drop(columns=UNKNOWN))
+        assert store.frame()["onnxruntime"].tolist() == [None] * 6
+        done = rerun(store, frame["id"][0])
+        assert done.equal and not done.differences, "what is not known does not differ"
+    assert (tmp_path / "s.db").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_store_of_an_older_emu_is_migrated_when_written_and_a_copy_is_kept(bench: Bench, tmp_path: Path) -> None:
+    frame = old_store(tmp_path / "s.db", bench)
     with Store(tmp_path / "s.db") as store:
-        run_trials(bench, TRIALS[:2], store=store, study="x")
-        assert set(store.frame()["onnxruntime"].dropna()) == {onnxruntime.__version__}
-        assert store.frame()["onnxruntime"].isna().sum() == 1
+        assert store.migrated == f"{tmp_path / 's.db'} was a store of an older emu, of which {tmp_path / 's.db'}" + (
+            ".schema-1 is a copy."
+        )
+        pd.testing.assert_frame_equal(store.frame().drop(columns=UNKNOWN), frame.drop(columns=UNKNOWN))
+        calls: list[tuple[int, int]] = []
+        run_trials(bench, [*OLD_TRIALS, Trial(seed=9)], store=store, study="x", progress=lambda *it: calls.append(it))
+        assert calls == [(1, 1)], "trials of the old store do not run again"
+        assert store.frame()["onnxruntime"].dropna().tolist() == [onnxruntime.__version__]
+    with Store(tmp_path / "s.db") as store, Store(tmp_path / "s.db.schema-1", create=False) as copy:
+        assert not store.migrated and len(store.frame()) == 7
+        pd.testing.assert_frame_equal(copy.frame().drop(columns=UNKNOWN), frame.drop(columns=UNKNOWN))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("metrics = '{'", "cannot be read"),
+        ("metrics = '3'", "cannot be read"),
+        ("metrics = json_set(metrics, '$.loss', 'low')", "'low'"),
+        ("settings = '[1]'", "cannot be read"),
+        ("settings = json_set(settings, '$.x', json('[]'))", "cannot be read"),
+    ],
+)
+def test_a_damaged_store_of_an_older_emu_stays_as_it_is(bench: Bench, tmp_path: Path, change: str, said: str) -> None:
+    old_store(tmp_path / "s.db", bench)
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute(f"UPDATE emu_trial SET {change}")
+        before = list(connection.iterdump())
+    for writes in (False, True):
+        with pytest.raises(InputError, match=f"trial [0-9a-f]{{16}} cannot be read .*{said}|{said}") as refusal:
+            Store(tmp_path / "s.db", create=writes)
+        assert "\n" not in str(refusal.value)
+        with sqlite3.connect(tmp_path / "s.db") as connection:
+            assert list(connection.iterdump()) == before
+
+
+def test_a_store_of_a_newer_emu_is_refused(bench: Bench, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:1], store=store)
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute("UPDATE emu_store SET schema_version = 99")
+    for writes in (False, True):
+        with pytest.raises(InputError, match="written by a newer emu, whose tables are of version 99: emu .* reads"):
+            Store(tmp_path / "s.db", create=writes)
+
+
+def test_sql_can_ask_axes_and_metrics(bench: Bench, tmp_path: Path) -> None:
+    trials = [Trial(seed=seed, only=f"layer={layer}") for layer in (0, 1) for seed in (0, 1)]
+    with Store(tmp_path / "s.db") as store:
+        table = run_trials(bench, [*trials, Trial(only="layer=2-3")], store=store)
+        run_trials(bench, TRIALS, store=store)
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        found = dict(connection.execute("SELECT layer, avg(accuracy) FROM emu_results GROUP BY layer").fetchall())
+        sigma = """SELECT "program.sigma", count(*) FROM emu_results GROUP BY 1 ORDER BY 1"""
+        assert connection.execute(sigma).fetchall() == [(0.1, 7), (0.5, 2)], "of others the bench's own"
+        roles = dict(connection.execute("SELECT name, role FROM emu_column").fetchall())
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(emu_results)")]
+    by_layer = table.groupby("layer")["accuracy"].mean()
+    assert {layer: found[layer] for layer in (0, 1)} == pytest.approx(by_layer.to_dict())
+    assert set(roles) == set(columns) and roles["accuracy"] == "metric" and roles["program.sigma"] == "axis"
+
+
+def test_a_condition_on_a_layer_holds_beside_studies_of_several(bench: Bench, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, [Trial(only="layer=2-3")], store=store, study="wide")
+        with pytest.raises(InputError, match="No trial has layer=0: they select only=layer=2-3"):
+            keep(store.frame(), ["layer=0"])
+        run_trials(bench, [Trial(only="layer=0"), Trial(only="layer=1")], store=store, study="single")
+        assert keep(store.frame(), ["layer=0"])["only"].tolist() == ["layer=0"]
+
+
+def test_names_that_a_database_does_not_take_are_kept(bench: Bench, tmp_path: Path) -> None:
+    names = ["F1", "f1", "a" * 70, "100 %", 'of "words"', "b:c", "Seed"]
+    metrics = {name: float(place) for place, name in enumerate(names)}
+    with Store(tmp_path / "s.db") as store:
+        study = store.study("x", describe(bench))
+        study.add(Trial(), Result(Score(metrics, 0, 1, 0), 1.0))
+        assert store.frame()[names].iloc[0].to_dict() == metrics
+        assert study.held([Trial()])[study.id(Trial())].score.metrics == metrics
+        with pytest.raises(InputError, match="Every result has a column 'seed': give the metric of this name another"):
+            study.add(Trial(seed=1), Result(Score({"seed": 1.0}, 0, 1, 0), 1.0))
+
+
+def test_what_differs_between_the_benches_of_a_study_is_an_axis(tmp_path: Path) -> None:
+    benches = {
+        bits: Bench(
+            model_path("digits_vit"), data_path("digits_test"), device="rram_adc", samples=5, set=f"adc.bits={bits}"
+        )
+        for bits in (6, 8)
+    }
+    with Store(tmp_path / "s.db") as store:
+        number = None
+        for bench in benches.values():
+            study = store.study("bits", describe(bench), number)
+            number = study.number
+            for seed in (0, 1):
+                study.add(Trial(seed=seed), Result(bench.run(Trial(seed=seed)), 1.0))
+        frame = store.frame("bits")
+        assert frame["adc.bits"].tolist() == [6, 6, 8, 8] and set(frame["study"]) == {1}
+        assert list(summarize(frame))[:3] == ["adc.bits", "chips", "trials"]
 
 
 def test_a_study_that_mixes_versions_or_processors_says_so(plan: Make, tmp_path: Path) -> None:
@@ -348,9 +507,7 @@ def test_a_rerun_may_tolerate_a_small_difference(plan: Make, tmp_path: Path) -> 
         run_plan(plan(seeds=1), store=store)
         trial = store.frame()["id"][0]
         with sqlite3.connect(tmp_path / "s.db") as connection:
-            metrics = json.loads(connection.execute("SELECT metrics FROM emu_trial").fetchone()[0])
-            metrics["loss"] += 1e-7
-            connection.execute("UPDATE emu_trial SET metrics = ?", [json.dumps(metrics)])
+            connection.execute("UPDATE emu_trial SET loss = loss + 1e-7")
         assert [rerun(store, trial, tolerance=each).equal for each in (0, 1e-8, 1e-6)] == [False, False, True]
         with sqlite3.connect(tmp_path / "s.db") as connection:
             connection.execute("UPDATE emu_trial SET correct = correct + 1")
@@ -376,14 +533,11 @@ def test_study_names_have_one_limit(bench: Bench, tmp_path: Path) -> None:
         ("UPDATE emu_setup SET setup = json_set(setup, '$.settings', 3)", "'settings' is 3"),
         (f"UPDATE emu_setup SET setup = '{'[' * 100_000}'", "how its bench was made is damaged"),
         ("UPDATE emu_setup SET setup = json_set(setup, '$.emu', '9.0', '$.later', 1)", "written by emu 9.0, which"),
-        ("UPDATE emu_trial SET seconds = 'soon'", "trial [0-9a-f]+ cannot be read .'soon' is no number"),
+        ("UPDATE emu_trial SET seconds = 'soon'", "trial [0-9a-f]+ cannot be read .*'soon' is no number"),
         ("UPDATE emu_trial SET seed = 'one'", "'one' is no whole number"),
         ("UPDATE emu_trial SET correct = 'all'", "'all' is no whole number"),
-        ("UPDATE emu_trial SET metrics = '{'", "cannot be read"),
-        ("UPDATE emu_trial SET metrics = '3'", "cannot be read"),
-        ("UPDATE emu_trial SET metrics = json_set(metrics, '$.loss', 'low')", "'low'"),
-        ("UPDATE emu_trial SET settings = '[1]'", "cannot be read"),
-        ("UPDATE emu_trial SET settings = json_set(settings, '$.x', json('[]'))", "is no number"),
+        ("UPDATE emu_trial SET loss = 'low'", "'low'"),
+        ("""UPDATE emu_trial SET "program.sigma" = x'00'""", "is no number"),
     ],
 )
 def test_a_damaged_store_is_one_sentence(bench: Bench, tmp_path: Path, change: str, said: str) -> None:
@@ -473,3 +627,35 @@ def test_a_missing_driver_is_one_sentence(monkeypatch: pytest.MonkeyPatch, missi
     with pytest.raises(InputError, match=r"needs psycopg with its library: pip install 'psycopg\[binary\]'") as refusal:
         Store(f"postgresql://me:{SECRET}@127.0.0.1/base")
     assert SECRET not in str(refusal.value)
+
+
+def test_outcomes_of_samples_are_kept_and_make_the_metrics(bench: Bench, tmp_path: Path) -> None:
+    trials = [Trial(seed=seed, set={"program.sigma": sigma}) for sigma in (0.1, 0.9) for seed in (0, 1)]
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, trials[:1], store=store, study="x")
+        with pytest.raises(InputError, match="holds no outcomes of samples of these trials: sweep with --keep-samples"):
+            store.samples(store.frame())
+        calls: list[tuple[int, int]] = []
+        run = {"store": store, "study": "x", "keep_samples": True, "progress": lambda *done: calls.append(done)}
+        table = run_trials(bench, trials, **run)
+        run_trials(bench, trials, **run)
+        assert len(calls) == 4, "also the one without samples runs again, and none twice"
+        samples = store.samples(store.frame())
+        size = sqlite3.connect(tmp_path / "s.db").execute("SELECT max(length(arrays)) FROM emu_outcome").fetchone()[0]
+    columns = ["id", "study", "program.sigma", "seed", "read_seed", "sample", "label", "predicted", "correct", "margin"]
+    assert list(samples) == columns and len(samples) == 4 * 40 and size < 1500
+    by_trial = samples.groupby(["program.sigma", "seed"])["correct"].mean()
+    assert by_trial.tolist() == table["accuracy"].tolist()
+    right = samples["predicted"] == samples["label"]
+    assert (right == samples["correct"]).all() and ((samples["margin"] > 0) == right).all()
+    assert samples["label"].tolist() == bench.dataset.labels.tolist() * 4
+
+
+def test_damaged_samples_are_one_sentence(bench: Bench, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        run_trials(bench, TRIALS[:1], store=store, keep_samples=True)
+        with sqlite3.connect(tmp_path / "s.db") as connection:
+            connection.execute("UPDATE emu_outcome SET arrays = x'00'")
+        with pytest.raises(InputError, match="is damaged: trial [0-9a-f]{16} cannot be read .its samples: ") as refusal:
+            store.samples(store.frame())
+    assert "\n" not in str(refusal.value)
