@@ -59,7 +59,7 @@ def calibrate(
         model: a rewritten model with sites whose DAC or ADC is `calibrated`.
         data: an .npz file or a mapping with one array per model input, samples along the first axis; or images or
             texts, as `emu.evaluation.DataSource` describes, which also takes options. No labels are needed.
-        samples: use only the first so many samples.
+        samples: use only this many samples, the first ones.
         method: `minmax`: all numbers are in range; `percentile`: so many of them; `entropy`: the range that loses the
             least information (as TensorRT and onnxruntime calibrate).
         percentile: for `percentile`, in percent.

@@ -117,7 +117,7 @@ class Bench:
             guess it from the model's outputs and the data.
         batch_size: rows at once; it changes results by no more than the rounding of sums in the model.
         threads: threads of the session; None for onnxruntime's default.
-        samples: use only the first so many samples.
+        samples: use only this many samples, the first ones.
         ops: `native` for the C++ operators, `python` for their NumPy twin.
         folder: where a model in memory has its processor or tokenizer; that of a file has them in its folder.
         calibrate: fits the ranges of converters to the data, where the device wants ranges that fit and they are not
@@ -228,7 +228,7 @@ class Bench:
 
         Args:
             data: as for `Bench`.
-            samples: use only the first so many samples.
+            samples: use only this many samples, the first ones.
 
         Raises:
             InputError: the data cannot be read, or do not fit the model and the task.

@@ -47,7 +47,7 @@ def write_corrupted(
         output: what to write for one corruption: a folder, or for arrays an .npz file. For several it is a folder in
             which each has its own, NAME/SEVERITY or NAME/SEVERITY.npz.
         corruptions: what to write.
-        samples: use only the first so many samples.
+        samples: use only this many samples, the first ones.
         overwrite: replace `output` if it exists. A folder is replaced only if it was written here.
         progress: called with the pictures done and all of them.
 

@@ -232,7 +232,7 @@ def load_data(
         source: an .npz file or a mapping, with one array per model input (samples along the first axis) and what the
             task compares with: for classification `labels`, integers `[samples]`.
         inputs: the model's inputs.
-        samples: use only the first so many samples.
+        samples: use only this many samples, the first ones.
         targets: picks from the arrays what the task needs, given the number of rows and the name of the file; None for
             classification.
         where: names the arrays of a mapping in messages.

@@ -154,7 +154,7 @@ def evaluate(
         threads: threads of the session; None for onnxruntime's default.
         first_seed: seed of the first chip, 0 to 2^32 - 1.
         read_seed: seed of the run-time noise, the same for all chips.
-        samples: use only the first so many samples.
+        samples: use only this many samples, the first ones.
         ops: `native` for the C++ operators, `python` for their NumPy twin.
         progress: called with the batches done and the batches in total.
         map: other devices for some sites, when rewriting.

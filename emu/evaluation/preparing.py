@@ -80,7 +80,7 @@ def load(
         session: the model's session.
         inputs: the model's inputs.
         task: what is measured; None to guess it from the model's outputs and the data.
-        samples: use only the first so many samples.
+        samples: use only this many samples, the first ones.
         folder: folder of the model, which may hold its processor.
         on_demand: leave images that do not fit into memory where they are (`ImagesOnDemand`), for training; otherwise
             they are prepared once and kept in a temporary file.

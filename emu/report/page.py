@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from emu.sweep.store import StudyInfo
 
 MOST_TRIALS = 2000
-"""So many trials of one study are listed at most: a browser takes no more well."""
+"""The most trials of one study that are listed: browsers are slow with more."""
 
 MOST_BARS = 40
 MOST_CURVES = 2 * (len(COLORS) - 1)
