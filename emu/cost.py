@@ -11,19 +11,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Unpack, get_args, get_type_hints
 
 from emu.contract.site import Site
 from emu.device import Profile, describe, load_profile
 from emu.device.sections.cost import CostCircuits
 from emu.errors import InputError
+from emu.rewriter.devices import Rewriting
 
 if TYPE_CHECKING:
     import onnx
     import pandas as pd
 
-    from emu.device import Overrides
-    from emu.rewriter import Device, EmulatedModel, Rule
+    from emu.rewriter import EmulatedModel
 
 HOROWITZ = "Horowitz 2014, 45 nm"
 PARTS = {  # of the energy, and the constants that each takes
@@ -239,29 +239,22 @@ def paper_ratio(
 def cost(
     model: "str | Path | onnx.ModelProto | EmulatedModel",
     *,
-    device: "Device | None" = None,
-    set: "Overrides | None" = None,
-    map: "Sequence[Rule]" = (),
-    only: str | None = None,
-    exclude: str | None = None,
     tokens: Sequence[int] = (),
     tile_rows: Sequence[int] = (),
     costs_of: str | Path | Profile | None = None,
     baseline: "Baseline | Mapping[str, Any] | Iterable[str] | None" = None,
+    **rewriting: Unpack[Rewriting],
 ) -> "pd.DataFrame":
     """What every site of a model costs for one sample.
 
     Args:
         model: a rewritten model, or a plain one with `device`.
-        device: a profile for a plain model.
-        set: settings of the device; of a rewritten model those of its devices, tile sizes, bits and constants included.
-        map: other devices for some sites, when rewriting.
-        only: sites to count, when rewriting.
-        exclude: sites to leave out, when rewriting.
         tokens: lengths of the sequence; else the model's own.
         tile_rows: heights of an array; else the device's.
         costs_of: a device whose constants stand in where a device has none.
         baseline: the digital baseline, or changes of the default one.
+        rewriting: device, settings and selections that rewrite a plain model, see `emu.rewriter.Rewriting`; `set` of a
+            rewritten model changes its devices, tile sizes, bits and constants included.
 
     Returns:
         One row for each site, length and height: see `cost_of_sites`, and `tokens` and `tile_rows` before.
@@ -275,12 +268,14 @@ def cost(
         raise InputError(f"There is no model file {model}.")
     name = str(model) if isinstance(model, str | Path) else "The model"
     manifest = model.manifest if isinstance(model, EmulatedModel) else read_manifest(model)
+    device, set = rewriting.pop("device", None), rewriting.pop("set", None)
+    given: Any = {key: value for key, value in rewriting.items() if value not in (None, (), [])}
     if manifest is None:
         if device is None:
             raise InputError(f"{name} is not rewritten: give a device.")
-        manifest = rewrite(model, device, set=set, map=map, only=only, exclude=exclude).manifest  # type: ignore[arg-type]
+        manifest = rewrite(model, device, set=set, **given).manifest  # type: ignore[arg-type]
         set = None
-    elif device is not None or map or only is not None or exclude is not None:
+    elif device is not None or given:
         raise InputError(f"{name} is already rewritten: give it without a device and a selection of sites.")
     profiles = {key: load_profile(each.profile, set) for key, each in manifest.devices.items()}
     lent: list[str] = []

@@ -1,6 +1,6 @@
 """Evaluation: a model on data, clean and over chips, or under any setting of its controls."""
 
-from emu.evaluation.bench import Bench, Score, Trial
+from emu.evaluation.bench import Bench, Score, Settings, Trial
 from emu.evaluation.corrupted import write_corrupted
 from emu.evaluation.corruptions import CORRUPTIONS, corrupt
 from emu.evaluation.evaluation import Evaluation, evaluate, run
@@ -36,6 +36,7 @@ __all__ = [
     "MultipleChoice",
     "QuestionAnswering",
     "Score",
+    "Settings",
     "Similarity",
     "Task",
     "Trial",

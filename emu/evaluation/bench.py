@@ -5,10 +5,10 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,16 @@ from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Kept, Task, task_by_name
+from emu.rewriter.devices import Rewriting
 
 if TYPE_CHECKING:
     import onnx
 
     from emu.device import Profile
-    from emu.rewriter import Device, EmulatedModel, Rule, Share
+    from emu.rewriter import EmulatedModel
 
 DEFAULT_BATCH = 32
+_FITTED = "Ranges of converters are fitted to the first of these data; 'emu calibrate' fits them to others."
 COSTS = ("energy_uj", "latency_us", "area_mm2")
 
 
@@ -94,6 +96,24 @@ class Score:
         return self.metrics["accuracy"]
 
 
+class Settings(Rewriting, total=False):
+    """How a model is rewritten and measured: keyword arguments of `Bench`, and of what makes one.
+
+    Those of `emu.rewriter.Rewriting` are for a plain model, but for `set`, which of a rewritten one may change the
+    numbers of its device tensor. `task` is what is measured, a task or its name with its options, such as
+    `multiple_choice:normalize=tokens`; without it, it is guessed from the model's outputs and the data. `samples` uses
+    the first samples only, this many, and `batch_size` rows at once, which changes results by no more than the rounding
+    of sums in the model. `threads` are those of the session, else onnxruntime's default; `ops` is `native` for the C++
+    operators, `python` for their NumPy twin.
+    """
+
+    task: Task | str | None
+    samples: int | None
+    batch_size: int | None
+    threads: int | None
+    ops: Literal["native", "python"]
+
+
 class Bench:
     """A model and its data in one session.
 
@@ -103,22 +123,10 @@ class Bench:
         data: arrays as an .npz file or a mapping, one per model input, samples along the first axis, and what the task
             compares with, such as `labels`; or a folder of images, a table or a data set, as `DataSource` describes,
             which also takes options; or the `dataset` of another bench, with its `task`.
-        device: a profile for a plain model.
-        set: settings of the device; of a rewritten model only the numbers of its device tensor.
-        only: sites to emulate, when rewriting.
-        exclude: sites to leave digital, when rewriting.
-        map: other devices for some sites, when rewriting.
-        share: which sites share one physical array, when rewriting.
-        stored: tensors that feed no product to put into arrays too, when rewriting.
-        task: what is measured, a task or its name with its options, such as `multiple_choice:normalize=tokens`; None to
-            guess it from the model's outputs and the data.
-        batch_size: rows at once; it changes results by no more than the rounding of sums in the model.
-        threads: threads of the session; None for onnxruntime's default.
-        samples: use only the first so many samples.
-        ops: `native` for the C++ operators, `python` for their NumPy twin.
         folder: where a model in memory has its processor or tokenizer; that of a file has them in its folder.
         calibrate: fits the ranges of converters to the data, where the device wants ranges that fit and they are not
             known yet; None to refuse such a model. `emu.Experiment.open` gives one.
+        settings: how the model is rewritten and measured, see `Settings`.
 
     Attributes:
         arguments: how it was made, as plain data, for `emu.sweep` to make it again: `model` and `data` (absolute paths,
@@ -135,28 +143,22 @@ class Bench:
         model: "str | Path | onnx.ModelProto | EmulatedModel",
         data: str | Path | Mapping[str, Any] | DataSource | DataSet,
         *,
-        device: "Device | None" = None,
-        set: Overrides | None = None,
-        only: str | None = None,
-        exclude: str | None = None,
-        map: "Sequence[Rule]" = (),
-        share: "Share | None" = None,
-        stored: str | None = None,
-        task: Task | str | None = None,
-        batch_size: int | None = None,
-        threads: int | None = None,
-        samples: int | None = None,
-        ops: Literal["native", "python"] = "native",
         folder: str | Path | None = None,
         calibrate: "Callable[[EmulatedModel, DataSet], EmulatedModel] | None" = None,
+        **settings: Unpack[Settings],
     ) -> None:
         from emu.rewriter import EmulatedModel, device_numbers, load_devices, read_manifest, rewrite
         from emu.runtime import session as open_session
 
+        if unknown := settings.keys() - Settings.__optional_keys__:
+            raise TypeError(f"Bench takes no '{min(unknown)}'")
+        device, map, set = settings.get("device"), settings.get("map", ()), settings.get("set")
+        task, batch_size, samples = settings.get("task"), settings.get("batch_size"), settings.get("samples")
+        ops, threads = settings.get("ops", "native"), settings.get("threads")
         runnable, self.name = runnable_model(model)
         manifest = read_manifest(runnable)
-        options = {"only": only, "exclude": exclude, "share": share, "stored": stored}
-        asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        choices = ("only", "exclude", "share", "stored")
+        asked: dict[str, Any] = {name: settings[name] for name in choices if settings.get(name) is not None}  # type: ignore[literal-required]
         rewriting: dict[str, Any] = {}
         if manifest is None and device is not None:
             profile, rules = load_devices(device, map, set)
@@ -190,6 +192,7 @@ class Bench:
         self.dataset, self.task = load(data, self.session, inputs, asked_task, samples, beside)
         if calibrate is not None and manifest is not None and manifest.calibration is None:
             fitted = calibrate(EmulatedModel.open(runnable), self.dataset)
+            self.dataset = replace(self.dataset, notes=(*self.dataset.notes, *({_FITTED} - {*self.dataset.notes})))
             self.model, self.manifest = fitted.model, fitted.manifest
             self.session = open_session(self.model, ops=ops, threads=threads)
         self.task_was_guessed: bool = asked_task is None
