@@ -285,7 +285,9 @@ class Bench:
             for name, each in self.manifest.devices.items()
         }
         profiles = {
-            name: load_profile(profile, {each: changed[each] for each in changed if changed[each] != given[each]})
+            name: load_profile(
+                profile, {each: _whole(changed[each]) for each in changed if changed[each] != given[each]}
+            )
             for name, (profile, given, changed) in own.items()
         }
         if costs_of is not None:
@@ -425,6 +427,11 @@ def check_calibrated(manifest: Manifest | None, name: str) -> None:
             f"{name} has converters with calibrated ranges and is not calibrated yet: run 'emu calibrate' on the "
             "rewritten model first."
         )
+
+
+def _whole(value: float) -> float | int:
+    """A number of a device as its profile has it."""
+    return int(value) if value == int(value) else value
 
 
 def _arguments_of(source: DataSource | None) -> dict[str, Any]:
