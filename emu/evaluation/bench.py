@@ -124,8 +124,8 @@ class Bench:
             compares with, such as `labels`; or a folder of images, a table or a data set, as `DataSource` describes,
             which also takes options; or the `dataset` of another bench, with its `task`.
         folder: where a model in memory has its processor or tokenizer; that of a file has them in its folder.
-        calibrate: fits the ranges of converters to the data, where the device wants ranges that fit and they are not
-            known yet; None to refuse such a model. `emu.Experiment.open` gives one.
+        calibrate: fits the ranges of converters to the data, where a plain model is rewritten for a device that wants
+            ranges that fit; None to refuse such a device. `emu.Experiment.open` gives one.
         settings: how the model is rewritten and measured, see `Settings`.
 
     Attributes:
@@ -176,7 +176,7 @@ class Bench:
             )
         elif manifest is None and set is not None:
             raise InputError(f"{self.name} has no device whose settings could change: give a device too.")
-        if calibrate is None or manifest is None:
+        if calibrate is None or not rewriting:
             check_calibrated(manifest, self.name)
         self.model = runnable
         self.manifest: Manifest | None = manifest
@@ -190,7 +190,7 @@ class Bench:
         beside = Path(model).parent if isinstance(model, str | Path) else None if folder is None else Path(folder)
         self._folder = beside
         self.dataset, self.task = load(data, self.session, inputs, asked_task, samples, beside)
-        if calibrate is not None and manifest is not None and manifest.calibration is None:
+        if calibrate is not None and rewriting and manifest is not None and manifest.calibration is None:
             fitted = calibrate(EmulatedModel.open(runnable), self.dataset)
             self.dataset = replace(self.dataset, notes=(*self.dataset.notes, *({_FITTED} - {*self.dataset.notes})))
             self.model, self.manifest = fitted.model, fitted.manifest
