@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from emu.analysis.sensitivity import sensitivity
     from emu.analysis.snr import signal_to_noise
     from emu.analysis.thresholds import thresholds
+    from emu.baking import bake
     from emu.calibration import calibrate
     from emu.device import Profile, load_profile
     from emu.errors import InputError
@@ -43,6 +44,7 @@ _HOMES = {
     "Store": "emu.sweep",
     "Trial": "emu.evaluation",
     "attention": "emu.analysis.attention",
+    "bake": "emu.baking",
     "calibrate": "emu.calibration",
     "compare": "emu.analysis.compare",
     "corruptions": "emu.analysis.corruptions",
@@ -80,6 +82,7 @@ __all__ = [
     "Trial",
     "__version__",
     "attention",
+    "bake",
     "calibrate",
     "compare",
     "corruptions",

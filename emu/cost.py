@@ -175,6 +175,7 @@ def count(
     cell_devices: int = 1,
     extra_columns: int = 0,
     readings: int = 1,
+    conversions: int | None = None,
     pair_conversions: int = 1,
 ) -> Counts:
     """Counts for a matrix of weights.
@@ -189,6 +190,7 @@ def count(
         cell_devices: 2 where both devices of a pair stand in one cell, else 1.
         extra_columns: columns besides the weights', such as a unit column; with the slices of a weight, but no pair.
         readings: of an array for one input row: parts that an input is fed in, times phases.
+        conversions: of one output for one input row: `readings`, or fewer where readings are added up before one.
         pair_conversions: 2 if each device of a pair is converted by itself, else 1.
     """
     width = columns * slices * math.ceil(devices / cell_devices) + extra_columns * slices
@@ -203,7 +205,7 @@ def count(
         allocated=down * across * (tile_rows or rows) * (tile_columns or width),
         readings=readings,
         dac_conversions=rows * across * readings,
-        adc_conversions=down * converted * readings,
+        adc_conversions=down * converted * (readings if conversions is None else conversions),
         # The columns of an array whose currents are subtracted pairwise have one conversion for two columns.
         converted=min(converted, outputs),
         outputs=outputs,
@@ -495,7 +497,8 @@ def _product(
         cell_devices=it.cell_devices,
         extra_columns=extra,
         readings=max(1, math.ceil((dac_bits - 1) / fed_bits)) * it.phases,
-        pair_conversions=it.pair_conversions,
+        conversions=it.phases if structure["dac_slice_sum"] == "analog" else None,
+        pair_conversions=2 if structure["adc_pairs"] == "separate" else it.pair_conversions,
     )
     lossless = lossless_adc_bits(min(k, tile_rows or k), fed_bits, cell_bits) if cell_bits else math.nan
     runs = vectors * matrices
@@ -687,10 +690,13 @@ def _cells_of(profile: Profile, written: bool, notes: Notes) -> tuple[int, int, 
     """Cells for the bits of a value, devices of each, columns besides the values', and bits of a cell (0: analog)."""
     structure, entries = profile.structure(), profile.entries()
     encoding, slice_bits = str(structure["encoding"]), int(structure["slice_bits"])
-    if written and structure["write"] == "clipformer" and entries["write.bits"]:
+    if written and structure["write"] == "clipformer" and entries.get("write.bits"):
         # What the transform leaves of the range needs fewer bits: 6 of 8 where it clips at a quarter.
         lowest = entries["mapping.g_min_us"] / entries["mapping.g_max_us"]
-        top = max(min(1 - entries["write.alpha"] * lowest, entries["write.beta"]) - lowest, 0) / (1 - lowest)
+        alpha, beta = entries.get("write.alpha", 0.0), entries.get("write.beta", 1.0)
+        alpha = min(alpha, entries.get("write.alpha_value", alpha))  # cells for the operand that needs more
+        beta = max(beta, entries.get("write.beta_value", beta))
+        top = max(min(1 - alpha * lowest, beta) - lowest, 0) / (1 - lowest)
         highest = round(top * (2 ** int(entries["write.bits"]) - 1))
         return math.ceil(max(1, highest.bit_length()) / WRITTEN_CELL_BITS), 2, 0, WRITTEN_CELL_BITS
     # Pairs hold the sign in their two devices. What is written at run time is always a pair.

@@ -17,7 +17,7 @@ COMMAND: Any = typer.main.get_command(app)
 ANALYSES = COMMAND.commands["analyze"].commands
 PREPARED = {
     "--processor", "--text-column", "--image-column", "--label-column", "--max-length", "--classes", "--split",
-    "--prompt", "--corrupt", "--mean", "--std",
+    "--prompt", "--corrupt", "--mean", "--std", "--input", "--anyway",
 }  # fmt: skip
 EMULATED = {"--device", "--set", "--map", "--only", "--exclude", "--stored", "--share"}
 MEASURED = EMULATED | PREPARED | {"--data", "--task", "--samples", "--batch-size", "--threads", "--ops", "--json"}

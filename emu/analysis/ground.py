@@ -91,7 +91,7 @@ class Run:
         from emu.sweep import run_trials
 
         self.say(f"{len(trials)} trials of {len(bench.dataset.labels)} samples: {what}.")
-        bench.clean  # noqa: B018  # runs the clean model first, so that it does not count as part of a trial
+        bench.warn(self.say)  # runs the clean model first, so that it does not count as part of a trial
         start, timed = time.monotonic(), False
 
         def step(done: int, total: int) -> None:
@@ -172,6 +172,7 @@ def of_bench(bench: Bench) -> dict[str, Any]:
     on = f" on {bench.device_names}" if bench.manifest else ""
     return {
         "heading": [
+            *([f"classes  {bench.dataset.about_classes}"] if bench.dataset.about_classes else []),
             f"model    {bench.name}{device}",
             *(f"         {line}" for line in bench.about_sites),
             f"data     {bench.dataset.where}, {samples} samples",

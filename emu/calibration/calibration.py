@@ -270,7 +270,7 @@ def _outputs(
         pairs = [(each.rows, written_contents(each.matrix, each.top, site.structure, site.controls)) for each in seen]
     for x, contents in pairs:
         if most is not None:
-            tiles, slices = len(site.structure.row_tiles(x.shape[1])), site.controls.input_slices(site.structure)
+            tiles, slices = len(site.structure.row_tiles(x.shape[1])), site.controls.input_readings(site.structure)
             per_row = contents[0].shape[1] * len(contents) * tiles * slices
             x = x[_evenly(len(x), max(1, most // len(pairs) // max(1, per_row)))]
         yield from tile_outputs(x, contents, site.structure, site.controls)

@@ -20,6 +20,7 @@ from emu.device import DeviceNumbers, Overrides, load_profile, parse_overrides
 from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED, control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
+from emu.evaluation.plausibility import Answers, refuse_below_chance, warnings_of
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Kept, Task, task_by_name
@@ -198,6 +199,8 @@ class Bench:
         self.task_was_guessed: bool = asked_task is None
         self._data_digest: str | None = None
         self._clean: tuple[Score, Kept] | None = None
+        self._warnings: tuple[str, ...] | None = None
+        self._warned = False
         self._fixed = fixed_batch(inputs)
         if self._fixed is not None and batch_size not in (None, self._fixed):
             raise InputError(f"{self.name} takes exactly {self._fixed} samples at once: leave the batch size out.")
@@ -230,7 +233,8 @@ class Bench:
         """
         other = copy(self)
         other.dataset, _ = load(data, self.session, model_inputs(self.session), self.task, samples, self._folder)
-        other._data_digest = other._clean = None
+        other._data_digest = other._clean = other._warnings = None
+        other._warned = False
         changed = {**_arguments_of(other.dataset.source), "samples": len(other.dataset.labels)}
         other.arguments = {**self.arguments, **changed}
         return other
@@ -303,6 +307,36 @@ class Bench:
         kept = self._outputs(control_feeds(self.manifest, strength=0.0) if self.manifest else {}, progress)
         self._clean = self._score(kept, kept), kept
         return self._clean[0]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the clean score may not be believed, as sentences: what the inputs hold, and what the model answers."""
+        if self._warnings is None:
+            answers = self._clean_answers()
+            self._warnings = (*self.dataset.warnings, *(warnings_of(answers) if answers else ()))
+        return self._warnings
+
+    def warn(self, say: Callable[[str], object]) -> None:
+        """Says the warnings, once for these data."""
+        for warning in self.warnings if not self._warned else ():
+            say(f"Warning: {warning}")
+        self._warned = True
+
+    def require_plausible(self) -> None:
+        """Refuses trials of a clean model that is no better than chance, unless the data are to be taken `anyway`.
+
+        Raises:
+            InputError: it is not.
+        """
+        answers = self._clean_answers()
+        if answers is not None and not (self.dataset.source and self.dataset.source.anyway):
+            refuse_below_chance(answers, self.name)
+
+    def _clean_answers(self) -> Answers | None:
+        if self._clean is None:
+            self.run_clean()
+        assert self._clean is not None
+        return self.task.chosen(self._clean[1], self.dataset)
 
     def run(self, trial: Trial, progress: Callable[[], None] | None = None) -> Score:
         """Runs one trial; before the first one, the clean model, if it has not been run.

@@ -29,7 +29,7 @@ class Evaluation:
 
     Two spreads are kept apart: `spread` is over chips with the samples fixed, `clean_ci95` (Wilson) is over samples
     that could have been drawn for the test set. `about_sites` says which products are on no device, and which are exact
-    on theirs.
+    on theirs; `about_classes` who numbers the classes; `warnings` why the clean score may not be believed.
     """
 
     clean: Score
@@ -48,6 +48,8 @@ class Evaluation:
     primary: str
     notes: tuple[str, ...]
     about_sites: tuple[str, ...]
+    about_classes: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def spread(self) -> Spread | None:
@@ -99,7 +101,9 @@ class Evaluation:
             "batch_size": self.batch_size,
             "ignored_arrays": list(self.ignored),
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
             "about_sites": list(self.about_sites),
+            "classes": self.about_classes or None,
         }
 
     def _as_dict(self, metric: str) -> dict[str, Any]:
@@ -177,6 +181,8 @@ def evaluate(
         primary=bench.task.primary,
         notes=bench.dataset.notes,
         about_sites=bench.about_sites,
+        about_classes=bench.dataset.about_classes,
+        warnings=bench.warnings,
     )
 
 

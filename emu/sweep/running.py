@@ -163,6 +163,8 @@ class _Sweep:
         mixed = runner.mixture(with_here=pool is None and runner.left > 0)
         if mixed:
             self._say(_MIXED.format(mixed))
+        if runner.left:
+            bench.warn(self._say)
         waiting = sum(chain.possible for chain in chains)
         self._left -= 1
         later = self._left * sum(len(chip) for chain in chains for chip in chain.chips)  # as if they were alike
@@ -431,6 +433,7 @@ class Runner:
         """Runs what is asked for, and yields each trial when it is stored."""
         if not self._todo:
             return
+        self._bench.require_plausible()
         for trial, result in self._here() if pool is None else pool.run(self._bench, self._setup, self._todo):
             result = replace(result, score=self._priced(trial, result.score))
             if self._study is not None:
