@@ -295,7 +295,7 @@ def cost(
         frame = cost_of_sites(sites, changed, tokens=length, baseline=digital, name=name)
         used = next(iter(changed.values())).mapping.tile_rows if len(changed) == 1 or height is not None else None
         frame.insert(0, "tile_rows", used)
-        frame.insert(0, "tokens", length or _own_tokens(sites))
+        frame.insert(0, "tokens", length or own_tokens(sites))
         parts.append(frame)
     frame = _pandas().concat(parts, ignore_index=True)
     frame.attrs = {"model": name, "device": ", ".join(profiles), **parts[0].attrs}
@@ -336,7 +336,7 @@ def cost_of_sites(
     if tokens is not None and tokens < 1:
         raise InputError(f"{tokens} tokens were asked for: give at least one.")
     products = [site for site in sites if site.is_product]
-    own = _own_tokens(products)
+    own = own_tokens(products)
     notes: Notes = {}
     if len(products) < len(sites):
         notes["Stored tensors that feed no product are not counted."] = {}
@@ -735,7 +735,7 @@ def _bits(converter: str, profile: Profile, notes: Notes) -> int:
     return chip or emulated or EXACT_BITS
 
 
-def _own_tokens(sites: Sequence[Site]) -> int | None:
+def own_tokens(sites: Sequence[Site]) -> int | None:
     """Tokens of one sample, None where the model leaves them open."""
     for site in sites:
         if site.component in ("query", "query_key_value") and site.macs:

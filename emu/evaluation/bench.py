@@ -269,6 +269,8 @@ class Bench:
     def cost(self, set: Overrides | None = None, costs_of: "str | Path | Profile | None" = None) -> dict[str, float]:
         """What one sample takes on the devices, and what they take: see `emu.cost`.
 
+        A model that leaves the number of tokens open is counted at the length of the data.
+
         Args:
             set: numbers of the device that differ from those of the bench, as in a trial.
             costs_of: a device whose constants stand in where a device has none.
@@ -279,7 +281,7 @@ class Bench:
         Raises:
             InputError: the model is plain, or as in `emu.cost.cost_of_sites`.
         """
-        from emu.cost import cost_of_sites, total_cost, with_costs_of
+        from emu.cost import cost_of_sites, own_tokens, total_cost, with_costs_of
 
         if self.manifest is None:
             raise InputError(f"{self.name} is not rewritten and takes nothing of a device: give a device.")
@@ -296,7 +298,9 @@ class Bench:
         }
         if costs_of is not None:
             profiles, _ = with_costs_of(profiles, load_profile(costs_of))
-        total = total_cost(cost_of_sites(self.sites, profiles, name=self.name)).iloc[0]
+        widths = {array.shape[1] for array in self.dataset.arrays.values() if array.ndim == 2}
+        tokens = widths.pop() if len(widths) == 1 and own_tokens(self.sites) is None else None
+        total = total_cost(cost_of_sites(self.sites, profiles, tokens=tokens, name=self.name)).iloc[0]
         return {name: float(total[name]) for name in COSTS if math.isfinite(total[name])}
 
     def run_clean(self, progress: Callable[[], None] | None = None) -> Score:
