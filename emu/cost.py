@@ -11,19 +11,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Unpack, get_args, get_type_hints
 
 from emu.contract.site import Site
 from emu.device import Profile, describe, load_profile
 from emu.device.sections.cost import CostCircuits
 from emu.errors import InputError
+from emu.rewriter.devices import Rewriting
 
 if TYPE_CHECKING:
     import onnx
     import pandas as pd
 
-    from emu.device import Overrides
-    from emu.rewriter import Device, EmulatedModel, Rule
+    from emu.rewriter import EmulatedModel
 
 HOROWITZ = "Horowitz 2014, 45 nm"
 PARTS = {  # of the energy, and the constants that each takes
@@ -241,29 +241,22 @@ def paper_ratio(
 def cost(
     model: "str | Path | onnx.ModelProto | EmulatedModel",
     *,
-    device: "Device | None" = None,
-    set: "Overrides | None" = None,
-    map: "Sequence[Rule]" = (),
-    only: str | None = None,
-    exclude: str | None = None,
     tokens: Sequence[int] = (),
     tile_rows: Sequence[int] = (),
     costs_of: str | Path | Profile | None = None,
     baseline: "Baseline | Mapping[str, Any] | Iterable[str] | None" = None,
+    **rewriting: Unpack[Rewriting],
 ) -> "pd.DataFrame":
     """What every site of a model costs for one sample.
 
     Args:
         model: a rewritten model, or a plain one with `device`.
-        device: a profile for a plain model.
-        set: settings of the device; of a rewritten model those of its devices, tile sizes, bits and constants included.
-        map: other devices for some sites, when rewriting.
-        only: sites to count, when rewriting.
-        exclude: sites to leave out, when rewriting.
         tokens: lengths of the sequence; else the model's own.
         tile_rows: heights of an array; else the device's.
         costs_of: a device whose constants stand in where a device has none.
         baseline: the digital baseline, or changes of the default one.
+        rewriting: device, settings and selections that rewrite a plain model, see `emu.rewriter.Rewriting`; `set` of a
+            rewritten model changes its devices, tile sizes, bits and constants included.
 
     Returns:
         One row for each site, length and height: see `cost_of_sites`, and `tokens` and `tile_rows` before.
@@ -277,12 +270,14 @@ def cost(
         raise InputError(f"There is no model file {model}.")
     name = str(model) if isinstance(model, str | Path) else "The model"
     manifest = model.manifest if isinstance(model, EmulatedModel) else read_manifest(model)
+    device, set = rewriting.pop("device", None), rewriting.pop("set", None)
+    given: Any = {key: value for key, value in rewriting.items() if value not in (None, (), [])}
     if manifest is None:
         if device is None:
             raise InputError(f"{name} is not rewritten: give a device.")
-        manifest = rewrite(model, device, set=set, map=map, only=only, exclude=exclude).manifest  # type: ignore[arg-type]
+        manifest = rewrite(model, device, set=set, **given).manifest  # type: ignore[arg-type]
         set = None
-    elif device is not None or map or only is not None or exclude is not None:
+    elif device is not None or given:
         raise InputError(f"{name} is already rewritten: give it without a device and a selection of sites.")
     profiles = {key: load_profile(each.profile, set) for key, each in manifest.devices.items()}
     lent: list[str] = []
@@ -300,7 +295,7 @@ def cost(
         frame = cost_of_sites(sites, changed, tokens=length, baseline=digital, name=name)
         used = next(iter(changed.values())).mapping.tile_rows if len(changed) == 1 or height is not None else None
         frame.insert(0, "tile_rows", used)
-        frame.insert(0, "tokens", length or _own_tokens(sites))
+        frame.insert(0, "tokens", length or own_tokens(sites))
         parts.append(frame)
     frame = _pandas().concat(parts, ignore_index=True)
     frame.attrs = {"model": name, "device": ", ".join(profiles), **parts[0].attrs}
@@ -341,7 +336,7 @@ def cost_of_sites(
     if tokens is not None and tokens < 1:
         raise InputError(f"{tokens} tokens were asked for: give at least one.")
     products = [site for site in sites if site.is_product]
-    own = _own_tokens(products)
+    own = own_tokens(products)
     notes: Notes = {}
     if len(products) < len(sites):
         notes["Stored tensors that feed no product are not counted."] = {}
@@ -740,7 +735,7 @@ def _bits(converter: str, profile: Profile, notes: Notes) -> int:
     return chip or emulated or EXACT_BITS
 
 
-def _own_tokens(sites: Sequence[Site]) -> int | None:
+def own_tokens(sites: Sequence[Site]) -> int | None:
     """Tokens of one sample, None where the model leaves them open."""
     for site in sites:
         if site.component in ("query", "query_key_value") and site.macs:

@@ -112,15 +112,22 @@ class Experiment(BaseModel, frozen=True, extra="forbid"):
         Raises:
             InputError: as in `Bench`.
         """
-        names = ("device", "map", "only", "exclude", "stored", "share", "batch_size", "threads", "ops")
         return Bench(
             self.model,
             self.source if data is None else data,
+            calibrate=fit_ranges,
+            device=self.device,
             set=self.set or None,
+            map=self.map,
+            only=self.only,
+            exclude=self.exclude,
+            stored=self.stored,
+            share=self.share,
             task=task or self.task,
             samples=self.samples if data is None else None,
-            calibrate=fit_ranges,
-            **{name: getattr(self, name) for name in names},
+            batch_size=self.batch_size,
+            threads=self.threads,
+            ops=self.ops,
         )
 
     @property

@@ -2,32 +2,26 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from emu.analysis.figures import COLOR_MAP, grid, line_styles
-from emu.analysis.probes import Batch, Probe, ProbedModel, over_chips
+from emu.analysis.ground import MOST_SHOWN, Analysis, Run, RunOptions, Section
+from emu.analysis.probes import Batch, Probe, ProbedModel, over_chips, with_interval
 from emu.errors import InputError
-from emu.evaluation.bench import Trial, seeds_of
+from emu.evaluation import Bench, Trial
 from emu.evaluation.metrics import fixed
-from emu.evaluation.sources import DataSource
-
-if TYPE_CHECKING:
-    import onnx
-
-    from emu.device import Overrides
-    from emu.rewriter import Device, EmulatedModel, Rule
 
 FLOOR = 1e-12  # of a probability in a logarithm
 
 Quantity = Literal["kl", "entropy_shift"]
-LABELS: dict[str, str] = {
+LABELS: dict[Quantity, str] = {
     "kl": "KL divergence from clean attention (nats)",
     "entropy_shift": "shift of attention entropy (nats)",
 }
@@ -56,26 +50,15 @@ def entropy(probabilities: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def attention(
-    model: "str | Path | onnx.ModelProto | EmulatedModel",
-    data: str | Path | Mapping[str, Any] | DataSource,
+    bench: Bench,
+    by: Literal["head", "length"] = "head",
     *,
-    device: "Device | None" = None,
-    set: "Overrides | None" = None,
-    map: "Sequence[Rule]" = (),
+    isolate: bool = False,
+    bins: int = 5,
     only: str | None = None,
     exclude: str | None = None,
-    chips: int = 5,
-    first_seed: int = 0,
-    read_seed: int = 0,
-    isolate: bool = False,
-    by: Literal["head", "length"] = "head",
-    bins: int = 5,
-    samples: int | None = None,
-    batch_size: int | None = None,
-    threads: int | None = None,
-    ops: Literal["native", "python"] = "native",
-    progress: Callable[[int, int], None] | None = None,
-) -> pd.DataFrame:
+    **options: Unpack[RunOptions],
+) -> Analysis:
     """How a device changes the attention probabilities of every layer and head.
 
     The divergence and the shift H(noisy) - H(clean) of the entropy (above 0: attention scatters) are averaged over the
@@ -83,65 +66,72 @@ def attention(
     the mean over chips.
 
     Args:
-        model: a rewritten model, or a plain one with `device`.
-        data: as `Bench` takes them; labels are not needed.
-        device: a profile for a plain model.
-        set: settings of the device.
-        map: other devices for some sites, when rewriting.
-        only: disturb these sites only.
-        exclude: leave these sites undisturbed.
-        chips: number of chips.
-        first_seed: seed of the first chip.
-        read_seed: seed of the run-time noise.
+        bench: a model with a device, and data; labels are not needed.
+        by: `head` for each layer and head; `length` for each layer and number of tokens that are no padding.
         isolate: disturb only the layer that is looked at, so that what enters it is clean; else all layers before it
             are disturbed too.
-        by: `head` for each layer and head; `length` for each layer and number of tokens that are no padding.
         bins: number of bins of lengths, each with about as many samples.
-        samples: use only the first so many samples.
-        batch_size: samples at once; None for 8.
-        threads: threads of the session; None for onnxruntime's default.
-        ops: `native` for the C++ operators, `python` for their NumPy twin.
-        progress: called with the steps done and the steps in total.
+        only: disturb these sites only.
+        exclude: leave these sites undisturbed.
+        options: chips and seeds, see `emu.analysis.ground.Run`; nothing of it is stored.
 
     Returns:
-        Columns `layer`, `head` (or `shortest` and `longest`, in tokens), `entropy_clean`, `kl`, `kl_std`, `kl_low`,
-        `kl_high`, `entropy_shift` with the same three, `samples`, `chips`. `attrs` says what it is of, and
-        under `notes` what could not be looked at.
+        A table with the columns `layer`, `head` (or `shortest` and `longest`, in tokens), `entropy_clean`, `kl`,
+        `kl_std`, `kl_low`, `kl_high`, `entropy_shift` with the same three, `samples`, `chips`.
 
     Raises:
-        InputError: the model, the data or a setting is wrong, or no attention was found.
+        InputError: a setting is wrong, or no attention was found.
     """
-    chosen = [Trial(seed=seed, read_seed=read_seed, only=only, exclude=exclude) for seed in seeds_of(chips, first_seed)]
+    run = Run(**options)
+    chosen = run.trials(only=only, exclude=exclude)
     if bins < 1:
         raise InputError(f"{bins} bins were asked for: give at least one.")
-    probed = ProbedModel(
-        model,
-        data,
-        "attention",
-        device=device,
-        set=set,
-        map=map,
-        batch_size=batch_size,
-        threads=threads,
-        samples=samples,
-        ops=ops,
-    )
+    probed = ProbedModel(bench, "attention")
     trials, places = _settings(chosen, probed.probes, isolate)
-    runs = len(trials) // chips  # of one chip
+    runs = len(trials) // run.chips  # of one chip
     seen = [_Seen([], [[] for _ in chosen], [[] for _ in chosen]) for _ in probed.probes]
     lengths: list[NDArray[np.int64]] = []
-    for run in probed.compare(trials, places=places, progress=progress):
-        chip = run.trial // runs
-        if run.trial == 0:
-            lengths.append(_lengths(run.batch, by))
-        for place, clean, noisy in run.values:
+    for each in probed.compare(trials, places=places, progress=run.progress):
+        chip = each.trial // runs
+        if each.trial == 0:
+            lengths.append(_lengths(each.batch, by))
+        for place, clean, noisy in each.values:
             if chip == 0:
-                seen[place].clean.append(_per_sample(entropy(clean), run.batch))
-            seen[place].kl[chip].append(_per_sample(divergence(clean, noisy), run.batch))
-            seen[place].shift[chip].append(_per_sample(entropy(noisy) - entropy(clean), run.batch))
-    frame = _frame(probed.probes, seen, None if by == "head" else np.concatenate(lengths), bins)
-    frame.attrs |= probed.facts()
-    return frame
+                seen[place].clean.append(_per_sample(entropy(clean), each.batch))
+            seen[place].kl[chip].append(_per_sample(divergence(clean, noisy), each.batch))
+            seen[place].shift[chip].append(_per_sample(entropy(noisy) - entropy(clean), each.batch))
+    table = _frame(probed.probes, seen, None if by == "head" else np.concatenate(lengths), bins)
+    how = "only the layer itself disturbed" if isolate else "layers before it disturbed too"
+    of = probed.described()
+    worst = table.loc[table["kl"].idxmax()]
+    where = f"head {worst['head']:.0f}" if by == "head" else f"{worst['shortest']:.0f} to {worst['longest']:.0f} tokens"
+    return Analysis(
+        name="attention",
+        table=table,
+        sentence=f"Attention moves most in layer {worst['layer']:.0f}, {where}: {worst['kl']:.4f} nats.",
+        sections=[_section(table, by, f"Attention against clean attention in nats, {how}, mean of {run.chips} chips:")],
+        more={"isolate": isolate},
+        figures=[partial(_draw, table=table, quantity=each) for each in LABELS],
+        size=(max(4.8, 2.6 + 0.45 * table.get("head", table["layer"]).nunique()), 4.2),
+        **{**of, "caption": f"{of['caption']}, {how}"},
+    )
+
+
+def _draw(axes: Any, table: pd.DataFrame, quantity: Quantity) -> None:
+    draw_attention(table, axes, quantity)
+
+
+def _section(table: pd.DataFrame, by: str, title: str) -> Section:
+    rows = []
+    for row in table.head(MOST_SHOWN).to_dict("records"):
+        tokens = f"{row.get('shortest', 0):g}-{row.get('longest', 0):g}"
+        where = [int(row["head"])] if by == "head" else [tokens, int(row["samples"])]
+        moved, shifted = (with_interval(row, name, 4) for name in ("kl", "entropy_shift"))
+        rows.append([int(row["layer"]), *where, *moved, *shifted])
+    place = ["head"] if by == "head" else ["tokens", "samples"]
+    head = ["layer", *place, "KL divergence", "95 % interval", "entropy shift", "95 % interval"]
+    more = [f"and {len(table) - MOST_SHOWN} more (--json shows all)"] * (len(table) > MOST_SHOWN)
+    return Section(title, head, rows, tuple(more))
 
 
 def draw_attention(frame: pd.DataFrame, axes: Any, quantity: Quantity = "kl") -> None:

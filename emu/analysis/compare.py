@@ -1,37 +1,30 @@
 """Two models or two devices on the same chips: what the one loses against the other."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 
 from emu.analysis.figures import BLUE, GREY, RED, grid
-from emu.analysis.sensitivity import (
-    Echo,
-    Step,
+from emu.analysis.ground import (
+    Analysis,
+    Run,
+    RunOptions,
+    Section,
     clean_value,
     mean_and_interval,
-    primary_values,
-    run_announced,
+    of_bench,
+    points,
+    records,
 )
 from emu.errors import InputError
-from emu.evaluation import Bench, Trial
-from emu.evaluation.bench import seeds_of
-
-if TYPE_CHECKING:
-    from emu.sweep import Store
+from emu.evaluation import Bench
 
 
-def compare(
-    first: Bench,
-    second: Bench,
-    chips: int = 10,
-    first_seed: int = 0,
-    *,
-    store: "Store | None" = None,
-    echo: Echo | None = None,
-    progress: Step | None = None,
-) -> pd.DataFrame:
+def compare(first: Bench, second: Bench, changes: Sequence[str] = (), **options: Unpack[RunOptions]) -> Analysis:
     """The accuracy, or other primary metric, of two benches on chips of the same seeds.
 
     Equal seeds give equal random numbers wherever both have a site of the same index and shape: one model on two
@@ -41,35 +34,65 @@ def compare(
     Args:
         first: a model with a device.
         second: another model or another device.
-        chips: number of chips, seeds `first_seed`, `first_seed` + 1, ...
-        first_seed: seed of the first chip.
-        store: keeps the trials.
-        echo: takes sentences on the number of trials and on the time.
-        progress: called with the trials done and all of them.
+        changes: what differs at the second, for its name where model and device are the same.
+        options: chips, seeds, and where trials are kept, see `emu.analysis.ground.Run`.
 
     Returns:
-        One row per chip: `seed`, `first`, `second` (accuracies, shares), `first_lost`, `second_lost` (the clean
-        accuracy of each less these), `difference` (second less first).
+        A table with one row per chip: `seed`, `first`, `second` (accuracies, shares), `first_lost`, `second_lost` (the
+        clean accuracy of each less these), `difference` (second less first). `more` has its summary.
 
     Raises:
         InputError: a model without a device, tasks that measure different things, or wrong seeds.
     """
-    if first.task.primary != second.task.primary:
+    run, metric = Run(**options), first.task.primary
+    if metric != second.task.primary:
         raise InputError(
-            f"The first measures {first.task.primary} and the second {second.task.primary}: compare tasks of one kind."
+            f"The first measures {metric} and the second {second.task.primary}: compare tasks of one kind."
         )
-    trials = [Trial(seed) for seed in seeds_of(chips, first_seed)]
-    table: dict[str, Any] = {"seed": [trial.seed for trial in trials]}
-    for name, bench in (("first", first), ("second", second)):
-        what = f"the {name}, {chips} chips"
-        rows = run_announced(bench, trials, what, store=store, study="compare", echo=echo, progress=progress)
-        table[name] = np.array(primary_values(bench, rows))
-    for name, bench in (("first", first), ("second", second)):
-        table[f"{name}_lost"] = clean_value(bench) - table[name]
-    table["difference"] = table["second"] - table["first"]
-    frame = pd.DataFrame(table)
-    frame.attrs["metric"] = first.task.primary
-    return frame
+    columns: dict[str, Any] = {"seed": list(run.seeds)}
+    sides = {"first": first, "second": second}
+    for name, bench in sides.items():
+        columns[name] = run.measure(bench, run.trials(), f"the {name}, {run.chips} chips", "compare")
+    for name, bench in sides.items():
+        columns[f"{name}_lost"] = clean_value(bench) - columns[name]
+    columns["difference"] = columns["second"] - columns["first"]
+    table = pd.DataFrame(columns)
+    table.attrs["metric"] = metric
+    summary = summarize(table)
+    said = {
+        "first": f"{metric} of the first (%)",
+        "second": f"{metric} of the second (%)",
+        "difference": "second less first (points)",
+        "difference_lost": "lost by the second less lost by the first (points)",
+    }
+    rows = [
+        [said[row["what"]], *points(row, "mean", metric if row["what"] in sides else "")]
+        for row in summary.to_dict("records")
+        if row["what"] in said
+    ]
+    names, of = _names(first, second, changes), [of_bench(each) for each in sides.values()]
+    lines = []
+    for side, name, each in zip(("first ", "second"), names, of, strict=True):
+        clean = each["heading"][-1].rpartition(" ")[2]
+        lines += [f"{side}   {name}, clean {clean}", *(line for line in each["heading"] if line.startswith(" "))]
+    samples = f"{first.dataset.where}, {first.clean.samples} samples"
+    row = summary.set_index("what").loc["difference"]
+    shown = f"{100 * row['mean']:+.2f} points, 95 % interval {points(row, 'mean')[1]}"
+    is_clear = bool(row["low"] > 0 or row["high"] < 0)
+    return Analysis(
+        name="per_chip",
+        table=table,
+        sentence=f"{'The second is better' if row['mean'] > 0 else 'The first is better'}: {shown}."
+        if is_clear
+        else f"No difference is shown: second less first {shown}.",
+        heading=[*lines, f"data     {samples}, {run.chips} chips, paired by seed"],
+        facts={name: each["facts"] for name, each in zip(sides, of, strict=True)},
+        sections=[Section("", ["", "mean", "95 % interval"], rows)],
+        more={"summary": records(summary)},
+        figures=[partial(draw_comparison, table=table, first=names[0], second=names[1], metric=metric)],
+        caption=samples,
+        size=(5.4, 5.2),
+    )
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
@@ -122,3 +145,9 @@ def draw_comparison(
     )
     grid(axes)
     axes.legend(frameon=False, loc="best")
+
+
+def _names(one: Bench, other: Bench, changes: Sequence[str]) -> tuple[str, str]:
+    """Names of two benches that tell them apart."""
+    first, second = (f"{Path(each.name).name} on {each.device_names or 'digital'}" for each in (one, other))
+    return first, f"{second} ({' '.join(changes)})" if first == second and changes else second

@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 
 from emu.analysis.figures import BLACK, grid, heat_map, line_styles
-from emu.analysis.sensitivity import Echo, Step, mean_and_interval
+from emu.analysis.ground import Analysis, Run, RunOptions, Section, mean_and_interval, of_bench, plain, records
 from emu.errors import InputError
-from emu.evaluation import Bench, Classification, Trial, mean_corruption_error
-from emu.evaluation.bench import seeds_of
+from emu.evaluation import Bench, Classification, mean_corruption_error
 from emu.evaluation.corruptions import CORRUPTIONS, SEVERITIES, Corruption
-
-if TYPE_CHECKING:
-    from emu.sweep import Store
 
 CLEAN = "none"
 """What tables have in the place of a corruption, with severity 0, for the images as they are."""
@@ -27,15 +24,11 @@ def corruptions(
     bench: Bench,
     names: Sequence[str] = CORRUPTIONS,
     severities: Sequence[int] = SEVERITIES,
-    chips: int = 10,
-    first_seed: int = 0,
     *,
     baseline: Bench | None = None,
     seed: int = 0,
-    store: "Store | None" = None,
-    echo: Echo | None = None,
-    progress: Step | None = None,
-) -> pd.DataFrame:
+    **options: Unpack[RunOptions],
+) -> Analysis:
     """Measures a classifier on its images as they are, and under corruptions; all models see the same ones.
 
     Each model is measured digitally and, if it has a device, on chips too.
@@ -44,17 +37,15 @@ def corruptions(
         bench: a model and its clean images, from files or a data set.
         names: of the corruptions, some of `emu.evaluation.corruptions.CORRUPTIONS`.
         severities: 1 to 5.
-        chips: number of chips, seeds `first_seed`, `first_seed` + 1, ...
-        first_seed: seed of the first chip.
         baseline: another model on the same images, whose errors the mean corruption error is relative to.
         seed: of the corruptions.
-        store: keeps the trials on chips, in a study for each corruption and severity.
-        echo: takes a sentence on the number of runs.
-        progress: called with the sets of images done and all of them.
+        options: chips, seeds, and where trials are kept, in a study for each corruption and severity: see
+            `emu.analysis.ground.Run`.
 
     Returns:
-        One row for each run: `model` ("model" or "baseline"), `corruption` ("none" for the clean images), `severity` (0
-        then), `seed` of the chip (missing for the digital run), `accuracy` and `ece` (shares), `loss` (nats).
+        A table with one row for each run: `model` ("model" or "baseline"), `corruption` ("none" for the clean images),
+        `severity` (0 then), `seed` of the chip (missing for the digital run), `accuracy` and `ece` (shares), `loss`
+        (nats).
 
     Raises:
         InputError: no such corruption, severity or seed; no classification of images; or a baseline with other samples.
@@ -67,18 +58,65 @@ def corruptions(
     benches = {"model": bench} if baseline is None else {"model": bench, "baseline": baseline}
     for each in benches.values():
         _check(each, bench)
-    seeds = list(seeds_of(chips, first_seed))
-    if echo is not None:
-        sets, runs = 1 + len(settings), [1 + (len(seeds) if each.manifest else 0) for each in benches.values()]
-        what = f"{sets} sets of images x {' + '.join(map(str, runs))}"
-        echo(f"{sets * sum(runs)} runs of {len(bench.dataset.labels)} samples: {what}.")
+    run = Run(**options)
+    sets, runs = 1 + len(settings), [1 + (len(run.seeds) if each.manifest else 0) for each in benches.values()]
+    what = f"{sets} sets of images x {' + '.join(map(str, runs))}"
+    run.say(f"{sets * sum(runs)} runs of {len(bench.dataset.labels)} samples: {what}.")
     rows = []
     for done, setting in enumerate([None, *settings]):
         for which, clean in benches.items():
-            rows += [{"model": which, **_place(setting), **run} for run in _runs(clean, setting, seeds, store)]
-        if progress is not None:
-            progress(done + 1, 1 + len(settings))
-    return pd.DataFrame(rows).astype({"seed": "Int64"})
+            rows += [{"model": which, **_place(setting), **each} for each in _runs(clean, setting, run)]
+        if run.progress is not None:
+            run.progress(done + 1, sets)
+    table = pd.DataFrame(rows).astype({"seed": "Int64"})
+    summary, errors = summarize(table), corruption_errors(table)
+    against = baseline.name if baseline else f"{bench.name} without its device" if bench.manifest else None
+    mean = errors.iloc[-1]
+    worst = summary[summary["corruption"] != CLEAN].groupby("corruption")["accuracy"].mean()
+    interval = "" if np.isnan(mean["low"]) else f"  (95 % interval over chips {mean['low']:.4f} to {mean['high']:.4f})"
+    names = list(dict.fromkeys(names))
+    told = ["", f"mCE {mean['ce']:.4f} over {len(names)} corruptions, against {against}{interval}"] if against else []
+    return Analysis(
+        name="runs",
+        table=table,
+        sentence=f"{worst.idxmin()} costs most: accuracy {worst.min():.2%} over its severities.",
+        sections=[_section(summary, errors, run.chips if bench.manifest else 0, tuple(told))],
+        more={
+            "baseline": against,
+            "corruption_seed": seed,
+            "mce": plain(mean["ce"]),
+            "corruptions": records(summary),
+            "corruption_errors": records(errors),
+        },
+        figures=[partial(draw_severities, summary=summary), partial(draw_corruptions, summary=summary)],
+        size=(6.6, 1.8 + 0.25 * max(len(names), 8)),
+        drawn=summary,
+        **of_bench(bench),
+    )
+
+
+def _section(summary: pd.DataFrame, errors: pd.DataFrame, chips: int, below: tuple[str, ...]) -> Section:
+    """Accuracy by corruption and severity, with means over severities of the rest."""
+    severities = sorted(each for each in dict.fromkeys(summary["severity"]) if each)
+    over = f", mean of {chips} chips" if chips else ""
+    relative = errors.set_index("corruption")["ce"]
+    rows = []
+    for name, part in summary.groupby("corruption", sort=False):
+        by_severity = dict(zip(part["severity"], part["accuracy"], strict=True))
+        ce = relative.get(name, np.nan)
+        rows.append(
+            [
+                name,
+                *(f"{100 * by_severity[each]:.2f}" if each in by_severity else "" for each in severities),
+                f"{100 * part['accuracy'].mean():.2f}",
+                *([f"{100 * part['digital'].mean():.2f}"] if chips else []),
+                f"{100 * part['ece'].mean():.2f}",
+                f"{part['loss'].mean():.4f}",
+                "" if np.isnan(ce) else f"{ce:.4f}",
+            ]
+        )
+    head = ["corruption", *map(str, severities), "mean", *(["digital"] if chips else []), "ece (%)", "loss", "ce"]
+    return Section(f"Accuracy in per cent by severity{over}; the rest over severities:", head, rows, below)
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
@@ -235,7 +273,7 @@ def _place(setting: str | None) -> dict[str, Any]:
     return {"corruption": corruption.name, "severity": corruption.severity}
 
 
-def _runs(clean: Bench, setting: str | None, seeds: Sequence[int], store: "Store | None") -> list[dict[str, Any]]:
+def _runs(clean: Bench, setting: str | None, run: Run) -> list[dict[str, Any]]:
     """The metrics of a model on one set of images: digitally, and on each chip."""
     from emu.sweep import run_trials
 
@@ -246,7 +284,7 @@ def _runs(clean: Bench, setting: str | None, seeds: Sequence[int], store: "Store
     rows: list[dict[str, Any]] = [{"seed": None, **{name: bench.clean.metrics[name] for name in _METRICS}}]
     if bench.manifest is not None:
         study = f"corruptions {setting or CLEAN}"
-        trials = run_trials(bench, [Trial(seed) for seed in seeds], store=store, study=study)
+        trials = run_trials(bench, run.trials(), store=run.store, study=study)
         rows += trials[["seed", *_METRICS]].to_dict("records")
     return rows
 

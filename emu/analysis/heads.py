@@ -1,27 +1,31 @@
 """Which attention heads are vulnerable, and how far they look: as in the soft-error study of quantized ViTs."""
 
 import math
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from emu.analysis.figures import COLORS, GREY, grid, half_width, heat_map, line_styles
-from emu.analysis.sensitivity import (
-    Echo,
-    Step,
+from emu.analysis.ground import (
+    MOST_SHOWN,
+    Analysis,
+    Run,
+    RunOptions,
+    Section,
     clean_value,
     groups_of,
     mean_and_interval,
-    primary_values,
-    run_announced,
+    number,
+    of_bench,
+    points,
 )
 from emu.contract.site import Site
 from emu.errors import InputError
-from emu.evaluation import Bench, Trial
-from emu.evaluation.bench import seeds_of
+from emu.evaluation import Bench
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 from emu.rewriter import structure_of
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     import onnx
 
     from emu.rewriter import EmulatedModel
-    from emu.sweep import Store
 
 _BATCH = 8  # attention of all layers is in memory for one batch
 _MOST_SPECIAL_TOKENS = 8  # class, distillation and register tokens before the patches
@@ -58,50 +61,41 @@ def stored_bits(bench: Bench, site: Site) -> int | None:
 
 def heads(
     bench: Bench,
-    chips: int = 10,
-    first_seed: int = 0,
     *,
     attention: "str | Path | onnx.ModelProto | EmulatedModel | None" = None,
-    store: "Store | None" = None,
-    echo: Echo | None = None,
-    progress: Step | None = None,
-) -> pd.DataFrame:
+    **options: Unpack[RunOptions],
+) -> Analysis:
     """The accuracy lost when one head of one layer is disturbed, and how far that head looks in the clean model.
 
     Args:
         bench: a model with a device. What may be disturbed is what its sites are: rewrite with `only` to restrict it.
-        chips: number of chips, seeds `first_seed`, `first_seed` + 1, ...
-        first_seed: seed of the first chip.
         attention: model to take the attention from; None for that of the bench, whose attention products may be digital
             and then show nothing. A plain model does.
-        store: keeps the trials.
-        echo: takes a sentence on the number of trials and one on the time.
-        progress: called with the trials done and all of them.
+        options: chips, seeds, and where trials are kept, see `emu.analysis.ground.Run`.
 
     Returns:
-        One row per layer and head: `layer`, `head`, `loss` (clean accuracy less mean accuracy, a share), `std`, `low`,
-        `high` (95 % t interval over chips), `chips`, `bits` (stored bits of the head; missing if the device stores no
-        bits), `loss_per_megabit`, `low_per_megabit`, `high_per_megabit`, `distance` (mean attention distance), `unit`
-        (`patches` or `tokens`) and `distance_px` (in pixels of the model's input, for images). Where distances are not
-        known they are NaN.
+        A table with one row per layer and head: `layer`, `head`, `loss` (clean accuracy less mean accuracy, a share),
+        `std`, `low`, `high` (95 % t interval over chips), `chips`, `bits` (stored bits of the head; missing if the
+        device stores no bits), `loss_per_megabit`, `low_per_megabit`, `high_per_megabit`, `distance` (mean attention
+        distance), `unit` (`patches` or `tokens`) and `distance_px` (in pixels of the model's input, for images). Where
+        distances are not known they are NaN.
 
     Raises:
         InputError: a model without heads that could be told from the graph, or wrong seeds.
     """
+    run = Run(**options)
     groups_of(bench)
     counts = heads_of(bench)
     if not counts:
         raise InputError(f"{bench.name} has no site on the device whose heads could be told from the graph.")
-    seeds = seeds_of(chips, first_seed)
     places = [(layer, head) for layer, count in counts.items() for head in range(count)]
-    trials = [Trial(seed, head=head, only=f"layer={layer}") for layer, head in places for seed in seeds]
-    what = f"{len(places)} heads x {chips} chips"
-    table = run_announced(bench, trials, what, store=store, study="heads", echo=echo, progress=progress)
-    losses = clean_value(bench) - np.reshape(primary_values(bench, table), (-1, chips))
+    trials = [trial for layer, head in places for trial in run.trials(head=head, only=f"layer={layer}")]
+    values = run.measure(bench, trials, f"{len(places)} heads x {run.chips} chips", "heads")
+    losses = clean_value(bench) - values.reshape(-1, run.chips)
     distances = attention_distances(bench.model if attention is None else attention, bench.dataset)
     rows = []
     for (layer, head), lost in zip(places, losses, strict=True):
-        spread = mean_and_interval(list(lost))
+        spread = mean_and_interval(lost)
         bits = _bits_of_head(bench, layer)
         per_megabit = 1e6 / bits if bits else np.nan
         rows.append(
@@ -109,17 +103,30 @@ def heads(
                 "layer": layer,
                 "head": head,
                 "loss": spread["mean"],
-                "std": spread["std"],
-                "low": spread["low"],
-                "high": spread["high"],
-                "chips": chips,
+                **{name: spread[name] for name in ("std", "low", "high")},
+                "chips": run.chips,
                 "bits": bits,
                 "loss_per_megabit": spread["mean"] * per_megabit,
                 "low_per_megabit": spread["low"] * per_megabit,
                 "high_per_megabit": spread["high"] * per_megabit,
             }
         )
-    return pd.DataFrame(rows).astype({"bits": "Int64"}).merge(distances, on=["layer", "head"], how="left")
+    table = pd.DataFrame(rows).astype({"bits": "Int64"}).merge(distances, on=["layer", "head"], how="left")
+    metric = bench.task.primary
+    figures = [partial(draw_heads, table=table, metric=metric)]
+    figures += [partial(draw_distances, table=table, metric=metric)] if table["distance"].notna().any() else []
+    worst = table.loc[table["loss"].idxmax()]
+    return Analysis(
+        name="heads",
+        table=table,
+        sentence=f"Head {worst['head']} of layer {worst['layer']} costs most: {100 * worst['loss']:.2f} points."
+        if worst["low"] > 0
+        else "No head stands out: no 95 % interval lies above zero; more --chips would tell more.",
+        sections=[_section(table, metric, run.chips)],
+        figures=figures,
+        size=(max(5.2, 3.2 + 0.3 * table["head"].nunique()), max(4.0, 2.6 + 0.28 * table["layer"].nunique())),
+        **of_bench(bench),
+    )
 
 
 def attention_distances(
@@ -291,6 +298,25 @@ def draw_distances(axes: Any, table: pd.DataFrame, metric: str = "accuracy") -> 
     axes.set_title(f"Vulnerability and reach of heads\nmean of {table['chips'].iloc[0]} chips, 95 % interval")
     grid(axes)
     axes.legend(frameon=False, fontsize=8, ncols=1 + (len(layers) > 8))
+
+
+def _section(table: pd.DataFrame, metric: str, chips: int) -> Section:
+    units = ", ".join(dict.fromkeys(table["unit"].dropna()))
+    with_bits, with_pixels = bool(table["bits"].notna().any()), bool(table["distance_px"].notna().any())
+    head = ["layer", "head", "points", "95 % interval"]
+    head += ["points per Mbit"] * with_bits + [f"distance ({units})"] * bool(units)
+    head += ["distance (pixels)"] * with_pixels
+    rows = []
+    for _, row in table.sort_values("loss", ascending=False, kind="stable").head(MOST_SHOWN).iterrows():
+        line = [int(row["layer"]), int(row["head"]), *points(row, "loss")]
+        line += [number(100 * row["loss_per_megabit"], 1)] * with_bits
+        line += [number(row["distance"], 2)] * bool(units) + [number(row["distance_px"], 1)] * with_pixels
+        rows.append(line)
+    below = [f"and {len(table) - MOST_SHOWN} more heads (--json shows all)"] * (len(table) > MOST_SHOWN)
+    if not units:
+        below.append("Distances are not known: no attention product over all tokens could be told from the graph.")
+    title = f"{metric.capitalize()} lost, only this head disturbed, in points, mean of {chips} chips:"
+    return Section(title, head, rows, tuple(below))
 
 
 def _first_input(node: Any) -> str:

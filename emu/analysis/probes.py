@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -17,22 +17,17 @@ from numpy.typing import NDArray
 from emu.contract.schema import FAULTY_WEIGHT
 from emu.contract.site import Site, Skipped
 from emu.errors import InputError
-from emu.evaluation.bench import Bench, Trial, check_calibrated
+from emu.evaluation.bench import DEFAULT_BATCH as USUAL_BATCH
+from emu.evaluation.bench import Bench, Trial
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import fixed_batch, model_inputs
-from emu.evaluation.sources import DataSource
+from emu.evaluation.metrics import fixed
 from emu.evaluation.statistics import chip_spread
 from emu.evaluation.tasks import Arrays
-from emu.rewriter import EmulatedModel, read_manifest, rewrite
+from emu.rewriter import EmulatedModel
 from emu.rewriter.dataflow import DataFlow, is_standard
 from emu.rewriter.find import PRODUCTS
 from emu.rewriter.load import DOMAIN
-
-if TYPE_CHECKING:
-    import onnx
-
-    from emu.device import Overrides
-    from emu.rewriter import Device, Rule
 
 Kind = Literal["attention", "block", "context"]
 
@@ -150,68 +145,54 @@ class ProbedModel:
     """A model on data whose inner tensors of one kind can be had, clean and under any trial.
 
     Args:
-        model: a rewritten model, or a plain one with `device`.
-        data: as `Bench` takes them; labels are not needed.
+        bench: a model with a device, and its data; labels are not needed. Inner tensors of all layers are in memory for
+            one batch: where the bench has the default size of a batch, it is 8 samples here.
         kind: which inner tensors.
-        device: a profile for a plain model.
-        set: settings of the device; of a rewritten model only the numbers of its device tensor.
-        map: other devices for some sites, when rewriting.
-        batch_size: samples at once; None for 8. It does not change the result.
-        threads: threads of the session; None for onnxruntime's default.
-        samples: use only the first so many samples.
-        ops: `native` for the C++ operators, `python` for their NumPy twin.
 
     Raises:
-        InputError: the model, the data or a setting is wrong, or the model has no such tensors.
+        InputError: the model is plain, or has no such tensors.
     """
 
-    def __init__(
-        self,
-        model: "str | Path | onnx.ModelProto | EmulatedModel",
-        data: str | Path | Mapping[str, Any] | DataSource,
-        kind: Kind,
-        *,
-        device: "Device | None" = None,
-        set: "Overrides | None" = None,
-        map: "Sequence[Rule]" = (),
-        batch_size: int | None = None,
-        threads: int | None = None,
-        samples: int | None = None,
-        ops: Literal["native", "python"] = "native",
-    ) -> None:
-        emulated, changes = _emulated(model, device, set, map)
-        check_calibrated(emulated.manifest, emulated.name)
-        self.name = emulated.name
-        self.probes, self.missing = find_probes(emulated, kind)
+    def __init__(self, bench: Bench, kind: Kind) -> None:
+        if bench.manifest is None:
+            raise InputError(f"{bench.name} is not rewritten: give a device.")
+        emulated = EmulatedModel.open(bench.model)
+        self.name, self._of = bench.name, bench
+        self.probes, self.missing = find_probes(replace(emulated, name=bench.name), kind)
         self.bench = Bench(
             emulated.observed(probe.value for probe in self.probes),
-            data,
-            set=changes,
+            bench.dataset,
+            set=bench.arguments["set"] or None,
             task=Arrays(),  # inner tensors are compared, with no label
-            batch_size=batch_size,
-            threads=threads,
-            samples=samples,
-            ops=ops,
-            folder=Path(model).parent if isinstance(model, str | Path) else None,
+            batch_size=min(bench.batch_size, DEFAULT_BATCH) if bench.batch_size == USUAL_BATCH else bench.batch_size,
+            threads=bench.arguments["threads"],
+            ops=bench.arguments["ops"],
         )
         self._fixed = fixed_batch(model_inputs(self.bench.session))
-        if batch_size is None and self._fixed is None:
-            self.bench.batch_size = DEFAULT_BATCH
 
     @property
     def samples(self) -> int:
         """Number of samples."""
         return self.bench.dataset.rows
 
-    def facts(self) -> dict[str, Any]:
-        """What an analysis is of, as plain data; `notes` say what could not be looked at."""
+    def described(self) -> dict[str, Any]:
+        """What an analysis is of: the arguments `heading`, `facts` and `caption` of `emu.analysis.ground.Analysis`."""
+        bench, notes = self.bench, [*self.bench.about_sites, *self.missing]
         return {
-            "model": self.name,
-            "device": self.bench.device_names,
-            "settings": dict(self.bench.settings),
-            "data": self.bench.dataset.where,
-            "samples": self.samples,
-            "notes": [*self.bench.about_sites, *self.missing],
+            "heading": [
+                f"model    {self.name} ({bench.device_names})",
+                f"data     {bench.dataset.where}, {self.samples} samples",
+                *(f"Note: {note}" for note in notes),
+            ],
+            "facts": {
+                "model": self.name,
+                "device": bench.device_names,
+                "settings": dict(bench.settings),
+                "data": bench.dataset.where,
+                "samples": self.samples,
+                "notes": notes,
+            },
+            "caption": f"{Path(self.name).name} on {bench.device_names}, {self.samples} samples",
         }
 
     def batches(self) -> Iterator[Batch]:
@@ -296,6 +277,13 @@ class ProbedModel:
         ]
 
 
+def with_interval(row: Mapping[str, Any], name: str, digits: int) -> list[str]:
+    """What `over_chips` gave, for a table."""
+    low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
+    interval = "-" if math.isnan(low) else f"{fixed(low, digits)} to {fixed(high, digits)}"
+    return [fixed(float(row[name]), digits), interval]
+
+
 def over_chips(name: str, values: Sequence[float]) -> dict[str, float]:
     """The mean over chips as `name`, its standard deviation and 95 % t interval as `name_std`, `name_low`, `name_high`.
 
@@ -308,27 +296,6 @@ def over_chips(name: str, values: Sequence[float]) -> dict[str, float]:
         std, (low, high) = spread.std, spread.ci95 or (None, None)
     ends = {f"{name}_std": std, f"{name}_low": low, f"{name}_high": high}
     return {name: mean, **{key: math.nan if value is None else value for key, value in ends.items()}}
-
-
-def _emulated(
-    model: "str | Path | onnx.ModelProto | EmulatedModel",
-    device: "Device | None",
-    set: "Overrides | None",
-    map: "Sequence[Rule]",
-) -> "tuple[EmulatedModel, Overrides | None]":
-    """The rewritten model, and the settings that are left for its controls."""
-    if isinstance(model, str | Path) and not Path(model).is_file():
-        raise InputError(f"There is no model file {model}.")
-    is_rewritten = isinstance(model, EmulatedModel) or read_manifest(model) is not None
-    name = str(model) if isinstance(model, str | Path) else "The model"
-    if is_rewritten:
-        if device is not None or map:
-            raise InputError(f"{name} is already rewritten: give it without a device, or give the original model.")
-        opened = EmulatedModel.open(model)
-        return replace(opened, name=name) if isinstance(model, str | Path) else opened, set
-    if device is None:
-        raise InputError(f"{name} is not rewritten: give a device.")
-    return replace(rewrite(model, device, set=set, map=map), name=name), None  # type: ignore[arg-type]
 
 
 def _by_sample(array: NDArray[Any], probe: Probe, samples: int, name: str) -> NDArray[np.float32]:

@@ -1,42 +1,44 @@
 """Which sites to keep off the device, so that the accuracy lost stays under a target at the least cost."""
 
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from emu.analysis.figures import BLUE, GREEN, GREY, RED, curve, grid, in_points
-from emu.analysis.heads import stored_bits
-from emu.analysis.sensitivity import (
+from emu.analysis.ground import (
     ROUNDING,
-    Echo,
+    Analysis,
     Group,
-    Step,
+    Run,
+    RunOptions,
+    Section,
     clean_value,
     groups_of,
     mean_and_interval,
-    primary_values,
-    run_announced,
+    of_bench,
+    points,
+    records,
 )
+from emu.analysis.heads import stored_bits
 from emu.contract.site import one_of_each_array
 from emu.errors import InputError
-from emu.evaluation import Bench, Trial
+from emu.evaluation import Bench
 from emu.evaluation.bench import seeds_of
-
-if TYPE_CHECKING:
-    from emu.sweep import Store
 
 Cost = Literal["macs", "parameters", "bits"]
 
 _UNION = " | "
 
 
-@dataclass(frozen=True)
-class Protection:
-    """What `protect` found.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Protection(Analysis):
+    """What `protect` found; its table are the steps.
 
     Attributes:
         chosen: selections of the sites to protect, in the order of the model.
@@ -47,7 +49,7 @@ class Protection:
         cost: of what is protected; `share` of the cost of protecting all sites.
         parts: one row per part of the model that could be protected: `part`, `selection`, `cost`, `share`, `alone`
             (accuracy lost when it alone is disturbed), `regained` (when all but it are), `protected`.
-        steps: one row per measurement of the search, in order: `step`, `action` (`screen`: nothing is protected; `add`;
+        table: one row per measurement of the search, in order: `step`, `action` (`screen`: nothing is protected; `add`;
             `verify`; `drop`, or `keep` where the target would be lost without the part), `part`, `parts` (number
             protected), `cost`, `share`, `loss`, `std`, `low`, `high`, `chips`, `first_seed`.
     """
@@ -62,7 +64,6 @@ class Protection:
     cost: int
     share: float
     parts: pd.DataFrame
-    steps: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,10 @@ def protect(
     bench: Bench,
     target: float = 0.01,
     cost: Cost = "macs",
-    chips: int = 10,
-    first_seed: int = 0,
     *,
     guard: str = "ideal",
     guarded: Callable[[Sequence[str]], Bench] | None = None,
-    store: "Store | None" = None,
-    echo: Echo | None = None,
-    progress: Step | None = None,
+    **options: Unpack[RunOptions],
 ) -> Protection:
     """Finds sites to protect so that the mean accuracy lost stays under a target, at the least cost.
 
@@ -113,22 +110,17 @@ def protect(
         bench: a model with a device.
         target: largest mean loss, a share of accuracy: 0.01 for one point.
         cost: what protection costs: multiply-accumulates for one sample, parameters, or stored bits.
-        chips: number of chips of each measurement; seeds from `first_seed` on.
-        first_seed: seed of the first chip.
         guard: the device of protected sites, for the rules.
         guarded: makes the bench in which sites are on the device `guard`, from rules; None where that is digital, which
             needs none: a site of strength 0 is digital. With it `cost` of `bits` are check bits, 8 for 64.
-        store: keeps the trials.
-        echo: takes sentences on the number of trials and on what was found.
-        progress: called with the trials done and all of them, for each measurement.
+        options: chips of each measurement, seeds, and where trials are kept, see `emu.analysis.ground.Run`.
 
     Raises:
         InputError: a model without sites, a cost that is not known or zero everywhere, a target outside 0 to 1.
     """
     if not 0 < target < 1:
         raise InputError(f"The target is a loss of {target:g} and must be a share between 0 and 1, such as 0.01.")
-    search = _Search(bench, target, cost, chips, first_seed, guard, guarded, store, echo, progress)
-    return search.run()
+    return _Search(bench, target, cost, guard, guarded, Run(**options)).run()
 
 
 class _Search:
@@ -139,25 +131,19 @@ class _Search:
         bench: Bench,
         target: float,
         cost: Cost,
-        chips: int,
-        first_seed: int,
         guard: str,
         guarded: Callable[[Sequence[str]], Bench] | None,
-        store: "Store | None",
-        echo: Echo | None,
-        progress: Step | None,
+        run: Run,
     ) -> None:
         self.clean = clean_value(bench)
-        self.bench, self.target, self.chips = bench, target, chips
-        self.guard, self.guarded = guard, guarded
-        self.store, self.progress = store, progress
-        self.say: Echo = echo or (lambda sentence: None)
+        self.bench, self.target, self.cost, self.chips = bench, target, cost, run.chips
+        self.guard, self.guarded, self.options = guard, guarded, run
         self.parts = _parts(bench, cost, check_bits=guarded is not None)
         self.total = sum(part.cost for part in self.parts)
         if not self.total:
             raise InputError(f"No site on the device costs {cost}: choose another cost.")
-        self.screening = list(seeds_of(chips, first_seed))
-        self.next_seed = first_seed + chips
+        self.screening = list(run.seeds)
+        self.next_seed = run.first_seed + run.chips
         self.steps: list[dict[str, Any]] = []
 
     def run(self) -> Protection:
@@ -182,17 +168,17 @@ class _Search:
         """What each part loses alone, and regains, on each chip `[parts, chips]`; the first step of the search."""
         count = len(self.parts)
         every = [selection for part in self.parts for selection in part.selections]
-        trials = [Trial(seed) for seed in self.screening]
+        trials = self.options.trials()
         for part in self.parts:
             rest = [each for each in every if each not in part.selections]
             # One selection is written as in other analyses, so that a store that has the trial is not asked twice.
             alone: dict[str, Any] = (
                 {"only": part.selections[0]} if len(part.groups) == 1 else {"exclude": _UNION.join(rest)}
             )
-            trials += [Trial(seed, **alone) for seed in self.screening]
-            trials += [Trial(seed, exclude=_UNION.join(part.selections)) for seed in self.screening]
+            trials += self.options.trials(**alone)
+            trials += self.options.trials(exclude=_UNION.join(part.selections))
         what = f"screening, (all, and {count} parts alone and {count} protected) x {self.chips} chips"
-        values = np.reshape(self.accuracies(self.bench, trials, what), (-1, self.chips))
+        values = self.options.measure(self.bench, trials, what, "protect").reshape(-1, self.chips)
         self.note("screen", (), self.screening, self.clean - values[0], "")
         return self.clean - values[1::2], values[2::2] - values[0]
 
@@ -204,7 +190,9 @@ class _Search:
                 return step
             index = reserve.pop(0)
             chosen.add(index)
-            self.say(f"Not verified: {100 * step['loss']:.2f} points on fresh chips. Adding {self.parts[index].name}.")
+            self.options.say(
+                f"Not verified: {100 * step['loss']:.2f} points on fresh chips. Adding {self.parts[index].name}."
+            )
 
     def drop(self, chosen: set[int], verified: dict[str, Any]) -> dict[str, Any]:
         """Drops parts that the target does not need, and verifies what remains."""
@@ -225,7 +213,7 @@ class _Search:
                 return final
             index = dropped.pop()
             chosen.add(index)
-            self.say(f"Not verified: {100 * final['loss']:.2f} points. Restoring {self.parts[index].name}.")
+            self.options.say(f"Not verified: {100 * final['loss']:.2f} points. Restoring {self.parts[index].name}.")
             final = verified  # all that was dropped is back, if nothing is left to restore
         return final
 
@@ -241,12 +229,11 @@ class _Search:
         what = f"{said}{name}, {len(chosen)} of {len(self.parts)} parts protected, {len(seeds)} chips"
         if self.guarded is None or not chosen:
             selections = [each for index in sorted(chosen) for each in self.parts[index].selections]
-            trials = [Trial(seed, exclude=_UNION.join(selections) or None) for seed in seeds]
-            values = self.accuracies(self.bench, trials, what)
+            bench, trials = self.bench, self.options.trials(seeds, exclude=_UNION.join(selections) or None)
         else:
-            bench = self.guarded(self.rules(chosen))
-            values = self.accuracies(bench, [Trial(seed) for seed in seeds], what)
-        return self.note(action, chosen, seeds, self.clean - np.array(values), name)
+            bench, trials = self.guarded(self.rules(chosen)), self.options.trials(seeds)
+        values = self.options.measure(bench, trials, what, "protect")
+        return self.note(action, chosen, seeds, self.clean - values, name)
 
     def note(
         self, action: str, chosen: Collection[int], seeds: Sequence[int], losses: NDArray[np.float64], name: str
@@ -270,12 +257,6 @@ class _Search:
         self.steps.append(step)
         return step
 
-    def accuracies(self, bench: Bench, trials: Sequence[Trial], what: str) -> list[float]:
-        table = run_announced(
-            bench, trials, what, store=self.store, study="protect", echo=self.say, progress=self.progress
-        )
-        return primary_values(bench, table)
-
     def holds(self, step: Mapping[str, Any]) -> bool:
         """Whether a measurement loses at most the target; losing just that much holds it."""
         return bool(step["loss"] <= self.target + ROUNDING)
@@ -298,19 +279,65 @@ class _Search:
                 "protected": [index in chosen for index in range(len(self.parts))],
             }
         )
-        return Protection(
-            chosen=tuple(each for index in sorted(chosen) for each in self.parts[index].selections),
-            rules=tuple(self.rules(chosen)),
-            verified=self.holds(final),
-            loss=final["loss"],
-            low=final["low"],
-            high=final["high"],
-            first_seed=final["first_seed"],
+        steps, metric = pd.DataFrame(self.steps), self.bench.task.primary
+        found = {name: final[name] for name in ("loss", "low", "high", "first_seed")}
+        chosen_selections = tuple(each for index in sorted(chosen) for each in self.parts[index].selections)
+        rules, verified = self.rules(chosen), self.holds(final)
+        protection = Protection(
+            name="steps",
+            table=steps,
+            sentence=f"With {len(rules)} selections protected, {cost / self.total:.1%} of {self.cost}, a loss of at "
+            f"most {in_points(self.target)} is {'met' if verified else 'NOT met'} on average over fresh chips.",
+            sections=[self.section(steps, found, rules, verified, cost)],
+            more={
+                "target": self.target,
+                "cost_in": self.cost,
+                "map": rules,
+                "verified": verified,
+                "loss": {
+                    "mean": found["loss"],
+                    "ci95": None if np.isnan(found["low"]) else [found["low"], found["high"]],
+                },
+                "first_seed": found["first_seed"],
+                "cost": cost,
+                "share": cost / self.total,
+                "parts": records(parts),
+            },
+            size=(6.8, 4.6),
+            **of_bench(self.bench),
+            chosen=chosen_selections,
+            rules=tuple(rules),
+            verified=verified,
+            **found,
             cost=cost,
             share=cost / self.total,
             parts=parts,
-            steps=pd.DataFrame(self.steps),
         )
+        draw = partial(draw_protection, found=protection, target=self.target, cost=self.cost, metric=metric)
+        return replace(protection, figures=[draw])
+
+    def section(
+        self, steps: pd.DataFrame, found: Mapping[str, Any], rules: Sequence[str], verified: bool, cost: int
+    ) -> Section:
+        """The steps as they are printed, and the arguments that protect."""
+        rows = [
+            [row["action"], row["part"], row["parts"], f"{row['share']:.1%}", row["chips"], *points(row, "loss")]
+            for row in steps.to_dict("records")
+        ]
+        loss, interval = points(found, "loss")
+        last = found["first_seed"] + self.chips - 1
+        outcome = "verified on fresh chips" if verified else "NOT reached on fresh chips"
+        below = [
+            "",
+            f"A loss of at most {in_points(self.target)} is {outcome}:",
+            f"  {loss} points, 95 % interval {interval}, chips of seeds {found['first_seed']} to {last}",
+        ]
+        if verified and found["high"] > self.target + ROUNDING:
+            below.append("  The interval reaches above the target: more --chips would tell more.")
+        below.append(f"Protect {len(rules)} selections, {cost / self.total:.1%} of {self.cost} ({cost}):")
+        below += [f"  --map {shlex.quote(rule)}" for rule in rules] or ["  nothing"]
+        head = ["action", "part", "protected", f"share of {self.cost}", "chips", "points", "95 % interval"]
+        return Section("Mean loss in points with 95 % interval:", head, rows, tuple(below))
 
 
 def draw_protection(axes: Any, found: Protection, target: float, cost: str = "cost", metric: str = "accuracy") -> None:
@@ -323,7 +350,7 @@ def draw_protection(axes: Any, found: Protection, target: float, cost: str = "co
         cost: what the cost is counted in.
         metric: name of what is measured.
     """
-    steps = found.steps
+    steps = found.table
     grown = steps[steps["action"].isin(["screen", "add"])]
     chips = int(grown["chips"].iloc[0])
     share, loss, low, high = (100 * grown[name] for name in ("share", "loss", "low", "high"))

@@ -2,27 +2,19 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from emu.analysis.figures import below_axes, colors, grid, line_styles
-from emu.analysis.probes import Batch, Kind, ProbedModel, over_chips
+from emu.analysis.ground import MOST_SHOWN, Analysis, Run, RunOptions, Section
+from emu.analysis.probes import Batch, ProbedModel, over_chips, with_interval
 from emu.errors import InputError
-from emu.evaluation.bench import Trial, seeds_of
-from emu.evaluation.sources import DataSource
-
-if TYPE_CHECKING:
-    import onnx
-
-    from emu.device import Overrides
-    from emu.rewriter import Device, EmulatedModel, Rule
-
+from emu.evaluation import Bench
 
 _LINES = ("-", "--", ":", "-.")
 
@@ -37,99 +29,92 @@ def ratio_db(signal: float, noise: float) -> float:
 
 
 def signal_to_noise(
-    model: "str | Path | onnx.ModelProto | EmulatedModel",
-    data: str | Path | Mapping[str, Any] | DataSource,
-    *,
-    device: "Device | None" = None,
-    set: "Overrides | None" = None,
-    map: "Sequence[Rule]" = (),
-    only: str | None = None,
-    exclude: str | None = None,
+    bench: Bench,
     vary: Mapping[str, Sequence[Any]] | None = None,
+    *,
     of: Literal["block", "context"] = "block",
     reference: Mapping[str, Any] | None = None,
-    chips: int = 5,
-    first_seed: int = 0,
-    read_seed: int = 0,
-    samples: int | None = None,
-    batch_size: int | None = None,
-    threads: int | None = None,
-    ops: Literal["native", "python"] = "native",
-    progress: Callable[[int, int], None] | None = None,
-) -> pd.DataFrame:
+    only: str | None = None,
+    exclude: str | None = None,
+    **options: Unpack[RunOptions],
+) -> Analysis:
     """The signal-to-noise ratio of every layer, 10 log10(sum y^2 / sum (y' - y)^2) in dB.
 
     Sums are over the elements of y for all samples, padding (`attention_mask` 0) left out. The mean over chips is of
     the ratios in dB, with its 95 % t interval.
 
     Args:
-        model: a rewritten model, or a plain one with `device`.
-        data: as `Bench` takes them; labels are not needed.
-        device: a profile for a plain model.
-        set: settings of the device.
-        map: other devices for some sites, when rewriting.
-        only: disturb these sites only.
-        exclude: leave these sites undisturbed.
+        bench: a model with a device, and data; labels are not needed.
         vary: numbers of the device and their values, such as `{"write.gamma": [3, 4, 5]}`; of several every
             combination.
         of: `block`: y is the residual sum at the end of a layer; `context`: the attention of the layer, softmax(QK^T)V.
         reference: y is not that of the clean model but of the same chip with these numbers of the device, such as
             `{"write.gamma": 0}` for the noise alone, without what a transform does: the ClipFormer paper, as read here.
-        chips: number of chips.
-        first_seed: seed of the first chip.
-        read_seed: seed of the run-time noise.
-        samples: use only the first so many samples.
-        batch_size: samples at once; None for 8.
-        threads: threads of the session; None for onnxruntime's default.
-        ops: `native` for the C++ operators, `python` for their NumPy twin.
-        progress: called with the steps done and the steps in total.
+        only: disturb these sites only.
+        exclude: leave these sites undisturbed.
+        options: chips and seeds, see `emu.analysis.ground.Run`; nothing of it is stored.
 
     Returns:
-        A column for each number in `vary`, then `layer`, `snr_db`, `snr_db_std`, `snr_db_low`, `snr_db_high`,
-        `samples`, `chips`. `attrs` says what it is of, and under `notes` what could not be looked
-        at.
+        A table with a column for each number in `vary`, then `layer`, `snr_db`, `snr_db_std`, `snr_db_low`,
+        `snr_db_high`, `samples`, `chips`.
 
     Raises:
-        InputError: the model, the data or a setting is wrong, or no such tensors were found.
+        InputError: a setting is wrong, or no such tensors were found.
     """
-    seeds = seeds_of(chips, first_seed)
-    vary = dict(vary or {})
+    run, vary, kind = Run(**options), dict(vary or {}), of
     for name, values in vary.items():
         if not values:
             raise InputError(f"'{name}' is varied over no value: give at least one.")
-    kind: Kind = of
-    probed = ProbedModel(
-        model,
-        data,
-        kind,
-        device=device,
-        set=set,
-        map=map,
-        batch_size=batch_size,
-        threads=threads,
-        samples=samples,
-        ops=ops,
-    )
-    points = [dict(zip(vary, combination, strict=True)) for combination in itertools.product(*vary.values())]
-    trials = [
-        Trial(seed=seed, read_seed=read_seed, only=only, exclude=exclude, set=point)
-        for point in points
-        for seed in seeds
-    ]
+    probed = ProbedModel(bench, kind)
+    settings = [dict(zip(vary, combination, strict=True)) for combination in itertools.product(*vary.values())]
+    trials = [trial for point in settings for trial in run.trials(only=only, exclude=exclude, set=point)]
     against = None if reference is None else [replace(each, set={**each.set, **reference}) for each in trials]
     powers = np.zeros((len(trials), len(probed.probes), 2))
-    for run in probed.compare(trials, references=against, progress=progress):
-        for place, y, noisy in run.values:
-            powers[run.trial, place] += _power(y, run.batch), _power(noisy.astype(np.float64) - y, run.batch)
+    for each in probed.compare(trials, references=against, progress=run.progress):
+        for place, y, noisy in each.values:
+            powers[each.trial, place] += _power(y, each.batch), _power(noisy.astype(np.float64) - y, each.batch)
     rows = []
-    for (place, point), (layer, probe) in itertools.product(enumerate(points), enumerate(probed.probes)):
-        ratios = [ratio_db(*each) for each in powers[place * chips : (place + 1) * chips, layer]]
+    for (place, point), (layer, probe) in itertools.product(enumerate(settings), enumerate(probed.probes)):
+        ratios = [ratio_db(*pair) for pair in powers[place * run.chips : (place + 1) * run.chips, layer]]
         measured = over_chips("snr_db", ratios)
-        rows.append({**point, "layer": probe.layer, **measured, "samples": probed.samples, "chips": chips})
-    frame = pd.DataFrame(rows)
-    frame.attrs |= probed.facts()
-    frame.attrs["of"] = of
-    return frame
+        rows.append({**point, "layer": probe.layer, **measured, "samples": probed.samples, "chips": run.chips})
+    table = pd.DataFrame(rows)
+    table.attrs["of"] = of
+    changes = " ".join(f"{name}={_value(value)}" for name, value in (reference or {}).items())
+    compared = f"the same chip with {changes}" if reference else "the clean model"
+    described = probed.described()
+    worst = table.loc[table["snr_db"].idxmin()]
+    return Analysis(
+        name="snr",
+        table=table,
+        sentence=f"Layer {worst['layer']:.0f} keeps least of its signal: {worst['snr_db']:.2f} dB.",
+        sections=[_section(table, list(vary), of, compared, run.chips)],
+        more={"of": of, "reference": dict(reference) if reference else "clean"},
+        figures=[lambda axes: draw_signal_to_noise(table, axes)],
+        size=(6.4, 4.4),
+        **{**described, "caption": f"{described['caption']}, against {compared}"},
+    )
+
+
+def _section(table: pd.DataFrame, varied: list[str], of: str, compared: str, chips: int) -> Section:
+    rows = [
+        [*(_value(row[name]) for name in varied), int(row["layer"]), *with_interval(row, "snr_db", 2)]
+        for row in table.head(MOST_SHOWN).to_dict("records")
+    ]
+    below = [f"and {len(table) - MOST_SHOWN} more (--json shows all)"] * (len(table) > MOST_SHOWN)
+    if table["layer"].nunique() > 1 and math.isfinite(table["snr_db"].mean()):
+        groups = table.groupby(varied, sort=False)["snr_db"].mean() if varied else {(): table["snr_db"].mean()}
+        for value, mean in groups.items():
+            values = value if isinstance(value, tuple) else (value,)
+            text = " ".join(f"{name}={_value(each)}" for name, each in zip(varied, values, strict=True))
+            below.append(f"mean over layers {mean:.2f} dB" + (f"  {text}" if text else ""))
+    what = "the attention of a layer" if of == "context" else "the output of a layer"
+    title = f"Signal-to-noise ratio of {what} against {compared}, mean of {chips} chips:"
+    return Section(title, [*varied, "layer", "dB", "95 % interval"], rows, tuple(below))
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def draw_signal_to_noise(frame: pd.DataFrame, axes: Any) -> None:

@@ -1,29 +1,28 @@
 """How much of a disturbance a model stands: the value of a setting at which so much accuracy is lost."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from emu.analysis.figures import GREY, curve, grid, line_styles
-from emu.analysis.sensitivity import (
+from emu.analysis.figures import GREY, curve, grid, in_points, line_styles
+from emu.analysis.ground import (
     ROUNDING,
-    Echo,
-    Step,
+    Analysis,
+    Run,
+    RunOptions,
+    Section,
     clean_value,
     groups_of,
     mean_and_interval,
-    primary_values,
-    run_announced,
+    of_bench,
+    records,
 )
 from emu.errors import InputError
-from emu.evaluation import Bench, Trial
-from emu.evaluation.bench import seeds_of
-
-if TYPE_CHECKING:
-    from emu.sweep import Store
+from emu.evaluation import Bench
 
 By = Literal["model", "layer", "component", "head"]
 
@@ -54,30 +53,58 @@ def crossing(values: ArrayLike, losses: ArrayLike, limit: float) -> float:
     return float(10 ** (x[after - 1] + share * (x[after] - x[after - 1])))
 
 
-def threshold_curves(
+def thresholds(
     bench: Bench,
     vary: str,
     values: Sequence[float],
     by: By = "model",
-    chips: int = 10,
-    first_seed: int = 0,
-    *,
-    store: "Store | None" = None,
-    echo: Echo | None = None,
-    progress: Step | None = None,
-) -> pd.DataFrame:
-    """The accuracy lost at each value of a setting, on each chip.
+    losses: Sequence[float] = LOSSES,
+    **options: Unpack[RunOptions],
+) -> Analysis:
+    """The value of a setting at which so much accuracy is lost.
 
     Args:
         bench: a model with a device.
         vary: the setting, one of `Bench.settings`, such as `faults.ber` or `program.sigma`.
         values: its values, positive; they are sorted.
         by: what is disturbed at a time: the whole `model`, one `layer`, one `component`, or one `head` of one layer.
-        chips: number of chips, seeds `first_seed`, `first_seed` + 1, ...; the same at every value.
-        first_seed: seed of the first chip.
-        store: keeps the trials.
-        echo: takes a sentence on the number of trials and one on the time.
-        progress: called with the trials done and all of them.
+        losses: the limits, shares of accuracy.
+        options: chips, seeds, and where trials are kept, see `emu.analysis.ground.Run`.
+
+    Returns:
+        The table of `crossings`; `drawn` is that of `threshold_curves`.
+
+    Raises:
+        InputError: as in `threshold_curves`.
+    """
+    curves = threshold_curves(bench, vary, values, by, **options)
+    table, run, metric = crossings(curves, losses), Run(**options), bench.task.primary
+    rows = []
+    for row in table.to_dict("records"):
+        low, high = (_shown(row[end], values) for end in ("low", "high"))
+        interval = "-" if np.isnan(row["low"]) else f"{low} to {high}"
+        rows.append([row["part"], in_points(row["limit"]), _shown(row["value"], values), interval])
+    title = f"{vary} at which so much {metric} is lost, mean of {run.chips} chips, 95 % bootstrap interval:"
+    first = table[table["limit"] == min(losses)].sort_values("value", kind="stable").iloc[0]
+    subject = "The model" if first["part"] == "model" else f"{first['part']} is the weakest: it"
+    mean = curves.groupby(["part", "value"], sort=False)["loss"].mean().reset_index()
+    return Analysis(
+        name="thresholds",
+        table=table,
+        sentence=f"{subject} loses {in_points(float(first['limit']))} at {vary} {_shown(first['value'], values)}.",
+        sections=[Section(title, ["part", "lost", vary, "95 % interval"], rows)],
+        more={"vary": vary, "by": by, "mean_losses": records(mean)},
+        figures=[partial(draw_thresholds, curves=curves, vary=vary, losses=losses, metric=metric)],
+        size=(6.8, 4.6),
+        drawn=curves,
+        **of_bench(bench),
+    )
+
+
+def threshold_curves(
+    bench: Bench, vary: str, values: Sequence[float], by: By = "model", **options: Unpack[RunOptions]
+) -> pd.DataFrame:
+    """The accuracy lost at each value of a setting, on each chip; arguments as in `thresholds`.
 
     Returns:
         One row per part, value and chip: `part`, `value`, `seed`, `loss`, the accuracy of the clean model less that of
@@ -86,23 +113,23 @@ def threshold_curves(
     Raises:
         InputError: a setting that the device does not have, values that are not positive, or no such parts.
     """
-    points = sorted(set(map(float, values)))
-    if len(points) < 2 or points[0] <= 0 or not np.isfinite(points).all():
+    run = Run(**options)
+    tried = sorted(set(map(float, values)))
+    if len(tried) < 2 or tried[0] <= 0 or not np.isfinite(tried).all():
         raise InputError(f"A threshold lies between values: give at least two different positive ones for {vary}.")
     parts = _parts(bench, by)
     if vary not in bench.settings:
         raise InputError(f"'{vary}' is no number of this device: vary one of {', '.join(bench.settings) or 'nothing'}.")
-    seeds = seeds_of(chips, first_seed)
-    keys = [(part, value, seed) for part in parts for value in points for seed in seeds]
-    trials = [Trial(seed, set={vary: value}, **parts[part]) for part, value, seed in keys]
-    what = f"{len(parts)} part{'s' * (len(parts) > 1)} ({by}) x {len(points)} values of {vary} x {chips} chips"
-    table = run_announced(bench, trials, what, store=store, study="thresholds", echo=echo, progress=progress)
+    keys = [(part, value, seed) for part in parts for value in tried for seed in run.seeds]
+    trials = [trial for part in parts.values() for value in tried for trial in run.trials(set={vary: value}, **part)]
+    what = f"{len(parts)} part{'s' * (len(parts) > 1)} ({by}) x {len(tried)} values of {vary} x {run.chips} chips"
+    measured = run.measure(bench, trials, what, "thresholds")
     curves = pd.DataFrame(keys, columns=["part", "value", "seed"])
-    curves["loss"] = clean_value(bench) - np.array(primary_values(bench, table))
+    curves["loss"] = clean_value(bench) - measured
     return curves
 
 
-def thresholds(curves: pd.DataFrame, losses: Sequence[float] = LOSSES, seed: int = 0) -> pd.DataFrame:
+def crossings(curves: pd.DataFrame, losses: Sequence[float] = LOSSES, seed: int = 0) -> pd.DataFrame:
     """Where the mean loss over chips reaches each limit, with a 95 % bootstrap interval over chips.
 
     Args:
@@ -194,6 +221,13 @@ def draw_thresholds(
     grid(axes)
     if len(parts) > 1:
         axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=1 + (len(parts) > 8))
+
+
+def _shown(value: float, tried: Sequence[float]) -> str:
+    """A threshold in words: less or more than all values that were tried, or between them."""
+    if np.isnan(value):
+        return "-"
+    return f"< {min(tried):g}" if value == 0 else f"> {max(tried):g}" if np.isinf(value) else f"{value:.3g}"
 
 
 def _grid(curves: pd.DataFrame, part: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

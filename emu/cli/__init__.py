@@ -18,7 +18,8 @@ from emu.cli import evaluation as evaluation
 from emu.cli import sweep as sweep
 from emu.cli import report as report
 from emu.cli import analyze as analyze
-from emu.cli import analyze_signals as analyze_signals
+from emu.cli import cost as cost
+from emu.cli import pareto as pareto
 from emu.cli import corruptions as corruptions
 from emu.cli import installation as installation
 # isort: on

@@ -6,29 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emu.cli.analyze import facts, open_bench, print_heading
 from emu.cli.app import app
-from emu.cli.options import (
-    AS_USUAL,
-    BatchSize,
-    Chips,
-    Data,
-    DataOptions,
-    Device,
-    Exclude,
-    FirstSeed,
-    Json,
-    Map,
-    Only,
-    Ops,
-    Samples,
-    Set,
-    Share,
-    Stored,
-    TaskName,
-    Threads,
-    grouped,
-)
+from emu.cli.options import ExperimentOptions, FirstSeed, Json, Ops, RunOptions, Set, Threads, grouped
 from emu.cli.output import Progress, cell, check_target, print_json, print_table
 from emu.files import whole_file
 
@@ -38,51 +17,13 @@ if TYPE_CHECKING:
 
 @app.command()
 @grouped
-def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
-    data: Data,
-    task: TaskName = None,
-    chips: Chips = 10,
-    device: Device = None,
-    set: Set = None,
-    map: Map = None,
-    only: Only = None,
-    exclude: Exclude = None,
-    stored: Stored = None,
-    share: Share = None,
-    options: DataOptions = AS_USUAL,
-    batch_size: BatchSize = None,
-    samples: Samples = None,
-    first_seed: FirstSeed = 0,
-    read_seed: Annotated[int, typer.Option(min=0, help="Seed of the run-time noise.")] = 0,
-    threads: Threads = None,
-    ops: Ops = "native",
-    as_json: Json = False,
-) -> None:
+def evaluate(experiment: ExperimentOptions, *, run: RunOptions, as_json: Json = False) -> None:
     """Measure a model on data, clean and over several chips."""
     from emu.evaluation import evaluate as run_evaluation
 
+    bench = experiment.bench(needs_device=False)
     with Progress("evaluating") as progress:
-        result = run_evaluation(
-            model,
-            options.source(data),
-            chips=chips,
-            device=device,
-            set=set,
-            map=map or (),
-            only=only,
-            exclude=exclude,
-            stored=stored,
-            share=share,
-            task=task,
-            batch_size=batch_size,
-            threads=threads,
-            first_seed=first_seed,
-            read_seed=read_seed,
-            samples=samples,
-            ops=ops,
-            progress=progress,
-        )
+        result = run_evaluation(bench, **vars(run), progress=progress)
     for name in result.ignored:
         typer.echo(f"Note: array '{name}' of {result.data} is no input of the model and was not used.", err=True)
     for note in result.notes:
@@ -148,8 +89,8 @@ def _print_evaluation(result: "Evaluation") -> None:
 @app.command()
 @grouped
 def inject(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A plain or rewritten model.")],
-    data: Data,
+    experiment: ExperimentOptions,
+    *,
     count: Annotated[int, typer.Option(min=1, help="Number of injections.")] = 1000,
     pattern: Annotated[
         str,
@@ -157,50 +98,41 @@ def inject(
     ] = "bit",
     size: Annotated[int, typer.Option(min=1, help="Patterns at once, at different places.")] = 1,
     burst: Annotated[int, typer.Option(min=1, help="Bits of a burst.")] = 2,
-    task: TaskName = None,
-    device: Device = None,
-    set: Set = None,
-    map: Map = None,
-    only: Only = None,
-    exclude: Exclude = None,
-    stored: Stored = None,
-    share: Share = None,
-    options: DataOptions = AS_USUAL,
-    batch_size: BatchSize = None,
-    samples: Samples = None,
     first_seed: FirstSeed = 0,
     chip: Annotated[int, typer.Option(min=0, help="Which chip, for what else is random.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write all injections to this CSV file.")
     ] = None,
-    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Inject faults at random places, some at a time, and measure what each costs."""
+    from emu.analysis.ground import of_bench
     from emu.evaluation import inject as run_campaign
 
     if output is not None:  # before what takes time
-        check_target(output, model, overwrite=True)
+        check_target(output, experiment.model, overwrite=True)
     # Of a plain model the selection says what is on the device, of a rewritten one what of it is struck.
-    struck = {} if device else {"only": only, "exclude": exclude}
-    sites = (None, None) if struck else (only, exclude)
-    bench = open_bench(
-        model, options.source(data), device, set, map, *sites, stored, share, samples, batch_size, threads, task
-    )
+    bench = experiment.bench(changes=dict.fromkeys(experiment.selection))
     with Progress("injecting") as progress:
         done = run_campaign(
-            bench, count, pattern=pattern, size=size, burst=burst, **struck,  # type: ignore[arg-type]
-            first_seed=first_seed, chip=chip, progress=progress,
-        )  # fmt: skip
+            bench,
+            count,
+            pattern=pattern,  # type: ignore[arg-type]
+            size=size,
+            burst=burst,
+            first_seed=first_seed,
+            chip=chip,
+            progress=progress,
+            **experiment.selection,
+        )
     if output is not None:
         with whole_file(output) as part:
             part.write_text(done.as_csv(), encoding="utf-8")
-    rows = done.by_component()
+    rows, of = done.by_component(), of_bench(bench)
     if as_json:
-        print_json({**facts(bench), "injections": [{"component": name, **row} for name, row in rows.items()]})
+        print_json({**of["facts"], "injections": [{"component": name, **row} for name, row in rows.items()]})
         return
-    print_heading(bench)
-    typer.echo("")
+    typer.echo("\n".join(of["heading"]) + "\n")
     table = [
         [
             name,
@@ -227,7 +159,7 @@ def run(
     head: Annotated[int | None, typer.Option(help="Disturb this head only; -1: all.", show_default="-1")] = None,
     set: Set = None,
     threads: Threads = None,
-    ops: Ops = "native",
+    ops: Ops = None,
     as_json: Json = False,
 ) -> None:
     """Run a model once and summarize its outputs."""
@@ -243,7 +175,7 @@ def run(
         head=head,
         set=set,
         threads=threads,
-        ops=ops,
+        ops=ops or "native",
     )
     if output is not None:
         save_arrays(output, outputs)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from emu.cli.app import app
-from emu.cli.options import AS_USUAL, DataOptions, Exclude, Json, Map, Only, Samples, Set, grouped
+from emu.cli.options import DataOptions, Exclude, Json, Map, Only, Samples, Set, grouped
 from emu.cli.output import Progress, print_json, print_table
 from emu.errors import InputError
 from emu.libraries import library
@@ -96,6 +96,57 @@ class Regularization:
     drop_path_rate: Annotated[float, typer.Option(help="Stochastic depth.")] = 0.0
 
 
+@dataclass(frozen=True)
+class Chip:
+    """The chip on which the model trains."""
+
+    device: Annotated[
+        str, typer.Option(metavar="NAME|FILE|none", help="The chip: a preset or a .toml file; none: no chip.")
+    ] = "rram"
+    set: Set = None
+    map: Map = None
+    only: Only = None
+    exclude: Exclude = None
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept of a training, and how one goes on."""
+
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin with random weights.")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False
+    save_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps between checkpoints.", show_default="those of an epoch")
+    ] = None
+    keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep the last two checkpoints.")] = False
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs to OUTPUT/logs.")] = False
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """The clean model that teaches."""
+
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The clean model.", show_default="the model before training")
+    ] = None
+    teacher_epochs: Annotated[float, typer.Option(help="First train the teacher's classifier for so long.")] = 0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What the result is measured on."""
+
+    evaluation: Annotated[
+        str | None, typer.Option("--eval-data", metavar="FILE|FOLDER|NAME", help="Held-out samples.")
+    ] = None
+    then_evaluate: Annotated[
+        bool,
+        typer.Option("--then-evaluate", help="Export, rewrite and measure on --eval-data, before and after."),
+    ] = False
+    chips: Annotated[int, typer.Option(min=2, help="Chips of --then-evaluate.")] = 10
+
+
 @app.command()
 @grouped
 def finetune(
@@ -111,156 +162,89 @@ def finetune(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write.")],
-    device: Annotated[
-        str, typer.Option(metavar="NAME|FILE|none", help="The chip: a preset or a .toml file; none: no chip.")
-    ] = "rram",
-    set: Set = None,
-    map: Map = None,
-    only: Only = None,
-    exclude: Exclude = None,
-    teacher: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The clean model.", show_default="the model before training")
-    ] = None,
-    teacher_epochs: Annotated[float, typer.Option(help="First train the teacher's classifier for so long.")] = 0,
+    *,
+    on: Chip,
+    teaching: Teaching,
     preset: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Settings of a study, for options not given: corrupted_image_distillation."),
     ] = None,
-    loss: Loss = Loss(),  # frozen
-    noise: Noise = Noise(),
-    loop: Loop = Loop(),
-    regularization: Regularization = Regularization(),
-    options: DataOptions = AS_USUAL,
+    loss: Loss,
+    noise: Noise,
+    loop: Loop,
+    regularization: Regularization,
+    options: DataOptions,
     samples: Samples = None,
-    evaluation: Annotated[
-        str | None, typer.Option("--eval-data", metavar="FILE|FOLDER|NAME", help="Held-out samples.")
-    ] = None,
-    then_evaluate: Annotated[
-        bool,
-        typer.Option("--then-evaluate", help="Export, rewrite and measure on --eval-data, before and after."),
-    ] = False,
-    chips: Annotated[int, typer.Option(min=2, help="Chips of --then-evaluate.")] = 10,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin with random weights.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
-    save_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints.", show_default="those of an epoch")
-    ] = None,
-    keep_checkpoints: Annotated[
-        bool, typer.Option("--keep-checkpoints", help="Keep the last two checkpoints.")
-    ] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs to OUTPUT/logs.")] = False,
+    held: HeldOut,
+    keeping: Keeping,
     as_json: Json = False,
 ) -> None:
     """Train a classifier for its chip: noise-aware distillation in PyTorch."""
-    for needed in ("torch", "transformers", "accelerate", "PIL", *(("tensorboard",) if tensorboard else ())):
+    for needed in ("torch", "transformers", "accelerate", "PIL", *(("tensorboard",) if keeping.tensorboard else ())):
         library(needed, extra="train")
     from emu.train.finetuning import finetune as run_finetuning
 
-    if then_evaluate and evaluation is None:
+    if held.then_evaluate and held.evaluation is None:
         raise InputError("--then-evaluate needs held-out samples: give --eval-data.")
-    if then_evaluate and device == "none":
+    if held.then_evaluate and on.device == "none":
         raise InputError("--then-evaluate measures on a chip: give its --device.")
-    settings = _settings(device, set, map, only, exclude, teacher_epochs, loss, noise, loop, regularization, options)
+    settings = _settings(on, teaching.teacher_epochs, loss, noise, loop, regularization, options)
     if preset is not None:
         settings = _with_preset(settings, preset, context)
     source, held_out = options.source(data), None
-    if evaluation is not None:
-        held_out = replace(options.source(evaluation), split=None)
+    if held.evaluation is not None:
+        held_out = replace(options.source(held.evaluation), split=None)
     with Progress("training") as progress:
         result = run_finetuning(
             folder,
             source,
             output,
             settings,
-            teacher=teacher,
+            teacher=teaching.teacher,
             evaluation=held_out,
             samples=samples,
-            fresh=fresh,
-            resume=resume,
-            overwrite=overwrite,
-            save_steps=save_steps,
-            keep_checkpoints=keep_checkpoints,
-            tensorboard=tensorboard,
+            **vars(keeping),
             echo=None if as_json else typer.echo,
             progress=progress,
         )
     if not result.is_main_process:
         return
     if not as_json:
-        on = f"{result.sites} sites on {settings.device}" if settings.device else "digital"
-        typer.echo(f"Wrote {result.path}: {result.samples} samples, {on}, {result.seconds:.0f} s.")
+        where = f"{result.sites} sites on {settings.device}" if settings.device else "digital"
+        typer.echo(f"Wrote {result.path}: {result.samples} samples, {where}, {result.seconds:.0f} s.")
     report: dict[str, Any] = {"path": str(result.path), "seconds": result.seconds, "history": list(result.history)}
-    if then_evaluate and held_out is not None:
-        report["evaluation"] = _measure(folder, output, settings, held_out, chips, fresh, quiet=as_json)
+    if held.then_evaluate and held_out is not None:
+        report["evaluation"] = _measure(folder, output, settings, held_out, held.chips, keeping.fresh, quiet=as_json)
     if as_json:
         print_json(report)
 
 
 def _settings(
-    device: str,
-    set: list[str] | None,
-    map: list[str] | None,
-    only: str | None,
-    exclude: str | None,
+    on: Chip,
     teacher_epochs: float,
     loss: Loss,
     noise: Noise,
     loop: Loop,
     regularization: Regularization,
-    options: DataOptions,
+    data: DataOptions,
 ) -> "Finetuning":
+    """What was given, as settings of a finetuning: words with underscores, texts with what they mean."""
     from emu.device import parse_overrides
     from emu.train.settings import Finetuning
 
-    method: Any = loss.method.replace("-", "_")
-    given = regularization.randaugment
-    augmentation: dict[str, Any] = {
-        "mixup": regularization.mixup,
-        "erasing": regularization.erasing,
-        "randaugment": None if given is None else _pair(given),
-        "flip": regularization.flip,
-        "crop_padding": regularization.crop_padding,
-    }
-    augmentation = {name: value for name, value in augmentation.items() if value}
-    if augmentation and options.mean is not None:
-        augmentation |= {"mean": options.mean, "std": options.std}
-    direction: Any = loss.direction.replace("-", "_")
-    reduction: Any = loss.reduction.replace("-", "_")
-    gradient: Any = noise.gradient.replace("-", "_")
+    changes = vars(regularization)
+    pictures = {name: value for name, value in changes.items() if value and name != "drop_path_rate"}
+    if "randaugment" in pictures:
+        pictures["randaugment"] = _pair(pictures["randaugment"])
+    if pictures and data.mean is not None:
+        pictures |= {"mean": data.mean, "std": data.std}
+    given = {**vars(loss), **vars(noise), **vars(loop)}
+    words = ("method", "direction", "reduction", "gradient")
+    given |= {name: given[name].replace("-", "_") for name in words}
+    given |= {**vars(on), "device": None if on.device == "none" else on.device}
+    given |= {"set": parse_overrides(on.set), "map": tuple(on.map or ()), "clip_weights": _clip(noise.clip_weights)}
     return Finetuning(
-        method=method,
-        device=None if device == "none" else device,
-        set=parse_overrides(set),
-        only=only,
-        exclude=exclude,
-        map=tuple(map or ()),
-        gradient=gradient,
-        drop_connect=noise.drop_connect,
-        strength=noise.strength,
-        strength_schedule=noise.strength_schedule,
-        clip_weights=_clip(noise.clip_weights),
-        beta=loss.beta,
-        gamma=loss.gamma,
-        temperature=loss.temperature,
-        direction=direction,
-        reduction=reduction,
-        distillation_weight=loss.distillation_weight,
-        label_smoothing=loss.label_smoothing,
-        epochs=loop.epochs,
-        batch_size=loop.batch_size,
-        accumulate=loop.accumulate,
-        learning_rate=loop.learning_rate,
-        decay=loop.decay,
-        warmup=loop.warmup,
-        weight_decay=loop.weight_decay,
-        largest_gradient=loop.largest_gradient,
-        precision=loop.precision,
-        teacher_epochs=teacher_epochs,
-        drop_path_rate=regularization.drop_path_rate,
-        augmentation=augmentation,
-        workers=loop.workers,
-        seed=loop.seed,
+        **given, teacher_epochs=teacher_epochs, drop_path_rate=changes["drop_path_rate"], augmentation=pictures
     )
 
 

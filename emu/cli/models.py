@@ -173,7 +173,7 @@ def calibrate(
     percentile: Annotated[float, typer.Option(help="Share of the numbers in range, in percent.")] = 99.99,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="8")] = None,
     threads: Threads = None,
-    ops: Ops = "native",
+    ops: Ops = None,
     as_json: Json = False,
 ) -> None:
     """Fit the ranges of converters, and of what is written at run time, to data."""
@@ -190,7 +190,7 @@ def calibrate(
             percentile=percentile,
             batch_size=batch_size,
             threads=threads,
-            ops=ops,
+            ops=ops or "native",
             progress=progress,
         )
     result.save(target)

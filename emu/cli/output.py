@@ -5,14 +5,19 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from emu.contract.selection import shape_text
 from emu.errors import InputError
+
+if TYPE_CHECKING:
+    from emu.analysis.ground import Analysis
+    from emu.sweep import Store
 
 
 class Progress:
@@ -57,6 +62,42 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         for row in cells
     )
     typer.echo("\n".join(lines))
+
+
+@contextmanager
+def open_store(where: str | None) -> "Iterator[Store | None]":
+    """The store of finished trials, None without one."""
+    if where is None:
+        yield None
+        return
+    from emu.sweep import Store
+
+    with Store(where) as store:
+        yield store
+
+
+def say(sentence: str) -> None:
+    """Prints what is about to happen, apart from the results."""
+    typer.echo(sentence, err=True)
+
+
+def show(analysis: "Analysis", plot: Path | None, as_json: bool) -> None:
+    """Prints an analysis, as tables or as JSON, and draws it."""
+    files = analysis.save(plot) if plot else []
+    if as_json:
+        print_json(analysis.as_dict())
+    else:
+        for line in analysis.heading:
+            typer.echo(line)
+        for section in analysis.sections:
+            typer.echo(f"\n{section.title}" if section.title else "")
+            print_table(section.head, section.rows)
+            for line in section.below:
+                typer.echo(line)
+        if analysis.sentence:
+            typer.echo(f"\n{analysis.sentence}")
+    if files:
+        typer.echo(f"Wrote {' and '.join(map(str, files))}.", err=as_json)
 
 
 def print_wrapped(text: str, indent: int) -> None:

@@ -5,34 +5,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from emu.cli.app import app, fail
-from emu.cli.options import (
-    AS_USUAL,
-    BatchSize,
-    DataOptions,
-    Device,
-    Exclude,
-    Json,
-    Map,
-    Only,
-    Samples,
-    Set,
-    Share,
-    Stored,
-    TaskName,
-    Threads,
-    grouped,
-)
-from emu.cli.output import Progress, print_json, print_table
+from emu.cli.options import Json, PlanOptions, StoreFile, Sweeping, grouped
+from emu.cli.output import Progress, open_store, print_json, print_table, say
 from emu.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from emu.sweep import Plan
     from emu.sweep.store import StudyInfo
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="An SQLite file, or the URL of a database.")]
@@ -41,25 +26,8 @@ StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="An SQLite f
 @app.command()
 @grouped
 def sweep(
-    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="A plain or rewritten model.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|FOLDER|NAME",
-            help="Arrays (.npz), a table (.csv, .jsonl, .parquet), a folder of images, or a data set of Hugging Face.",
-        ),
-    ] = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="AXIS[=VALUES]",
-            help="What to vary; may be repeated. A setting of the device, strength: 0.05,0.1 or 0.1:0.5:0.1 or "
-            "1e-7:1e-3:5log. device: rram,pcm,mine.toml. model, data: files. seed, read_seed, layer, head: 0-9 or 0,2. "
-            "component: ffn_*,query. layer, component, head alone: all of them. only: 'layer=0;layer=1-2 "
-            "component=ffn_*'. Axes that go together: 'program.sigma=0.1,0.2; read.output_noise=0.02,0.04'.",
-        ),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Chips of each point.", show_default="10")] = None,
+    planned: PlanOptions,
+    *,
     until: Annotated[
         str | None,
         typer.Option(metavar="ci=WIDTH", help="Run chips until the 95 % interval is at most +- WIDTH: ci=0.5%."),
@@ -70,115 +38,57 @@ def sweep(
     cost: Annotated[
         bool, typer.Option("--cost", help="Measure energy, latency and area too, by the constants of the device.")
     ] = False,
-    costs_of: Annotated[
-        str | None,
-        typer.Option("--costs-of", metavar="DEVICE", help="Its constants of cost stand in where a device has none."),
-    ] = None,
-    store: Annotated[
-        str | None, typer.Option(metavar="FILE|URL", help="Where to keep results: an SQLite file, or a database.")
-    ] = None,
-    study: Annotated[str, typer.Option(help="Name of the study in the store.")] = "sweep",
-    new: Annotated[
-        bool, typer.Option("--new", help="Start another study if model, device, data or task changed.")
-    ] = False,
-    plan: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Take what is not given here from this .toml.")
-    ] = None,
+    store: StoreFile = None,
+    where: Sweeping,
     write_plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the plan into this .toml file, and run nothing.")
-    ] = None,
-    keep_samples: Annotated[
-        bool, typer.Option("--keep-samples", help="Keep what each trial gives for each sample, too.")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Run on so many processes of this machine.")] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Run on a Dask cluster: tcp://host:8786.")
-    ] = None,
-    device: Device = None,
-    set: Set = None,
-    map: Map = None,
-    only: Only = None,
-    exclude: Exclude = None,
-    stored: Stored = None,
-    share: Share = None,
-    task: TaskName = None,
-    options: DataOptions = AS_USUAL,
-    batch_size: BatchSize = None,
-    samples: Samples = None,
-    threads: Threads = None,
-    ops: Annotated[
-        Literal["native", "python"] | None,
-        typer.Option(help="Operators: the C++ library, or its NumPy twin (slow).", show_default="native"),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model over settings and chips; every result is kept, and a rerun continues."""
-    from emu.device import parse_overrides
-    from emu.experiment import read_settings
-    from emu.sweep import Store, run_plan
-    from emu.sweep.plan import Plan, read_axes
-
-    if workers is not None and scheduler is not None:
-        raise InputError("--workers and --scheduler say both where to run: give one of them.")
-    settings = read_settings(plan, "plan") if plan else {}
-    given = {
-        "model": model,
-        "data": data,
-        "device": device,
-        "seeds": seeds,
-        "until": until,
-        "most": most,
-        "map": map,
-        "only": only,
-        "exclude": exclude,
-        "stored": stored,
-        "share": share,
-        "task": task,
-        "batch_size": batch_size,
-        "samples": samples,
-        "threads": threads,
-        "ops": ops,
-        "cost": cost or None,
-        "costs_of": costs_of,
-    }
-    settings |= {name: value for name, value in given.items() if value is not None}
-    for name, changes in (
-        ("data_options", options.given()),
-        ("set", parse_overrides(set)),
-        ("vary", read_axes(vary or [])),
-    ):
-        settings[name] = {**settings.get(name, {}), **changes}
-    varied = {name for key, given in settings["vary"].items() for name in (given if isinstance(given, dict) else [key])}
-    if not {"model", "data"} <= settings.keys() | varied:
-        raise InputError("A sweep needs a model and --data, or a --plan that names them.")
-    whole = Plan(**settings)
+    whole = planned.plan(until=until, most=most, cost=cost or None)
     if write_plan:
         whole.write(write_plan)
         typer.echo(f"Wrote {write_plan}; 'emu sweep --plan {write_plan} --store FILE' runs it.")
         return
     if store is None:
         raise InputError("A sweep keeps its results: give a file with --store, such as --store study.db.")
-    with Store(store) as kept, _TrialProgress() as progress:
+    table = run_sweep(whole, store, where)
+    _print_summary(table, None, table.attrs["primary"], as_json)
+
+
+def run_sweep(plan: "Plan", store: str | None, where: Sweeping) -> "pd.DataFrame":
+    """Runs a plan, with its progress; an interruption says what is kept.
+
+    Raises:
+        InputError: as in `emu.sweep.run_plan`.
+    """
+    from emu.sweep import run_plan
+
+    if where.workers is not None and where.scheduler is not None:
+        raise InputError("--workers and --scheduler say both where to run: give one of them.")
+    with open_store(store) as kept, _TrialProgress() as progress:
         try:
-            table = run_plan(
-                whole,
+            return run_plan(
+                plan,
                 store=kept,
-                study=study,
-                new=new,
-                workers=scheduler or workers,
+                study=where.study,
+                new=where.new,
+                workers=where.scheduler or where.workers,
                 progress=progress,
-                echo=lambda line: typer.echo(line, err=True),
-                keep_samples=keep_samples,
+                echo=say,
+                keep_samples=where.keep_samples,
             )
         except KeyboardInterrupt:
-            stored = f"{progress.done} new trials are in {kept.where}"
-            typer.echo(f"\n{stored}: the same command goes on from there.", err=True)
+            if kept is not None:
+                typer.echo(
+                    f"\n{progress.done} new trials are in {kept.where}: the same command goes on from there.", err=True
+                )
             raise
         except RuntimeError as error:
             if type(error).__name__ == "WorkersDiedError":
                 fail(str(error), 1)
             raise
-    _print_summary(table, None, table.attrs["primary"], as_json)
 
 
 @app.command()

@@ -6,7 +6,7 @@ Its parts are imported when they are first used: what only prints metrics needs 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emu.evaluation.bench import Bench, Score, Trial
+    from emu.evaluation.bench import Bench, Score, Settings, Trial
     from emu.evaluation.corrupted import write_corrupted
     from emu.evaluation.corruptions import CORRUPTIONS, corrupt
     from emu.evaluation.evaluation import Evaluation, evaluate, run
@@ -41,6 +41,7 @@ _HOMES = {
     "MultipleChoice": "emu.evaluation.tasks",
     "QuestionAnswering": "emu.evaluation.tasks",
     "Score": "emu.evaluation.bench",
+    "Settings": "emu.evaluation.bench",
     "Similarity": "emu.evaluation.tasks",
     "TASKS": "emu.evaluation.tasks",
     "Task": "emu.evaluation.tasks",
@@ -71,6 +72,7 @@ __all__ = [
     "MultipleChoice",
     "QuestionAnswering",
     "Score",
+    "Settings",
     "Similarity",
     "Task",
     "Trial",

@@ -5,10 +5,10 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,16 @@ from emu.evaluation.plausibility import Answers, refuse_below_chance, warnings_o
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Kept, Task, task_by_name
+from emu.rewriter.devices import Rewriting
 
 if TYPE_CHECKING:
     import onnx
 
     from emu.device import Profile
-    from emu.rewriter import Device, EmulatedModel, Rule, Share
+    from emu.rewriter import EmulatedModel
 
 DEFAULT_BATCH = 32
+_FITTED = "Ranges of converters are fitted to the first of these data; 'emu calibrate' fits them to others."
 COSTS = ("energy_uj", "latency_us", "area_mm2")
 
 
@@ -97,6 +99,24 @@ class Score:
         return self.metrics["accuracy"]
 
 
+class Settings(Rewriting, total=False):
+    """How a model is rewritten and measured: keyword arguments of `Bench`, and of what makes one.
+
+    Those of `emu.rewriter.Rewriting` are for a plain model, but for `set`, which of a rewritten one may change the
+    numbers of its device tensor. `task` is what is measured, a task or its name with its options, such as
+    `multiple_choice:normalize=tokens`; without it, it is guessed from the model's outputs and the data. `samples` uses
+    the first samples only, this many, and `batch_size` rows at once, which changes results by no more than the rounding
+    of sums in the model. `threads` are those of the session, else onnxruntime's default; `ops` is `native` for the C++
+    operators, `python` for their NumPy twin.
+    """
+
+    task: Task | str | None
+    samples: int | None
+    batch_size: int | None
+    threads: int | None
+    ops: Literal["native", "python"]
+
+
 class Bench:
     """A model and its data in one session.
 
@@ -106,22 +126,10 @@ class Bench:
         data: arrays as an .npz file or a mapping, one per model input, samples along the first axis, and what the task
             compares with, such as `labels`; or a folder of images, a table or a data set, as `DataSource` describes,
             which also takes options; or the `dataset` of another bench, with its `task`.
-        device: a profile for a plain model.
-        set: settings of the device; of a rewritten model only the numbers of its device tensor.
-        only: sites to emulate, when rewriting.
-        exclude: sites to leave digital, when rewriting.
-        map: other devices for some sites, when rewriting.
-        share: which sites share one physical array, when rewriting.
-        stored: tensors that feed no product to put into arrays too, when rewriting.
-        task: what is measured, a task or its name with its options, such as `multiple_choice:normalize=tokens`; None to
-            guess it from the model's outputs and the data.
-        batch_size: rows at once; it changes results by no more than the rounding of sums in the model.
-        threads: threads of the session; None for onnxruntime's default.
-        samples: use only this many samples, the first ones.
-        ops: `native` for the C++ operators, `python` for their NumPy twin.
         folder: where a model in memory has its processor or tokenizer; that of a file has them in its folder.
-        calibrate: fits the ranges of converters to the data, where the device wants ranges that fit and they are not
-            known yet; None to refuse such a model. `emu.Experiment.open` gives one.
+        calibrate: fits the ranges of converters to the data, where a plain model is rewritten for a device that wants
+            ranges that fit; None to refuse such a device. `emu.Experiment.open` gives one.
+        settings: how the model is rewritten and measured, see `Settings`.
 
     Attributes:
         arguments: how it was made, as plain data, for `emu.sweep` to make it again: `model` and `data` (absolute paths,
@@ -140,28 +148,22 @@ class Bench:
         model: "str | Path | onnx.ModelProto | EmulatedModel",
         data: str | Path | Mapping[str, Any] | DataSource | DataSet,
         *,
-        device: "Device | None" = None,
-        set: Overrides | None = None,
-        only: str | None = None,
-        exclude: str | None = None,
-        map: "Sequence[Rule]" = (),
-        share: "Share | None" = None,
-        stored: str | None = None,
-        task: Task | str | None = None,
-        batch_size: int | None = None,
-        threads: int | None = None,
-        samples: int | None = None,
-        ops: Literal["native", "python"] = "native",
         folder: str | Path | None = None,
         calibrate: "Callable[[EmulatedModel, DataSet], EmulatedModel] | None" = None,
+        **settings: Unpack[Settings],
     ) -> None:
         from emu.rewriter import EmulatedModel, device_numbers, load_devices, read_manifest, rewrite
         from emu.runtime import session as open_session
 
+        if unknown := settings.keys() - Settings.__optional_keys__:
+            raise TypeError(f"Bench takes no '{min(unknown)}'")
+        device, map, set = settings.get("device"), settings.get("map", ()), settings.get("set")
+        task, batch_size, samples = settings.get("task"), settings.get("batch_size"), settings.get("samples")
+        ops, threads = settings.get("ops", "native"), settings.get("threads")
         runnable, self.name = runnable_model(model)
         manifest = read_manifest(runnable)
-        options = {"only": only, "exclude": exclude, "share": share, "stored": stored}
-        asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        choices = ("only", "exclude", "share", "stored")
+        asked: dict[str, Any] = {name: settings[name] for name in choices if settings.get(name) is not None}  # type: ignore[literal-required]
         rewriting: dict[str, Any] = {}
         if manifest is None and device is not None:
             profile, rules = load_devices(device, map, set)
@@ -179,7 +181,7 @@ class Bench:
             )
         elif manifest is None and set is not None:
             raise InputError(f"{self.name} has no device whose settings could change: give a device too.")
-        if calibrate is None or manifest is None:
+        if calibrate is None or not rewriting:
             check_calibrated(manifest, self.name)
         self.model = runnable
         self.manifest: Manifest | None = manifest
@@ -193,8 +195,9 @@ class Bench:
         beside = Path(model).parent if isinstance(model, str | Path) else None if folder is None else Path(folder)
         self._folder = beside
         self.dataset, self.task = load(data, self.session, inputs, asked_task, samples, beside)
-        if calibrate is not None and manifest is not None and manifest.calibration is None:
+        if calibrate is not None and rewriting and manifest is not None and manifest.calibration is None:
             fitted = calibrate(EmulatedModel.open(runnable), self.dataset)
+            self.dataset = replace(self.dataset, notes=(*self.dataset.notes, *({_FITTED} - {*self.dataset.notes})))
             self.model, self.manifest = fitted.model, fitted.manifest
             self.session = open_session(self.model, ops=ops, threads=threads)
         self.task_was_guessed: bool = asked_task is None
@@ -271,6 +274,8 @@ class Bench:
     def cost(self, set: Overrides | None = None, costs_of: "str | Path | Profile | None" = None) -> dict[str, float]:
         """What one sample takes on the devices, and what they take: see `emu.cost`.
 
+        A model that leaves the number of tokens open is counted at the length of the data.
+
         Args:
             set: numbers of the device that differ from those of the bench, as in a trial.
             costs_of: a device whose constants stand in where a device has none.
@@ -281,7 +286,7 @@ class Bench:
         Raises:
             InputError: the model is plain, or as in `emu.cost.cost_of_sites`.
         """
-        from emu.cost import cost_of_sites, total_cost, with_costs_of
+        from emu.cost import cost_of_sites, own_tokens, total_cost, with_costs_of
 
         if self.manifest is None:
             raise InputError(f"{self.name} is not rewritten and takes nothing of a device: give a device.")
@@ -291,12 +296,16 @@ class Bench:
             for name, each in self.manifest.devices.items()
         }
         profiles = {
-            name: load_profile(profile, {each: changed[each] for each in changed if changed[each] != given[each]})
+            name: load_profile(
+                profile, {each: _whole(changed[each]) for each in changed if changed[each] != given[each]}
+            )
             for name, (profile, given, changed) in own.items()
         }
         if costs_of is not None:
             profiles, _ = with_costs_of(profiles, load_profile(costs_of))
-        total = total_cost(cost_of_sites(self.sites, profiles, name=self.name)).iloc[0]
+        widths = {array.shape[1] for array in self.dataset.arrays.values() if array.ndim == 2}
+        tokens = widths.pop() if len(widths) == 1 and own_tokens(self.sites) is None else None
+        total = total_cost(cost_of_sites(self.sites, profiles, tokens=tokens, name=self.name)).iloc[0]
         return {name: float(total[name]) for name in COSTS if math.isfinite(total[name])}
 
     def run_clean(self, progress: Callable[[], None] | None = None) -> Score:
@@ -462,6 +471,11 @@ def check_calibrated(manifest: Manifest | None, name: str) -> None:
             f"{name} has converters with calibrated ranges and is not calibrated yet: run 'emu calibrate' on the "
             "rewritten model first."
         )
+
+
+def _whole(value: float) -> float | int:
+    """A number of a device as its profile has it."""
+    return int(value) if value == int(value) else value
 
 
 def _arguments_of(source: DataSource | None) -> dict[str, Any]:

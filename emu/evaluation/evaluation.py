@@ -1,27 +1,26 @@
 """Runs a model on data: once clean, then once for each chip, in one onnxruntime session."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from numpy.typing import NDArray
 
 from emu.device import Overrides
 from emu.errors import InputError
-from emu.evaluation.bench import Bench, Score, Trial, check_calibrated, runnable_model, seeds_of
+from emu.evaluation.bench import Bench, Score, Settings, Trial, check_calibrated, runnable_model, seeds_of
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import convert_inputs, model_inputs, read_arrays
 from emu.evaluation.metrics import metric_spread
 from emu.evaluation.sources import DataSource
 from emu.evaluation.statistics import Spread, wilson_interval
-from emu.evaluation.tasks import Task
 
 if TYPE_CHECKING:
     import onnx
 
-    from emu.rewriter import Device, EmulatedModel, Rule, Share
+    from emu.rewriter import EmulatedModel
 
 
 @dataclass(frozen=True)
@@ -118,50 +117,26 @@ class Evaluation:
 
 
 def evaluate(
-    model: "str | Path | onnx.ModelProto | EmulatedModel",
-    data: str | Path | Mapping[str, Any] | DataSource,
+    model: "Bench | str | Path | onnx.ModelProto | EmulatedModel",
+    data: "str | Path | Mapping[str, Any] | DataSource | None" = None,
     chips: int = 10,
-    device: "Device | None" = None,
-    set: Overrides | None = None,
-    only: str | None = None,
-    exclude: str | None = None,
-    batch_size: int | None = None,
-    threads: int | None = None,
+    *,
     first_seed: int = 0,
     read_seed: int = 0,
-    samples: int | None = None,
-    ops: Literal["native", "python"] = "native",
     progress: Callable[[int, int], None] | None = None,
-    map: "Sequence[Rule]" = (),
-    share: "Share | None" = None,
-    stored: str | None = None,
-    task: Task | str | None = None,
+    **settings: Unpack[Settings],
 ) -> Evaluation:
     """Measures a model, clean and on several chips: a classifier's accuracy, or what `task` says.
 
     Args:
-        model: a rewritten model; or a plain model, which is rewritten in memory for `device`; or a plain model without
-            `device`, for its clean accuracy alone.
-        data: arrays as an .npz file or a mapping, one per model input, samples along the first axis, and what the task
-            compares with, such as `labels`; or a folder of images, a table or a data set, as `DataSource` describes,
-            which also takes options.
+        model: a bench; or a model, of which one is made, as `Bench` takes it with `data` and `settings`. A plain model
+            without `device` has its clean accuracy alone.
+        data: for a model, as `Bench` takes them.
         chips: number of chips, seeds `first_seed`, `first_seed` + 1, ...
-        device: a profile for a plain model.
-        set: settings of the device; of a rewritten model only the numbers of its device tensor.
-        only: sites to emulate, when rewriting.
-        exclude: sites to leave digital, when rewriting.
-        batch_size: rows at once; it changes results by no more than the rounding of sums in the model.
-        threads: threads of the session; None for onnxruntime's default.
         first_seed: seed of the first chip, 0 to 2^32 - 1.
         read_seed: seed of the run-time noise, the same for all chips.
-        samples: use only this many samples, the first ones.
-        ops: `native` for the C++ operators, `python` for their NumPy twin.
         progress: called with the batches done and the batches in total.
-        map: other devices for some sites, when rewriting.
-        share: which sites share one physical array, when rewriting.
-        stored: tensors that feed no product to put into arrays too, when rewriting.
-        task: what is measured, a task or its name with its options; None to guess it from the model's outputs and the
-            data.
+        settings: for a model, see `emu.evaluation.Settings`.
 
     Returns:
         The clean score and one score per chip.
@@ -169,22 +144,14 @@ def evaluate(
     Raises:
         InputError: the model, the data or a setting is wrong.
     """
-    bench = Bench(
-        model,
-        data,
-        device=device,
-        set=set,
-        only=only,
-        exclude=exclude,
-        map=map,
-        share=share,
-        stored=stored,
-        task=task,
-        batch_size=batch_size,
-        threads=threads,
-        samples=samples,
-        ops=ops,
-    )
+    if isinstance(model, Bench):
+        if data is not None or settings:
+            raise InputError("A bench has its data and settings: give them where it is made.")
+        bench = model
+    elif data is None:
+        raise InputError("A model is evaluated on data: give both, or a bench.")
+    else:
+        bench = Bench(model, data, **settings)
     asked = seeds_of(chips, first_seed)
     seeds = tuple(asked) if bench.manifest else ()
     done = 0

@@ -20,6 +20,8 @@ SHARES = frozenset({"accuracy", "top5_accuracy", "ece", "agreement", "f1", "exac
 
 _ROWS_AT_ONCE = 4096  # bounds the temporary arrays of large sets
 
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "ece", "relative_error"})
+
 
 def show_metric(name: str, value: float) -> str:
     """A metric as it is printed: shares in per cent, ratios in dB, anything else as a number."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from emu.analysis.figures import COLORS, curve
 from emu.device import load_profile, preset_names
 from emu.errors import InputError
-from emu.evaluation.metrics import show_interval, show_metric, within_bounds
+from emu.evaluation.metrics import LOWER_IS_BETTER, show_interval, show_metric, within_bounds
 from emu.files import whole_file
 from emu.libraries import library
 from emu.rewriter.devices import load_devices
@@ -36,7 +36,6 @@ MOST_TRIALS = 2000
 MOST_BARS = 40
 MOST_CURVES = 2 * (len(COLORS) - 1)
 
-_LOWER_IS_BETTER = frozenset({"loss", "perplexity", "ece", "relative_error"})
 _PLACES = ("layer", "component")
 _INK = "#010203"  # of all that is drawn in the colour of the page's text, whatever that is there
 _MISSING = ""
@@ -300,7 +299,7 @@ def _headlines(
     found = [Headline(f"Clean {_words(metric)}", _number(metric, clean), _full(clean), note)]
     rows = summary.astype(object).to_dict("records")
     rows = [row for row in rows if _is_number(row.get(f"{metric}.mean"))]
-    rows.sort(key=lambda row: row[f"{metric}.mean"], reverse=metric not in _LOWER_IS_BETTER)
+    rows.sort(key=lambda row: row[f"{metric}.mean"], reverse=metric not in LOWER_IS_BETTER)
     picks = [("Best point", 0), ("Worst point", -1)] if len(rows) > 1 else [("The one point", 0)][: len(rows)]
     for name, index in picks:
         row = rows[index]

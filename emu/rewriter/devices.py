@@ -4,17 +4,37 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from emu.contract.selection import Selection, existing, select
 from emu.contract.site import Site
 from emu.device import Overrides, Profile, load_profile
 from emu.device.overrides import read_changes
 from emu.errors import InputError
+from emu.rewriter.sharing import Share
 
 Device: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Profile
 # `SELECTION:DEVICE`, or the two apart.
 Rule: TypeAlias = str | tuple[str, Device]
+
+
+class Rewriting(TypedDict, total=False):
+    """How a plain model is rewritten: keyword arguments of `rewrite`, and of what rewrites a model itself.
+
+    `device` is the profile, and `set` its settings; `map`, other devices for some sites; `only`, sites to emulate, and
+    `exclude`, sites to leave digital; `stored`, tensors that feed no product to put into arrays too; and `share`, which
+    sites share one physical array.
+    """
+
+    device: Device | None
+    set: Overrides | None
+    map: Sequence[Rule]
+    only: str | None
+    exclude: str | None
+    stored: str | None
+    share: Share | None
+
+
 BY_PROFILE = "the profile of "  # how the reason begins why a product stays digital, where that is the device's
 
 

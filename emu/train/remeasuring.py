@@ -86,7 +86,7 @@ def remeasure(
             rows = [{"model": "after", "clean": bench.clean.accuracy, "mean": spread.mean, "low": low, "high": high}]
             gain = None
         else:
-            table = compare(benches["before"], benches["after"], chips, progress=progress)
+            table = compare(benches["before"], benches["after"], chips=chips, progress=progress).table
             means = summarize(table).set_index("what")
             rows = [
                 {"model": name, "clean": benches[name].clean.accuracy, **_interval(means.loc[what])}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from emu import EmulatedModel, rewrite
+from emu import Bench, EmulatedModel, rewrite
 from emu.analysis.attention import attention, divergence, draw_attention, entropy
 from emu.cli import app
 from emu.demo import data_path, model_path
@@ -39,14 +39,15 @@ def test_a_lost_probability_costs_a_finite_divergence() -> None:
 
 
 def test_an_exact_device_moves_nothing() -> None:
-    frame = attention(on(VIT, "rram"), DIGITS, set={"program.sigma": 0.0}, samples=6, chips=2)
+    frame = attention(Bench(on(VIT, "rram"), DIGITS, set={"program.sigma": 0.0}, samples=6), chips=2).table
     np.testing.assert_allclose(frame["kl"], 0, atol=1e-6)
     np.testing.assert_allclose(frame["entropy_shift"], 0, atol=1e-5)
 
 
 def test_every_head_of_every_layer_has_a_line_and_more_noise_moves_all_further() -> None:
     weak, strong = (
-        attention(on(VIT, "rram"), DIGITS, set={"program.sigma": sigma}, samples=10, chips=2) for sigma in (0.05, 0.3)
+        attention(Bench(on(VIT, "rram"), DIGITS, set={"program.sigma": sigma}, samples=10), chips=2).table
+        for sigma in (0.05, 0.3)
     )
     assert list(zip(weak["layer"], weak["head"], strict=True)) == [(i, j) for i in range(4) for j in range(4)]
     assert (strong["kl"] > 4 * weak["kl"]).all()
@@ -55,11 +56,11 @@ def test_every_head_of_every_layer_has_a_line_and_more_noise_moves_all_further()
 
 
 def test_an_isolated_layer_hears_nothing_of_the_layers_before_it() -> None:
-    everything = attention(on(VIT, "rram"), DIGITS, samples=10, chips=2)
-    isolated = attention(on(VIT, "rram"), DIGITS, samples=10, chips=2, isolate=True)
+    everything = attention(Bench(on(VIT, "rram"), DIGITS, samples=10), chips=2).table
+    isolated = attention(Bench(on(VIT, "rram"), DIGITS, samples=10), chips=2, isolate=True).table
     late = everything["layer"] > 1
     assert (isolated["kl"][late] < 0.6 * everything["kl"][late]).all()
-    same = attention(on(VIT, "rram"), DIGITS, only="layer=2", samples=10, chips=2)
+    same = attention(Bench(on(VIT, "rram"), DIGITS, samples=10), only="layer=2", chips=2).table
     columns = ["kl", "entropy_shift"]
     np.testing.assert_array_equal(isolated[isolated["layer"] == 2][columns], same[same["layer"] == 2][columns])
 
@@ -68,20 +69,22 @@ def test_padding_neither_counts_nor_matters() -> None:
     arrays = {name: array[:8] for name, array in read_arrays(LISTOPS)[0].items()}
     length = int(arrays["attention_mask"].sum(1).max())
     cut = {name: array[:, :length] if array.ndim == 2 else array for name, array in arrays.items()}
-    long, short = (attention(on(BERT, "rram"), each, chips=2) for each in (arrays, cut))
+    long, short = (attention(Bench(on(BERT, "rram"), each), chips=2).table for each in (arrays, cut))
     assert length < 32
     np.testing.assert_allclose(long["kl"], short["kl"], rtol=1e-3)
     np.testing.assert_allclose(long["entropy_clean"], short["entropy_clean"], rtol=1e-5)
 
 
 def test_the_batch_size_does_not_matter() -> None:
-    one, other = (attention(on(BERT, "rram"), LISTOPS, samples=9, chips=2, batch_size=size) for size in (4, 9))
+    one, other = (
+        attention(Bench(on(BERT, "rram"), LISTOPS, samples=9, batch_size=size), chips=2).table for size in (4, 9)
+    )
     np.testing.assert_allclose(one["kl"], other["kl"], rtol=1e-4)
 
 
 def test_bins_of_lengths_hold_every_sample_once_and_average_to_the_whole() -> None:
-    by_length = attention(on(BERT, "rram"), LISTOPS, samples=30, chips=2, by="length", bins=4)
-    by_head = attention(on(BERT, "rram"), LISTOPS, samples=30, chips=2)
+    by_length = attention(Bench(on(BERT, "rram"), LISTOPS, samples=30), chips=2, by="length", bins=4).table
+    by_head = attention(Bench(on(BERT, "rram"), LISTOPS, samples=30), chips=2).table
     for layer in range(3):
         bins = by_length[by_length["layer"] == layer]
         assert bins["samples"].sum() == 30
@@ -92,12 +95,12 @@ def test_bins_of_lengths_hold_every_sample_once_and_average_to_the_whole() -> No
 
 def test_lengths_need_an_attention_mask() -> None:
     with pytest.raises(InputError, match="needs an input 'attention_mask'"):
-        attention(on(VIT, "rram"), DIGITS, samples=4, chips=1, by="length")
+        attention(Bench(on(VIT, "rram"), DIGITS, samples=4), chips=1, by="length")
 
 
 def test_the_heat_map_shows_layers_and_heads() -> None:
     figure = pytest.importorskip("matplotlib.figure")
-    frame = attention(on(VIT, "rram"), DIGITS, samples=4, chips=1)
+    frame = attention(Bench(on(VIT, "rram"), DIGITS, samples=4), chips=1).table
     axes = figure.Figure().subplots()
     draw_attention(frame, axes, "entropy_shift")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("head", "layer")

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from emu.analysis.ground import points
 from emu.cli import app
-from emu.cli.analyze import points
 from emu.demo import data_path, model_path
 from emu.sweep import Store, rerun
 

@@ -24,11 +24,11 @@ def strong() -> Bench:
 
 @pytest.fixture(scope="module")
 def table(mild: Bench, strong: Bench) -> pd.DataFrame:
-    return compare(mild, strong, chips=4, first_seed=2)
+    return compare(mild, strong, chips=4, first_seed=2).table
 
 
 def test_a_model_does_not_differ_from_itself(mild: Bench) -> None:
-    table = compare(mild, mild, chips=2)
+    table = compare(mild, mild, chips=2).table
     assert (table["difference"] == 0).all()
 
 

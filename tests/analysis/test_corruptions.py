@@ -38,7 +38,7 @@ def baseline() -> Bench:
 
 @pytest.fixture(scope="module")
 def table(noisy: Bench, baseline: Bench) -> pd.DataFrame:
-    return corruptions(noisy, NAMES, SEVERITIES, chips=3, first_seed=2, baseline=baseline)
+    return corruptions(noisy, NAMES, SEVERITIES, chips=3, first_seed=2, baseline=baseline).table
 
 
 def made(errors: dict[str, list[list[float]]], baseline: list[list[float]] | None = None) -> pd.DataFrame:
@@ -97,18 +97,18 @@ class TestRuns:
 
     def test_trials_are_taken_from_the_store(self, noisy: Bench, tmp_path: Path) -> None:
         with Store(tmp_path / "c.db") as store:
-            first = corruptions(noisy, ["fog"], [5], chips=2, store=store)
+            first = corruptions(noisy, ["fog"], [5], chips=2, store=store).table
             assert {study.name for study in store.studies()} == {"corruptions none", "corruptions fog:5"}
             held = store.frame("corruptions fog:5")
             assert sorted(held["accuracy"]) == sorted(first[first["severity"] == 5]["accuracy"][1:])
             assert json.loads(held["setup"].iloc[0])["data_options"]["corruption"] == "fog:5"
             before = len(store.frame())
-            again = corruptions(noisy, ["fog"], [5], chips=2, store=store)
+            again = corruptions(noisy, ["fog"], [5], chips=2, store=store).table
             assert len(store.frame()) == before
         pd.testing.assert_frame_equal(first, again)
 
     def test_other_seeds_of_the_corruptions_are_other_pictures(self, baseline: Bench) -> None:
-        one, other = (corruptions(baseline, ["fog"], [4], seed=seed)["loss"].tolist() for seed in (0, 1))
+        one, other = (corruptions(baseline, ["fog"], [4], seed=seed).table["loss"].tolist() for seed in (0, 1))
         assert one[0] == other[0] and one[1] != other[1]
 
     def test_steps_are_sets_of_images(self, baseline: Bench) -> None:

@@ -22,7 +22,7 @@ def bench() -> Bench:
 
 @pytest.fixture(scope="module")
 def table(bench: Bench) -> pd.DataFrame:
-    return heads(bench, chips=3, first_seed=2)
+    return heads(bench, chips=3, first_seed=2).table
 
 
 def attention_of(name: str, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -51,11 +51,11 @@ def test_a_device_without_bits_has_no_loss_per_bit() -> None:
     analog = Bench(
         model_path("digits_vit"), data_path("digits_test"), device="rram", only="layer=1 component=query", samples=20
     )
-    found = heads(analog, chips=1)
+    found = heads(analog, chips=1).table
     assert found["layer"].unique().tolist() == [1]
     assert found["bits"].isna().all()
     assert (found["distance"] > 0).all()  # attention products are digital, and looked at all the same
-    found = heads(analog, chips=1, attention=model_path("digits_vit"))
+    found = heads(analog, chips=1, attention=model_path("digits_vit")).table
     assert found["distance"].notna().all()
 
 

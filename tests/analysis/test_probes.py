@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from emu import EmulatedModel, Trial, rewrite
+from emu import Bench, EmulatedModel, Trial, rewrite
 from emu.analysis.probes import ProbedModel, find_probes
 from emu.demo import data_path, model_path
 from emu.errors import InputError
@@ -54,7 +54,7 @@ def test_disturbed_biases_and_norms_do_not_count_as_residual_sums() -> None:
 
 
 def test_clean_attention_sums_to_one_and_differs_from_a_chip() -> None:
-    probed = ProbedModel(on(VIT, "rram"), data_path("digits_test"), "attention", samples=5, batch_size=3)
+    probed = ProbedModel(Bench(on(VIT, "rram"), data_path("digits_test"), samples=5, batch_size=3), "attention")
     batches = list(probed.batches())
     assert [batch.samples for batch in batches] == [3, 2]
     clean, noisy = probed.run(batches[0], None), probed.run(batches[0], Trial(seed=1))
@@ -64,7 +64,7 @@ def test_clean_attention_sums_to_one_and_differs_from_a_chip() -> None:
 
 
 def test_strength_zero_gives_the_clean_values() -> None:
-    probed = ProbedModel(on(VIT, "rram"), data_path("digits_test"), "block", samples=4)
+    probed = ProbedModel(Bench(on(VIT, "rram"), data_path("digits_test"), samples=4), "block")
     (batch,) = probed.batches()
     for clean, still in zip(probed.run(batch, None), probed.run(batch, Trial(seed=1, strength=0.0)), strict=True):
         np.testing.assert_array_equal(clean, still)
@@ -72,7 +72,7 @@ def test_strength_zero_gives_the_clean_values() -> None:
 
 def test_inner_tensors_do_not_depend_on_the_batch() -> None:
     whole, single = (
-        ProbedModel(on(BERT, "rram_adc"), data_path("listops_test"), "context", samples=4, batch_size=size)
+        ProbedModel(Bench(on(BERT, "rram_adc"), data_path("listops_test"), samples=4, batch_size=size), "context")
         for size in (4, 1)
     )
     (batch,) = whole.batches()
@@ -83,16 +83,16 @@ def test_inner_tensors_do_not_depend_on_the_batch() -> None:
 
 
 def test_the_attention_mask_says_which_tokens_are_padding() -> None:
-    probed = ProbedModel(on(BERT, "rram"), data_path("listops_test"), "block", samples=6)
+    probed = ProbedModel(Bench(on(BERT, "rram"), data_path("listops_test"), samples=6), "block")
     (batch,) = probed.batches()
     np.testing.assert_array_equal(batch.mask, read_arrays(data_path("listops_test"))[0]["attention_mask"][:6] != 0)
-    (batch,) = ProbedModel(on(VIT, "rram"), data_path("digits_test"), "block", samples=2).batches()
+    (batch,) = ProbedModel(Bench(on(VIT, "rram"), data_path("digits_test"), samples=2), "block").batches()
     assert batch.mask is None
 
 
 def test_labels_are_not_needed(vit: EmulatedModel) -> None:
     arrays = read_arrays(data_path("digits_test"))[0]
-    probed = ProbedModel(vit, {"pixel_values": arrays["pixel_values"][:3]}, "block")
+    probed = ProbedModel(Bench(vit, {"pixel_values": arrays["pixel_values"][:3]}), "block")
     assert [batch.samples for batch in probed.batches()] == [3]
 
 
@@ -108,10 +108,10 @@ def test_attention_that_stays_digital_is_looked_at_too(vit: EmulatedModel) -> No
 def test_what_cannot_be_found_is_said(vit: EmulatedModel) -> None:
     with pytest.raises(InputError, match="has nothing to look at. It has no transformer blocks"):
         find_probes(rewrite(model("y = MatMul(x, w)", w=values(4, 3)), "ideal"), "attention")
-    with pytest.raises(InputError, match="already rewritten: give it without a device"):
-        ProbedModel(vit, data_path("digits_test"), "block", device="rram")
+    with pytest.raises(InputError, match="already rewritten: evaluate it without a device"):
+        ProbedModel(Bench(vit, data_path("digits_test"), device="rram"), "block")
     with pytest.raises(InputError, match="is not rewritten: give a device"):
-        ProbedModel(VIT, data_path("digits_test"), "block")
+        ProbedModel(Bench(VIT, data_path("digits_test")), "block")
 
 
 # One for each way in which exporters lay out attention and residual sums.
@@ -132,7 +132,7 @@ def test_inner_tensors_of_exported_graphs_are_found_and_are_those_of_their_sampl
     layers = sorted({site.layer for site in emulated.manifest.sites if site.layer is not None})
     inputs = exported.feeds(emulated.model, 2)
     for kind in ("attention", "block", "context"):
-        both, single = (ProbedModel(emulated, inputs, kind, batch_size=size) for size in (2, 1))
+        both, single = (ProbedModel(Bench(emulated, inputs, batch_size=size), kind) for size in (2, 1))
         assert [probe.layer for probe in both.probes] == layers
         (batch,) = both.batches()
         apart = [single.run(each, None) for each in single.batches()]

@@ -29,7 +29,7 @@ def found(bench: Bench) -> Protection:
 
 
 def test_the_target_holds_and_not_everything_is_protected(found: Protection) -> None:
-    assert found.steps["loss"].iloc[0] > TARGET
+    assert found.table["loss"].iloc[0] > TARGET
     assert found.verified
     assert found.loss <= TARGET
     assert 0 < found.share < 1
@@ -37,12 +37,12 @@ def test_the_target_holds_and_not_everything_is_protected(found: Protection) -> 
 
 def test_verification_is_on_chips_that_were_not_used_before(found: Protection) -> None:
     used: set[int] = set()
-    for step in found.steps.itertuples():
+    for step in found.table.itertuples():
         if step.action == "verify":
             fresh = set(range(step.first_seed, step.first_seed + step.chips))
             assert not used & fresh
         used |= set(range(step.first_seed, step.first_seed + 3))
-    assert "verify" in set(found.steps["action"])
+    assert "verify" in set(found.table["action"])
 
 
 def test_the_rules_give_evaluate_the_same_accuracies(found: Protection) -> None:
@@ -68,7 +68,7 @@ def test_costs_are_counted_over_what_is_protected(bench: Bench, found: Protectio
 
 
 def test_no_part_of_the_set_can_be_spared_on_the_chips_that_chose_it(found: Protection) -> None:
-    tried = found.steps[found.steps["action"].isin(["drop", "keep"])]
+    tried = found.table[found.table["action"].isin(["drop", "keep"])]
     assert (tried[tried["action"] == "keep"]["loss"] > TARGET).all()
     assert (tried[tried["action"] == "drop"]["loss"] <= TARGET).all()
 
@@ -84,7 +84,7 @@ def test_nothing_is_protected_where_nothing_is_lost() -> None:
 def test_a_loss_of_just_the_target_holds_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.98 - 0.96 > 0.02  # in floating point
     monkeypatch.setattr(module, "clean_value", lambda bench: 0.98)
-    monkeypatch.setattr(module._Search, "accuracies", lambda self, bench, trials, what: [0.96] * len(trials))
+    monkeypatch.setattr(module.Run, "measure", lambda self, bench, trials, what, study: np.full(len(trials), 0.96))
     found = protect(bench, 0.02, "parameters", chips=3)
     assert found.verified and found.rules == ()
 
@@ -123,8 +123,8 @@ def test_a_guard_that_corrects_is_measured_as_it_is() -> None:
     assert found.parts["cost"].sum() == sum(site.parameters for site in bench.sites)  # one check bit for 8
     assert seen
     assert all(rule.endswith(":int8_secded") for rules in seen for rule in rules)
-    last = found.steps[found.steps["action"] == "add"].iloc[-1]
-    again = guarded(seen[len(found.steps[found.steps["action"] == "add"]) - 1])
+    last = found.table[found.table["action"] == "add"].iloc[-1]
+    again = guarded(seen[len(found.table[found.table["action"] == "add"]) - 1])
     losses = [again.clean.accuracy - again.run(trial).accuracy for trial in _chips(2)]
     assert last["loss"] == pytest.approx(np.mean(losses))
 

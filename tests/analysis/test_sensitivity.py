@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from emu import Bench, Trial
-from emu.analysis.sensitivity import draw_sensitivity, groups_of, run_announced, sensitivity
+from emu.analysis.ground import Run, groups_of
+from emu.analysis.sensitivity import draw_sensitivity, sensitivity
 from emu.demo import data_path, model_path
 from emu.errors import InputError
 from emu.evaluation.statistics import chip_spread
@@ -28,7 +29,7 @@ def bench() -> Bench:
 
 @pytest.fixture(scope="module")
 def table(bench: Bench) -> pd.DataFrame:
-    return sensitivity(bench, "both", chips=CHIPS, first_seed=4)
+    return sensitivity(bench, "both", chips=CHIPS, first_seed=4).table
 
 
 def row_of(table: pd.DataFrame, mode: str, layer: int | None, component: str) -> pd.Series:
@@ -78,7 +79,7 @@ def test_protecting_the_only_part_regains_everything() -> None:
         only="component=patch_embedding",
         samples=40,
     )
-    table = sensitivity(one, "both", chips=2)
+    table = sensitivity(one, "both", chips=2).table
     assert table["effect"].iloc[0] == pytest.approx(table["effect"].iloc[1])
     assert table["effect"].iloc[0] > 0
 
@@ -94,7 +95,7 @@ def test_the_number_of_trials_is_said_before_the_first_one(bench: Bench) -> None
     said: list[str] = []
     done: list[tuple[int, int, int]] = []
     trials = [Trial(1), Trial(2)]
-    run_announced(bench, trials, "a test", echo=said.append, progress=lambda i, n: done.append((i, n, len(said))))
+    Run(echo=said.append, progress=lambda i, n: done.append((i, n, len(said)))).measure(bench, trials, "a test", "")
     assert said == ["2 trials of 60 samples: a test."]
     assert done == [(1, 2, 1), (2, 2, 1)]
 
@@ -103,7 +104,7 @@ def test_a_store_spares_trials(bench: Bench, tmp_path: Path) -> None:
     ran: list[int] = []
     for expected in (2, 2):
         with Store(tmp_path / "trials.db") as store:
-            run_announced(bench, [Trial(8), Trial(9)], "", store=store, progress=lambda i, n: ran.append(i))
+            Run(store=store, progress=lambda i, n: ran.append(i)).measure(bench, [Trial(8), Trial(9)], "", "")
         assert len(ran) == expected
 
 

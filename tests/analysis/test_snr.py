@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from emu import EmulatedModel, Trial, rewrite
+from emu import Bench, EmulatedModel, Trial, rewrite
 from emu.analysis.probes import ProbedModel
 from emu.analysis.snr import draw_signal_to_noise, ratio_db, signal_to_noise
 from emu.cli import app
@@ -46,8 +46,8 @@ def test_write_noise_gives_the_golden_element_ratio(spread: float, expected_db: 
 
 
 def test_the_ratio_is_that_of_the_sums_over_all_samples() -> None:
-    frame = signal_to_noise(on(VIT, "rram"), DIGITS, samples=5, chips=1, first_seed=3, batch_size=2)
-    probed = ProbedModel(on(VIT, "rram"), DIGITS, "block", samples=5)
+    frame = signal_to_noise(Bench(on(VIT, "rram"), DIGITS, samples=5, batch_size=2), chips=1, first_seed=3).table
+    probed = ProbedModel(Bench(on(VIT, "rram"), DIGITS, samples=5), "block")
     (batch,) = probed.batches()
     for layer, (y, noisy) in enumerate(zip(probed.run(batch, None), probed.run(batch, Trial(seed=3)), strict=True)):
         expected = 10 * np.log10((y.astype(float) ** 2).sum() / ((noisy.astype(float) - y) ** 2).sum())
@@ -55,14 +55,16 @@ def test_the_ratio_is_that_of_the_sums_over_all_samples() -> None:
 
 
 def test_ten_times_the_spread_costs_about_20_db_and_layers_add_noise() -> None:
-    frame = signal_to_noise(on(VIT, "rram"), DIGITS, vary={"program.sigma": [0.005, 0.05]}, samples=10, chips=2)
+    frame = signal_to_noise(
+        Bench(on(VIT, "rram"), DIGITS, samples=10), vary={"program.sigma": [0.005, 0.05]}, chips=2
+    ).table
     weak, strong = (rows["snr_db"].to_numpy() for _, rows in frame.groupby("program.sigma"))
     np.testing.assert_allclose(weak - strong, 20, atol=1.5)
     assert strong[-1] < strong[0]
 
 
 def test_without_disturbance_the_ratio_is_infinite() -> None:
-    frame = signal_to_noise(on(VIT, "rram"), DIGITS, only="layer=2", samples=4, chips=2)
+    frame = signal_to_noise(Bench(on(VIT, "rram"), DIGITS, samples=4), only="layer=2", chips=2).table
     assert frame["snr_db"].tolist()[:2] == [math.inf, math.inf]
     assert np.isfinite(frame["snr_db"][2:]).all()
     assert frame["snr_db_low"][:2].isna().all()
@@ -72,16 +74,18 @@ def test_padding_does_not_count() -> None:
     arrays = {name: array[:6] for name, array in read_arrays(LISTOPS)[0].items()}
     length = int(arrays["attention_mask"].sum(1).max())
     cut = {name: array[:, :length] if array.ndim == 2 else array for name, array in arrays.items()}
-    long, short = (signal_to_noise(on(BERT, "rram"), each, chips=2)["snr_db"] for each in (arrays, cut))
+    long, short = (signal_to_noise(Bench(on(BERT, "rram"), each), chips=2).table["snr_db"] for each in (arrays, cut))
     np.testing.assert_allclose(long, short, atol=0.01)
 
 
 def test_a_reference_with_the_transform_leaves_the_noise_alone() -> None:
     """Against the clean model the clip of K and V counts as noise, against the same transform it does not."""
-    options = {"samples": 8, "chips": 2, "of": "context"}
+    options = {"chips": 2, "of": "context"}
     vary = {"write.gamma": [3, 5]}
-    clean = signal_to_noise(on(VIT, "clipformer"), DIGITS, vary=vary, **options)
-    noise = signal_to_noise(on(VIT, "clipformer"), DIGITS, vary=vary, reference={"write.gamma": 0}, **options)
+    clean = signal_to_noise(Bench(on(VIT, "clipformer"), DIGITS, samples=8), vary=vary, **options).table
+    noise = signal_to_noise(
+        Bench(on(VIT, "clipformer"), DIGITS, samples=8), vary=vary, reference={"write.gamma": 0}, **options
+    ).table
     assert (noise["snr_db"] > clean["snr_db"] + 6).all()
     gamma_3, gamma_5 = (rows["snr_db"].mean() for _, rows in noise.groupby("write.gamma"))
     assert gamma_3 - gamma_5 == pytest.approx(20 * math.log10(5 / 3), abs=1)
@@ -89,18 +93,20 @@ def test_a_reference_with_the_transform_leaves_the_noise_alone() -> None:
 
 def test_all_combinations_of_what_is_varied_are_measured() -> None:
     vary = {"write.gamma": [3, 4], "write.beta": [1.0, 0.25]}
-    frame = signal_to_noise(on(VIT, "clipformer"), DIGITS, vary=vary, samples=2, chips=1)
+    frame = signal_to_noise(Bench(on(VIT, "clipformer"), DIGITS, samples=2), vary=vary, chips=1).table
     assert len(frame.drop_duplicates(list(vary))) == 4 and len(frame) == 16
 
 
 def test_a_number_that_the_device_lacks_is_refused() -> None:
     with pytest.raises(InputError, match=r"write\.gamma"):
-        signal_to_noise(on(VIT, "rram"), DIGITS, vary={"write.gamma": [3]}, samples=2, chips=1)
+        signal_to_noise(Bench(on(VIT, "rram"), DIGITS, samples=2), vary={"write.gamma": [3]}, chips=1)
 
 
 def test_each_setting_is_a_line_over_layers() -> None:
     figure = pytest.importorskip("matplotlib.figure")
-    frame = signal_to_noise(on(VIT, "rram"), DIGITS, vary={"program.sigma": [0.1, 0.2]}, samples=4, chips=2)
+    frame = signal_to_noise(
+        Bench(on(VIT, "rram"), DIGITS, samples=4), vary={"program.sigma": [0.1, 0.2]}, chips=2
+    ).table
     axes = figure.Figure().subplots()
     draw_signal_to_noise(frame, axes)
     assert [line.get_label() for line in axes.lines] == ["program.sigma 0.1", "program.sigma 0.2"]

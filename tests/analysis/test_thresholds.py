@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from emu import Bench, Trial
-from emu.analysis.thresholds import crossing, draw_thresholds, threshold_curves, thresholds
+from emu.analysis.thresholds import crossing, crossings, draw_thresholds, threshold_curves
 from emu.demo import data_path, model_path
 from emu.errors import InputError
 
@@ -53,18 +53,18 @@ def made_up(chips: int) -> pd.DataFrame:
 
 
 def test_bootstrap_intervals_hold_the_value_and_shrink_with_chips() -> None:
-    few, many = thresholds(made_up(5)), thresholds(made_up(80))
+    few, many = crossings(made_up(5)), crossings(made_up(80))
     for table in (few, many):
         assert (table["low"] < table["value"]).all()
         assert (table["value"] < table["high"]).all()
         assert table["where"].tolist() == ["within"] * 3
     assert (np.log(many["high"] / many["low"]) < np.log(few["high"] / few["low"])).all()
-    assert thresholds(made_up(5)).equals(few)
-    assert not thresholds(made_up(5), seed=1).equals(few)
+    assert crossings(made_up(5)).equals(few)
+    assert not crossings(made_up(5), seed=1).equals(few)
 
 
 def test_one_chip_has_no_interval_and_far_limits_say_so() -> None:
-    table = thresholds(made_up(1), losses=[0.0001, 0.05, 0.99])
+    table = crossings(made_up(1), losses=[0.0001, 0.05, 0.99])
     assert table["low"].isna().all()
     assert table["where"].tolist() == ["below", "within", "above"]
 

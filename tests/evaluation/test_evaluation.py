@@ -130,7 +130,10 @@ def test_a_plain_model_with_a_device_is_rewritten_with_its_settings(
 
     monkeypatch.setattr("emu.rewriter.rewrite", rewrite, raising=False)
     others = {"map": ["layer=1:ideal"], "share": "never", "stored": "component=norm"}
-    result = evaluate(model(None), data(), 2, "rram", ["program.sigma=0.3"], "component=value", "layer=0", **others)
+    result = evaluate(
+        model(None), data(), 2, device="rram", set=["program.sigma=0.3"], only="component=value", exclude="layer=0",
+        **others,
+    )  # fmt: skip
     assert asked == {
         "on": "rram",
         "sigma": 0.3,

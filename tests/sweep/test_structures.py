@@ -166,6 +166,8 @@ def test_cost_stands_beside_accuracy(plan: Make) -> None:
     assert (table[["energy_uj", "latency_us", "area_mm2"]] > 0).all().all()
     assert table["energy_uj"].nunique() == 2
     assert "energy_uj" not in run_plan(plan(vary={"mapping.tile_rows": "32"}, cost=True, samples=4, seeds=1))
+    bits = run_plan(plan(device="rram_neurosim", vary={"adc.bits": "5,7"}, cost=True, samples=4, seeds=1))
+    assert bits["energy_uj"].notna().all()
     lent = run_plan(plan(vary={"mapping.tile_rows": "32"}, costs_of="rram_neurosim", samples=4, seeds=1))
     assert lent["energy_uj"].iloc[0] > 0
 
