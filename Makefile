@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 SOURCES := pyproject.toml constraints.txt $(wildcard custom_ops/CMakeLists.txt custom_ops/src/*)
 
-.PHONY: demo test test-slow smoke lint format types native-warnings sanitize benchmark clean
+.PHONY: demo test test-slow docs smoke lint format types native-warnings sanitize benchmark clean
 
 ## Run the main job: rewrite the demo ViT for a noisy RRAM crossbar and see its accuracy fall.
 demo: $(VENV)/.core
@@ -18,6 +18,10 @@ test: $(VENV)/.dev
 ## Run the tests that take minutes.
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+
+## Build the documentation site into build/site; a link that leads nowhere is an error.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 ## Run emu with the oldest libraries that pyproject.toml allows, and with the newest that there are.
 smoke: $(VENV)/.dev
@@ -63,7 +67,7 @@ $(VENV)/.core: $(VENV)/bin/python $(SOURCES)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) -e ".[analysis,cluster,data,train,optimum,dev]"
+	$(INSTALL) -e ".[analysis,cluster,data,train,optimum,docs,dev]"
 	touch $@
 
 clean:

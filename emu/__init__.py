@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from emu.version import __version__
 
 if TYPE_CHECKING:
+    from emu.baking import bake
     from emu.calibration import calibrate
     from emu.device import Profile, load_profile
     from emu.errors import InputError
     from emu.evaluation import Bench, Trial, draw_faults, evaluate, inject
+    from emu.experiment import Experiment
     from emu.rewriter import EmulatedModel, find_sites, read_manifest, rewrite
     from emu.runtime import library_path, register, register_device_function, session
 
@@ -25,9 +27,11 @@ _HOMES = {
     "Bench": "emu.evaluation",
     "EmulatedModel": "emu.rewriter",
     "Evaluation": "emu.evaluation",
+    "Experiment": "emu.experiment",
     "InputError": "emu.errors",
     "Profile": "emu.device",
     "Trial": "emu.evaluation",
+    "bake": "emu.baking",
     "calibrate": "emu.calibration",
     "draw_faults": "emu.evaluation",
     "evaluate": "emu.evaluation",
@@ -46,10 +50,12 @@ __all__ = [
     "Bench",
     "EmulatedModel",
     "Evaluation",
+    "Experiment",
     "InputError",
     "Profile",
     "Trial",
     "__version__",
+    "bake",
     "calibrate",
     "draw_faults",
     "evaluate",

@@ -285,8 +285,10 @@ void StoredProduct::crossbar_product(const Controls& controls, const Layout& lay
   const BlockLayout blocks(*weights->packing, read.row_tiles, read.column_groups, matrices_);
   read.packing = weights->packing;
   read.tile = [&](size_t i, size_t t, size_t g) { return weights->slices[i].data() + blocks.offset(t, g); };
+  read.noise_packing = &noise_packing_for(structure_, rows_);
+  const BlockLayout noise_blocks(*read.noise_packing, read.row_tiles, read.column_groups, matrices_);
   read.noise_tile = [&](size_t i, size_t t, size_t g) {
-    return weights->noise_weights[i].data() + blocks.offset(t, g);
+    return weights->noise_weights[i].data() + noise_blocks.offset(t, g);
   };
   read.magnitude_tile = [&](size_t i, size_t t, size_t g) {
     return weights->magnitudes[i].data() + blocks.offset(t, g);

@@ -388,6 +388,7 @@ void CrossbarMatMulDynamic::read_matrices(const Controls& controls, const Writer
   read.column_groups = groups;
   read.packing = &packing;
   read.tile = [&](size_t, size_t t, size_t g) { return packed.data() + layout.offset(t, g); };
+  read.noise_packing = &packing;
   read.noise_tile = [&](size_t, size_t t, size_t g) { return variances.data() + layout.offset(t, g); };
   read.scales = scales.data();
   read.magnitude_tile = [&](size_t, size_t t, size_t g) { return magnitudes.data() + layout.offset(t, g); };

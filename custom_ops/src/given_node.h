@@ -12,7 +12,8 @@ struct GivenAttribute {
   int64_t number;
 };
 
-// A node of CrossbarMatMul with its control inputs and W [matrices, rows, columns], for callers without a session.
+// A node of CrossbarMatMul with its control inputs and W [matrices, rows, columns], for callers without a session. With
+// codes it is a node of CrossbarMatMulQuantized, and W what its codes stand for.
 struct GivenNode {
   const GivenAttribute* attributes;
   int64_t attribute_count;
@@ -27,6 +28,10 @@ struct GivenNode {
   float strength;
   uint32_t seed;
   uint32_t read_seed;
+  const int8_t* codes = nullptr;      // as the operator takes them
+  const float* scale = nullptr;       // likewise
+  const float* zero_point = nullptr;  // likewise
+  int64_t scales = 0;                 // number of elements of scale
 };
 
 }  // namespace emu

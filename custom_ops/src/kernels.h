@@ -56,9 +56,11 @@ struct StoreRow {
   float sigma = 0;        // already times strength
   float sigma_cycle = 0;  // already times strength
   float floor = 0;        // r
-  float alpha = 0;        // ClipFormer
+  bool moved = false;     // before writing: by alpha r, at most beta
+  float alpha = 0;
   float beta = 1;
   float write_steps = 0;  // 2^write.bits - 1, 0: not rounded
+  float exponent = 0.5f;  // ClipFormer
   bool cells = false;
   bool normalize = false;    // result in units of the scale (for conductances: of g_max), not of the weight
   float* squares = nullptr;  // if given, g+^2 + g-^2 of conductances goes there
@@ -149,6 +151,7 @@ struct ReadRow {
   float peak = -1;              // largest magnitude of the row, or -1
   const float* gain = nullptr;  // of the ADC of each column
   const float* offset = nullptr;
+  const float* uniforms = nullptr;  // of each column, where it rounds at random
   enum class Range { kNone, kGiven, kAbsmax } range = Range::kNone;
   AdcCode code = AdcCode::kSignMagnitude;
   double steps = 0;  // 0: no quantization
@@ -174,6 +177,12 @@ struct EncodedRow {
   float sign = 1;         // of the codes
   float squares = 0;      // sum of the squares of the codes
   bool has_rest = false;  // 128 and -128 both occur: what codes lack is in a row of its own
+};
+
+// Squares of a row of inputs as codes of one byte, or of two where one value stands out.
+struct EncodedSquares {
+  float step = 0;  // what one code is worth
+  bool wide = false;
 };
 
 // All of "What is read" for a product of few columns, in one slice and one tile, whose rows lie side by side.
@@ -206,6 +215,7 @@ struct Kernels {
   void (*words)(const Counter& counter, int64_t count, uint32_t* out);
   // Normals of columns [first_column, first_column + count) of the row that begins at counter.block.
   void (*normals)(const Counter& counter, int64_t first_column, int64_t count, float* out);
+  void (*uniforms)(const Counter& counter, int64_t first_column, int64_t count, float* out);  // likewise, in (0, 1]
   void (*map_row)(const MapRow& row, const float* w, const float* scales, int64_t count, float* out);
   void (*store_row)(const StoreRow& row, const float* w, const float* scales, int64_t first_column, int64_t count,
                     float* out);
@@ -249,6 +259,19 @@ struct Kernels {
                          int64_t columns, const float* steps, float* c, int64_t c_stride, float* peaks);
   // What quantize_input makes, as codes; rest is as long as codes and written only where the result says so.
   EncodedRow (*encode_input)(const InputRow& row, const float* x, int64_t count, uint8_t* codes, uint8_t* rest);
+  // Variances of read noise, to 8 bits: C [rows, columns] = A B, B of what noise is proportional to, as floats that are
+  // whole steps, and A of the squares of inputs likewise; a row of `wide` squares meets finer steps.
+  const Packing* rounded_packing;
+  bool (*round_squares)(const float* x, int64_t count, float* out);  // whether they are wide
+  void (*multiply_rounded)(const float* a, int64_t rows, const float* packed, int64_t depth, int64_t columns, bool wide,
+                           float* c);
+  // The same in bytes, where the instruction set has a product of them, else null; up to deepest_fixed rows.
+  const Packing* variance_packing;
+  // Of x, or of x_codes that encode_input has made. Rows are whole multiples of 4 bytes; low only if the result is
+  // wide.
+  EncodedSquares (*encode_squares)(const float* x, const uint8_t* x_codes, int64_t count, uint8_t* codes, uint8_t* low);
+  void (*multiply_variances)(const uint8_t* a, int64_t a_stride, int64_t rows, const float* packed, int64_t depth,
+                             int64_t columns, const float* steps, bool wide, bool add_to, float* c);
   // y [columns, count] (rows y_stride apart) = b [columns, depth] x [depth, count], as read. offsets: of the rows of x.
   // normals: [count, kMostNarrow], read if there is noise. What is not finite gives NaN.
   void (*read_narrow)(const NarrowRead& read, const float* x, const int64_t* offsets, int64_t depth, int64_t count,

@@ -196,6 +196,20 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
     const float* values = w + start;
     const float* s = scales + start;
     float* target = out + start;
+    const F zero = set(0.0f);
+    const F inverse_range = set(1.0f / (1.0f - row.floor));
+    float moved[kChunk];
+    if (!pair && (row.moved || row.write_steps > 0)) {  // to what a pair would hold
+      const WrittenTarget g(row);
+      map_lanes(
+          part, moved,
+          [&](F v, F scale) {
+            const F u = divide(v, scale);
+            return multiply(scale, multiply(subtract(g(u), g(subtract(zero, u))), inverse_range));
+          },
+          values, s);
+      values = moved;
+    }
     float theta[kChunk];
     if (!quiet) chunk_theta(row, 0, first_column + start, part, theta);
     if (quiet) {
@@ -211,9 +225,6 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
       float unit[kChunk];
       chunk_theta(row, 1, first_column + start, part, theta_negative);
       map_lanes(part, unit, [](F v, F scale) { return divide(v, scale); }, values, s);
-      const F zero = set(0.0f);
-      const F range = set(1.0f - row.floor);
-      const F inverse_range = set(1.0f / (1.0f - row.floor));
       // What a pair reads, of one law for its two devices.
       const auto write_pair = [&](auto&& law) {
         if (row.squares != nullptr) {
@@ -232,8 +243,8 @@ void store_row(const StoreRow& row, const float* w, const float* scales, int64_t
             unit, theta, theta_negative);
       };
       if (row.model == Disturbance::kLognormalConductance) {
-        const F floor = set(row.floor);
-        write_pair([&](F u, F t) { return lognormal(add(multiply(maximum(u, zero), range), floor), t); });
+        const WrittenTarget g(row);
+        write_pair([&](F u, F t) { return lognormal(g(u), t); });
       } else {
         write_pair(ClipFormer(row));
       }
@@ -660,13 +671,11 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   }
   double bottom = row.low;
   double top = row.high;
-  if (row.range == ReadRow::Range::kAbsmax || row.stop_if_saturated) {
-    if (peak < 0) peak = largest_magnitude(p, count);
-    if (row.stop_if_saturated && peak > row.most) return true;
-    if (row.range == ReadRow::Range::kAbsmax) {
-      top = peak;
-      bottom = -top;
-    }
+  const bool absmax = row.range == ReadRow::Range::kAbsmax;
+  if ((absmax || row.stop_if_saturated) && peak < 0) peak = largest_magnitude(p, count);
+  if (absmax) {
+    top = peak;
+    bottom = -top;
   }
   const double span = top - bottom;
   const bool convertible = row.range != ReadRow::Range::kNone && span > 0;
@@ -677,6 +686,12 @@ bool read_row(const ReadRow& row, float* p, int64_t count, float* y) {
   const float step_size = quantize ? static_cast<float>(span / row.steps) : 0.0f;
   const F inverse_step = set(quantize ? static_cast<float>(row.steps / span) : 0.0f);
   const F step = set(step_size);
+  if (row.uniforms != nullptr && quantize) {
+    const F half = set(0.5f);
+    map_lanes(count, p, [&](F v, F u) { return add(v, multiply(subtract(u, half), step)); }, p, row.uniforms);
+    if (row.stop_if_saturated) peak = largest_magnitude(p, count);
+  }
+  if (row.stop_if_saturated && peak > row.most) return true;
   const F zero = set(from_bottom ? static_cast<float>(bottom) : 0.0f);
   const F low = set(static_cast<float>(bottom));
   const bool twos = row.code == AdcCode::kTwosComplement && quantize;
@@ -814,31 +829,68 @@ void read_narrow(const NarrowRead& read, const float* x, const int64_t* offsets,
 
 #include "fixed_point_product.inl"
 #include "matrix_product.inl"
+//
+#include "variance_product.inl"
 
 constexpr Packing kFloatPacking = {kPanel, packed_size, pack};
+constexpr Packing kRoundedPacking = {kPanel, rounded_size, pack_rounded};
 #if defined(EMU_BYTE_PRODUCTS)
 constexpr Packing kFixedPacking = {kWidth, packed_fixed_size, pack_fixed};
 constexpr const Packing* kFixedPackingIfAny = &kFixedPacking;
+constexpr Packing kVariancePacking = {kWidth, packed_variance_size, pack_variances};
+constexpr const Packing* kVariancePackingIfAny = &kVariancePacking;
 #else
 constexpr const Packing* kFixedPackingIfAny = nullptr;
 constexpr int64_t kDeepestFixed = 0;
 constexpr decltype(Kernels::multiply_codes) multiply_codes = nullptr;
 constexpr decltype(Kernels::encode_input) encode_input = nullptr;
+constexpr const Packing* kVariancePackingIfAny = nullptr;
+constexpr decltype(Kernels::encode_squares) encode_squares = nullptr;
+constexpr decltype(Kernels::multiply_variances) multiply_variances = nullptr;
 #endif
 // NOLINTEND(google-build-using-namespace)
 
 }  // namespace
 
 // Defines the function that hands out this translation unit's table.
-#define EMU_DEFINE_KERNELS(function, label)                                                                  \
-  const Kernels& function() {                                                                                \
-    static const Kernels table = {                                                                           \
-        label,          words,        normals,        map_row,           store_row,          program_row,    \
-        theta_row,      drift_row,    stick_row,      largest_magnitude, update_magnitudes,  sum_of_squares, \
-        absolute_row,   square_row,   widen_ranges,   make_codes,        read_codes,         quantize_input, \
-        noise_std,      disturb_rows, &kFloatPacking, multiply_packed,   kFixedPackingIfAny, kDeepestFixed,  \
-        multiply_codes, encode_input, read_narrow,    read_row};                                             \
-    return table;                                                                                            \
+#define EMU_DEFINE_KERNELS(function, label)              \
+  const Kernels& function() {                            \
+    static const Kernels table = {label,                 \
+                                  words,                 \
+                                  normals,               \
+                                  uniforms,              \
+                                  map_row,               \
+                                  store_row,             \
+                                  program_row,           \
+                                  theta_row,             \
+                                  drift_row,             \
+                                  stick_row,             \
+                                  largest_magnitude,     \
+                                  update_magnitudes,     \
+                                  sum_of_squares,        \
+                                  absolute_row,          \
+                                  square_row,            \
+                                  widen_ranges,          \
+                                  make_codes,            \
+                                  read_codes,            \
+                                  quantize_input,        \
+                                  noise_std,             \
+                                  disturb_rows,          \
+                                  &kFloatPacking,        \
+                                  multiply_packed,       \
+                                  kFixedPackingIfAny,    \
+                                  kDeepestFixed,         \
+                                  multiply_codes,        \
+                                  encode_input,          \
+                                  &kRoundedPacking,      \
+                                  round_squares,         \
+                                  multiply_rounded,      \
+                                  kVariancePackingIfAny, \
+                                  encode_squares,        \
+                                  multiply_variances,    \
+                                  read_narrow,           \
+                                  read_row};             \
+    return table;                                        \
   }
 
 }  // namespace emu

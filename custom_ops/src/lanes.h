@@ -79,6 +79,7 @@ inline F maximum(F a, F b) { return _mm512_max_ps(a, b); }
 inline F absolute(F v) { return _mm512_abs_ps(v); }
 inline F flip_sign(F v, I sign_bits) { return _mm512_xor_ps(v, _mm512_castsi512_ps(sign_bits)); }
 inline F round_even(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F floor_of(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 // Where the lowest bit of chooser is set: b, else a.
 inline F choose(I chooser, F a, F b) {
   return _mm512_mask_blend_ps(_mm512_test_epi32_mask(chooser, _mm512_set1_epi32(1)), a, b);
@@ -109,6 +110,10 @@ inline I to_int(F v) { return _mm512_cvtps_epi32(v); }
 inline I add_byte_products(I sum, I a, I b) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   return sum;
+}
+// The first count lanes from bytes, the others as given.
+inline I load_some_bytes(const uint8_t* p, int64_t count, uint8_t other) {
+  return _mm512_cvtepu8_epi32(_mm_mask_loadu_epi8(_mm_set1_epi8(static_cast<char>(other)), first(count), p));
 }
 // The first count lanes as bytes, larger ones as 255.
 inline void store_some_bytes(uint8_t* p, int64_t count, I v) { _mm512_mask_cvtusepi32_storeu_epi8(p, first(count), v); }
@@ -172,6 +177,7 @@ inline F maximum(F a, F b) { return _mm256_max_ps(a, b); }
 inline F absolute(F v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
 inline F flip_sign(F v, I sign_bits) { return _mm256_xor_ps(v, _mm256_castsi256_ps(sign_bits)); }
 inline F round_even(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F floor_of(F v) { return _mm256_floor_ps(v); }
 inline F choose(I chooser, F a, F b) {
   return _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_slli_epi32(chooser, 31)));
 }
@@ -271,6 +277,7 @@ inline F round_even(F v) {
   const F rounded = (v + magic) - magic;
   return absolute(v) < set(4194304.0f) ? rounded : v;
 }
+inline F floor_of(F v) { return F{std::floor(v[0]), std::floor(v[1]), std::floor(v[2]), std::floor(v[3])}; }
 inline F choose(I chooser, F a, F b) { return (chooser & 1) != 0 ? b : a; }
 inline F where_less(F a, F b, F yes, F no) { return a < b ? yes : no; }
 inline float sum(F v) { return (v[0] + v[2]) + (v[1] + v[3]); }

@@ -198,43 +198,75 @@ struct ResistanceRange {
   }
 };
 
-// One device of a pair of an operand that is written at run time; u: the operand in units of its scale.
-struct ClipFormer {
+// The conductance that one device of a pair should have of an operand that is written at run time; u: the operand in
+// units of its scale.
+struct WrittenTarget {
   F floor;
   F range;
-  F inverse_range;
   F shift;
   F highest;
-  F write_steps;
+  F steps;
+  bool moved;
   bool rounded;
-  bool cells;
-  explicit ClipFormer(const StoreRow& row)
+  explicit WrittenTarget(const StoreRow& row)
       : floor(set(row.floor)),
         range(set(1.0f - row.floor)),
-        inverse_range(set(1.0f / (1.0f - row.floor))),
         shift(set(row.alpha * row.floor)),
         highest(set(std::max(row.beta, row.floor))),
-        write_steps(set(row.write_steps)),
-        rounded(row.write_steps > 0),
-        cells(row.cells) {}
+        steps(set(row.write_steps)),
+        moved(row.moved),
+        rounded(row.write_steps > 0) {}
+  F operator()(F u) const {
+    F q = maximum(u, set(0.0f));
+    if (rounded) q = divide(round_even(multiply(q, steps)), steps);
+    const F g = add(multiply(q, range), floor);
+    return moved ? minimum(maximum(subtract(g, shift), floor), highest) : g;
+  }
+};
+
+// One device of such a pair, with noise that grows with a power of what is written.
+struct ClipFormer {
+  WrittenTarget target;
+  F inverse_range;
+  F exponent;
+  F at_zero;      // what the power makes of 0
+  F of_digit[3];  // the variance of a cell that holds 0, 1, 2; of 3 it is 1
+  bool root;
+  bool cells;
+  explicit ClipFormer(const StoreRow& row)
+      : target(row),
+        inverse_range(set(1.0f / (1.0f - row.floor))),
+        exponent(set(row.exponent)),
+        at_zero(set(row.exponent == 0 ? 1.0f : 0.0f)),
+        root(row.exponent == 0.5f),
+        cells(row.cells) {
+    for (int digit = 0; digit < 3; ++digit) {
+      of_digit[digit] = set(static_cast<float>(std::pow(digit / 3.0, 2.0 * static_cast<double>(row.exponent))));
+    }
+  }
   F operator()(F u, F n) const {
-    const F zero = set(0.0f);
-    F q = maximum(u, zero);
-    if (rounded) q = divide(round_even(multiply(q, write_steps)), write_steps);
-    const F g = minimum(maximum(subtract(add(floor, multiply(range, q)), shift), floor), highest);
-    const F p = multiply(subtract(g, floor), inverse_range);
-    const F variance = cells ? of_cells(p) : p;
-    const F disturbed = add(floor, multiply(range, multiply_add(square_root(variance), n, p)));
+    const F floor = target.floor;
+    const F p = multiply(subtract(target(u), floor), inverse_range);
+    const F disturbed = add(floor, multiply(target.range, multiply_add(spread(p), n, p)));
     return clamp(disturbed, floor, set(1.0f));
   }
-  // Four cells of two bits: sum of (3 4^i / 255)^2 digit / 3.
-  static F of_cells(F p) {
+  F spread(F p) const {
+    if (cells) return square_root(of_cells(p));
+    if (root) return square_root(p);
+    const F least = set(1e-30f);
+    return where_less(p, least, at_zero, exponential(multiply(logarithm(maximum(p, least)), exponent)));
+  }
+  // Four cells of two bits: sum of (3 4^i / 255)^2 (digit / 3)^(2 exponent).
+  F of_cells(F p) const {
     F variance = set(0.0f);
     F rest = round_even(multiply(p, set(255.0f)));
-    float weight = 9.0f / (255.0f * 255.0f * 3.0f);
+    float weight = 9.0f / (255.0f * 255.0f);
     for (int i = 0; i < 4; ++i) {
       const F next = round_down(multiply(rest, set(0.25f)));
-      variance = multiply_add(set(weight), subtract(rest, multiply(set(4.0f), next)), variance);
+      const F digit = subtract(rest, multiply(set(4.0f), next));
+      const F above = where_less(digit, set(2.5f), of_digit[2], set(1.0f));
+      const F own = where_less(digit, set(0.5f), of_digit[0], where_less(digit, set(1.5f), of_digit[1], above));
+      variance = multiply_add(set(weight), own, variance);
       rest = next;
       weight *= 16.0f;
     }

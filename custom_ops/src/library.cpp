@@ -80,7 +80,7 @@ Structure structure_of(const GivenNode& node) {
                               : "'" + std::string(found->text) + "', expected an integer."));
   };
   return parse_structure(
-      "program", Operator::kStored,
+      "program", node.codes != nullptr ? Operator::kQuantized : Operator::kStored,
       [&](const char* name) {
         const GivenAttribute* found = find(name, false);
         return found == nullptr ? *number_if_absent(name) : found->number;
@@ -112,7 +112,20 @@ StoredArray stored_for(const GivenNode& node, bool for_reading) {
   const Device numbers = structure.device(node.device, node.entries);
   const StoreKey key = store_key(structure, numbers, node.strength, node.seed, node.read_seed,
                                  own_faults(structure, node.faults, node.fault_count));
-  const Matrices w{node.w, node.matrices, node.rows, node.columns};
+  Matrices w{node.w, node.matrices, node.rows, node.columns};
+  ModelCodes codes;
+  if (node.codes != nullptr) {
+    codes.bytes = node.codes;
+    codes.two_bytes = structure.code_bits > 8;
+    codes.scale = node.scale;
+    codes.zero_point = node.zero_point;
+    codes.matrices = w.count;
+    codes.rows = w.rows;
+    codes.columns = w.columns;
+    codes.per_column = node.scales > 1;
+    codes.block_rows = structure.block_rows;
+    w.codes = &codes;
+  }
   if (!all_finite(w.values, w.count * w.rows * w.columns)) throw Error("the weight holds an infinite value or a NaN");
   const ForEach serial = [](int64_t count, const std::function<void(int64_t)>& body) {
     for (int64_t i = 0; i < count; ++i) body(i);
@@ -214,11 +227,12 @@ EMU_EXPORT int emu_program_for_reading(const emu::GivenNode* node, const int64_t
   });
 }
 
-// Standard normals of run-time noise: columns [first_column, first_column + count) of rows that lie in these samples,
-// matrices and positions.
+// Standard normals (or uniforms in (0, 1]) of run-time noise: columns [first_column, first_column + count) of rows that
+// lie in these samples, matrices and positions.
 EMU_EXPORT void emu_run_time_normals(const uint32_t seeds[2], uint32_t site, uint32_t c3, const uint32_t* samples,
                                      const uint32_t* matrices, const uint32_t* positions, int64_t rows,
-                                     int64_t first_column, int64_t count, float* out) {
+                                     int64_t first_column, int64_t count, int64_t uniform, float* out) {
+  const auto fill = uniform != 0 ? emu::kernels().uniforms : emu::kernels().normals;
   emu::SampleKey key{};
   for (int64_t row = 0; row < rows; ++row) {
     if (row == 0 || samples[row] != samples[row - 1]) key = emu::sample_key(seeds[0], seeds[1], samples[row]);
@@ -228,7 +242,7 @@ EMU_EXPORT void emu_run_time_normals(const uint32_t seeds[2], uint32_t site, uin
     counter.c1 = positions[row];
     counter.c2 = site + (matrices[row] << 16);
     counter.c3 = c3;
-    emu::kernels().normals(counter, first_column, count, out + row * count);
+    fill(counter, first_column, count, out + row * count);
   }
 }
 

@@ -144,7 +144,8 @@ class Reader {
         device_(product.controls->device),
         strength_(product.controls->strength),
         weight_slices_(product.decoding.factors.size()),
-        input_slices_(static_cast<size_t>(structure_.input_slices(device_))) {
+        input_readings_(static_cast<size_t>(structure_.input_readings(device_))),
+        cuts_inputs_(structure_.dac_slice_bits > 0 && structure_.dac_slice_sum == DacSliceSum::kDigital) {
     input_.steps = structure_.dac_steps(device_);
     input_.bound = device_.dac_bound;
     input_.offset_binary = structure_.dac_code == DacCode::kOffsetBinary;
@@ -162,6 +163,7 @@ class Reader {
                                                         : ReadRow::Range::kGiven;
     pattern_.code = structure_.adc_code;
     pattern_.steps = structure_.adc_steps(device_);
+    rounds_outputs_ = structure_.adc_rounding == AdcRounding::kStochastic && pattern_.steps > 0;
     find_sample_keys();
     if (structure_.adc == Range::kGranular) granular_step_ = granular_step();
     for (const Span& tile : product.row_tiles) deepest_ = std::max(deepest_, tile.size());
@@ -171,6 +173,7 @@ class Reader {
         !noisy_ && !ir_drop_ && !structure_.adc_errors() &&
         (structure_.bound_management == BoundManagement::kIterative || pattern_.range == ReadRow::Range::kAbsmax);
     codes_ = product.packing == kernels().fixed_packing;
+    byte_variances_ = needs_variances_ && product.noise_packing == kernels().variance_packing;
     measure_adc_errors();
   }
 
@@ -206,8 +209,14 @@ class Reader {
           rests(reader.codes_ && reader.input_.steps > 254 ? rows * Codes::row_bytes(reader.deepest_) : 0),
           encoded(reader.codes_ ? static_cast<size_t>(rows) : 0),
           code_steps(encoded.size()),
-          sliced(reader.structure_.dac_slice_bits > 0 ? rows * reader.deepest_ : 0),
-          derived(reader.needs_variances_ || reader.ir_drop_ ? rows * reader.deepest_ : 0),
+          sliced(reader.cuts_inputs_ ? rows * reader.deepest_ : 0),
+          derived(reader.ir_drop_ ? rows * reader.deepest_ : 0),
+          squares(reader.needs_variances_ && !reader.byte_variances_ ? rows * reader.deepest_ : 0),
+          square_codes(reader.byte_variances_ ? rows * Codes::row_bytes(reader.deepest_) : 0),
+          low_codes(reader.byte_variances_ ? rows * Codes::row_bytes(reader.deepest_) : 0),
+          square_steps(reader.byte_variances_ ? static_cast<size_t>(rows) : 0),
+          low_steps(square_steps.size()),
+          slots(reader.needs_variances_ ? static_cast<size_t>(rows) : 0),
           products(rows * reader.widest_),
           variances(reader.needs_variances_ ? rows * reader.widest_ : 0),
           currents(reader.ir_drop_ ? rows * reader.widest_ : 0),
@@ -224,6 +233,13 @@ class Reader {
     std::vector<float> code_steps;  // of each row
     Scratch sliced;
     Scratch derived;
+    Scratch squares;  // of the inputs, or
+    Codes square_codes;
+    Codes low_codes;
+    std::vector<float> square_steps;
+    std::vector<float> low_steps;
+    std::vector<int64_t> slots;  // of the squares and variances of each row: first all that are not wide
+    int64_t narrow = 0;          // how many these are
     Scratch products;
     Scratch variances;
     Scratch currents;
@@ -284,9 +300,10 @@ class Reader {
     }
   }
 
-  // Weight of an input slice.
-  double input_weight(size_t j) const {
-    if (structure_.dac_slice_bits == 0) return 1.0;
+  // Weight of what is converted by itself of an input.
+  double input_weight(size_t j) const { return cuts_inputs_ ? weight_of_digit(j) : 1.0; }
+
+  double weight_of_digit(size_t j) const {
     const double digit_steps = std::exp2(static_cast<double>(structure_.dac_slice_bits)) - 1;
     const double whole_steps = std::exp2(static_cast<double>(device_.dac_bits) - 1) - 1;
     return std::exp2(static_cast<double>(structure_.dac_slice_bits) * static_cast<double>(j)) * digit_steps /
@@ -303,9 +320,8 @@ class Reader {
     } else if (structure_.weight_bits > 0) {
       cell_steps = std::exp2(static_cast<double>(structure_.weight_bits - 1)) - 1;
     }
-    const double input_steps = structure_.dac_slice_bits > 0
-                                   ? std::exp2(static_cast<double>(structure_.dac_slice_bits)) - 1
-                                   : structure_.dac_steps(device_) / 2;
+    const double input_steps = cuts_inputs_ ? std::exp2(static_cast<double>(structure_.dac_slice_bits)) - 1
+                                            : structure_.dac_steps(device_) / 2;
     if (cell_steps == 0 || input_steps == 0) {
       throw Error("node '" + structure_.node +
                   "', attribute 'adc' is 'granular'; this needs weights and inputs of limited resolution");
@@ -324,6 +340,14 @@ class Reader {
     }
     InputRow row = input_;
     row.inverse = 1.0f / factor;
+    if (structure_.dac_rounding == DacRounding::kStochastic && row.steps > 0) {
+      const int64_t first = product_.first_row + tile.begin;
+      kernels().uniforms(run_time(place, rounding_of(kInputNoise)), first, tile.size(), out);
+      const auto step = static_cast<float>(2.0 * row.bound / row.steps);
+      for (int64_t k = 0; k < tile.size(); ++k) out[k] = x[k] * row.inverse + (out[k] - 0.5f) * step;
+      row.inverse = 1.0f;
+      x = out;
+    }
     kernels().quantize_input(row, x, tile.size(), out);
     if (input_noise_ > 0) {
       const NoiseRow noise{0, place.position, input_noise_, nullptr};
@@ -358,13 +382,13 @@ class Reader {
         factors[i] = input_scale(input(rows, y_rows[i], tile), tile.size(), calibrated, lost[i]);
       }
       convert_inputs(rows, tile, work);
-      for (size_t j = 0; j < input_slices_; ++j) {
+      for (size_t j = 0; j < input_readings_; ++j) {
         const float* x = work.inputs.data();
-        if (structure_.dac_slice_bits > 0) {
+        if (cuts_inputs_) {
           cut_inputs(j, x, block.rows * tile.size(), work.sliced.data());
           x = work.sliced.data();
         }
-        measure_norms(x, rows.count, tile.size(), work);
+        measure_squares(x, rows.count, tile.size(), work);
         for (size_t i = 0; i < weight_slices_; ++i) {
           for (size_t g = 0; g < product_.column_groups.size(); ++g) read_group(i, j, t, g, rows, x, work);
         }
@@ -452,13 +476,70 @@ class Reader {
     }
   }
 
-  void measure_norms(const float* x, int64_t rows, int64_t depth, Work& work) const {
-    if (structure_.read_noise == ReadNoise::kNone || needs_noise_weights(structure_)) return;
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto i = static_cast<size_t>(r);
-      work.norms[i] =
-          codes_ ? work.encoded[i].squares * code_step() * code_step() : kernels().sum_of_squares(x + r * depth, depth);
+  // What the variance of read noise takes of the inputs of one slice.
+  void measure_squares(const float* x, int64_t rows, int64_t depth, Work& work) const {
+    if (needs_variances_) {
+      work.narrow = 0;
+      for (int64_t r = 0, last = rows; r < rows; ++r) {
+        const int64_t slot = work.narrow;
+        const bool wide = byte_variances_ ? encode_squares(r, x + r * depth, depth, slot, last - 1, work)
+                                          : round_squares(x + r * depth, depth, slot, last - 1, work);
+        work.slots[static_cast<size_t>(r)] = wide ? --last : work.narrow++;
+      }
+    } else if (noisy_ && structure_.read_noise != ReadNoise::kNone) {
+      for (int64_t r = 0; r < rows; ++r) {
+        work.norms[static_cast<size_t>(r)] = norm(x + r * depth, depth, work.encoded, static_cast<size_t>(r));
+      }
     }
+  }
+
+  // The sum of the squares of one row of inputs.
+  float norm(const float* x, int64_t depth, const std::vector<EncodedRow>& encoded, size_t row) const {
+    if (codes_) return encoded[row].squares * code_step() * code_step();
+    if (structure_.dac_slice_sum == DacSliceSum::kDigital) return kernels().sum_of_squares(x, depth);
+    Scratch squares(depth);
+    square_inputs(x, depth, squares.data());
+    return std::accumulate(squares.data(), squares.data() + depth, 0.0f);
+  }
+
+  // What the variance of read noise grows with: the squares of the inputs, or of the slices that add up to them.
+  void square_inputs(const float* x, int64_t count, float* out) const {
+    if (structure_.dac_slice_sum == DacSliceSum::kDigital) {
+      kernels().square(x, count, out);
+      return;
+    }
+    Scratch digit(count);
+    std::fill(out, out + count, 0.0f);
+    for (size_t j = 0; j < static_cast<size_t>(structure_.input_slices(device_)); ++j) {
+      cut_inputs(j, x, count, digit.data());
+      const auto h = static_cast<float>(weight_of_digit(j));
+      for (int64_t i = 0; i < count; ++i) out[i] += h * digit.data()[i] * (h * digit.data()[i]);
+    }
+  }
+
+  // Into a slot, or into another one if they are wide.
+  bool encode_squares(int64_t r, const float* x, int64_t depth, int64_t slot, int64_t other, Work& work) const {
+    uint8_t* codes = work.square_codes.row(slot, depth);
+    EncodedSquares encoded = kernels().encode_squares(codes_ ? nullptr : x, codes_ ? work.codes.row(r, depth) : nullptr,
+                                                      depth, codes, work.low_codes.row(other, depth));
+    if (codes_) encoded.step *= code_step() * code_step();
+    work.square_steps[static_cast<size_t>(encoded.wide ? other : slot)] =
+        encoded.wide ? 256.0f * encoded.step : encoded.step;
+    if (!encoded.wide) return false;
+    work.low_steps[static_cast<size_t>(other)] = encoded.step;
+    if (other != slot) std::copy(codes, codes + Codes::row_bytes(depth), work.square_codes.row(other, depth));
+    return true;
+  }
+
+  bool round_squares(const float* x, int64_t depth, int64_t slot, int64_t other, Work& work) const {
+    float* squares = work.squares.data() + slot * depth;
+    if (product_.noise_packing != kernels().rounded_packing) {
+      square_inputs(x, depth, squares);
+      return false;
+    }
+    if (!kernels().round_squares(x, depth, squares)) return false;
+    if (other != slot) std::copy(squares, squares + depth, work.squares.data() + other * depth);
+    return true;
   }
 
   // Steps 3 and 4: what the columns of one group carry.
@@ -484,10 +565,36 @@ class Reader {
       times(work.derived.data(), product_.tile(i, t, g), work.ramped);
       drop(t, rows.count * width, work.currents.data(), work.ramped.data(), work.products.data());
     }
-    if (needs_variances_) {
-      kernels().square(x, rows.count * depth, work.derived.data());
-      times(work.derived.data(), product_.noise_tile(i, t, g), work.variances);
+  }
+
+  void multiply_variances(size_t i, size_t t, size_t g, const Rows& rows, Work& work) const {
+    const int64_t depth = product_.row_tiles[t].size();
+    const int64_t width = product_.column_groups[g].size();
+    const float* packed =
+        product_.noise_tile(i, t, g) + b_matrix(rows.y[0]) * product_.noise_packing->size(depth, width);
+    float* variances = work.variances.data();
+    if (product_.noise_packing == kernels().float_packing) {
+      kernels().multiply_packed(work.squares.data(), depth, rows.count, packed, depth, width, variances, width,
+                                nullptr);
+      return;
     }
+    const auto times = [&](int64_t first, int64_t count, bool wide) {
+      float* out = variances + first * width;
+      if (count == 0) return;
+      if (!byte_variances_) {
+        kernels().multiply_rounded(work.squares.data() + first * depth, count, packed, depth, width, wide, out);
+        return;
+      }
+      const int64_t stride = Codes::row_bytes(depth);
+      const auto digit = [&](Codes& codes, const std::vector<float>& steps, bool add_to) {
+        kernels().multiply_variances(codes.row(first, depth), stride, count, packed, depth, width, steps.data() + first,
+                                     wide, add_to, out);
+      };
+      digit(work.square_codes, work.square_steps, false);
+      if (wide) digit(work.low_codes, work.low_steps, true);
+    };
+    times(0, work.narrow, false);
+    times(work.narrow, rows.count - work.narrow, true);
   }
 
   void multiply_codes(const float* packed, int64_t rows, int64_t depth, int64_t width, Work& work) const {
@@ -522,7 +629,7 @@ class Reader {
       find_places(saturated, repeated);
       const Span tile = product_.row_tiles[t];
       convert_inputs(saturated, tile, repeated);
-      measure_norms(repeated.inputs.data(), saturated.count, tile.size(), repeated);
+      measure_squares(repeated.inputs.data(), saturated.count, tile.size(), repeated);
       again = read_rows(0, 0, t, g, saturated, repeated.inputs.data(), attempt, may_repeat(b), repeated);
     }
   }
@@ -545,18 +652,21 @@ class Reader {
                                  uint32_t pass, bool may_repeat, Work& work) const {
     const Span group = product_.column_groups[g];
     multiply(i, t, g, rows, x, work);
+    if (needs_variances_) multiply_variances(i, t, g, rows, work);
     ReadRow row = pattern_of(i, t, g, b_matrix(rows.y[0]), may_repeat);
     const float decoding = product_.decoding.factors[i];
     const auto of_slice = static_cast<float>(input_weight(j));
     const bool first = t == 0 && i == 0 && j == 0;
     row.scales = scales(rows.y[0], t) + group.begin;
     row.accumulate = !first;
+    Scratch rounding(rounds_outputs_ ? group.size() : 0);
+    if (rounds_outputs_) row.uniforms = rounding.data();
     std::vector<int64_t> saturated;
     // What is disturbed shall still be near when it is converted.
     const int64_t at_once = std::max<int64_t>(1, kFloatsNear / std::max<int64_t>(1, group.size()));
     for (int64_t begin = 0; begin < rows.count; begin += at_once) {
       const int64_t end = std::min(begin + at_once, rows.count);
-      if (noisy_) disturb(t, group, pass, begin, end, work);
+      if (noisy_) disturb(tile_stream(stream_of(i), t, pass), group, begin, end, work);
       for (int64_t r = begin; r < end; ++r) {
         float* y = output(rows, rows.y[r]) + group.begin;
         if (rows.factors[r] == 0) {  // nothing is applied, so nothing is read
@@ -565,6 +675,11 @@ class Reader {
         }
         if (needs_peaks_ || noisy_) row.peak = work.peaks.data()[r * kPeakLanes];
         row.factor = rows.factors[r] * decoding * of_slice;
+        if (row.uniforms != nullptr) {
+          kernels().uniforms(
+              run_time(work.places[static_cast<size_t>(r)], tile_stream(rounding_of(stream_of(i)), t, pass)),
+              product_.first_column + group.begin, group.size(), rounding.data());
+        }
         if (kernels().read_row(row, work.products.data() + r * group.size(), group.size(), y)) {
           saturated.push_back(rows.y[r]);
         }
@@ -574,13 +689,13 @@ class Reader {
   }
 
   // Step 5 for rows [begin, end) of what a group carries.
-  void disturb(size_t t, const Span& group, uint32_t pass, int64_t begin, int64_t end, Work& work) const {
+  void disturb(uint32_t stream, const Span& group, int64_t begin, int64_t end, Work& work) const {
     for (int64_t r = begin; r < end; ++r) {
       const SampleRow& place = work.places[static_cast<size_t>(r)];
       NoiseRow& row = work.noise[static_cast<size_t>(r)];
       row.position = place.position;
       if (needs_variances_) {
-        float* variances = work.variances.data() + r * group.size();
+        float* variances = work.variances.data() + work.slots[static_cast<size_t>(r)] * group.size();
         kernels().noise_std(variances, weight_noise_ * weight_noise_, output_noise_squared_, strength_, group.size(),
                             variances);
         row.std_each = variances;
@@ -593,9 +708,9 @@ class Reader {
       const SampleRow& place = work.places[static_cast<size_t>(begin)];
       int64_t next = begin + 1;
       while (next < end && same_matrix(place, work.places[static_cast<size_t>(next)])) ++next;
-      kernels().disturb_rows(run_time(place, tile_stream(kRead, t, pass)), product_.first_column + group.begin,
-                             work.noise.data() + begin, next - begin, group.size(),
-                             work.products.data() + begin * group.size(), work.peaks.data() + begin * kPeakLanes);
+      kernels().disturb_rows(run_time(place, stream), product_.first_column + group.begin, work.noise.data() + begin,
+                             next - begin, group.size(), work.products.data() + begin * group.size(),
+                             work.peaks.data() + begin * kPeakLanes);
       begin = next;
     }
   }
@@ -722,13 +837,15 @@ class Reader {
     return static_cast<int64_t>((own + t) * weight_slices_ + i) * product_.columns;
   }
 
-  // The calibrated range of a weight slice in a row tile.
+  // The calibrated range of array i, that of a weight slice or of one of its devices, in a row tile.
   const CalibratedRange& range_of(size_t i, size_t t, int64_t matrix) const {
     const auto tiles = static_cast<int64_t>(product_.row_tiles.size());
     const int64_t tile = structure_.dynamic() ? tile_number(t) : matrix * tiles + static_cast<int64_t>(t);
     const int64_t own = structure_.range_tiles > 1 ? tile : 0;
-    const int64_t slice = structure_.range_slices > 1 ? static_cast<int64_t>(i) : 0;
-    const int64_t place = (own * structure_.range_slices + slice) * structure_.range_polarities;
+    const auto apart = static_cast<size_t>(structure_.converts_apart() ? 2 : 1);
+    const int64_t slice = structure_.range_slices > 1 ? static_cast<int64_t>(i / apart) : 0;
+    const int64_t polarity = structure_.range_polarities > 1 ? static_cast<int64_t>(i % apart) : 0;
+    const int64_t place = (own * structure_.range_slices + slice) * structure_.range_polarities + polarity;
     return product_.controls->ranges[static_cast<size_t>(place)];
   }
 
@@ -762,7 +879,13 @@ class Reader {
     return !(b > device_.adc_max_bound_resolution / step);
   }
 
-  uint32_t pass_of(size_t i, size_t j) const { return static_cast<uint32_t>(i * input_slices_ + j); }
+  // i: what is read by itself, slices or of each slice both devices of its pairs.
+  uint32_t pass_of(size_t i, size_t j) const {
+    return static_cast<uint32_t>((structure_.converts_apart() ? i / 2 : i) * input_readings_ + j);
+  }
+  // The stream of random rounding where noise of a stream acts.
+  static uint32_t rounding_of(uint32_t noise) { return noise - kRead + kRounding; }
+  uint32_t stream_of(size_t i) const { return structure_.converts_apart() && i % 2 == 1 ? kReadNegativeArray : kRead; }
 
   // What all cells hold beside the weights, as one slice of the inputs finds it, in weights.
   float offset_of(size_t j, size_t t, int64_t y_row, const float* x, int64_t depth) const {
@@ -773,6 +896,9 @@ class Reader {
     }
     const Span tile = product_.row_tiles[t];
     const SampleRow place = locate(y_row);
+    Scratch square_of(depth);
+    const float* squared = square_of.data();
+    square_inputs(x, depth, square_of.data());
     double total = 0;
     for (size_t i = 0; i < weight_slices_; ++i) {
       const float* cells = (*product_.unit_columns)[i].data() + b_matrix(y_row) * product_.depth + tile.begin;
@@ -785,10 +911,10 @@ class Reader {
         const double term = static_cast<double>(x[k]) * cells[k];
         const double rest = 1.0 - static_cast<double>(k) / static_cast<double>(depth);
         sum += term;
-        squares += static_cast<double>(x[k]) * x[k];
-        variance += static_cast<double>(x[k]) * x[k] *
-                    (structure_.read_noise == ReadNoise::kProportional ? static_cast<double>(cells[k]) * cells[k]
-                                                                       : std::fabs(cells[k]));
+        squares += squared[k];
+        variance += static_cast<double>(squared[k]) * (structure_.read_noise == ReadNoise::kProportional
+                                                           ? static_cast<double>(cells[k]) * cells[k]
+                                                           : std::fabs(cells[k]));
         current += std::fabs(term);
         ramped += term * (1.0 - rest * rest);
       }
@@ -807,6 +933,12 @@ class Reader {
       set_range(i, t, b_matrix(y_row), row);
       const float one = 1;
       row.scales = &one;
+      float uniform = 0;
+      if (rounds_outputs_) {
+        kernels().uniforms(run_time(place, tile_stream(rounding_of(kUnitColumnRead), t, pass_of(i, j))), 0, 1,
+                           &uniform);
+        row.uniforms = &uniform;
+      }
       float reading = 0;
       kernels().read_row(row, &y, 1, &reading);
       total += static_cast<double>(product_.decoding.factors[i]) * reading;
@@ -831,7 +963,8 @@ class Reader {
   const Device& device_;
   float strength_;
   size_t weight_slices_;
-  size_t input_slices_;
+  size_t input_readings_;     // conversions of one output, of each weight slice
+  bool cuts_inputs_;          // slices of inputs are converted each by itself
   int64_t deepest_ = 0;       // row tile
   int64_t widest_ = 0;        // column group
   std::vector<float> gains_;  // [row tiles, weight slices, columns]
@@ -845,7 +978,9 @@ class Reader {
   float output_noise_squared_ = 0;
   double granular_step_ = 0;
   bool noisy_ = false;
+  bool rounds_outputs_ = false;  // at random
   bool needs_variances_ = false;
+  bool byte_variances_ = false;  // as products of bytes
   bool ir_drop_ = false;
   bool needs_peaks_ = false;
   bool codes_ = false;  // inputs are kept as codes, which makes their products faster

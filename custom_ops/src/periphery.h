@@ -52,6 +52,7 @@ struct CrossbarProduct : Product {
   std::vector<Span> row_tiles;
   std::vector<Span> column_groups;
   const Packing* packing = nullptr;
+  const Packing* noise_packing = nullptr;
   // What slice i of the array holds in tile t and group g, what its noise is proportional to, and its magnitude, each
   // as [b matrices] of packed [rows of the tile, columns of the group]; the last two only where the structure needs
   // them.

@@ -316,7 +316,8 @@ class Storing {
     Floats squares_now;
     const bool by_device = has_noise_of_devices(structure_) && (for_reading || noisy_compensation(structure_));
     for (int64_t slice = 0; slice < structure_.slices(); ++slice) {
-      const float factor = decoding_.factors[static_cast<size_t>(slice)];
+      const size_t first = slices.size();
+      const float factor = decoding_.factors[first];
       Floats positive = programmed(slice, false);
       Floats negative = structure_.pairs() ? programmed(slice, true) : Floats();
       if (compensated) accumulate(factor, slice, positive, negative, before, by_device ? &squares_before : nullptr);
@@ -326,10 +327,16 @@ class Storing {
         drift(slice, false, positive);
         if (structure_.pairs()) drift(slice, true, negative);
       }
-      slices.push_back(read_conductances(slice, std::move(positive), std::move(negative), peaks,
-                                         by_device ? &squares_now : nullptr));
-      if (compensated) {
-        for_values([&](size_t i) { after[i] += factor * slices.back()[i]; });
+      if (structure_.converts_apart()) {
+        const Floats none;
+        slices.push_back(read_conductances(slice, false, std::move(positive), none, peaks, nullptr));
+        slices.push_back(read_conductances(slice, true, std::move(negative), none, peaks, nullptr));
+      } else {
+        slices.push_back(
+            read_conductances(slice, false, std::move(positive), negative, peaks, by_device ? &squares_now : nullptr));
+      }
+      for (size_t part = first; compensated && part < slices.size(); ++part) {
+        for_values([&](size_t i) { after[i] += decoding_.factors[part] * slices[part][i]; });
       }
       if (by_device && for_reading) squares.push_back(squares_now);
     }
@@ -354,7 +361,7 @@ class Storing {
       for_values([&](size_t i) { sum[i] += factor * (positive[i] - negative[i]); });
       return;
     }
-    const Floats readings = read_conductances(slice, positive, negative, {}, squares);
+    const Floats readings = read_conductances(slice, false, positive, negative, {}, squares);
     for_values([&](size_t i) { sum[i] += factor * readings[i]; });
   }
 
@@ -682,20 +689,21 @@ class Storing {
     });
   }
 
-  // What is read of the conductances: g+ - g- or g, times the peak of each tile if there are peaks. squares, if given,
-  // becomes the same of the sum of g^2.
-  Floats read_conductances(int64_t slice, Floats positive, Floats negative, const std::vector<float>& peaks,
-                           Floats* squares) const {
-    strike(slice, false, positive);
-    if (structure_.pairs()) strike(slice, true, negative);
+  // What is read of the conductances: g+ - g-, or that of one device (is_negative: which of a pair) where negative is
+  // empty; times the peak of each tile if there are peaks. squares, if given, becomes the same of the sum of g^2.
+  Floats read_conductances(int64_t slice, bool is_negative, Floats positive, Floats negative,
+                           const std::vector<float>& peaks, Floats* squares) const {
+    const bool pair = !negative.empty();
+    strike(slice, is_negative, positive);
+    if (pair) strike(slice, true, negative);
     if (squares != nullptr) {
       squares->resize(positive.size());
       for_values([&](size_t i) {
-        const float other = structure_.pairs() ? negative[i] : 0.0f;
+        const float other = pair ? negative[i] : 0.0f;
         (*squares)[i] = positive[i] * positive[i] + other * other;
       });
     }
-    if (structure_.pairs()) {
+    if (pair) {
       for_values([&](size_t i) { positive[i] -= negative[i]; });
     }
     for (int64_t k = 0; k < rows_ && !peaks.empty(); ++k) {
@@ -865,9 +873,10 @@ StoreKey store_key(const Structure& structure, const Device& device, float stren
 
 bool stores_exactly(const Structure& structure, const Device& device, float strength) {
   if (structure.dynamic()) {
-    // Clipping acts without noise too.
+    // Clipping, moving and rounding act without noise too.
     if (structure.disturbance == Disturbance::kClipFormer || clips_operand(structure, device)) return false;
-    return structure.disturbance == Disturbance::kNone || strength * device.write_sigma == 0;
+    if (structure.disturbance == Disturbance::kNone) return true;
+    return strength * device.write_sigma == 0 && device.write_bits == 0 && !structure.moves_operand();
   }
   // A pair without variation holds p - m = W/s again, up to rounding: exact by definition.
   const bool quiet =
@@ -882,6 +891,16 @@ bool stores_exactly(const Structure& structure, const Device& device, float stre
          device.program_modifier == 0;
 }
 
+namespace {
+
+// A value may be out of all proportion, and would leave no digits to its column.
+bool is_unbounded(const Structure& structure) {
+  return (structure.fault_storage != FaultStorage::kNone && structure.fault_storage != FaultStorage::kInt) ||
+         structure.disturbance == Disturbance::kFunction;
+}
+
+}  // namespace
+
 const Packing& packing_for(const Structure& structure, const Device& device, int64_t rows, bool for_reading) {
   const Kernels& table = kernels();
   if (!for_reading || table.fixed_packing == nullptr || structure.dac_slice_bits > 0) return *table.float_packing;
@@ -890,24 +909,33 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
   const double steps = structure.dac_steps(device);
   const bool clipped = structure.dac != Range::kAbsmax || device.dac_limit > 0;
   const bool codes = steps > 0 && steps <= (clipped ? 254 : 256) && std::fmod(steps, 2.0) == 0;
-  const bool more_than_codes = (structure.input_noise() && device.read_input_noise > 0) ||
-                               needs_noise_weights(structure) || structure.ir_drop == IrDrop::kFormula ||
-                               decoding(structure, device).offset != 0;
-  // A value that is out of all proportion would leave no digits to its column.
-  const bool unbounded =
-      (structure.fault_storage != FaultStorage::kNone && structure.fault_storage != FaultStorage::kInt) ||
-      structure.disturbance == Disturbance::kFunction;
+  const bool squares_of_codes = steps <= 254 && &noise_packing_for(structure, rows) == table.variance_packing;
+  const bool more_than_codes =
+      (structure.input_noise() && device.read_input_noise > 0) ||
+      (needs_noise_weights(structure) && !squares_of_codes) || structure.ir_drop == IrDrop::kFormula ||
+      structure.dac_rounding == DacRounding::kStochastic || decoding(structure, device).offset != 0;
   const bool too_deep = structure.row_tiles(rows)[0].size() > table.deepest_fixed;
-  return codes && !more_than_codes && !unbounded && !too_deep ? *table.fixed_packing : *table.float_packing;
+  return codes && !more_than_codes && !is_unbounded(structure) && !too_deep ? *table.fixed_packing
+                                                                            : *table.float_packing;
+}
+
+const Packing& noise_packing_for(const Structure& structure, int64_t rows) {
+  const Kernels& table = kernels();
+  // What is written at run time grows, and its steps would grow with it; sums of slices have squares of their own.
+  const bool plain = !structure.dynamic() && structure.dac_slice_sum == DacSliceSum::kDigital;
+  if (!plain || is_unbounded(structure)) return *table.float_packing;
+  const bool bytes = table.variance_packing != nullptr && structure.row_tiles(rows)[0].size() <= table.deepest_fixed;
+  return bytes ? *table.variance_packing : *table.rounded_packing;
 }
 
 bool reads_narrow(const Structure& structure, const Device& device, int64_t rows, int64_t columns) {
   const bool few = columns <= kMostNarrow && columns > 0 && rows <= kDeepestNarrow &&
                    structure.row_tiles(rows).size() == 1 && structure.column_groups(columns).size() == 1;
-  const bool one_reading =
-      structure.slices() == 1 && structure.dac_slice_bits == 0 && structure.bound_management == BoundManagement::kNone;
+  const bool one_reading = structure.slices() == 1 && !structure.converts_apart() && structure.dac_slice_bits == 0 &&
+                           structure.bound_management == BoundManagement::kNone;
   const bool plain = !(structure.input_noise() && device.read_input_noise > 0) && !needs_noise_weights(structure) &&
-                     structure.ir_drop != IrDrop::kFormula && decoding(structure, device).offset == 0;
+                     structure.ir_drop != IrDrop::kFormula && structure.dac_rounding == DacRounding::kNearest &&
+                     structure.adc_rounding == AdcRounding::kNearest && decoding(structure, device).offset == 0;
   return !structure.window.empty() && few && one_reading && plain;
 }
 
@@ -991,14 +1019,14 @@ void pack_array(const Structure& structure, const Packing& packing, int64_t matr
   }
   const std::vector<Span> row_tiles = structure.row_tiles(rows);
   const std::vector<Span> groups = structure.column_groups(columns);
-  const auto pack = [&](Floats& values) {
-    Floats packed(static_cast<size_t>(BlockLayout(packing, row_tiles, groups, matrices).size()));
-    pack_tiles(packing, values.data(), matrices, rows, row_tiles, groups, columns, for_each, packed.data());
+  const auto pack = [&](const Packing& as, Floats& values) {
+    Floats packed(static_cast<size_t>(BlockLayout(as, row_tiles, groups, matrices).size()));
+    pack_tiles(as, values.data(), matrices, rows, row_tiles, groups, columns, for_each, packed.data());
     values = std::move(packed);
   };
-  for (Floats& values : array.noise_weights) pack(values);
+  for (Floats& values : array.noise_weights) pack(noise_packing_for(structure, rows), values);
   for (Floats& slice : array.slices) {
-    pack(slice);
+    pack(packing, slice);
     const auto size = static_cast<int64_t>(slice.size());
     if (structure.ir_drop == IrDrop::kFormula) {
       array.magnitudes.emplace_back(slice.size());
@@ -1007,7 +1035,9 @@ void pack_array(const Structure& structure, const Packing& packing, int64_t matr
   }
 }
 
-Decoding decoding(const Structure& structure, const Device& device) {
+namespace {
+
+Decoding decoding_of_pairs(const Structure& structure, const Device& device) {
   const double floor = device.floor();
   const double range = 1.0 - floor;
   Decoding result;
@@ -1039,6 +1069,20 @@ Decoding decoding(const Structure& structure, const Device& device) {
   return result;
 }
 
+}  // namespace
+
+Decoding decoding(const Structure& structure, const Device& device) {
+  Decoding result = decoding_of_pairs(structure, device);
+  if (!structure.converts_apart()) return result;
+  std::vector<float> of_devices;
+  for (const float factor : result.factors) {
+    of_devices.push_back(factor);
+    of_devices.push_back(-factor);
+  }
+  result.factors = of_devices;
+  return result;
+}
+
 void check_faults(const Structure& structure, const Matrices& w, const std::vector<int64_t>& faults) {
   const int64_t bits = structure.fault_storage == FaultStorage::kNone ? 0 : structure.stored_bits();
   const int64_t devices = structure.encoding == Encoding::kWeight ? 0 : structure.pairs() ? 2 : 1;
@@ -1055,7 +1099,7 @@ void check_faults(const Structure& structure, const Matrices& w, const std::vect
 }
 
 bool has_noise_of_devices(const Structure& structure) {
-  return structure.read_noise == ReadNoise::kProportional && structure.devices() > 0;
+  return structure.read_noise == ReadNoise::kProportional && structure.devices() > 0 && !structure.converts_apart();
 }
 
 bool needs_noise_weights(const Structure& structure) {
@@ -1083,11 +1127,15 @@ void write_operand(const Structure& structure, const Device& device, float stren
   row.sigma = strength * device.write_sigma;
   row.floor = device.floor();
   row.normalize = for_reading;
+  if (row.model != Disturbance::kNone) {
+    row.moved = structure.moves_operand();
+    row.alpha = structure.alpha(device);
+    row.beta = structure.beta(device);
+    if (device.write_bits > 0) row.write_steps = std::exp2(device.write_bits) - 1.0f;
+  }
   if (row.model == Disturbance::kClipFormer) {
     row.sigma *= device.write_gamma;
-    row.alpha = device.write_alpha;
-    row.beta = device.write_beta;
-    if (device.write_bits > 0) row.write_steps = std::exp2(device.write_bits) - 1.0f;
+    row.exponent = device.write_exponent;
     row.cells = structure.write_cells == WriteCells::kCells;
   }
   row.device.key0 = place.key.key0;

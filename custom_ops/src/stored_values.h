@@ -131,5 +131,7 @@ void write_operand(const Structure& structure, const Device& device, float stren
 bool needs_noise_weights(const Structure& structure);
 bool has_noise_of_devices(const Structure& structure);
 void noise_weights(const Structure& structure, const float* values, int64_t count, float* out);
+// How these are packed for tiles of B [rows, ..]: exactly, or to 8 bits, in bytes where there are products of them.
+const Packing& noise_packing_for(const Structure& structure, int64_t rows);
 
 }  // namespace emu

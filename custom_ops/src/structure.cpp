@@ -373,6 +373,7 @@ Given legal_values(const Refuse& refuse, Operator kind, const std::function<int6
       }
     } else {
       if (has) text = string_attribute(row.name);
+      if (text.empty() && row.may_be_absent) text = row.absent_text;
       number = std::find(row.words.begin(), row.words.end(), text) - row.words.begin();
       if (!row.words.empty() && number == static_cast<int64_t>(row.words.size())) {
         refuse("attribute '" + std::string(row.name) + "' is '" + text + "', expected one of " + row.expected + ".");

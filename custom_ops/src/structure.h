@@ -118,6 +118,19 @@ struct Structure {
     return encoding == Encoding::kOffset && offset_correction == OffsetCorrection::kUnitColumn;
   }
   bool stuck() const { return given_.has(entry::faults_stuck_low) && fault_source == FaultSource::kRandom; }
+  // Whether what is written is moved or limited before, and by which numbers: values may have their own.
+  bool moves_operand() const {
+    return given_.has(entry::write_alpha) || given_.has(entry::write_beta) || given_.has(entry::write_alpha_value) ||
+           given_.has(entry::write_beta_value);
+  }
+  float alpha(const Device& device) const {
+    const bool own = key_axis == KeyAxis::kRows && given_.has(entry::write_alpha_value);
+    return own ? device.write_alpha_value : device.write_alpha;
+  }
+  float beta(const Device& device) const {
+    const bool own = key_axis == KeyAxis::kRows && given_.has(entry::write_beta_value);
+    return own ? device.write_beta_value : device.write_beta;
+  }
   // Whether a product is more than a plain product with the stored values.
   bool has_periphery() const {
     return dac != Range::kNone || adc != Range::kNone || read_noise != ReadNoise::kNone ||
@@ -131,11 +144,17 @@ struct Structure {
   }
   int64_t slices() const;  // of a weight: arrays that hold it together
   int64_t input_slices(const Device& device) const;
-  // Conductances that hold one value of one slice; 0 where arrays hold numbers.
+  // Conversions of one output that the slices of an input take.
+  int64_t input_readings(const Device& device) const {
+    return dac_slice_sum == DacSliceSum::kAnalog ? 1 : input_slices(device);
+  }
+  // Whether the devices of a pair are read and converted each by itself.
+  bool converts_apart() const { return adc_pairs == AdcPairs::kSeparate; }
+  // Conductances behind one reading of a value of one slice; 0 where arrays hold numbers.
   int devices() const {
     const bool written = disturbance == Disturbance::kLognormalConductance || disturbance == Disturbance::kClipFormer;
     if (dynamic()) return written ? 2 : 0;
-    return encoding == Encoding::kWeight ? 0 : pairs() ? 2 : 1;
+    return encoding == Encoding::kWeight ? 0 : pairs() && !converts_apart() ? 2 : 1;
   }
   bool pairs() const { return encoding == Encoding::kDifferential || encoding == Encoding::kTwoSided; }
   double dac_steps(const Device& device) const;  // 0: no quantization

@@ -104,7 +104,7 @@ def run_announced(
 
     say = echo or (lambda sentence: None)
     say(f"{len(trials)} trials of {len(bench.dataset.labels)} samples: {what}.")
-    bench.clean  # noqa: B018  # runs the clean model first, so that it does not count as part of a trial
+    bench.warn(say)  # runs the clean model first, so that it does not count as part of a trial
     start, timed = time.monotonic(), False
 
     def step(done: int, total: int) -> None:

@@ -17,7 +17,7 @@ from emu.contract.schema import NUMBERS_OF_RANGE, OPERATORS
 from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.errors import InputError
-from emu.evaluation.data import fixed_batch, model_inputs
+from emu.evaluation.data import DataSet, fixed_batch, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Arrays
@@ -30,6 +30,7 @@ from emu.rewriter.positions import ends_beside
 if TYPE_CHECKING:
     import onnx
 
+CALIBRATION_ROWS = 64  # of the data, from the first on, that a bench fits ranges to
 DEFAULT_BATCH = 8  # every site's activations are in memory for one batch
 # What is kept of the data: so many rows of each activation at most, fewer if all of them would exceed the limit.
 _MOST_ROWS, _FEWEST_ROWS = 1024, 64
@@ -40,7 +41,7 @@ _MOST_OUTPUTS = 1 << 24  # of a site, for histograms
 
 def calibrate(
     model: "str | Path | onnx.ModelProto | EmulatedModel",
-    data: str | Path | Mapping[str, Any] | DataSource,
+    data: str | Path | Mapping[str, Any] | DataSource | DataSet,
     samples: int | None = None,
     method: Method = "minmax",
     percentile: float = 99.99,
@@ -101,6 +102,23 @@ def calibrate(
     if method == "percentile":
         how["percentile"] = percentile
     return emulated.calibrated(ranges, how)
+
+
+def fit_ranges(model: EmulatedModel, dataset: DataSet, ops: Literal["native", "python"] = "native") -> EmulatedModel:
+    """The model with ranges that fit the first `CALIBRATION_ROWS` rows of the data, the largest magnitude in range.
+
+    For `emu.Bench`, which says so.
+
+    Raises:
+        InputError: as `calibrate`.
+    """
+    rows = {name: array[:CALIBRATION_ROWS] for name, array in dataset.arrays.items()}
+    count = min(CALIBRATION_ROWS, dataset.rows)
+    first = replace(dataset, arrays=rows, labels=dataset.labels[:count], targets={}, source=None)
+    fitted = calibrate(model, first, ops=ops)
+    # The contents of the data, not their path: equal data must give equal models wherever they lie.
+    how = {**(fitted.manifest.calibration or {}), "data": first.digest()}
+    return fitted.calibrated(fitted.value("emu.ranges"), how)
 
 
 def _fit_inputs(site: "_Site", observer: "_Observer", method: Method, percentile: float) -> None:
@@ -310,7 +328,7 @@ def _outputs(
         pairs = [(each.rows, written_contents(each.matrix, each.top, site.structure, site.controls)) for each in seen]
     for matrix, (x, contents) in enumerate(pairs):
         if most is not None:
-            tiles, slices = len(site.structure.row_tiles(x.shape[1])), site.controls.input_slices(site.structure)
+            tiles, slices = len(site.structure.row_tiles(x.shape[1])), site.controls.input_readings(site.structure)
             per_row = contents[0].shape[1] * len(contents) * tiles * slices
             x = x[_evenly(len(x), max(1, most // len(pairs) // max(1, per_row)))]
         of_stack = matrix if site.facts.is_stored else 0
@@ -333,7 +351,7 @@ def _evenly(count: int, wanted: int) -> NDArray[np.int64]:
 def _run(
     emulated: EmulatedModel,
     observer: _Observer,
-    data: str | Path | Mapping[str, Any] | DataSource,
+    data: str | Path | Mapping[str, Any] | DataSource | DataSet,
     model_folder: Path | None,
     samples: int | None,
     batch_size: int | None,

@@ -18,7 +18,7 @@ from emu.reference.storing import stored_operand
 def stored_contents(w: NDArray[np.float32], structure: Structure, controls: Controls) -> list[NDArray[np.float32]]:
     """What the arrays of a stored weight `[K, N]` hold, one `[K, N]` per slice in units of g_max.
 
-    Where a unit column is read too, it is the last column.
+    Of pairs that are converted apart one per device. Where a unit column is read too, it is the last column.
     """
     s = spread(scales(w, structure, controls).astype(np.float64), structure, w.shape[0])
     unit = normalized(w, s.astype(np.float32), structure, controls)
@@ -29,9 +29,10 @@ def stored_contents(w: NDArray[np.float32], structure: Structure, controls: Cont
     slices = []
     for weight_slice in range(structure.weight_slices):
         value = targets(unit, weight_slice, False, structure, controls)
-        if structure.has_pairs:
-            value = value - targets(unit, weight_slice, True, structure, controls)
-        slices.append(value.astype(np.float32))
+        negative = targets(unit, weight_slice, True, structure, controls) if structure.has_pairs else None
+        if negative is not None and not structure.converts_apart:
+            value, negative = value - negative, None
+        slices += [each.astype(np.float32) for each in (value, negative) if each is not None]
     return slices
 
 

@@ -7,9 +7,11 @@ Heavy packages (numpy, onnx, onnxruntime, pydantic, pandas) are imported by the 
 # isort: off
 from emu.cli.app import app
 from emu.cli import devices as devices
+from emu.cli import fit as fit
 from emu.cli import export as export
 from emu.cli import finetune as finetune
 from emu.cli import models as models
+from emu.cli import baking as baking
 from emu.cli import evaluation as evaluation
 from emu.cli import sweep as sweep
 from emu.cli import report as report

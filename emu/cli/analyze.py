@@ -521,11 +521,13 @@ def open_bench(
     Raises:
         InputError: as `Bench`, or there is no device.
     """
+    from emu.calibration import fit_ranges
     from emu.evaluation import Bench
 
     bench = Bench(
         model,
         data,
+        calibrate=fit_ranges,
         device=device,
         set=list(set) if set else None,
         map=list(map or ()),
@@ -606,6 +608,8 @@ def shown_clean(bench: "Bench") -> str:
 def print_heading(bench: "Bench") -> None:
     """Prints model, device, which products are not on it, data and clean accuracy."""
     device = f" ({bench.device_names}, {len(bench.sites)} sites)" if bench.manifest else ""
+    if bench.dataset.about_classes:
+        typer.echo(f"classes  {bench.dataset.about_classes}")
     typer.echo(f"model    {bench.name}{device}")
     print_about_sites(bench)
     typer.echo(f"data     {bench.dataset.where}, {bench.clean.samples} samples")

@@ -261,9 +261,10 @@ def cost(
     as_json: Json = False,
 ) -> None:
     """Count what a model takes on the device: cells, conversions, energy, area and latency, TOPS/W and TOPS/mm2."""
-    from emu.analysis.cost import Baseline, compare_cost, constants, draw_cost, peak, total_cost
-    from emu.analysis.cost import cost as count
+    from emu.analysis.cost import draw_cost
     from emu.analysis.figures import check_figure, save_figure
+    from emu.cost import Baseline, compare_cost, constants, peak, total_cost
+    from emu.cost import cost as count
 
     if plot:
         check_figure(plot)

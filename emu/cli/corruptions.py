@@ -139,6 +139,7 @@ def corruptions(
     from emu.analysis.corruptions import corruption_errors, draw_corruptions, draw_severities, summarize
     from emu.analysis.corruptions import corruptions as measure
     from emu.analysis.figures import check_figure, save_figure
+    from emu.calibration import fit_ranges
     from emu.evaluation import Bench
 
     if plot:
@@ -158,6 +159,7 @@ def corruptions(
         exclude=exclude,
         stored=stored,
         share=share,
+        calibrate=fit_ranges,
         **sizes,
     )
     other = Bench(baseline, source, **sizes) if baseline else None

@@ -60,6 +60,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a model on data, clean and over several chips."""
+    from emu.calibration import fit_ranges
     from emu.evaluation import evaluate as run_evaluation
 
     with Progress("evaluating") as progress:
@@ -82,11 +83,14 @@ def evaluate(
             samples=samples,
             ops=ops,
             progress=progress,
+            calibrate=fit_ranges,
         )
     for name in result.ignored:
         typer.echo(f"Note: array '{name}' of {result.data} is no input of the model and was not used.", err=True)
     for note in result.notes:
         typer.echo(f"Note: {note}", err=True)
+    for warning in result.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
     if as_json:
         print_json(result.as_dict())
         return
@@ -104,6 +108,8 @@ def _print_evaluation(result: "Evaluation") -> None:
         return show_metric(result.primary, value)
 
     guessed = ", as its outputs and the data suggest (--task)" if result.task_was_guessed else ""
+    if result.about_classes:
+        typer.echo(f"classes  {result.about_classes}")
     typer.echo(f"model    {result.model}" + (f" ({result.device}, {result.sites} sites)" if result.device else ""))
     for line in result.about_sites:
         typer.echo(f"         {line}")

@@ -42,10 +42,11 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show the sites of a model: its matrix products that are or could be on crossbars."""
+    from emu.baking import read_baked
     from emu.rewriter import about_sites, read_manifest, undisturbed_sites
     from emu.rewriter import rewrite as rewrite_model
 
-    written = read_manifest(model)
+    written, baked = read_manifest(model), read_baked(model)
     for option, given in (("stored", stored), ("batch-axis", batch_axis)):
         if written and given is not None:
             raise InputError(f"{model} is rewritten already: leave out --{option}, or give the original model.")
@@ -53,10 +54,15 @@ def inspect(
     manifest = written or rewrite_model(model, "ideal", stored=stored, batch_axis=batch_axis).manifest
     if as_json:
         exact = {"exact": [site.index for site in undisturbed_sites(manifest)]}
-        print_json({**plain(manifest), **exact} if written else _without_devices(manifest))
+        record = {"baked": vars(baked)} if baked else {}
+        print_json({**plain(manifest), **exact} if written else {**_without_devices(manifest), **record})
         return
     what = f"rewritten for {', '.join(manifest.devices)}" if written else "not rewritten"
+    what = f"baked, {baked.in_words}" if baked else what
     typer.echo(f"{model}: {what}, {len(manifest.sites)} sites")
+    if baked:
+        settings = ", ".join(f"{name} {value:g}" for name, value in baked.settings.items())
+        typer.echo(f"Stored values {baked.fingerprint[:16]}, from {baked.source or 'a model in memory'}; {settings}.")
     for note in (*_states(manifest), *_about(manifest)):
         typer.echo(note)
     typer.echo()

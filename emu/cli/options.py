@@ -101,7 +101,15 @@ Processor = Annotated[
 ]
 TextColumn = Annotated[list[str] | None, typer.Option(help="Column of the text; twice for pairs of texts.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of what is right.")]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", "--labels", help="Column, or array, of what is right.")
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", metavar="ARRAY=INPUT", help="An array for an input of the model: x=pixel_values; may be repeated."
+    ),
+]
 MaxLength = Annotated[
     int | None, typer.Option(min=1, help="Cut or fill texts to so many tokens.", show_default="longest of the set")
 ]
@@ -131,11 +139,16 @@ Corrupt = Annotated[
 ]
 Mean = Annotated[
     tuple | None,  # type: ignore[type-arg]
-    typer.Option(parser=_numbers, metavar="NUMBERS", help="What was subtracted from pixels of 0 to 1 in arrays."),
+    typer.Option(parser=_numbers, metavar="NUMBERS", help="What is subtracted from pixels of 0 to 1 in arrays."),
 ]
 Std = Annotated[
     tuple | None,  # type: ignore[type-arg]
-    typer.Option(parser=_numbers, metavar="NUMBERS", help="What pixels were divided by then."),
+    typer.Option(parser=_numbers, metavar="NUMBERS", help="What pixels are divided by then."),
+]
+
+Anyway = Annotated[
+    bool | None,
+    typer.Option("--anyway", help="Run analyses and sweeps though the clean model is no better than chance."),
 ]
 
 
@@ -154,6 +167,8 @@ class DataOptions:
     corruption: Corrupt = None
     mean: Mean = None
     std: Std = None
+    inputs: Inputs = None
+    anyway: Anyway = None
 
     def given(self) -> dict[str, Any]:
         """Those that were given, by name."""

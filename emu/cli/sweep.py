@@ -33,6 +33,8 @@ from emu.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from emu.sweep.store import StudyInfo
+
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="An SQLite file, or the URL of a database.")]
 
 
@@ -51,9 +53,10 @@ def sweep(
         list[str] | None,
         typer.Option(
             metavar="AXIS[=VALUES]",
-            help="What to vary; may be repeated. A number of the device, strength: 0.05,0.1 or 0.1:0.5:0.1 or "
-            "1e-7:1e-3:5log. seed, read_seed, layer, head: 0-9 or 0,2. component: ffn_*,query. layer, component, head "
-            "alone: all of them. only: 'layer=0;layer=1-2 component=ffn_*'.",
+            help="What to vary; may be repeated. A setting of the device, strength: 0.05,0.1 or 0.1:0.5:0.1 or "
+            "1e-7:1e-3:5log. device: rram,pcm,mine.toml. model, data: files. seed, read_seed, layer, head: 0-9 or 0,2. "
+            "component: ffn_*,query. layer, component, head alone: all of them. only: 'layer=0;layer=1-2 "
+            "component=ffn_*'. Axes that go together: 'program.sigma=0.1,0.2; read.output_noise=0.02,0.04'.",
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Chips of each point.", show_default="10")] = None,
@@ -63,6 +66,13 @@ def sweep(
     ] = None,
     most: Annotated[
         int | None, typer.Option(min=3, help="Most chips of a point with --until.", show_default="100")
+    ] = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Measure energy, latency and area too, by the constants of the device.")
+    ] = False,
+    costs_of: Annotated[
+        str | None,
+        typer.Option("--costs-of", metavar="DEVICE", help="Its constants of cost stand in where a device has none."),
     ] = None,
     store: Annotated[
         str | None, typer.Option(metavar="FILE|URL", help="Where to keep results: an SQLite file, or a database.")
@@ -101,12 +111,13 @@ def sweep(
 ) -> None:
     """Measure a model over settings and chips; every result is kept, and a rerun continues."""
     from emu.device import parse_overrides
+    from emu.experiment import read_settings
     from emu.sweep import Store, run_plan
-    from emu.sweep.plan import Plan, read_settings
+    from emu.sweep.plan import Plan, read_axes
 
     if workers is not None and scheduler is not None:
         raise InputError("--workers and --scheduler say both where to run: give one of them.")
-    settings = read_settings(plan) if plan else {}
+    settings = read_settings(plan, "plan") if plan else {}
     given = {
         "model": model,
         "data": data,
@@ -124,15 +135,18 @@ def sweep(
         "samples": samples,
         "threads": threads,
         "ops": ops,
+        "cost": cost or None,
+        "costs_of": costs_of,
     }
     settings |= {name: value for name, value in given.items() if value is not None}
     for name, changes in (
         ("data_options", options.given()),
         ("set", parse_overrides(set)),
-        ("vary", _axes(vary or [])),
+        ("vary", read_axes(vary or [])),
     ):
         settings[name] = {**settings.get(name, {}), **changes}
-    if "model" not in settings or "data" not in settings:
+    varied = {name for key, given in settings["vary"].items() for name in (given if isinstance(given, dict) else [key])}
+    if not {"model", "data"} <= settings.keys() | varied:
         raise InputError("A sweep needs a model and --data, or a --plan that names them.")
     whole = Plan(**settings)
     if write_plan:
@@ -212,8 +226,9 @@ def results(
         if not as_json:
             for each in studies:
                 if each.number in shown:
-                    typer.echo(_headline(each))
-                    ran_on = environments(frame[frame["study"] == each.number])
+                    of_study = frame[frame["study"] == each.number]
+                    typer.echo(_headline(each, of_study))
+                    ran_on = environments(of_study)
                     typer.echo(f"  run with {'; '.join(map(str, ran_on))}")
             typer.echo()
         _print_summary(frame, group, metrics, as_json)
@@ -284,21 +299,6 @@ class _TrialProgress(Progress):
         super().__call__(done, total)
 
 
-def _axes(texts: Sequence[str]) -> dict[str, Any]:
-    """`--vary` by axis; one that is repeated collects its values."""
-    axes: dict[str, Any] = {}
-    for text in texts:
-        name, equals, values = (part.strip() for part in text.partition("="))
-        if not name or (equals and not values):
-            raise InputError(f"'{text}' is no axis: write it as name=values, as in program.sigma=0.05,0.1.")
-        if not equals and name not in ("layer", "component", "head"):
-            raise InputError(f"The axis '{name}' has no values: write {name}=VALUES, such as {name}=1,2.")
-        before = axes.get(name, [])
-        values = values if equals else "all"
-        axes[name] = [*([before] if isinstance(before, str) else before), values] if name in axes else values
-    return axes
-
-
 def _metrics(frame: "pd.DataFrame", asked: Sequence[str] | None) -> list[str]:
     """The metrics to print."""
     from emu.sweep.results import metric_names
@@ -346,19 +346,22 @@ def _print_trials(frame: "pd.DataFrame", metrics: Sequence[str]) -> None:
     print_table(names, rows)
 
 
-def _headline(study: Any) -> str:
-    setup = study.setup
+def _headline(study: "StudyInfo", trials: "pd.DataFrame") -> str:
+    """What a study is of; of several models, data or devices all of them."""
+
+    def every(name: str) -> list[str]:
+        return [str(value) for value in trials[name].dropna().unique()]
+
+    models, data = (", ".join(_place(path) for path in every(name)) for name in ("model", "data"))
     return (
-        f"study {study.number} '{study.name}': {_place(setup.model, 'a model in memory')} on "
-        f"{', '.join(setup.devices)}, {setup.samples} samples of {_place(setup.data, 'data in memory')}, {setup.task}, "
-        f"{study.trials} trials"
+        f"study {study.number} '{study.name}': {models or 'a model in memory'} on {', '.join(every('device'))}, "
+        f"{study.setup.samples} samples of {data or 'data in memory'}, {', '.join(every('task'))}, {study.trials} "
+        "trials"
     )
 
 
-def _place(path: str | None, otherwise: str) -> str:
+def _place(path: str) -> str:
     """A path as one would write it from the current folder."""
-    if path is None:
-        return otherwise
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
 
 

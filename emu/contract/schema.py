@@ -187,6 +187,11 @@ class Stream(IntEnum):
     READ = 64, "read", "Y", "run-time, per tile and pass"
     INPUT_NOISE = 65, "input noise", "X (A), rows of Y", "run-time; tile 0, pass 0"
     UNIT_COLUMN_READ = 66, "unit column, read", "rows of Y, 1 column", "run-time, per tile and pass"
+    READ_NEGATIVE_ARRAY = 67, "read, negative array converted apart", "Y", "run-time, per tile and pass"
+    ROUNDING = (
+        68, "rounding", "as the stream above, uniforms; 68 plus the number of that stream less 64 (64 to 67)",
+        "as the stream above",
+    )
     SAMPLE_KEY = 127, "key of a sample", "words: see above", "`seed`, `read_seed`"
     # fmt: on
 
@@ -457,8 +462,8 @@ ATTRIBUTES = _attributes(
         f"weight slices that have calibrated output ranges of their own, all, or 1: one for all. {_ADDED}",
         optional=True),
     Attribute("range_polarities", _OF_PRODUCTS, _one_of(1, 2), 1,
-        "1: one calibrated output range for both devices of a pair; 2: one for the positive and one for the negative "
-        f"device. {_ADDED}", optional=True),
+        "1: one calibrated output range for both devices of a pair; 2: one each, for `adc_pairs` `separate`. "
+        f"{_ADDED}", optional=True),
     Attribute("adc_columns", _EVERY, _whole(1), 1, "neighbouring columns that share one ADC, for its errors"),
     Attribute("bound_management", _EVERY, ("none", "iterative"), "none",
         "repeat a saturated product with smaller inputs; needs `adc` `fixed`, one slice of weights and of inputs, "
@@ -475,6 +480,17 @@ ATTRIBUTES = _attributes(
     Attribute("window", _OF_STORED_PRODUCTS, (), "",
         "empty, or how rows are cut out of images: see *Windows*. Absent in files written before it existed, which "
         "is the same as empty", optional=True),
+    Attribute("adc_pairs", _OF_STORED, ("subtracted", "separate"), "subtracted",
+        "the currents of the devices of a pair are subtracted, then converted, or each converted by itself and the "
+        "codes subtracted; `separate` needs `adc` and `encoding` `differential` or `two_sided`", optional=True),
+    Attribute("dac_rounding", _EVERY, ("nearest", "stochastic"), "nearest",
+        "an input goes to the nearest step, or to one of its two neighbours at random, so that the mean is the input",
+        optional=True),
+    Attribute("adc_rounding", _EVERY, ("nearest", "stochastic"), "nearest", "likewise of an output", optional=True),
+    Attribute("dac_slice_sum", _EVERY, ("digital", "analog"), "digital",
+        "each slice of an input is converted and the codes are added up, or what the slices give is added up before "
+        "one conversion; `analog` needs `dac_slice_bits` and `adc`, and is not for `ir_drop` `formula`",
+        optional=True),
 )
 # fmt: on
 
@@ -487,6 +503,8 @@ _SHARE = Range(0, 1, low_included=False)
 _BITS = _whole(2, 16, or_zero=True)
 _STEPS = _whole(2, 65536, or_zero=True)
 
+# What moves and limits the conductances of operands before they are written.
+TRANSFORM = frozenset(("write.alpha", "write.beta", "write.alpha_value", "write.beta_value"))
 # What the indices in the name of an entry count: each stays below an attribute.
 INDICES = {"i": "table_points", "j": "table_times", "k": "drift_points"}
 # The numbers of a fit over the conductance x: clip(slope ln x + offset, low, high) below the joint, above it
@@ -544,6 +562,7 @@ _IS_READ = _when("drift", "in ('power_law_fit', 'power_law_table', 'log_time')")
 _ITERATES = _when("bound_management", "== 'iterative'")
 _HAS_FORMULA, _HAS_NETWORK = _when("ir_drop", "== 'formula'"), _when("ir_drop", "== 'network'")
 _NORMALIZED = "g_max x (largest input)"
+_G_MIN = "mapping.g_min_us"
 
 
 def _numbers(*rows: Number) -> dict[str, Number]:
@@ -574,7 +593,8 @@ NUMBERS = _numbers(
     Number("program.parameter.<name>", ANY, "as the function has it", meaning="for `program` `function`"),
     Number("program.modifier", NOT_NEGATIVE, "largest weight of the tile", meaning="standard deviation",
         without="encoding == 'offset' or slice_bits > 0"),
-    Number("mapping.g_min_us", NOT_NEGATIVE, "microsiemens", _HAS_CONDUCTANCES, meaning="less than g_max"),
+    Number(_G_MIN, NOT_NEGATIVE, "microsiemens", _HAS_CONDUCTANCES, meaning="less than g_max",
+        beside="mapping.g_max_us"),
     Number("mapping.g_max_us", POSITIVE, "microsiemens", _HAS_CONDUCTANCES, 1),
     Number("mapping.cell_bits", _whole(1, 12, or_zero=True), "bits", meaning="levels of a cell; 0: analog",
         without="encoding == 'weight' or slice_bits > 0"),
@@ -614,9 +634,14 @@ NUMBERS = _numbers(
     Number("faults.stuck_high", _PROBABILITY, "1", beside="faults.stuck_low"),
     Number("write.sigma", _SIGMA, "1", _when("write", "!= 'none'")),
     Number("write.gamma", NOT_NEGATIVE, "1", _IS_CLIPFORMER),
-    Number("write.alpha", NOT_NEGATIVE, "1", _IS_CLIPFORMER),
-    Number("write.beta", _SHARE, "1", _IS_CLIPFORMER, 1),
-    Number("write.bits", _BITS, "bits", _IS_CLIPFORMER),
+    Number("write.exponent", Range(0, 10), "1", absent=0.5,
+        meaning="for `write` `clipformer`: noise grows with this power; 0.5 where it is not there"),
+    Number("write.alpha", ANY, "g_min", meaning="conductances are lowered by so much; negative: raised", beside=_G_MIN),
+    Number("write.beta", _SHARE, "g_max", absent=1, meaning="conductances are limited to it", beside=_G_MIN),
+    Number("write.alpha_value", ANY, "g_min", meaning="`write.alpha` of values (`key_axis` `rows`), if another",
+        beside=_G_MIN),
+    Number("write.beta_value", _SHARE, "g_max", absent=1, meaning="`write.beta` of values, if another", beside=_G_MIN),
+    Number("write.bits", _BITS, "bits", meaning="magnitudes are rounded to codes of so many; 0: not"),
     Number("dac.bits", _BITS, "bits", _HAS_DAC, meaning="0: not quantized, unless by steps"),
     Number("dac.steps", _STEPS, "steps", _HAS_DAC, meaning="0: derived from bits"),
     Number("dac.bound", POSITIVE, "largest input", _HAS_DAC, 1),
@@ -713,6 +738,13 @@ ATTRIBUTE_RULES = (
     _attribute("compensation", "compensation != 'none' and drift == 'none'", "'none' because 'drift' is 'none'"),
     _attribute("compensation", "compensation in ('global', 'column') and (sliced or encoding == 'offset')",
         "'{compensation}_exact' because of slices or an offset"),
+    _attribute("adc_pairs",
+        "adc_pairs == 'separate' and (adc == 'none' or encoding not in ('differential', 'two_sided'))",
+        "'subtracted' unless 'adc' is on and 'encoding' is 'differential' or 'two_sided'"),
+    _attribute("adc_pairs", "adc_pairs == 'separate' and 'program.modifier' in entries",
+        "'subtracted' because of entry 'program.modifier', which disturbs a weight as a whole"),
+    _attribute("compensation", "compensation in ('global', 'column') and adc_pairs == 'separate'",
+        "'{compensation}_exact' because 'adc_pairs' is 'separate'"),
     _attribute("fault_storage", "fault_storage in FLOATS and (quantized or not weights)",
         "'none' or 'int' unless weights are floats and 'encoding' is 'weight'"),
     _attribute("fault_mask", "fault_storage != 'none' and usable_mask > every_bit",
@@ -728,19 +760,26 @@ ATTRIBUTE_RULES = (
         "0 unless 'dac' is on and 'dac_code' is 'sign_magnitude'"),
     _attribute("dac_slice_bits", "dac_slice_bits > 0 and 'read.input_noise' in entries",
         "0 because of entry 'read.input_noise'"),
+    _attribute("dac_rounding", "dac_rounding == 'stochastic' and dac == 'none'", "'nearest' because 'dac' is 'none'"),
+    _attribute("adc_rounding", "adc_rounding == 'stochastic' and adc == 'none'", "'nearest' because 'adc' is 'none'"),
+    _attribute("dac_slice_sum", "dac_slice_sum == 'analog' and (dac_slice_bits == 0 or adc == 'none')",
+        "'digital' unless 'dac_slice_bits' is given and 'adc' is on"),
+    _attribute("dac_slice_sum", "dac_slice_sum == 'analog' and ir_drop == 'formula'",
+        "'digital' because 'ir_drop' is 'formula', which is not linear in the inputs"),
     _attribute("range_tiles", "range_tiles > 1 and key_axis == 'rows'",
         "1 because 'key_axis' is 'rows', along which tiles are added"),
     _attribute("range_slices",
         "range_slices > 1 and ((range_slices - 1) * slice_bits >= cut_bits or range_slices * slice_bits < cut_bits)",
         "1, or the number of slices of a weight"),
-    _attribute("range_polarities",
-        "range_polarities == 2 and encoding not in ('differential', 'two_sided') and write not in ('lognormal_g', "
-        "'clipformer')", "1 unless values are held by pairs of devices"),
+    _attribute("range_polarities", "range_polarities == 2 and adc_pairs != 'separate'",
+        "1 because 'adc_pairs' is 'subtracted'"),
     _attribute("bound_management", "bound_management == 'iterative' and adc != 'fixed'",
         "'none' because 'adc' is '{adc}', not 'fixed'"),
     _attribute("bound_management",
         "bound_management == 'iterative' and (sliced or dac_slice_bits > 0 or encoding == 'offset')",
         "'none' because of slices or an offset"),
+    _attribute("bound_management", "bound_management == 'iterative' and adc_pairs == 'separate'",
+        "'none' because 'adc_pairs' is 'separate'"),
 )
 # fmt: on
 

@@ -114,6 +114,10 @@ class Structure:
     code_bits: int
     block_rows: int
     window: tuple[WindowAxis, ...]
+    adc_pairs: str
+    dac_rounding: str
+    adc_rounding: str
+    dac_slice_sum: str
     first_key: int = 0
     """No attribute: the position of the first key in hand, along `key_axis`."""
 
@@ -138,10 +142,20 @@ class Structure:
 
     @property
     def devices(self) -> int:
-        """Conductances that hold one value (of one slice): 2 for a pair, 0 where arrays hold numbers."""
+        """Conductances behind one reading of a value (of one slice): 2 for a pair, 0 where arrays hold numbers."""
         if self.op == DYNAMIC:
             return 2 if self.write in ("lognormal_g", "clipformer") else 0
-        return 0 if self.encoding == "weight" else 2 if self.has_pairs else 1
+        return 0 if self.encoding == "weight" else 2 if self.has_pairs and not self.converts_apart else 1
+
+    @property
+    def converts_apart(self) -> bool:
+        """Whether the devices of a pair are read and converted each by itself."""
+        return self.adc_pairs == "separate"
+
+    @property
+    def arrays(self) -> int:
+        """Arrays that are read one after another: those of slices, of pairs converted apart the positive one first."""
+        return self.weight_slices * (2 if self.converts_apart else 1)
 
     @property
     def weight_slices(self) -> int:
@@ -282,6 +296,10 @@ class Controls:
         if structure.dac_slice_bits == 0:
             return 1
         return -(-(int(self.numbers["dac.bits"]) - 1) // structure.dac_slice_bits)
+
+    def input_readings(self, structure: Structure) -> int:
+        """Return how many conversions an input takes: one for each slice, or one for what they sum up to."""
+        return 1 if structure.dac_slice_sum == "analog" else self.input_slices(structure)
 
     def probability(self, entry: str) -> np.float32:
         """Return a fault probability with the strength in it, at most 1."""

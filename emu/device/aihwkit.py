@@ -21,8 +21,6 @@ _Data = dict[str, Any]
 
 # Of aihwkit: what emu does not model, with the value at which it does nothing.
 _NOT_MODELLED: dict[str, tuple[Any, str]] = {
-    "forward.inp_sto_round": (False, "a DAC that rounds at random"),
-    "forward.out_sto_round": (False, "an ADC that rounds at random"),
     "forward.out_scale": (1, "a fixed factor on every output"),
     "forward.out_nonlinearity": (0, "S-shaped outputs"),
     "forward.v_offset_std": (0, "offsets of the read voltage"),
@@ -218,6 +216,8 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
         dac = {"range": "fixed", "max": 1.0}
     if dac:
         dac = {"model": "uniform", **dac, **_resolution(steps), "bound": bound if bound > 0 else 1.0}
+    if fields.truth("forward.inp_sto_round", False) and dac and steps:
+        dac["rounding"] = "stochastic"
 
     adc: _Data = {}
     bound = fields.number("forward.out_bound", 12.0)
@@ -238,6 +238,8 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
                 fields.refuse("forward.bm_test_negative_bound", False, "bound management of one bound")
     elif steps:
         fields.refuse("forward.out_bound", bound, "steps of an ADC without a bound")
+    if fields.truth("forward.out_sto_round", False) and adc and steps:
+        adc["rounding"] = "stochastic"
     if fields.truth("forward.adc_quantization", False):
         fields.refuse("forward.adc_quantization", True, "an ADC that counts the pulses of an oscillator")
 

@@ -6,6 +6,7 @@ What no node may say is a rule of `emu/contract/schema.py`; here is what only a 
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from emu.contract.schema import TRANSFORM
 from emu.device import sections
 
 
@@ -55,10 +56,11 @@ def _mapping(profile: _Sections) -> Iterator[str]:
     if program.model == "function" and _get(program, "clip") is not None:
         yield "program.clip has no effect with mapping.encoding weight: only conductances are clipped"
     for name in ("g_min_us", "g_max_us"):
-        if write.model not in ("lognormal_g", "clipformer") and _get(mapping, name) is not None:
+        if not writes_conductances(write) and _get(mapping, name) is not None:
             yield (
                 f"mapping.{name} has no effect: there are conductances only with mapping.encoding differential, "
-                "two_sided or offset, or write.model lognormal_g or clipformer"
+                "two_sided or offset, or write.model lognormal_g or clipformer, or where write.alpha or write.beta "
+                "moves what is written"
             )
 
 
@@ -91,6 +93,12 @@ def _has_periphery(profile: _Sections) -> bool:
     read = profile.read
     quiet = read.weight_noise_model == "none" and read.output_noise is None and read.input_noise is None
     return profile.dac.model != "none" or profile.adc.model != "none" or read.wires == "formula" or not quiet
+
+
+def writes_conductances(write: sections.Write) -> bool:
+    """Whether what is written at run time depends on g_min and g_max."""
+    moved = any(_get(write, name.removeprefix("write.")) is not None for name in TRANSFORM)
+    return write.model in ("lognormal_g", "clipformer") or moved
 
 
 def _get(section: Any, setting: str) -> Any:

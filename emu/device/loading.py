@@ -8,6 +8,7 @@ from typing import Any, get_origin
 
 from pydantic import ValidationError
 
+from emu.contract.schema import TRANSFORM
 from emu.contract.structure import number_of
 from emu.device.fields import Number
 from emu.device.functions import find_device_function
@@ -24,7 +25,7 @@ _TABLES = {
     "drift": ("power_law_table", ("target_us", "mean_nu", "std_nu")),
 }
 _ALTERNATIVES = ("float", "tuple[float, ...]", "[key]")  # in pydantic's places, beside the names of settings
-_WITH_CONDUCTANCES = ("lognormal_g", "clipformer")  # models of [write]
+_WITH_CONDUCTANCES = {"lognormal_g", "clipformer"}  # models of [write]
 
 
 def preset_names() -> list[str]:
@@ -176,7 +177,8 @@ def _apply(data: dict[str, Any], changes: Iterable[Change], where: str) -> None:
                         del content[field]
     if "encoding" in given.get("mapping", ()) or "model" in given.get("write", ()):
         mapping, write = data.get("mapping"), data.get("write", {})
-        used = isinstance(write, dict) and write.get("model") in _WITH_CONDUCTANCES
+        moved = {name.removeprefix("write.") for name in TRANSFORM}
+        used = isinstance(write, dict) and (write.get("model") in _WITH_CONDUCTANCES or moved & write.keys())
         if isinstance(mapping, dict) and mapping.get("encoding", "weight") == "weight" and not used:
             for field in ("g_min_us", "g_max_us"):
                 if field not in given.get("mapping", ()):

@@ -14,25 +14,26 @@ _NEEDED = ("target", "mean", "std")
 _LARGEST_BYTES = 16_000_000  # a table of a million cells; more is no table of a device
 
 
-def read_regular(path: Path, what: str) -> str:
+def read_regular(path: Path, what: str, largest_bytes: int = _LARGEST_BYTES) -> str:
     """The text of a file that a user names, UTF-8.
 
     Args:
         path: the file.
         what: how to call it in a message, such as `Table mine.csv`.
+        largest_bytes: a larger file is refused.
 
     Raises:
         InputError: it cannot be read, is no regular file (a device such as /dev/zero never ends, a pipe may never
-            begin), is larger than 16 MB, or no text.
+            begin), is too large (16 MB by default), or no text.
     """
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
             kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "no regular file"
             raise InputError(f"{what} is {kind}: give a file of text.")
-        if facts.st_size > _LARGEST_BYTES:
+        if facts.st_size > largest_bytes:
             raise InputError(
-                f"{what} has {facts.st_size / 1e6:.0f} MB: give a file of at most {_LARGEST_BYTES // 10**6} MB."
+                f"{what} has {facts.st_size / 1e6:.0f} MB: give a file of at most {largest_bytes // 10**6} MB."
             )
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:

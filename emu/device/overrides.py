@@ -65,7 +65,7 @@ def _named(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise InputError(f"'{text}' is not a setting: write it as section.setting=value, as in program.sigma=0.15.")
-    return name, _toml_value(value.strip())
+    return name, toml_value(value.strip())
 
 
 def _read(name: object, value: Any) -> Change:
@@ -74,7 +74,8 @@ def _read(name: object, value: Any) -> Change:
     return Change(device.strip(), section, field, value.item() if hasattr(value, "item") else value)
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
+    """A value as TOML has it; a bare word is text."""
     try:
         parsed = tomllib.loads(f"value = {text}")
         if list(parsed) == ["value"]:

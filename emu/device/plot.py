@@ -51,6 +51,29 @@ def plot_device(profile: Profile, path: str | Path) -> list[str]:
     Raises:
         InputError: another suffix, matplotlib missing, a file that cannot be written, or a device without effects.
     """
+    path, pyplot = figure_file(path)
+    candidates = (_stored_panel, _written_panel, _drift_panel, _transfer_panel)
+    found = [candidate(profile) for candidate in candidates]
+    panels = [each for each in found if not isinstance(each, str)]
+    missing = [each for each in found if isinstance(each, str) and each]
+    if not panels:
+        raise InputError(f"Device '{profile.name}' has nothing to plot: {'; '.join(missing)}.")
+    with pyplot.rc_context(style_of(profile.name)):
+        figure, axes = pyplot.subplots(
+            1, len(panels), figsize=(4.8 * len(panels), 3.9), layout="constrained", squeeze=False
+        )
+        for panel, axis in zip(panels, axes[0], strict=True):
+            panel(axis)
+        finish(figure, axes[0], f"Device {profile.name}", path)
+    return missing
+
+
+def figure_file(path: str | Path) -> tuple[Path, Any]:
+    """The file that a figure goes into, and matplotlib's pyplot, without a screen.
+
+    Raises:
+        InputError: the suffix is none of `FORMATS`, or matplotlib is missing.
+    """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path} cannot be a plot: end its name in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
@@ -61,32 +84,26 @@ def plot_device(profile: Profile, path: str | Path) -> list[str]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    candidates = (_stored_panel, _written_panel, _drift_panel, _transfer_panel)
-    found = [candidate(profile) for candidate in candidates]
-    panels = [each for each in found if not isinstance(each, str)]
-    missing = [each for each in found if isinstance(each, str) and each]
-    if not panels:
-        raise InputError(f"Device '{profile.name}' has nothing to plot: {'; '.join(missing)}.")
-    style: dict[Any, Any] = {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "font.size": 9,
-        "svg.hashsalt": profile.name,
-    }
-    with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(
-            1, len(panels), figsize=(4.8 * len(panels), 3.9), layout="constrained", squeeze=False
-        )
-        try:
-            for panel, axis in zip(panels, axes[0], strict=True):
-                panel(axis)
-                axis.grid(color="#e6e6e6", linewidth=0.6)
-                axis.set_axisbelow(True)
-            figure.suptitle(f"Device {profile.name}", fontsize=11)
-            _save(figure, path)
-        finally:
-            pyplot.close(figure)
-    return missing
+    return path, pyplot
+
+
+def style_of(name: str) -> dict[Any, Any]:
+    """Matplotlib's settings for the figure of a device."""
+    return {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "svg.hashsalt": name}
+
+
+def finish(figure: Any, axes: Any, title: str, path: Path) -> None:
+    """Grids, title, and the file; the figure is closed."""
+    from matplotlib import pyplot
+
+    try:
+        for axis in axes:
+            axis.grid(color="#e6e6e6", linewidth=0.6)
+            axis.set_axisbelow(True)
+        figure.suptitle(title, fontsize=11)
+        _save(figure, path)
+    finally:
+        pyplot.close(figure)
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -100,7 +117,7 @@ def _stored_panel(profile: Profile) -> _Panel | str:
     error = stored_weights(profile) - _targets()
     if np.array_equal(np.abs(np.nan_to_num(error, nan=1.0)) > 1e-6, np.zeros_like(error, bool)):
         return "it stores weights exactly"
-    drifted = "" if profile.drift.model == "none" else f", after {_duration(profile.entries()['drift.time_s'])}"
+    drifted = "" if profile.drift.model == "none" else f", after {duration(profile.entries()['drift.time_s'])}"
     mapping = profile.mapping
     cells = mapping.encoding != "weight" and not getattr(mapping, "slice_bits", 0) > 0  # not of single devices
     per_weight = _range_us(profile) / (2 if mapping.encoding == "offset" else 1) if cells else None
@@ -297,7 +314,8 @@ def _range_us(profile: Profile) -> float:
     return entries["mapping.g_max_us"] - entries["mapping.g_min_us"]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as people say it, such as `1 h`."""
     for unit, length in (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.3g} {unit}"

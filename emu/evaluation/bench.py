@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from emu.contract.manifest import Manifest, plain
 from emu.contract.selection import select
 from emu.contract.site import Site
-from emu.device import DeviceNumbers, Overrides, parse_overrides
+from emu.device import DeviceNumbers, Overrides, load_profile, parse_overrides
 from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED, control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
+from emu.evaluation.plausibility import Answers, refuse_below_chance, warnings_of
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import DataSource
 from emu.evaluation.tasks import Kept, Task, task_by_name
@@ -26,9 +28,11 @@ from emu.evaluation.tasks import Kept, Task, task_by_name
 if TYPE_CHECKING:
     import onnx
 
+    from emu.device import Profile
     from emu.rewriter import Device, EmulatedModel, Rule, Share
 
 DEFAULT_BATCH = 32
+COSTS = ("energy_uj", "latency_us", "area_mm2")
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ class Bench:
         samples: use only the first so many samples.
         ops: `native` for the C++ operators, `python` for their NumPy twin.
         folder: where a model in memory has its processor or tokenizer; that of a file has them in its folder.
+        calibrate: fits the ranges of converters to the data, where the device wants ranges that fit and they are not
+            known yet: `emu.calibration.fit_ranges`. None to refuse such a model.
 
     Attributes:
         arguments: how it was made, as plain data, for `emu.sweep` to make it again: `model` and `data` (absolute paths,
@@ -143,8 +149,9 @@ class Bench:
         samples: int | None = None,
         ops: Literal["native", "python"] = "native",
         folder: str | Path | None = None,
+        calibrate: "Callable[[EmulatedModel, DataSet, Literal['native', 'python']], EmulatedModel] | None" = None,
     ) -> None:
-        from emu.rewriter import device_numbers, load_devices, read_manifest, rewrite
+        from emu.rewriter import EmulatedModel, device_numbers, load_devices, read_manifest, rewrite
         from emu.runtime import session as open_session
 
         runnable, self.name = runnable_model(model)
@@ -168,7 +175,8 @@ class Bench:
             )
         elif manifest is None and set is not None:
             raise InputError(f"{self.name} has no device whose settings could change: give a device too.")
-        check_calibrated(manifest, self.name)
+        if calibrate is None or manifest is None:
+            check_calibrated(manifest, self.name)
         self.model = runnable
         self.manifest: Manifest | None = manifest
         asked_task = task_by_name(task) if isinstance(task, str) else task
@@ -181,9 +189,16 @@ class Bench:
         beside = Path(model).parent if isinstance(model, str | Path) else None if folder is None else Path(folder)
         self._folder = beside
         self.dataset, self.task = load(data, self.session, inputs, asked_task, samples, beside)
+        self._fitted = calibrate is not None and manifest is not None and manifest.calibration is None
+        if self._fitted and calibrate is not None:
+            fitted = calibrate(EmulatedModel.open(runnable), self.dataset, ops)
+            self.model, self.manifest = fitted.model, fitted.manifest
+            self.session = open_session(self.model, ops=ops, threads=threads)
         self.task_was_guessed: bool = asked_task is None
         self._data_digest: str | None = None
         self._clean: tuple[Score, Kept] | None = None
+        self._warnings: tuple[str, ...] | None = None
+        self._warned = False
         self._fixed = fixed_batch(inputs)
         if self._fixed is not None and batch_size not in (None, self._fixed):
             raise InputError(f"{self.name} takes exactly {self._fixed} samples at once: leave the batch size out.")
@@ -216,7 +231,8 @@ class Bench:
         """
         other = copy(self)
         other.dataset, _ = load(data, self.session, model_inputs(self.session), self.task, samples, self._folder)
-        other._data_digest = other._clean = None
+        other._data_digest = other._clean = other._warnings = None
+        other._warned = False
         changed = {**_arguments_of(other.dataset.source), "samples": len(other.dataset.labels)}
         other.arguments = {**self.arguments, **changed}
         return other
@@ -233,10 +249,24 @@ class Bench:
 
     @property
     def about_sites(self) -> tuple[str, ...]:
-        """Which products are on no device, and which are exact there, as sentences; none for a plain model."""
+        """Which products are on no device, which are exact there, and what converters were fitted to, as sentences.
+
+        None for a plain model.
+        """
         from emu.rewriter import about_sites
 
-        return tuple(about_sites(self.manifest)) if self.manifest else ()
+        if self.manifest is None:
+            return ()
+        how = self.manifest.calibration or {}
+        fitted = (
+            (
+                f"Calibrated for this: ranges of converters by {how['method']} on the first {how['samples']} rows of "
+                f"{self.dataset.where} (emu calibrate: other data and methods)."
+            )
+            if self._fitted
+            else ""
+        )
+        return (*about_sites(self.manifest), *([fitted] if fitted else []))
 
     @property
     def batches(self) -> int:
@@ -248,6 +278,37 @@ class Bench:
         """The score of the model without any disturbance, run when it is first needed."""
         return self._clean[0] if self._clean else self.run_clean()
 
+    def cost(self, set: Overrides | None = None, costs_of: "str | Path | Profile | None" = None) -> dict[str, float]:
+        """What one sample takes on the devices, and what they take: see `emu.cost`.
+
+        Args:
+            set: numbers of the device that differ from those of the bench, as in a trial.
+            costs_of: a device whose constants stand in where a device has none.
+
+        Returns:
+            `energy_uj`, `latency_us`, both of one sample, and `area_mm2`; only what the devices have constants for.
+
+        Raises:
+            InputError: the model is plain, or as in `emu.cost.cost_of_sites`.
+        """
+        from emu.cost import cost_of_sites, total_cost, with_costs_of
+
+        if self.manifest is None:
+            raise InputError(f"{self.name} is not rewritten and takes nothing of a device: give a device.")
+        entries = self._numbers.changed({**self._set, **parse_overrides(set)})
+        own = {
+            name: (load_profile(each.profile), self._numbers.own[name], entries[name])
+            for name, each in self.manifest.devices.items()
+        }
+        profiles = {
+            name: load_profile(profile, {each: changed[each] for each in changed if changed[each] != given[each]})
+            for name, (profile, given, changed) in own.items()
+        }
+        if costs_of is not None:
+            profiles, _ = with_costs_of(profiles, load_profile(costs_of))
+        total = total_cost(cost_of_sites(self.sites, profiles, name=self.name)).iloc[0]
+        return {name: float(total[name]) for name in COSTS if math.isfinite(total[name])}
+
     def run_clean(self, progress: Callable[[], None] | None = None) -> Score:
         """Runs the model without any disturbance: at strength 0, the clean products.
 
@@ -256,6 +317,36 @@ class Bench:
         kept = self._outputs(control_feeds(self.manifest, strength=0.0) if self.manifest else {}, progress)
         self._clean = self._score(kept, kept), kept
         return self._clean[0]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the clean score may not be believed, as sentences: what the inputs hold, and what the model answers."""
+        if self._warnings is None:
+            answers = self._clean_answers()
+            self._warnings = (*self.dataset.warnings, *(warnings_of(answers) if answers else ()))
+        return self._warnings
+
+    def warn(self, say: Callable[[str], object]) -> None:
+        """Says the warnings, once for these data."""
+        for warning in self.warnings if not self._warned else ():
+            say(f"Warning: {warning}")
+        self._warned = True
+
+    def require_plausible(self) -> None:
+        """Refuses trials of a clean model that is no better than chance, unless the data are to be taken `anyway`.
+
+        Raises:
+            InputError: it is not.
+        """
+        answers = self._clean_answers()
+        if answers is not None and not (self.dataset.source and self.dataset.source.anyway):
+            refuse_below_chance(answers, self.name)
+
+    def _clean_answers(self) -> Answers | None:
+        if self._clean is None:
+            self.run_clean()
+        assert self._clean is not None
+        return self.task.chosen(self._clean[1], self.dataset)
 
     def run(self, trial: Trial, progress: Callable[[], None] | None = None) -> Score:
         """Runs one trial; before the first one, the clean model, if it has not been run.

@@ -78,7 +78,9 @@ class DataSet:
         targets: what else the task compares with, by name, `[rows, ...]` or `[samples, ...]`; `sample` is the sample
             that each row belongs to, where that is not the row itself.
         classes: names of the classes in the order of their numbers, where the data name them.
+        classes_from: who numbers the classes, such as the model's config.json; empty where there are none.
         notes: what a user should know of how the data were prepared, as sentences.
+        warnings: what is probably wrong with the data, as sentences.
         source: what they were prepared from; None for arrays that were in memory.
     """
 
@@ -89,8 +91,15 @@ class DataSet:
     where: str
     targets: dict[str, Array] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
+    classes_from: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     source: "DataSource | None" = None
+
+    @property
+    def about_classes(self) -> str:
+        """How many classes there are and who numbers them; empty where labels are no classes."""
+        return f"{len(self.classes)}, by {self.classes_from}" if self.classes else self.classes_from
 
     @property
     def rows(self) -> int:
@@ -304,7 +313,7 @@ def class_targets(arrays: Mapping[str, Array], rows: int, where: str) -> Targets
     """
     if "labels" not in arrays:
         raise InputError(f"{where} has no array 'labels' (it has {listing(arrays)}): add the class of each sample.")
-    labels = one_per_sample(arrays["labels"])
+    labels = _whole(one_per_sample(arrays["labels"]))
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(
             f"'labels' of {where} is {kind_of(labels)} and must be one whole number per sample, of shape [samples] or "
@@ -314,6 +323,12 @@ def class_targets(arrays: Mapping[str, Array], rows: int, where: str) -> Targets
     if len(labels) and labels.min() < 0:
         raise InputError(f"'labels' of {where} has {labels.min()}: classes count from 0.")
     return Targets(labels.astype(np.int64))
+
+
+def _whole(labels: Array) -> Array:
+    """Labels as whole numbers, where they are so but for their type: 0.0 and 1.0, or false and true."""
+    is_whole = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels)))
+    return labels.astype(np.int64) if is_whole else labels
 
 
 def one_per_sample(labels: Array) -> Array:

@@ -12,7 +12,7 @@ from emu.device import Overrides
 from emu.errors import InputError
 from emu.evaluation.bench import Bench, Score, Trial, check_calibrated, runnable_model, seeds_of
 from emu.evaluation.controls import control_feeds
-from emu.evaluation.data import convert_inputs, model_inputs, read_arrays
+from emu.evaluation.data import DataSet, convert_inputs, model_inputs, read_arrays
 from emu.evaluation.metrics import metric_spread
 from emu.evaluation.sources import DataSource
 from emu.evaluation.statistics import Spread, wilson_interval
@@ -30,7 +30,7 @@ class Evaluation:
 
     Two spreads are kept apart: `spread` is over chips with the samples fixed, `clean_ci95` (Wilson) is over samples
     that could have been drawn for the test set. `about_sites` says which products are on no device, and which are exact
-    on theirs.
+    on theirs; `about_classes` who numbers the classes; `warnings` why the clean score may not be believed.
     """
 
     clean: Score
@@ -49,6 +49,8 @@ class Evaluation:
     primary: str
     notes: tuple[str, ...]
     about_sites: tuple[str, ...]
+    about_classes: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def spread(self) -> Spread | None:
@@ -100,7 +102,9 @@ class Evaluation:
             "batch_size": self.batch_size,
             "ignored_arrays": list(self.ignored),
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
             "about_sites": list(self.about_sites),
+            "classes": self.about_classes or None,
         }
 
     def _as_dict(self, metric: str) -> dict[str, Any]:
@@ -132,6 +136,7 @@ def evaluate(
     share: "Share | None" = None,
     stored: str | None = None,
     task: Task | str | None = None,
+    calibrate: "Callable[[EmulatedModel, DataSet, Literal['native', 'python']], EmulatedModel] | None" = None,
 ) -> Evaluation:
     """Measures a model, clean and on several chips: a classifier's accuracy, or what `task` says.
 
@@ -158,6 +163,7 @@ def evaluate(
         stored: tensors that feed no product to put into arrays too, when rewriting.
         task: what is measured, a task or its name with its options; None to guess it from the model's outputs and the
             data.
+        calibrate: as for `Bench`.
 
     Returns:
         The clean score and one score per chip.
@@ -180,6 +186,7 @@ def evaluate(
         threads=threads,
         samples=samples,
         ops=ops,
+        calibrate=calibrate,
     )
     asked = seeds_of(chips, first_seed)
     seeds = tuple(asked) if bench.manifest else ()
@@ -210,6 +217,8 @@ def evaluate(
         primary=bench.task.primary,
         notes=bench.dataset.notes,
         about_sites=bench.about_sites,
+        about_classes=bench.dataset.about_classes,
+        warnings=bench.warnings,
     )
 
 

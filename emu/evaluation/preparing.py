@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.errors import InputError
+from emu.errors import InputError, listing
+from emu.evaluation.classes import NUMBERS, ClassNames, match_names
 from emu.evaluation.corruptions import Corruption
 from emu.evaluation.data import (
     Array,
@@ -24,7 +25,7 @@ from emu.evaluation.data import (
     read_arrays,
     refit,
 )
-from emu.evaluation.pixels import OF_PIXELS, corrupt_samples
+from emu.evaluation.pixels import OF_ARRAYS, corrupt_samples, prepare_pixels
 from emu.evaluation.sources import DataSource, Table, open_picture, read_classes, read_table
 from emu.evaluation.tasks import (
     IGNORED_LABEL,
@@ -113,22 +114,62 @@ def _load(
     on_demand: bool,
 ) -> tuple[DataSet, Task]:
     if source is None or source.is_arrays:
-        options = [] if source is None else [each for each in source.options if each not in OF_PIXELS]
+        options = [] if source is None else [each for each in source.options if each not in OF_ARRAYS]
         if source is not None and options:
             raise InputError(f"'{options[0]}' is for images and texts, but {source.path} holds arrays: leave it out.")
         arrays, where = read_arrays(source.path if source else data)
+        arrays = renamed(arrays, source, [each.name for each in inputs], where) if source else arrays
+        folders = [Path(source.processor)] if source and source.processor else model_folders(folder)
+        arrays, notes, warnings = prepare_pixels(arrays, inputs, source, folders, where)
+        if notes and source is not None and source.corruption is not None:
+            where = f"{where} ({Corruption.parse(source.corruption)})"
         task = task or guess_task(session, [each.name for each in inputs], arrays)
         dataset = load_data(arrays, inputs, samples, task.targets, where)
-        return (dataset if source is None else corrupt_samples(dataset, source)), task
-    for name in ("mean", "std"):
+        if isinstance(task, Classification):
+            dataset = replace(dataset, classes_from=NUMBERS)
+        dataset = replace(dataset, notes=(*notes, *dataset.notes), warnings=warnings)
+        return (dataset if source is None or notes else corrupt_samples(dataset, source)), task
+    for name, of in (("mean", "arrays of pixels"), ("std", "arrays of pixels"), ("inputs", "arrays")):
         if getattr(source, name) is not None:
-            raise InputError(f"'{name}' is for arrays of pixels, and {source.path} holds none: leave it out.")
+            raise InputError(f"'{name}' is for {of}, and {source.path} holds none: leave it out.")
     table = read_table(source)
     if samples is not None and not 1 <= samples <= table.rows:
         raise InputError(
             f"{samples} samples were asked for: {table.where} has {table.rows}, so ask for 1 to {table.rows}."
         )
     return _Preparation(source, table, inputs, samples or table.rows, folder, on_demand).run(task, session)
+
+
+def model_folders(folder: Path | None) -> list[Path]:
+    """The model's folder, and the one above it if it is called `onnx`; none for a model in memory."""
+    if folder is None:
+        return []
+    return [folder, *([folder.parent] if folder.resolve().name == "onnx" else [])]
+
+
+def renamed(arrays: Mapping[str, Array], source: DataSource, inputs: Sequence[str], where: str) -> dict[str, Array]:
+    """The arrays under the names that the model and the tasks have for them, as `inputs` and `label_column` say.
+
+    Raises:
+        InputError: a name that is neither an array of the data nor an input of the model.
+    """
+    names = {}
+    for text in source.inputs or ():
+        given, equals, wanted = (part.strip() for part in text.partition("="))
+        if given not in arrays and wanted in arrays:
+            given, wanted = wanted, given
+        if not equals or given not in arrays or wanted not in inputs:
+            raise InputError(
+                f"--input '{text}' cannot be used: write ARRAY=INPUT. {where} has the arrays {listing(arrays)}, the "
+                f"model the inputs {listing(inputs)}."
+            )
+        names[given] = wanted
+    if source.label_column is not None:
+        if source.label_column not in arrays:
+            raise InputError(f"{where} has no array '{source.label_column}' for labels (it has {listing(arrays)}).")
+        names[source.label_column] = "labels"
+    taken = set(names.values())
+    return {names.get(name, name): array for name, array in arrays.items() if name in names or name not in taken}
 
 
 @dataclass
@@ -145,6 +186,7 @@ class _Preparation:
     def __post_init__(self) -> None:
         self.notes: list[str] = []
         self.classes: tuple[str, ...] | None = None
+        self.classes_from = ""
         self.corruption = Corruption.parse(self.source.corruption) if self.source.corruption else None
 
     def run(self, task: Task | None, session: Any) -> tuple[DataSet, Task]:
@@ -163,7 +205,8 @@ class _Preparation:
         arrays = self._renamed(arrays)
         where = f"{self.table.where} ({self.corruption})" if self.corruption else self.table.where
         dataset = load_data(arrays, self.inputs, None, task.targets, where)
-        return replace(dataset, classes=self.classes, ignored=(), notes=tuple(self.notes)), task
+        dataset = replace(dataset, classes=self.classes, classes_from=self.classes_from)
+        return replace(dataset, ignored=(), notes=tuple(self.notes)), task
 
     def _guess(self, session: Any) -> Task:
         columns = self.table.columns
@@ -231,47 +274,72 @@ class _Preparation:
                 raise InputError(f"Row {number} of {self.table.where} has {value} as its label: it has no right class.")
         if numbered is not None:
             values = [numbered[value] for value in values]
-        values = [str(value) for value in values]
+        names = [str(value) for value in values]
+        are_numbers = (numbered is None or numbered == _counted(numbered)) and all(map(_is_whole, names))
         given, models = self._given_classes(), self._models_classes()
-        if given is None and numbered is None and all(map(_is_whole, values)):
-            return self._first(np.array([int(value) for value in values], np.int64))
-        names = set(values)
-        if given is not None and not names <= set(given):
-            raise InputError(
-                f"{self.table.where} has class '{min(names - set(given))}', which the list of classes does not have."
-            )
-        self.classes = given or (models if models and names <= set(models) else numbered or tuple(sorted(names)))
-        index = {name: i for i, name in enumerate(self.classes)}
-        return self._first(np.array([index[value] for value in values], np.int64))
+        known = given or models
+        if are_numbers and not (known and set(names) & set(known.names)):
+            self.classes_from = NUMBERS
+            return self._first(np.array([int(name) for name in names], np.int64))
+        if known is None:
+            known = self._unnamed_classes(numbered, names)
+        index = match_names(names, known, self.table.where)
+        if given and models:
+            self._compare_numbers(index, given, models)
+        self.classes, self.classes_from = known.names, known.source
+        return self._first(np.array([index[name] for name in names], np.int64))
+
+    def _unnamed_classes(self, numbered: tuple[str, ...] | None, names: Sequence[str]) -> ClassNames:
+        """The order of the data's own numbers, else of the alphabet, where nothing else names the classes."""
+        unnamed = "as neither --classes nor a config.json of the model names its classes"
+        if numbered:
+            return ClassNames(numbered, f"the numbers of the data set, {unnamed}")
+        return ClassNames(tuple(sorted(set(names))), f"the alphabet of the names in the data, {unnamed}")
+
+    def _compare_numbers(self, index: Mapping[str, int], given: ClassNames, models: ClassNames) -> None:
+        """Says where the model's config.json numbers the same names otherwise; refuses it where nobody asked for it.
+
+        Raises:
+            InputError: `labels.json` and the model do not agree.
+        """
+        try:
+            others = match_names(index, models, self.table.where)
+        except InputError:
+            return
+        name = next((name for name in index if index[name] != others[name]), None)
+        if name is None:
+            return
+        said = f"'{name}' is class {index[name]} by {given.source}, but class {others[name]} by {models.source}"
+        if self.source.classes is None:
+            raise InputError(f"{said}: say which is right (--classes FILE).")
+        self.notes.append(f"{said}.")
 
     def _first(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the samples that are used."""
         self.notes += missing_classes(labels, self.samples if self.samples < len(labels) else None)
         return labels[: self.samples]
 
-    def _given_classes(self) -> tuple[str, ...] | None:
+    def _given_classes(self) -> ClassNames | None:
         """The classes from the file asked for, or from `labels.json` in a folder of images."""
+        if self.source.classes is not None:
+            return ClassNames(read_classes(self.source.classes), f"--classes {self.source.classes}")
         beside = Path(self.source.path) / "labels.json"
-        file = self.source.classes or (beside if beside.is_file() else None)
-        return None if file is None else read_classes(file)
+        return ClassNames(read_classes(beside), str(beside)) if beside.is_file() else None
 
-    def _models_classes(self) -> tuple[str, ...] | None:
-        """The classes of the model's config.json, if it names them."""
-        folder = self._processor_folder("config.json")
-        if folder is None or '"label2id"' not in (folder / "config.json").read_text(encoding="utf-8"):
+    def _models_classes(self) -> ClassNames | None:
+        """The classes of the model's config.json, or else the processor's, if it names them."""
+        folders = [*model_folders(self.folder), *([Path(self.source.processor)] if self.source.processor else [])]
+        file = next((each / "config.json" for each in folders if (each / "config.json").is_file()), None)
+        if file is None or not re.search('"(label2id|id2label)"', file.read_text(encoding="utf-8")):
             return None
-        return read_classes(folder / "config.json")
+        classes = ClassNames(read_classes(file), str(file))
+        return None if classes.are_placeholders else classes
 
     # Processors
 
     def _processor_folder(self, *files: str) -> Path | None:
         """The folder that holds one of these files: the processor's, the model's, or the one above a folder `onnx`."""
-        if self.source.processor is not None:
-            folders = [Path(self.source.processor)]
-        elif self.folder is not None:
-            folders = [self.folder, *([self.folder.parent] if self.folder.resolve().name == "onnx" else [])]
-        else:
-            folders = []
+        folders = model_folders(self.folder) if self.source.processor is None else [Path(self.source.processor)]
         return next((folder for folder in folders if any((folder / file).is_file() for file in files)), None)
 
     def _processor(self, what: str, files: Sequence[str], open_from: Callable[[Any, str], Any]) -> Any:
@@ -597,6 +665,10 @@ def _is_whole(value: Any) -> bool:
     if isinstance(value, str):
         return re.fullmatch(r"-?\d+", value.strip()) is not None
     return isinstance(value, int | np.integer)
+
+
+def _counted(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(map(str, range(len(names))))
 
 
 def _first_number(*values: int | None) -> int:

@@ -26,17 +26,20 @@ class DataSource:
         processor: folder (or name) of the image processor or tokenizer; None for the folder of the model.
         text_column: column of the text, or columns of a pair of texts; None for the usual names.
         image_column: column of the images, or of their files; None for the usual names.
-        label_column: column of what is right; None for the usual names.
+        label_column: column, or array, of what is right; None for the usual names.
         max_length: tokens that a text is cut or filled up to; None for the longest of the set, as far as the model can.
         classes: a file that lists the classes in the model's order: JSON (a list, or names by index or the reverse) or
-            one name a line; None for the model's config.json, or else for the sorted names.
+            one name a line; None for `labels.json` in a folder of images, else the model's config.json, or for the
+            sorted names where none of these names the classes. Names in the data must all be among them.
         split: which part of a data set; None for `test`, else `validation`, else the only one.
         prompt: what a language model reads before a choice, with columns in braces: "Question: {question}\nAnswer:".
         corruption: how images are corrupted before anything else is done with them, as `Corruption.parse` reads it:
             "fog:3", or "fog:3:7" with a seed.
-        mean: what was subtracted from pixels of 0 to 1 to make an array, one number or one for each channel; for arrays
-            that are corrupted.
+        mean: what was subtracted from pixels of 0 to 1 to make an array, one number or one for each channel; of an
+            array of whole levels (uint8) what is to be subtracted. None for that of the processor.
         std: what they were divided by then, likewise.
+        inputs: names of arrays for the model's inputs, such as `x=pixel_values`.
+        anyway: run analyses and sweeps on these data though the clean model answers them no better than by chance.
     """
 
     path: str | Path
@@ -51,6 +54,8 @@ class DataSource:
     corruption: str | None = None
     mean: float | Sequence[float] | None = None
     std: float | Sequence[float] | None = None
+    inputs: Sequence[str] | None = None
+    anyway: bool | None = None
 
     @property
     def is_arrays(self) -> bool:
@@ -157,10 +162,13 @@ def read_classes(file: str | Path) -> tuple[str, ...]:
     if path.suffix.lower() != ".json":
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     content = _parse_json(text, str(path))
-    if isinstance(content, Mapping) and isinstance(content.get("label2id"), Mapping):
-        content = content["label2id"]  # a model's config.json
+    numbered = False
+    if isinstance(content, Mapping):  # a model's config.json; names may repeat, which label2id cannot say
+        key = next((each for each in ("id2label", "label2id") if _has_names(content.get(each))), None)
+        content, numbered = content[key] if key else content, key == "id2label"
     if isinstance(content, Mapping):
-        by_index = {str(i): name for name, i in content.items()} if _counts(content.values()) else dict(content)
+        names_first = not numbered and _counts(content.values())
+        by_index = {str(i): name for name, i in content.items()} if names_first else dict(content)
         if not _counts(by_index):
             raise InputError(f"{path} must number its classes 0, 1, 2, ... without a gap.")
         content = [by_index[str(i)] for i in range(len(by_index))]
@@ -318,6 +326,10 @@ def _parse_json(text: str, where: str) -> Any:
 def _counts(values: Any) -> bool:
     """Whether these are the numbers 0, 1, 2, ..., each once, as numbers or as text."""
     return sorted(map(str, values)) == sorted(map(str, range(len(values))))
+
+
+def _has_names(labels: Any) -> bool:
+    return isinstance(labels, Mapping) and bool(labels)
 
 
 def _first_line(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from emu.evaluation.metrics import (
     relative_errors,
     spearman,
 )
+from emu.evaluation.plausibility import Answers
 
 Metrics = dict[str, float]
 Kept = dict[str, Array]
@@ -94,6 +95,15 @@ class Task(ABC):
             dataset: the whole data.
             clean: of the model without disturbance.
         """
+
+    def chosen(self, kept: Kept, dataset: DataSet) -> Answers | None:
+        """The classes or choices that a model took, to be held against chance; None for a task without them.
+
+        Args:
+            kept: of the trial.
+            dataset: the whole data.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -167,6 +177,12 @@ class Classification(Task):
             "output_snr_db": _snr(clean["logits"], logits),
         }
         return Measured(metrics, int(right.sum()), int((~defined).sum()))
+
+    def chosen(self, kept: Kept, dataset: DataSet) -> Answers:
+        """The class of the largest score of each sample."""
+        logits = kept["logits"]
+        predicted = np.where(np.isnan(logits).any(axis=1), -1, logits.argmax(axis=1))
+        return Answers.of_classes(dataset.labels, predicted, logits.shape[1])
 
 
 @dataclass(frozen=True)
@@ -344,6 +360,11 @@ class MultipleChoice(Task):
         return Measured(
             {"accuracy": _share(right), "agreement": _share(agree)}, int(right.sum()), int((chosen < 0).sum())
         )
+
+    def chosen(self, kept: Kept, dataset: DataSet) -> Answers:
+        """The choice of each question; chance takes any of its choices."""
+        chance = float((1 / np.bincount(dataset.targets["sample"])).mean())
+        return Answers(dataset.labels, self.choices(kept, dataset), None, chance)
 
     def choices(self, kept: Kept, dataset: DataSet) -> NDArray[np.int64]:
         """The choice taken for each sample; -1 where outputs are not a number."""

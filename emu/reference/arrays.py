@@ -15,8 +15,10 @@ Array = Any
 class Normals(Protocol):
     """A source of run-time noise for rows whose places it knows."""
 
-    def __call__(self, stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Array:
-        """Return standard normals of one reading, [..., rows, columns of `part`]; as for `random.run_time_normals`."""
+    def __call__(self, stream: int, *, part: slice, tile: int = 0, reading: int = 0, uniform: bool = False) -> Array:
+        """Return standard normals (or uniforms in (0, 1]) of one reading, [..., rows, columns of `part`]; as for
+        `random.run_time_normals`.
+        """
 
 
 def namespace(array: Array) -> Any:
@@ -34,3 +36,8 @@ def smallest(array: Array, rank: int) -> Array:
     if namespace(array) is np:
         return np.partition(array, rank - 1, axis=-2)[..., rank - 1, :]
     return array.kthvalue(rank, -2).values
+
+
+def surely_none(mask: Array) -> bool:
+    """Return whether no value of a mask is set; False for a tensor without values (PyTorch's `meta` device)."""
+    return not getattr(mask, "is_meta", False) and not bool(mask.any())

@@ -31,8 +31,13 @@ def input_range(x: Array, tile: int, structure: Structure, controls: Controls) -
     return xp.full_like(x[..., :1], alpha)
 
 
-def through_dac(x: Array, alpha: Array, structure: Structure, controls: Controls) -> Array:
-    """Return x1 of X [..., R, K], float32; alpha [..., R, 1] is the activation that maps to 1."""
+def through_dac(
+    x: Array, alpha: Array, structure: Structure, controls: Controls, uniforms: Array | None = None
+) -> Array:
+    """Return x1 of X [..., R, K], float32; alpha [..., R, 1] is the activation that maps to 1.
+
+    With uniforms [..., R, K] values are rounded at random.
+    """
     xp = namespace(x)
     x1 = x * (1 / alpha)
     if structure.dac == "none":
@@ -40,6 +45,8 @@ def through_dac(x: Array, alpha: Array, structure: Structure, controls: Controls
     n, bound = controls.dac_steps(structure), controls.numbers["dac.bound"]
     if n > 0:
         to_code, to_value = n / (2 * bound), 2 * bound / n
+        if uniforms is not None:
+            x1 = x1 + (as_type(uniforms, x1) - 0.5) * to_value
         if structure.dac_code == "offset_binary":
             x1 = xp.round((x1 + bound) * to_code) * to_value - bound
         else:
@@ -48,7 +55,21 @@ def through_dac(x: Array, alpha: Array, structure: Structure, controls: Controls
 
 
 def input_digits(x1: Array, structure: Structure, controls: Controls) -> list[tuple[Array, float]]:
-    """Return the slices in which x1 is fed, lowest digit first, and the weight h of each."""
+    """Return what is converted by itself: the slices of x1, lowest digit first, and the weight h of each.
+
+    Where the slices are added up before conversion, that is x1 again.
+    """
+    return [(x1, 1.0)] if structure.dac_slice_sum == "analog" else _digits(x1, structure, controls)
+
+
+def squares_fed(x1: Array, structure: Structure, controls: Controls) -> Array:
+    """Return what the variance of read noise grows with: the squares of x1, or of the slices that add up to it."""
+    if structure.dac_slice_sum == "digital":
+        return x1**2
+    return sum((h * digit) ** 2 for digit, h in _digits(x1, structure, controls))
+
+
+def _digits(x1: Array, structure: Structure, controls: Controls) -> list[tuple[Array, float]]:
     s = structure.dac_slice_bits
     if s == 0:
         return [(x1, 1.0)]
@@ -106,6 +127,15 @@ def most_without_saturation(limits: AdcRange, structure: Structure, controls: Co
     n = controls.adc_steps(structure)
     ends_at_bound = structure.adc_code == "sign_magnitude" and n > 0 and n % 2 == 0
     return float(limits.high) * (1 + 1 / n if ends_at_bound else 1)
+
+
+def dithered(y: Array, uniforms: Array, limits: AdcRange, structure: Structure, controls: Controls) -> Array:
+    """Return y with what makes the ADC round it at random: up to half a step, in the type of y."""
+    n = controls.adc_steps(structure)
+    if n == 0:
+        return y
+    step = (limits.high - limits.low) / n
+    return y + (as_type(uniforms, y) - 0.5) * (step if isinstance(step, float) else as_type(step, y))
 
 
 def through_adc(y: Array, limits: AdcRange, structure: Structure, controls: Controls) -> Array:
@@ -168,7 +198,8 @@ def _smallest_step(structure: Structure, controls: Controls) -> float:
             "how many levels a weight has."
         )
     dac_steps = controls.dac_steps(structure)
-    input_steps = 2**structure.dac_slice_bits - 1 if structure.dac_slice_bits else dac_steps / 2
+    by_slice = structure.dac_slice_bits > 0 and structure.dac_slice_sum == "digital"
+    input_steps = 2**structure.dac_slice_bits - 1 if by_slice else dac_steps / 2
     if input_steps == 0:
         raise structure.error(
             "attribute 'adc' is 'granular', expected 'dac_slice_bits' or a DAC with steps to say how many levels an "

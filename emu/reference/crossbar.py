@@ -14,7 +14,7 @@ from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED, STORED
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.reference import faults as bit_faults
 from emu.reference import windows
-from emu.reference.mapping import clips_to_scale, largest
+from emu.reference.mapping import changes_targets, clips_to_scale, largest
 from emu.reference.periphery import Trace, read
 from emu.reference.places import Places, check_places, keys_that_count, places, rows_of_operand, samples_along
 from emu.reference.programming import DeviceArray
@@ -451,7 +451,7 @@ class _Held:
 
 def _writes_exactly(structure: Structure, controls: Controls) -> bool:
     """Whether writing changes nothing."""
-    if structure.write == "clipformer" or clips_to_scale(structure, controls):
+    if structure.write == "clipformer" or clips_to_scale(structure, controls) or changes_targets(structure, controls):
         return False
     return structure.write == "none" or controls.strength * controls.numbers["write.sigma"] == 0
 

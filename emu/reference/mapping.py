@@ -3,12 +3,13 @@
 Sources: CrossSim's mapping and bit slices; aihwkit's pair of conductances. Conductances are in units of g_max.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.schema import TRANSFORM
 from emu.contract.structure import Controls, Structure
 from emu.reference.arrays import Array, namespace, smallest
 
@@ -89,6 +90,12 @@ def clips_to_scale(structure: Structure, controls: Controls) -> bool:
     return "mapping.percentile" in controls.numbers or structure.write_scaling == "calibrated"
 
 
+def changes_targets(structure: Structure, controls: Controls) -> bool:
+    """Whether what is written is rounded, moved or limited before."""
+    numbers = controls.numbers
+    return structure.write != "none" and bool(numbers.get("write.bits", 0) or TRANSFORM & numbers.keys())
+
+
 @dataclass(frozen=True)
 class Mapping:
     """How the weights of one site lie in conductances g, and w = sum_i factors[i] v_i - offset."""
@@ -108,6 +115,13 @@ class Mapping:
 
 def mapping_of(structure: Structure, controls: Controls) -> Mapping:
     """Return the mapping of a site with conductances, or the trivial one of plain numbers."""
+    mapping = _mapping_of_pairs(structure, controls)
+    if not structure.converts_apart:
+        return mapping
+    return replace(mapping, factors=tuple(sign * f for f in mapping.factors for sign in (1, -1)))
+
+
+def _mapping_of_pairs(structure: Structure, controls: Controls) -> Mapping:
     if structure.encoding == "weight" and not writes_conductances(structure):
         return Mapping(lowest=0.0, factors=(1.0,), offset=0.0)
     r = lowest_conductance(controls)
@@ -133,8 +147,8 @@ def writes_conductances(structure: Structure) -> bool:
 
 
 def lowest_conductance(controls: Controls) -> float:
-    """Return r = g_min / g_max."""
-    return controls.numbers["mapping.g_min_us"] / controls.numbers["mapping.g_max_us"]
+    """Return r = g_min / g_max, 0 where there are no conductances."""
+    return controls.numbers.get("mapping.g_min_us", 0.0) / controls.numbers.get("mapping.g_max_us", 1.0)
 
 
 def levels_of_cell(structure: Structure, controls: Controls) -> int:

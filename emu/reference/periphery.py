@@ -6,20 +6,23 @@ Source: aihwkit's analog matrix-vector product (Rasch et al., AICAS 2021), per i
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emu.contract.schema import DYNAMIC
 from emu.contract.structure import Controls, Structure
-from emu.reference.arrays import Array, Normals, as_type, namespace
+from emu.reference.arrays import Array, Normals, as_type, namespace, surely_none
 from emu.reference.converters import (
     AdcRange,
     adc_range,
+    dithered,
     input_digits,
     input_range,
     most_without_saturation,
     near_tie,
+    squares_fed,
     through_adc,
     through_dac,
 )
@@ -159,7 +162,11 @@ class Reading:
             noise = None
             if amplitude > 0:
                 noise = amplitude * self.normals(Stream.INPUT_NOISE, part=_from(self.structure.first_row, k))
-            inputs = _Inputs(x[..., k], xp.where(lit, alpha, 1.0), lit, noise, self.structure, self.controls)
+            uniforms = None
+            if self.structure.dac_rounding == "stochastic":
+                uniforms = self._rounding(Stream.INPUT_NOISE, part=_from(self.structure.first_row, k))
+            fed = xp.where(lit, alpha, 1.0)
+            inputs = _Inputs(x[..., k], fed, lit, noise, uniforms, self.structure, self.controls)
             parts = [self._tile(tile, k, n, inputs) for n in self.structure.column_tiles(columns)]
             yield xp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
             if self.stored.mapping.offset != 0:
@@ -178,22 +185,22 @@ class Reading:
             again, total = None, 0
             fed = inputs.fed(b)
             for i, f in enumerate(stored.mapping.factors):
+                weight_slice, negative = divmod(i, 2) if structure.converts_apart else (i, 0)
                 v = stored.v[i][..., k, n]
                 errors = None if self.errors is None else tuple(each[i, tile, n] for each in self.errors)
                 for j, (x1, h) in enumerate(fed):
-                    reading = repeats if iterative else i * len(fed) + j
-                    noise = partial(
-                        self.normals,
-                        Stream.READ,
-                        part=_from(structure.first_column, n),
-                        tile=structure.first_tile + tile,
-                        reading=reading,
-                    )
+                    reading = repeats if iterative else weight_slice * len(fed) + j
+                    stream = Stream.READ_NEGATIVE_ARRAY if negative else Stream.READ
+                    part = _from(structure.first_column, n)
+                    place: dict[str, Any] = {"part": part, "tile": structure.first_tile + tile}
+                    noise = partial(self.normals, stream, **place, reading=reading)
                     squares = None if stored.squares is None else stored.squares[i][..., k, n]
-                    cells = _Cells(v, squares, max(1, structure.devices))
+                    cells = _Cells(v, squares, max(1, structure.devices), rounds_variances(structure))
                     y, margin = self._analog(x1, cells, noise, errors, structure.first_row + k.start)
                     depth = structure.tile_depth(v.shape[-2])
-                    limits = adc_range(y, depth, (self._number(tile), i, 0), structure, controls)
+                    limits = adc_range(y, depth, (self._number(tile), weight_slice, negative), structure, controls)
+                    if structure.adc_rounding == "stochastic":
+                        y = dithered(y, self._rounding(stream, **place, reading=reading), limits, structure, controls)
                     if may_repeat:
                         most = most_without_saturation(limits, structure, controls)
                         again = xp.any(xp.abs(y) > most, axis=-1, keepdims=True)
@@ -218,13 +225,21 @@ class Reading:
             for i, f in enumerate(mapping.factors):
                 column = self.stored.unit_column[i][k]
                 reading = i * len(fed) + j
-                noise = partial(self.normals, Stream.UNIT_COLUMN_READ, part=slice(0, 1), tile=tile, reading=reading)
+                stream = Stream.UNIT_COLUMN_READ
+                of_column: dict[str, Any] = {"part": slice(0, 1), "tile": tile, "reading": reading}
+                noise = partial(self.normals, stream, **of_column)
                 y, margin = self._analog(x1, _Cells(column), noise, None, k.start)
                 limits = adc_range(y, column.shape[0], (self._number(tile), i, 0), structure, controls)
+                if structure.adc_rounding == "stochastic":
+                    y = dithered(y, self._rounding(stream, **of_column), limits, structure, controls)
                 if self.observer is not None:
                     self.observer.converted_unit_column(y, margin, limits, inputs.lit)
                 total = total + f * h * as_type(through_adc(y, limits, structure, controls), column)
         return total
+
+    def _rounding(self, noise: Stream, **place: Any) -> Array:
+        """Return the uniforms of random rounding where noise of that stream acts."""
+        return self.normals(Stream.ROUNDING + noise - Stream.READ, **place, uniform=True)
 
     def _analog(
         self, x1: Array, cells: "_Cells", noise: Callable[[], Array], errors: tuple[Array, ...] | None, first_row: int
@@ -252,12 +267,13 @@ class Reading:
 @dataclass(frozen=True)
 class _Cells:
     """What one slice of a tile holds: v [..., K, N], and of each the sum of g^2 over its devices (None: v^2), and how
-    many these are.
+    many these are. `rounded`: the variance of their noise is computed to 8 bits.
     """
 
     v: Array
     squares: Array | None = None
     devices: int = 1
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,12 +284,13 @@ class _Inputs:
     alpha: Array
     lit: Array
     noise: Array | None
+    uniforms: Array | None
     structure: Structure
     controls: Controls
 
     def fed(self, b: float) -> list[tuple[Array, float]]:
         """Return what the array is fed with inputs divided by b: every input slice and its weight."""
-        x1 = through_dac(self.x, self.alpha * b, self.structure, self.controls)
+        x1 = through_dac(self.x, self.alpha * b, self.structure, self.controls, self.uniforms)
         if self.noise is not None:
             x1 = as_type(x1 + self.noise, x1)
         return input_digits(x1, self.structure, self.controls)
@@ -323,16 +340,56 @@ def _noise_amplitude(x1: Array, cells: _Cells, structure: Structure, controls: C
     constant, c = (controls.numbers.get(f"read.{each}", 0.0) for each in ("output_noise", "weight_noise"))
     if structure.read_noise == "none" or c == 0:
         return controls.strength * constant or None
-    squares = x1**2
+    squares = squares_fed(x1, structure, controls)
     match structure.read_noise:
         case "pcm_read":
-            grows = squares @ xp.abs(cells.v)
+            grows = sum_of_variances(squares, xp.abs(cells.v), cells.rounded)
         case "proportional":
-            grows = squares @ (cells.v**2 if cells.squares is None else cells.squares)
+            squared = cells.v**2 if cells.squares is None else cells.squares
+            grows = sum_of_variances(squares, squared, cells.rounded)
         case _:
             devices = cells.devices if structure.read_noise == "independent" else 1
             grows = devices * squares.sum(axis=-1, keepdims=True)
     return controls.strength * xp.sqrt(constant**2 + c**2 * grows)
+
+
+def rounds_variances(structure: Structure) -> bool:
+    """Return whether variances of read noise are computed to 8 bits: of stored values that cannot be out of all
+    proportion, unless input slices are added up first. Steps of what is written at run time would grow with it.
+    """
+    if structure.op == DYNAMIC or structure.dac_slice_sum == "analog":
+        return False
+    return structure.fault_storage in ("none", "int") and structure.program != "function"
+
+
+def sum_of_variances(squares: Array, weights: Array, rounded: bool) -> Array:
+    """Return squares [..., R, K] @ weights [..., K, N], both in whole steps if `rounded`: of 8 bits, or of 16 in rows
+    where the largest square is more than 64 times the mean.
+    """
+    if not rounded:
+        return squares @ weights
+    xp = namespace(squares)
+    codes = _codes(weights, -2, 127 * 257)
+    narrow = _keep_sum(_codes(squares, -1, 255), squares, -1) @ _keep_sum(xp.floor((codes + 128) / 256), weights, -2)
+    uneven = xp.amax(squares, -1, keepdims=True) * squares.shape[-1] > 64 * squares.sum(axis=-1, keepdims=True)
+    if surely_none(uneven):
+        return narrow
+    wide = _keep_sum(_codes(squares, -1, 65535), squares, -1) @ _keep_sum(codes, weights, -2)
+    return xp.where(uneven, wide, narrow)
+
+
+def _codes(values: Array, axis: int, most: int) -> Array:
+    """Return values >= 0 as codes up to `most` along an axis, by arithmetic in float32."""
+    xp = namespace(values)
+    largest = xp.asarray(xp.amax(values, axis, keepdims=True), dtype=xp.float32)
+    factor = xp.asarray(most / xp.where(largest > 0, largest, 1.0), dtype=xp.float32)
+    return as_type(xp.round(xp.asarray(values, dtype=xp.float32) * factor), values)
+
+
+def _keep_sum(codes: Array, values: Array, axis: int) -> Array:
+    """Return codes times the step with which they add up to the values."""
+    xp, total = namespace(codes), codes.sum(axis=axis, keepdims=True)
+    return codes * (values.sum(axis=axis, keepdims=True) / xp.where(total > 0, total, 1.0))
 
 
 def _is_last_repeat(b: float, structure: Structure, controls: Controls) -> bool:

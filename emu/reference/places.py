@@ -44,11 +44,12 @@ class Places:
         part: slice,
         tile: int = 0,
         reading: int = 0,
+        uniform: bool = False,
     ) -> NDArray[np.float64]:
-        """Return standard normals of one reading of these rows, float64 [rows, columns of `part`]."""
+        """Return standard normals (uniforms) of one reading of these rows, float64 [rows, columns of `part`]."""
         site, seeds = structure.site, (controls.seed, controls.read_seed)
         where = self.sample, self.matrix, self.position
-        return run_time_normals(*seeds, site, stream, *where, part=part, tile=tile, reading=reading)
+        return run_time_normals(*seeds, site, stream, *where, part=part, tile=tile, reading=reading, uniform=uniform)
 
 
 def places(leading: tuple[int, ...], axis: int, controls: Controls, of_stack: bool = False) -> Places:

@@ -116,8 +116,9 @@ def run_time_normals(
     part: slice,
     tile: int = 0,
     reading: int = 0,
+    uniform: bool = False,
 ) -> NDArray[np.float64]:
-    """Return standard normals of run-time noise, float64 [rows, columns of `part`].
+    """Return standard normals (or uniforms in (0, 1]) of run-time noise, float64 [rows, columns of `part`].
 
     `sample`, `matrix` and `position` (int64 [rows]) say where every row lies: in which sample of the data set, in
     which matrix of that sample, and where on its sequence. `part` are columns of the array, `tile` is its row tile and
@@ -127,7 +128,7 @@ def run_time_normals(
     c3 = (int(stream) + (tile << 8) + (reading << 24)) & 0xFFFFFFFF
     samples, own = np.unique(sample, return_inverse=True)
     k0, k1, _, _ = philox4x32(samples.astype(np.uint64) & _MASK, 0, 0, Stream.SAMPLE_KEY, seed, read_seed)
-    normals = np.empty((len(sample), max(0, part.stop - part.start)))
+    values = np.empty((len(sample), max(0, part.stop - part.start)))
     rows_at_once = max(1, _BLOCKS_AT_ONCE // max(1, last_block - first_block))
     for start in range(0, len(sample), rows_at_once):
         now = slice(start, start + rows_at_once)
@@ -136,8 +137,8 @@ def run_time_normals(
         c1, c2 = position[now, None].astype(np.uint64) & _MASK, (matrix[now, None] << 16) + site
         words = philox4x32(block, c1, c2.astype(np.uint64) & _MASK, c3, k0[row], k1[row])
         skipped = part.start - first_block * _VALUES_PER_BLOCK
-        normals[now] = _normals(*words)[:, skipped : skipped + normals.shape[1]]
-    return normals
+        values[now] = (_uniforms if uniform else _normals)(*words)[:, skipped : skipped + values.shape[1]]
+    return values
 
 
 def adc_normals(seed: int, site: int, stream: int, tiles: slice, adcs: slice, weight_slice: int) -> NDArray[np.float64]:

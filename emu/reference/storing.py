@@ -33,7 +33,8 @@ class Stored:
     """Matrices as their arrays hold them: weight = s (sum_i factors[i] v[i] - offset)."""
 
     v: Array
-    """What a unit input finds, in units of g_max (plain numbers: of the scale), float32 [weight slices, ..., K, N]."""
+    """What a unit input finds, in units of g_max (plain numbers: of the scale), float32 [slices, ..., K, N]; of pairs
+    that are converted apart [2 slices, ..., K, N]: the positive and the negative device of each slice."""
     s: Array
     """Scale of every column in every row tile, with the factor of compensation, [..., row tiles, N]."""
     mapping: Mapping
@@ -150,9 +151,8 @@ def _cells(
         held = [programmed(g, array) for g, array in zip(target, arrays, strict=True)]
         if structure.compensation != "none" or structure.drift == "none":
             found = [_as_found(g, array) for g, array in zip(held, arrays, strict=True)]
-            before.append((_difference(found), _squares(found)))
+            before += _as_converted(found, structure)
         if structure.drift == "none":
-            after.append(before[-1])
             continue
         unit: NDArray[np.float64] | float = 1.0
         if structure.drift_pairs == "net":
@@ -161,8 +161,8 @@ def _cells(
             clipped(drifted(g, x, array), structure, controls) for g, x, array in zip(held, target, arrays, strict=True)
         ]
         found = [_as_found(g, array) for g, array in zip(aged, arrays, strict=True)]
-        after.append((unit * _difference(found), unit**2 * _squares(found)))
-    return _found(before), _found(after)
+        after += [(unit * v, unit**2 * squares) for v, squares in _as_converted(found, structure)]
+    return _found(before), _found(after or before)
 
 
 def _found(slices: list[tuple[Array, Array]]) -> _Found:
@@ -178,6 +178,12 @@ def _as_found(g: NDArray[np.float64], array: DeviceArray) -> NDArray[np.float64]
     if controls.faults.size and not array.of_unit_column:
         g = stuck_as_listed(g, array.weight_slice, array.negative, lowest, controls, array.matrix)
     return through_wires(g, structure, controls) if structure.ir_drop == "network" else g
+
+
+def _as_converted(devices: list[Array], structure: Structure) -> list[tuple[Array, Array]]:
+    """Return v and the sum of g^2 of what is converted by itself: a pair, or each of its devices."""
+    groups = [[g] for g in devices] if structure.converts_apart else [devices]
+    return [(_difference(group), _squares(group)) for group in groups]
 
 
 def _difference(devices: list[Array]) -> Array:

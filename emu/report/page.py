@@ -21,7 +21,7 @@ from emu.libraries import library
 from emu.rewriter.devices import load_devices
 from emu.sweep import Store, summarize
 from emu.sweep.results import environments, metric_names, point_names
-from emu.sweep.setup import Setup, rebuild
+from emu.sweep.setup import STRUCTURE_AXES, Setup, rebuild
 from emu.version import __version__
 
 if TYPE_CHECKING:
@@ -258,11 +258,11 @@ def _facts(study: "StudyInfo", frame: "pd.DataFrame") -> list[tuple[str, str]]:
     fixed = [name for name in point_names(frame) if "." in name and frame[name].nunique(dropna=False) == 1]
     chips = frame["seed"].nunique()
     facts = [
-        ("Model", _place(setup.model) if setup.model else "in memory"),
-        ("Device", ", ".join(devices)),
+        ("Model", _several(frame["model"]) or "in memory"),
+        ("Device", ", ".join(devices) if frame["device"].nunique() == 1 else _several(frame["device"])),
         ("Rewritten with", "; ".join(where)),
         ("Settings", ", ".join(f"{name} = {_value(frame[name].iloc[0])}" for name in fixed)),
-        ("Data", f"{setup.samples} samples of {_place(setup.data) if setup.data else 'arrays in memory'}"),
+        ("Data", f"{setup.samples} samples of {_several(frame['data']) or 'arrays in memory'}"),
         ("Prepared with", ", ".join(options)),
         ("Task", setup.task),
         ("Trials", f"{len(frame)}, on {chips} chip{'s' * (chips != 1)}"),
@@ -272,6 +272,11 @@ def _facts(study: "StudyInfo", frame: "pd.DataFrame") -> list[tuple[str, str]]:
         ("Run with", f"{setup.ops} operators, {setup.batch_size} samples at once"),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _several(paths: "pd.Series[Any]") -> str:
+    """Files or names, each once, as one would write them from the current folder."""
+    return ", ".join(_place(str(path)) for path in paths.dropna().unique())
 
 
 def _clean(
@@ -506,6 +511,10 @@ def _inline(svg: str, mark: str) -> str:
 def _commands(study: "StudyInfo", frame: "pd.DataFrame") -> Commands:
     """The sweep that has these trials, if one has; else what to do instead."""
     setup = study.setup
+    if frame["setup"].map(lambda text: Setup.from_json(text).identity).nunique() > 1:
+        return Commands(
+            note="These trials are of several models or devices: the list of trials has a command for each."
+        )
     axes = _axes(frame)
     if axes is None:
         return Commands(
@@ -537,7 +546,7 @@ def _axes(frame: "pd.DataFrame") -> tuple[list[str], int, bool] | None:
     """Flags of the sweep that has these trials, how many it has, and whether these are all; None if there is none."""
     if frame["exclude"].notna().any():
         return None
-    table = frame[[name for name in point_names(frame) if name not in ("exclude", *_PLACES)]].copy()
+    table = frame[[name for name in point_names(frame) if name not in ("exclude", *_PLACES, *STRUCTURE_AXES)]].copy()
     places = [_terms(text) if isinstance(text, str) else {} for text in table["only"]]
     wanted = [name for name in _PLACES if any(terms and name in terms for terms in places)]
     if wanted and all(terms is not None and set(terms) == set(wanted) for terms in places):

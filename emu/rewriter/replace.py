@@ -355,7 +355,7 @@ def _ranges(sites: Sequence[Site], profiles: Mapping[str, Profile]) -> np.ndarra
 def _range_counts(site: Site, profile: Profile) -> dict[str, int]:
     """The attributes that say how many calibrated ranges a site has."""
     fitted, structure = calibrated_ranges(profile, site), profile.structure()
-    tiles = slices = 1
+    tiles = slices = polarities = 1
     rows, most = site.shape[0], int(structure["tile_rows"])
     # Along keys, tiles are added as the cache grows.
     if "tile" in f"{fitted.dac} {fitted.adc}" and rows is not None and _KEY_AXES.get(site.component) != "rows":
@@ -364,7 +364,9 @@ def _range_counts(site: Site, profile: Profile) -> dict[str, int]:
         names = ("encoding", "weight_bits", "slice_bits")
         encoding, weight_bits, slice_bits = (structure[name] for name in names)
         slices = weight_slices(str(encoding), int(weight_bits), int(slice_bits))
-    return {"range_tiles": tiles, "range_slices": slices, "range_polarities": 1}
+    if fitted.adc not in ("", "site") and site.is_stored and structure["adc_pairs"] == "separate":
+        polarities = 2
+    return {"range_tiles": tiles, "range_slices": slices, "range_polarities": polarities}
 
 
 class Calibrated(NamedTuple):

@@ -94,6 +94,10 @@ class EmulatedModel:
         """The nodes of the sites by name, not to be changed."""
         return {node.name or "": node for node in self._model.graph if node.domain == DOMAIN}
 
+    def graph_to_change(self) -> ir.Model:
+        """A copy of the model whose tensors are shared with it, and nothing else."""
+        return self._model.clone()
+
     def products(self) -> list[tuple[Site | Skipped, ir.Node]]:
         """The products of a model with their nodes, not to be changed: sites, then those that could be sites."""
         nodes = {node.name or "": node for node in self._model.graph}

@@ -11,7 +11,7 @@ from emu.errors import InputError
 from emu.files import unfinished_folder
 from emu.rewriter.protobuf_file import CutShortError, DamagedError, read_model, write_model
 
-_LARGEST_FILE_BYTES = 1_900_000_000  # a protobuf message must stay below 2 GiB
+LARGEST_FILE_BYTES = 1_900_000_000  # a protobuf message must stay below 2 GiB
 
 
 def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
@@ -29,7 +29,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
         raise InputError(f"{target} is a folder: give the name of a file in it.")
     with unfinished_folder(target) as folder:
         written, data = folder / target.name, folder / f"{target.name}.data"
-        if tensor_bytes(model) > _LARGEST_FILE_BYTES:
+        if tensor_bytes(model) > LARGEST_FILE_BYTES:
             ir.save(model, written, format="protobuf", external_data=data.name)
         else:
             write_model(model, written)

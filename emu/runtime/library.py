@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from emu.contract.codes import Codes, stored_codes
 from emu.errors import InputError
 
 DeviceFunction: TypeAlias = Callable[
@@ -47,6 +48,8 @@ class _Node(ctypes.Structure):
         ("w", ctypes.POINTER(ctypes.c_float)),
         *((name, ctypes.c_int64) for name in ("matrices", "rows", "columns")),
         ("strength", ctypes.c_float), ("seed", ctypes.c_uint32), ("read_seed", ctypes.c_uint32),
+        ("codes", ctypes.POINTER(ctypes.c_int8)),
+        *((name, ctypes.POINTER(ctypes.c_float)) for name in ("scale", "zero_point")), ("scales", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -101,7 +104,7 @@ def _library() -> ctypes.CDLL:
         ctypes.POINTER(_Node), ctypes.POINTER(ctypes.c_int64), floats, floats, floats, floats,
     ]  # fmt: skip
     word, size = ctypes.c_uint32, ctypes.c_int64
-    library.emu_run_time_normals.argtypes = [words, word, word, words, words, words, size, size, size, floats]
+    library.emu_run_time_normals.argtypes = [words, word, word, words, words, words, size, size, size, size, floats]
     library.emu_run_time_normals.restype = None
     library.emu_register_function.argtypes = [ctypes.c_char_p, _CALLBACK]
     library.emu_set_function_error.argtypes = [ctypes.c_char_p]
@@ -168,8 +171,10 @@ def run_time_normals(
     matrices: NDArray[Any],
     positions: NDArray[Any],
     part: slice,
+    *,
+    uniform: bool = False,
 ) -> NDArray[np.float32]:
-    """Standard normals of run-time noise, float32 `[rows, columns of part]`.
+    """Standard normals of run-time noise (or uniforms in (0, 1]), float32 `[rows, columns of part]`.
 
     Args:
         seeds: `seed` and `read_seed`.
@@ -179,12 +184,13 @@ def run_time_normals(
         matrices: likewise, of its matrix within the sample.
         positions: likewise, its position; negative ones are those of padding.
         part: columns of the array.
+        uniform: whether the stream is one of uniforms.
     """
     words = [np.ascontiguousarray(each).astype(np.uint32) for each in (samples, matrices, positions)]
     out = np.empty((len(words[0]), part.stop - part.start), np.float32)
     places = [each.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32)) for each in words]
     size = len(out), part.start, out.shape[1]
-    _library().emu_run_time_normals(_words(seeds), site, stream, *places, *size, _pointer(out))
+    _library().emu_run_time_normals(_words(seeds), site, stream, *places, *size, int(uniform), _pointer(out))
     return out
 
 
@@ -196,6 +202,7 @@ def programmed_weight(
     seed: int = 0,
     read_seed: int = 0,
     faults: NDArray[np.int64] | None = None,
+    codes: tuple[Codes, NDArray[np.float32], NDArray[np.float32]] | None = None,
 ) -> NDArray[np.float32]:
     """What the arrays of one chip hold for a weight, in weight units.
 
@@ -207,6 +214,7 @@ def programmed_weight(
         seed: the chip, 0 to 2^32 - 1.
         read_seed: the repetition, for cycle-to-cycle variation.
         faults: int64 `[F, 2]`, a list of faults, as in docs/operators.md.
+        codes: of a quantized weight, which `weight` is in float: codes of its shape, scale and zero point.
 
     Returns:
         float32, the shape of `weight`.
@@ -215,7 +223,14 @@ def programmed_weight(
         InputError: an attribute or number is unknown or out of range, or the weight is not finite or of another rank.
     """
     out = np.empty(weight.shape, np.float32)
-    _refuse(_library().emu_program(_node(weight, attributes, device, strength, seed, read_seed, faults), _pointer(out)))
+    node = _node(weight, attributes, device, strength, seed, read_seed, faults)
+    if codes is not None:
+        stored = stored_codes(codes[0], int(attributes["code_bits"]))
+        scale, zero_point = (np.ascontiguousarray(each, np.float32) for each in codes[1:])
+        node.codes, node.scales = stored.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)), scale.size
+        node.scale, node.zero_point = _pointer(scale), _pointer(zero_point)
+        node.kept += stored, scale, zero_point
+    _refuse(_library().emu_program(node, _pointer(out)))
     return out
 
 

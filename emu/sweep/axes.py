@@ -7,9 +7,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from emu.device.fields import to_seconds
+from emu.device.loading import all_settings
+from emu.device.overrides import toml_value
 from emu.errors import InputError
 from emu.evaluation import Bench, Trial
 from emu.evaluation.controls import control_feeds
+from emu.sweep.setup import STRUCTURE_AXES
 
 ALL = "all"
 CONTROL_AXES = ("layer", "component", "head", "seed", "read_seed", "strength", "only")
@@ -29,17 +32,24 @@ def axis_name(bench: Bench, name: str, given: Any = "") -> str:
     having = [each for each in known if name in (each, each.rpartition(":")[2])]
     if name in CONTROL_AXES or len(having) == 1:
         return name if name in CONTROL_AXES else having[0]
-    if bench.manifest is not None and "." in name:
+    numbers_of_any = [each.rpartition(":")[2] for each in known]
+    if bench.manifest is not None and name.rpartition(":")[2] in (*all_settings(), *numbers_of_any):
         control_feeds(bench.manifest, set={name: given})  # says what it is instead: of the graph, of several devices
-    numbers = f" and the numbers of the device: {', '.join(known)}" if known else "; the device has no numbers"
+    others = (*CONTROL_AXES, *STRUCTURE_AXES)
+    numbers = f", among them its numbers {', '.join(known)}" if known else ""
     raise InputError(
-        f"There is no axis '{name}'{close_match(name, [*CONTROL_AXES, *known])}: axes are "
-        f"{', '.join(CONTROL_AXES)}{numbers}."
+        f"There is no axis '{name}'{close_match(name, [*others, *known, *all_settings()])}: axes are "
+        f"{', '.join(others)}, and the settings of the device{numbers}."
     )
 
 
 def axis_values(bench: Bench, name: str, given: Any) -> list[Any]:
-    """The values of one axis, each once, in order.
+    """The values of one axis, each once, in order; see `values_in_order`."""
+    return list(dict.fromkeys(values_in_order(bench, name, given)))
+
+
+def values_in_order(bench: Bench, name: str, given: Any) -> list[Any]:
+    """The values of one axis as they are given, for axes that go together.
 
     Args:
         bench: the bench whose device, layers and heads are meant.
@@ -73,7 +83,28 @@ def axis_values(bench: Bench, name: str, given: Any) -> list[Any]:
             raise InputError(f"strength is {min(values):g} and must be at least 0.")
         for value in values if name != "strength" else ():
             bench.controls(Trial(set={name: value}))
-    return list(dict.fromkeys(values))
+    return values
+
+
+def structure_values(name: str, given: Any) -> list[Any]:
+    """The values of an axis that chooses what is rewritten: files and names, or a setting's numbers and words.
+
+    Raises:
+        InputError: no value, or a range that cannot be read.
+    """
+    values: list[Any] = []
+    for text in list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
+        if not isinstance(text, str):
+            values.append(text)
+            continue
+        for part in _parts(name, text):
+            if name not in STRUCTURE_AXES and _RANGE.fullmatch(part):
+                values += [int(value) if value == int(value) else value for value in numbers(name, part)]
+            else:
+                values.append(part if name in STRUCTURE_AXES else toml_value(part))
+    if not values:
+        raise InputError(f"The axis '{name}' has no values.")
+    return values
 
 
 def close_match(word: str, known: Iterable[str]) -> str:

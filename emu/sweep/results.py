@@ -15,6 +15,7 @@ from emu.files import whole_file
 from emu.sweep.axes import close_match
 from emu.sweep.environment import Environment
 from emu.sweep.rows import CONTROLS, natural
+from emu.sweep.setup import STRUCTURE_AXES
 
 _PLACE = re.compile(r"(layer)=(\d+)|(component)=([^\s,*?\[]+)")
 _REPETITIONS = ("seed", "read_seed")
@@ -38,7 +39,7 @@ def keep(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
         column = frame if name in frame else _with_places(frame)
         if name not in column:
             raise InputError(f"The results have no column '{name}'{close_match(name, column)}.")
-        values = column[name]
+        values = (_with_short_names(column) if name in ("model", "data") else column)[name]
         wanted = _numbers(name, text) if values.dtype.kind in "iuf" else [text.strip()]
         kept = values.isin(wanted)
         if not kept.any():
@@ -65,7 +66,7 @@ def summarize(frame: pd.DataFrame, group: Sequence[str] | None = None) -> pd.Dat
     Raises:
         InputError: a column that the table does not have.
     """
-    table = _with_places(frame)
+    table = _with_short_names(_with_places(frame))
     metrics = metric_names(frame)
     points = [
         name for name in ["study", *point_names(table)] if name in table and table[name].nunique(dropna=False) > 1
@@ -126,15 +127,27 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
 
 def point_names(frame: pd.DataFrame) -> list[str]:
     """The columns that say which point of a sweep a trial is of: not its seeds."""
+    shaping = [name for name in STRUCTURE_AXES if name in frame]
+    settings = [name for name in _between(frame) if "." in name]
     places = [name for name in ("layer", "component") if name in frame]
     controls = [name for name in CONTROLS if name in frame and name not in _REPETITIONS]
-    return [*(name for name in _between(frame) if "." in name), *places, *controls]
+    return [*shaping, *settings, *places, *controls]
 
 
 def _between(frame: pd.DataFrame) -> list[str]:
     """The columns between the controls and `undefined`: numbers of the device, whose names have a dot, and metrics."""
     names = [str(name) for name in frame.columns]
     return names[names.index("exclude") + 1 : names.index("undefined")]
+
+
+def _with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with files of models and data by their names alone, where these tell them apart."""
+    short = {}
+    for name in ("model", "data"):
+        paths = frame[name].dropna().unique() if name in frame else ()
+        if len(paths) > 1 and len({Path(path).name for path in paths}) == len(paths):
+            short[name] = frame[name].map(lambda path: Path(path).name if isinstance(path, str) else path)
+    return frame.assign(**short) if short else frame
 
 
 def _with_places(frame: pd.DataFrame) -> pd.DataFrame:

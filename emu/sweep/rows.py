@@ -1,17 +1,18 @@
 """Trials and their results as rows of a table."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from emu.evaluation import Score, Trial
 from emu.sweep.environment import UNKNOWN, Environment
-from emu.sweep.setup import Setup, digest
+from emu.sweep.setup import STRUCTURE_AXES, Setup, digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Row = tuple[Setup, Trial, "Result"]
 CONTROLS = ("seed", "read_seed", "head", "strength", "only", "exclude")
 
 
@@ -43,10 +44,10 @@ def plain(trial: Trial) -> dict[str, Any]:
     }
 
 
-def record(trial: Trial, result: Result, names: Sequence[str], settings: Mapping[str, float]) -> dict[str, Any]:
-    """One row of a table: controls, the numbers `names` of the device, metrics, `undefined`, `seconds`.
+def record(trial: Trial, result: Result, names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of a table: controls, the settings `names` of the device, metrics, `undefined`, `seconds`.
 
-    A number that the trial does not set is that of the bench, from `settings`.
+    A setting that the trial does not set is that of the bench, from `settings`.
     """
     return {
         **{name: value for name, value in plain(trial).items() if name in CONTROLS},
@@ -55,6 +56,54 @@ def record(trial: Trial, result: Result, names: Sequence[str], settings: Mapping
         "undefined": result.score.undefined,
         "seconds": result.seconds,
     }
+
+
+def table_of(rows: Sequence[Row], axes: Iterable[str] = ()) -> "pd.DataFrame":
+    """One row per trial, as `emu.sweep.run_trials` gives them.
+
+    Args:
+        rows: how the bench was made, the trial, and what it gave.
+        axes: what differs between the setups, for a sweep over several.
+    """
+    import pandas as pd
+
+    shaping = list(axes)
+    numbers = [
+        name for name in dict.fromkeys(name for _, trial, _ in rows for name in trial.set) if name not in shaping
+    ]
+    settings = [name for name in shaping if name not in STRUCTURE_AXES]
+    places = [name for name in STRUCTURE_AXES if name in shaping]
+    table = pd.DataFrame(
+        [
+            {
+                **record(trial, result, [*settings, *numbers], setup.values),
+                **{name: setup.values[name] for name in places},
+            }
+            for setup, trial, result in rows
+        ]
+    )
+    table.attrs["primary"] = list(dict.fromkeys(setup.primary for setup, _, _ in rows))
+    return table
+
+
+def shaping_axes(setups: Iterable[tuple[int, Setup]]) -> list[str]:
+    """What differs within a study: `model`, `data`, `device`, and settings in which devices of one name differ.
+
+    Args:
+        setups: the number of a study and a setup of it, for each trial.
+    """
+    alike: dict[tuple[object, ...], dict[str, Setup]] = {}
+    for number, setup in setups:
+        keys: list[tuple[object, ...]] = [(number,), (number, setup.values["device"])]
+        for key in keys:
+            alike.setdefault(key, {})[setup.identity] = setup
+    names = []
+    for key, of_one in alike.items():
+        if len(of_one) > 1:
+            every = dict.fromkeys(name for setup in of_one.values() for name in setup.values)
+            wanted = [name for name in every if (name in STRUCTURE_AXES) == (len(key) == 1)]
+            names += [name for name in wanted if len({repr(setup.values.get(name)) for setup in of_one.values()}) > 1]
+    return list(dict.fromkeys(names))
 
 
 def natural(column: "pd.Series[Any]") -> "pd.Series[Any]":

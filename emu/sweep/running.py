@@ -3,27 +3,31 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emu.errors import InputError
 from emu.evaluation import Bench, Score, Task, Trial
 from emu.evaluation.statistics import chip_spread
 from emu.sweep.environment import UNKNOWN, Environment, here, mixture
-from emu.sweep.plan import FEWEST, Plan, half_width
-from emu.sweep.rows import Result, record, trial_id
-from emu.sweep.setup import Setup, describe, differences, rebuild
+from emu.sweep.plan import FEWEST, Plan, Structure, half_width
+from emu.sweep.rows import Result, Row, table_of, trial_id
+from emu.sweep.setup import Setup, describe, differences, rebuild, unexplained
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from emu.sweep.store import Store, Study
+    from emu.sweep.workers import Pool
 
 Progress = Callable[[int, int], None]
 Workers = int | str | None
+
+Price = Callable[[Trial], Mapping[str, float]]
 
 _MIXED = "Note: this study mixes {}: the last bits of the model's own sums may differ between them."
 
@@ -62,10 +66,11 @@ def run_trials(
     runner = Runner(bench, setup, store.study(study, setup) if store else None)
     runner.look_up(trials)
     runner.ask(trials)
-    for _ in runner.run(workers):
-        if progress is not None:
-            progress(runner.ran, runner.ran + runner.left)
-    return runner.table(trials)
+    with workers_of(workers) as pool:
+        for _ in runner.run(pool):
+            if progress is not None:
+                progress(runner.ran, runner.ran + runner.left)
+    return table_of(runner.rows(trials))
 
 
 def run_plan(
@@ -95,49 +100,138 @@ def run_plan(
         The table of `run_trials`, by point, chip and repetition.
 
     Raises:
-        InputError: as in `Plan.bench` and `Plan.points`; or the store has the study with another fingerprint, with
-            what differs.
+        InputError: as in `Plan.structures`, `Structure.bench` and `Structure.points`; or the store has the study of
+            something else, with what differs.
     """
-    bench = plan.bench(task)
-    setup = describe(bench)
-    points = plan.points(bench)
     say = echo or (lambda _: None)
-    for line in bench.about_sites:
-        say(line)
-    for note in bench.dataset.notes:
-        say(f"Note: {note}")
-    for name in bench.dataset.ignored:
-        say(f"Note: array '{name}' of {bench.dataset.where} is no input of the model and was not used.")
-    if points.left_out:
-        say(f"{points.left_out} of {len(points) + points.left_out} points disturb no site and are left out.")
-    if store is not None and not new:
-        _refuse_another(store, study, setup)
-    runner = Runner(bench, setup, store.study(study, setup) if store else None)
-    width = half_width(plan.until)
-    chains = [_Point(chips, bench.task.primary, width) for chips in points]
-    runner.look_up(trial for chain in chains for chip in chain.chips for trial in chip)
-    of_trial: dict[str, _Point] = {}
-    for chain in chains:
-        chain.advance(runner)
-        if width is not None:
-            of_trial |= {trial_id(setup, trial): chain for chip in chain.chips for trial in chip}
-    if runner.held:
-        say(f"The store holds {runner.held} of the trials already.")
-    mixed = runner.mixture(with_here=workers is None and runner.left > 0)
-    if mixed:
-        say(_MIXED.format(mixed))
-    waiting = sum(chain.possible for chain in chains)
-    for trial in runner.run(workers):
-        if width is not None:
-            chain = of_trial[trial_id(setup, trial)]
-            waiting -= chain.possible
+    structures = plan.structures()
+    if len(structures) > 1:
+        shaping = ", ".join(structures[0].chosen)
+        say(f"{len(structures)} models are rewritten, one after the other: one for each value of {shaping}.")
+    sweep = _Sweep(plan, structures, store, study, new, task, progress, say)
+    with workers_of(workers) as pool:
+        for structure in structures:
+            sweep.run(structure, pool)
+    return sweep.table()
+
+
+class _Sweep:
+    """A plan that is under way: structure after structure, each on its bench while it runs."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        structures: Sequence[Structure],
+        store: "Store | None",
+        study: str,
+        new: bool,
+        task: Task | None,
+        progress: Progress | None,
+        say: Callable[[str], object],
+    ) -> None:
+        self._plan, self._left, self._store, self._study, self._new = plan, len(structures), store, study, new
+        self._task, self._progress, self._say_any = task, progress, say
+        self._width = half_width(plan.until)
+        self._axes = [name for each in structures for name in each.chosen]
+        self._number: int | None = None  # of the study in the store
+        self._loaded: tuple[tuple[str, str], Bench] | None = None
+        self._said: set[str] = set()
+        self._ran = 0
+        self._rows: list[Row] = []
+
+    def run(self, structure: Structure, pool: "Pool | None") -> None:
+        """Runs the trials of one structure that the store does not hold."""
+        bench = self._bench(structure)
+        setup = describe(bench)
+        points = structure.points(bench)
+        for line in _notes(bench):
+            self._say(line)
+        where = f" of {structure.name}" if structure.chosen else ""
+        if points.left_out:
+            every = len(points) + points.left_out
+            self._say(f"{points.left_out} of {every} points{where} disturb no site and are left out.")
+        runner = Runner(bench, setup, self._of_store(setup), self._price(bench))
+        chains = [_Point(chips, bench.task.primary, self._width) for chips in points]
+        runner.look_up(trial for chain in chains for chip in chain.chips for trial in chip)
+        of_trial: dict[str, _Point] = {}
+        for chain in chains:
             chain.advance(runner)
-            waiting += chain.possible
-        if progress is not None:
-            progress(runner.ran, runner.ran + runner.left + waiting)
-    if not mixed and (mixed := runner.mixture()):  # of workers of several kinds
-        say(_MIXED.format(mixed))
-    return runner.table([trial for chain in chains for chip in chain.asked for trial in chip])
+            if self._width is not None:
+                of_trial |= {trial_id(setup, trial): chain for chip in chain.chips for trial in chip}
+        if runner.held:
+            self._say(f"The store holds {runner.held} of the trials{where} already.")
+        mixed = runner.mixture(with_here=pool is None and runner.left > 0)
+        if mixed:
+            self._say(_MIXED.format(mixed))
+        if runner.left:
+            bench.warn(self._say)
+        waiting = sum(chain.possible for chain in chains)
+        self._left -= 1
+        later = self._left * sum(len(chip) for chain in chains for chip in chain.chips)  # as if they were alike
+        for trial in runner.run(pool):
+            if self._width is not None:
+                chain = of_trial[trial_id(setup, trial)]
+                waiting -= chain.possible
+                chain.advance(runner)
+                waiting += chain.possible
+            if self._progress is not None:
+                done = self._ran + runner.ran
+                self._progress(done, done + runner.left + waiting + later)
+        if not mixed and (mixed := runner.mixture()):  # of workers of several kinds
+            self._say(_MIXED.format(mixed))
+        self._ran += runner.ran
+        self._rows += runner.rows([trial for chain in chains for chip in chain.asked for trial in chip])
+
+    def table(self) -> "pd.DataFrame":
+        """What `run_plan` returns."""
+        return table_of(self._rows, dict.fromkeys(self._axes))
+
+    def _bench(self, structure: Structure) -> Bench:
+        """The bench; samples that the one before has loaded are not prepared again."""
+        of = structure.experiment.model, structure.experiment.data
+        loaded: dict[str, Any] = {} if self._task is None else {"task": self._task}
+        if self._loaded is not None and self._loaded[0] == of:
+            before = self._loaded[1]
+            loaded = {"task": before.task, "data": before.dataset}
+        bench = structure.bench(**loaded)
+        self._loaded = of, bench
+        return bench
+
+    def _of_store(self, setup: Setup) -> "Study | None":
+        """The study in the store, the one of all structures."""
+        if self._store is None:
+            return None
+        if self._number is None and not self._new:
+            self._number = _continued(self._store, self._study, setup, self._axes)
+        found = self._store.study(self._study, setup, self._number)
+        self._number = found.number
+        return found
+
+    def _price(self, bench: Bench) -> Price | None:
+        if not (self._plan.cost or self._plan.costs_of):
+            return None
+        found: dict[str, dict[str, float]] = {}
+
+        def price(trial: Trial) -> dict[str, float]:
+            key = repr(sorted(trial.set.items()))
+            if key not in found:
+                found[key] = bench.cost(trial.set, self._plan.costs_of)
+            return found[key]
+
+        return price
+
+    def _say(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._say_any(line)
+
+
+def _notes(bench: Bench) -> list[str]:
+    ignored = [
+        f"Note: array '{name}' of {bench.dataset.where} is no input of the model and was not used."
+        for name in bench.dataset.ignored
+    ]
+    return [*bench.about_sites, *(f"Note: {note}" for note in bench.dataset.notes), *ignored]
 
 
 class _Point:
@@ -269,25 +363,31 @@ def _shares(score: Score) -> dict[str, float]:
     return {**score.metrics, **{name: count / score.samples for name, count in counts.items()}}
 
 
-def _refuse_another(store: "Store", study: str, setup: Setup) -> None:
-    """Refuses to mix results of different models, devices, data or tasks under one name.
+def _continued(store: "Store", study: str, setup: Setup, axes: Sequence[str]) -> int | None:
+    """The number of the study that a sweep goes on with; None for one to begin.
 
     Raises:
-        InputError: the store has studies of this name, and none with this fingerprint.
+        InputError: the store has studies of this name, and all of something else than this sweep, whatever varies.
     """
-    same = [each.setup for each in store.studies() if each.name == study]
-    if same and setup.identity not in [each.identity for each in same]:
+    same = [each for each in store.studies() if each.name == study]
+    for each in reversed(same):
+        if each.setup.identity == setup.identity or (axes and not unexplained(each.setup, setup, axes)):
+            return each.number
+    if same:
+        what = "; ".join(differences(same[-1].setup, setup)) or "other sites are mapped"
         raise InputError(
-            f"{store.where} holds a study '{study}' of something else: {'; '.join(differences(same[-1], setup))}. "
-            "Give --new to start another study in this file."
+            f"{store.where} holds a study '{study}' of something else: {what}. Give --new to start another study in "
+            "this file."
         )
+    return None
 
 
 class Runner:
     """Runs what it is asked for, each trial once: those that the store holds not at all, the others in order."""
 
-    def __init__(self, bench: Bench, setup: Setup, study: "Study | None") -> None:
+    def __init__(self, bench: Bench, setup: Setup, study: "Study | None", price: Price | None = None) -> None:
         self._bench, self._setup, self._study = bench, setup, study
+        self._price: Price = price or (lambda trial: {})
         self._held: dict[str, Result] = {}
         self._results: dict[str, Result] = {}
         self._asked: set[str] = set()
@@ -329,11 +429,13 @@ class Runner:
         """The result of a trial, None while there is none."""
         return self._results.get(trial_id(self._setup, trial))
 
-    def run(self, workers: Workers = None) -> Iterator[Trial]:
+    def run(self, pool: "Pool | None" = None) -> Iterator[Trial]:
         """Runs what is asked for, and yields each trial when it is stored."""
         if not self._todo:
             return
-        for trial, result in self._here() if workers is None else self._on_workers(workers):
+        self._bench.require_plausible()
+        for trial, result in self._here() if pool is None else pool.run(self._bench, self._setup, self._todo):
+            result = replace(result, score=self._priced(trial, result.score))
             if self._study is not None:
                 self._study.add(trial, result)
             self._results[trial_id(self._setup, trial)] = result
@@ -345,16 +447,16 @@ class Runner:
         known = [result.environment for result in self._results.values()]
         return mixture([*known, here(self._setup.ops)] if with_here else known)
 
-    def table(self, trials: Sequence[Trial]) -> "pd.DataFrame":
-        """One row per trial, as `run_trials` gives them."""
-        import pandas as pd
+    def rows(self, trials: Iterable[Trial]) -> list[Row]:
+        """Setup, trial and result of each trial, for `emu.sweep.rows.table_of`."""
+        found = ((trial, self._results[trial_id(self._setup, trial)]) for trial in trials)
+        return [
+            (self._setup, trial, replace(result, score=self._priced(trial, result.score))) for trial, result in found
+        ]
 
-        names = list(dict.fromkeys(name for trial in trials for name in trial.set))
-        results = [self._results[trial_id(self._setup, trial)] for trial in trials]
-        rows = zip(trials, results, strict=True)
-        table = pd.DataFrame([record(trial, result, names, self._setup.settings) for trial, result in rows])
-        table.attrs["primary"] = [self._setup.primary]
-        return table
+    def _priced(self, trial: Trial, score: Score) -> Score:
+        """The score with what the trial costs on its device."""
+        return replace(score, metrics={**score.metrics, **self._price(trial)})
 
     def _here(self) -> Iterator[tuple[Trial, Result]]:
         _ = self._bench.clean  # what trials are compared with, in the time of none
@@ -364,7 +466,14 @@ class Runner:
             score = self._bench.run(trial)
             yield trial, Result(score, time.perf_counter() - start, here(self._setup.ops))
 
-    def _on_workers(self, workers: int | str) -> Iterator[tuple[Trial, Result]]:
-        from emu.sweep.workers import run_on_workers
 
-        return run_on_workers(workers, self._bench, self._setup, self._todo)
+@contextmanager
+def workers_of(workers: Workers) -> "Iterator[Pool | None]":
+    """The processes that trials run on; None for this one."""
+    if workers is None:
+        yield None
+        return
+    from emu.sweep.workers import Pool
+
+    with Pool(workers) as pool:
+        yield pool

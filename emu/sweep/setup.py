@@ -2,16 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_origin
 
+from emu.calibration import fit_ranges
 from emu.errors import InputError
 from emu.evaluation import Bench, DataSource, Task
 from emu.version import __version__
+
+STRUCTURE_AXES = ("model", "data", "device")
+"""Axes that choose what is rewritten, as settings do that shape the graph."""
 
 _MOST = 3  # settings in a sentence
 
@@ -96,6 +100,23 @@ class Setup:
         """Equal for equal fingerprints only."""
         return digest(self.fingerprint)
 
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """What sweeps can vary: `model`, `data`, `device`, and each setting of the devices that is a number or a word.
+
+        Of several devices their names stand in front, as in `pcm:drift.time_s`.
+        """
+        single = len(self.devices) == 1
+        settings: dict[str, Any] = {}
+        for device, profile in self.devices.items():
+            flat = {name: value for name, value in _flat(profile).items() if "." in name}
+            settings |= {name if single else f"{device}:{name}": value for name, value in flat.items()}
+        scalars = {
+            name: value for name, value in settings.items() if value is None or isinstance(value, str | int | float)
+        }
+        where = {"model": self.model, "data": self.data, "device": ", ".join(self.devices)}
+        return {**where, **scalars, **self.settings}
+
 
 def digest(value: Any) -> str:
     """SHA-256 of plain data, in hexadecimal."""
@@ -148,6 +169,7 @@ def rebuild(setup: Setup, task: Task | None = None, model: Path | None = None, d
         batch_size=setup.batch_size,
         threads=setup.threads or None,
         ops="python" if setup.ops == "python" else "native",
+        calibrate=fit_ranges,
         **setup.rewriting,
     )
     changed = differences(setup, describe(bench))
@@ -180,6 +202,20 @@ def differences(then: Setup, now: Setup) -> list[str]:
     if then.emu != now.emu and set(found) <= {"model"} and then.model_sha256 == now.model_sha256:
         found["model"] = f"as rewritten by emu {then.emu} then, by emu {now.emu} now"
     return [f"the {part} differs ({how})" for part, how in found.items()]
+
+
+def unexplained(then: Setup, now: Setup, axes: Collection[str]) -> list[str]:
+    """What differs between two setups beside the axes of a sweep, as `differences` says it."""
+    known = {name: value for name, value in then.values.items() if name not in axes}
+    here = {name: value for name, value in now.values.items() if name not in axes}
+    if "device" in axes or "model" in axes:
+        known = here = {}
+    parts = {name for name in ("data", "task") if then.fingerprint[name] != now.fingerprint[name]}
+    parts -= {"data"} if {"data", "model"} & set(axes) else set()
+    same_file = then.model_sha256 == now.model_sha256 or "model" in axes
+    mapped = {"only", "exclude", "stored", "share"}
+    same_sites = all(then.rewriting.get(name) == now.rewriting.get(name) for name in mapped)
+    return [] if not parts and same_file and same_sites and known == here else differences(then, now)
 
 
 def _change(then: str, now: str) -> str:

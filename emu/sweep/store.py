@@ -21,8 +21,8 @@ from sqlalchemy.schema import CreateTable
 from emu.errors import InputError
 from emu.evaluation import Score, Trial
 from emu.sweep.environment import Environment
-from emu.sweep.rows import Result, natural, plain, record, trial_id
-from emu.sweep.setup import Setup, digest
+from emu.sweep.rows import Result, natural, plain, record, shaping_axes, trial_id
+from emu.sweep.setup import STRUCTURE_AXES, Setup, digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,7 @@ class Study:
     """A study that is under way; made by `Store.study`."""
 
     def __init__(self, store: "Store", number: int, setup: Setup, setup_id: str) -> None:
-        self._store, self._number, self._setup, self._setup_id = store, number, setup, setup_id
+        self._store, self.number, self._setup, self._setup_id = store, number, setup, setup_id
 
     def id(self, trial: Trial) -> str:
         """The id of a trial: 16 hexadecimal digits, equal for equal trials with equal fingerprints."""
@@ -115,7 +115,7 @@ class Study:
 
     def link(self, ids: Iterable[str]) -> None:
         """Makes trials that the store holds part of this study too."""
-        rows = [{"study_id": self._number, "trial_id": each} for each in sorted(ids)]  # no deadlock
+        rows = [{"study_id": self.number, "trial_id": each} for each in sorted(ids)]  # no deadlock
         if rows:
             self._store.transact(lambda connection: connection.execute(self._store.insert(_members), rows))
 
@@ -139,7 +139,7 @@ class Study:
 
         def store(connection: sql.Connection) -> None:
             connection.execute(self._store.insert(_trials), row)
-            connection.execute(self._store.insert(_members), {"study_id": self._number, "trial_id": row["id"]})
+            connection.execute(self._store.insert(_members), {"study_id": self.number, "trial_id": row["id"]})
 
         self._store.transact(store)
 
@@ -187,8 +187,8 @@ class Store:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def study(self, name: str, setup: Setup) -> Study:
-        """Begins or continues the study of this name and fingerprint.
+    def study(self, name: str, setup: Setup, number: int | None = None) -> Study:
+        """Begins or continues the study of this name and fingerprint, or adds a setup to the study of that number.
 
         Raises:
             InputError: the name is too long.
@@ -207,6 +207,8 @@ class Store:
 
         def begin(connection: sql.Connection) -> int:
             connection.execute(self.insert(_setups), {"id": setup_id, "setup": text})
+            if number is not None:
+                return number
             connection.execute(self.insert(_studies), row)
             return int(connection.execute(query).scalar_one())
 
@@ -271,14 +273,16 @@ class Store:
         rows = self.rows(query)
         setups = {row.setup: self._setup(row.setup, f"trial {row.id}") for row in rows}
         read = [self.read(row, setups[row.setup]) for row in rows]
-        names = list(dict.fromkeys(name for _, trial, _ in read for name in trial.set))
+        shaping = shaping_axes((row.study_id, setup) for row, (setup, _, _) in zip(rows, read, strict=True))
+        names = {name for _, trial, _ in read for name in trial.set}
+        names |= {name for name in shaping if name not in STRUCTURE_AXES}
         table = []
         for row, (setup, trial, result) in zip(rows, read, strict=True):
             table.append(
                 {
                     "id": row.id,
                     "study": row.study_id,
-                    **record(trial, result, sorted(names), setup.settings),
+                    **record(trial, result, sorted(names), setup.values),
                     "correct": result.score.correct,
                     "samples": result.score.samples,
                     "finished": row.finished,
@@ -299,7 +303,8 @@ class Store:
             )
         frame = pd.DataFrame(table)
         frame.attrs["primary"] = list(dict.fromkeys(setup.primary for setup in setups.values()))
-        order = ["study", *sorted(names), "strength", "only", "exclude", "head", "read_seed", "seed"]
+        places = [name for name in STRUCTURE_AXES if name in shaping]
+        order = ["study", *places, *sorted(names), "strength", "only", "exclude", "head", "read_seed", "seed"]
         return frame.sort_values(order, key=natural, kind="stable", na_position="first", ignore_index=True)
 
     def rows(self, query: "sql.Select[Any]") -> list[Any]:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,23 +84,39 @@ class _Deliver(_Plugin):  # type: ignore[misc]  # of incomplete type hints
         _benches.pop(self._run, None)
 
 
-def run_on_workers(
-    workers: int | str, bench: Bench, setup: Setup, todo: deque[Trial]
-) -> Iterator[tuple[Trial, Result]]:
-    """Runs the trials of a queue, which may grow meanwhile, and yields each as it comes back.
+class Pool:
+    """Processes that run trials, for one bench after another; started when they are first needed.
 
     Args:
         workers: number of local processes, or the address of a scheduler.
-        bench: the bench to make again on every worker.
-        setup: how it was made.
-        todo: the queue; it is emptied.
-
-    Raises:
-        InputError: no scheduler there, workers without this emu, or a trial as in `Bench.run`.
-        WorkersDiedError: a trial ended four workers, one after the other.
     """
-    run = f"emu-{uuid.uuid4().hex}"
-    with _client(workers) as client:
+
+    def __init__(self, workers: int | str) -> None:
+        self._workers, self._stack = workers, ExitStack()
+        self._client: Any = None
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def run(self, bench: Bench, setup: Setup, todo: deque[Trial]) -> Iterator[tuple[Trial, Result]]:
+        """Runs the trials of a queue, which may grow meanwhile, and yields each as it comes back.
+
+        Args:
+            bench: the bench to make again on every worker.
+            setup: how it was made.
+            todo: the queue; it is emptied.
+
+        Raises:
+            InputError: no scheduler there, workers without this emu, or a trial as in `Bench.run`.
+            WorkersDiedError: a trial ended four workers, one after the other.
+        """
+        if self._client is None:
+            self._client = self._stack.enter_context(_client(self._workers))
+        workers, client = self._workers, self._client
+        run = f"emu-{uuid.uuid4().hex}"
         parcel = _parcel(bench, setup)
         completed = distributed.as_completed()
         sent: dict[str, tuple[Any, Trial]] = {}

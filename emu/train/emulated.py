@@ -84,14 +84,15 @@ class Emulator:
         shape = where.sample.shape
         sample, matrix, position = (each.reshape(-1) for each in (where.sample, where.matrix, where.position))
 
-        def of(stream: int, *, part: slice, tile: int = 0, reading: int = 0) -> Tensor:
+        def of(stream: int, *, part: slice, tile: int = 0, reading: int = 0, uniform: bool = False) -> Tensor:
             c3 = (int(stream) + (tile << 8) + (reading << 24)) & 0xFFFFFFFF
             columns = part.stop - part.start
             if device.type != "cpu" and self.chip.model.training:
                 generator = torch.Generator(device)
                 generator.manual_seed(hash((draw.seed, draw.read_seed, site, c3, part.start)) & LARGEST_SEED)
-                return torch.randn((*shape, columns), device=device, generator=generator)
-            values = run_time_normals((draw.seed, draw.read_seed), site, c3, sample, matrix, position, part)
+                return (torch.rand if uniform else torch.randn)((*shape, columns), device=device, generator=generator)
+            seeds = draw.seed, draw.read_seed
+            values = run_time_normals(seeds, site, c3, sample, matrix, position, part, uniform=uniform)
             return torch.from_numpy(values).view(*shape, columns).to(device)
 
         return of
@@ -209,7 +210,7 @@ class StoredProduct(Emulator):
         unit = structure.encoding == "offset" and structure.offset_correction == "unit_column"
         tiles = len(structure.row_tiles(matrix.shape[0]))
         chip["squares"] = structure.devices > 0 and structure.read_noise == "proportional"
-        held = programmed_array(matrix, self.attributes, self._numbers, structure.weight_slices, tiles, unit, **chip)
+        held = programmed_array(matrix, self.attributes, self._numbers, structure.arrays, tiles, unit, **chip)
         v, s = (tensor_of(each, self.weight.device) for each in held[:2])
         squares = None if held[3] is None else tensor_of(held[3], self.weight.device)
         column = None if held[2] is None else tensor_of(held[2], self.weight.device)[..., None]

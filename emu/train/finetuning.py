@@ -27,6 +27,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from emu.errors import InputError
 from emu.evaluation import DataSource
+from emu.evaluation.classes import ClassNames
 from emu.evaluation.data import DataSet, Targets, class_targets, model_inputs
 from emu.evaluation.preparing import load
 from emu.evaluation.sources import TABLE_FILES
@@ -172,6 +173,9 @@ def finetune(
             )
         if is_first and not resume:
             _begin(output, begun)
+        if echo is not None and is_first:
+            echo(f"classes  {dataset.about_classes}")
+        _name_classes(student, dataset)
         checkpoint = _last_checkpoint(output) if resume else None
         set_seed(settings.seed)
         try:
@@ -394,6 +398,14 @@ def _data(
             f"{getattr(model.config, 'corruptions', 0)} kinds of corruption."
         )
     return dataset, None if corruptions is None else corruptions.astype(np.int64)
+
+
+def _name_classes(model: Any, dataset: DataSet) -> None:
+    """Writes the classes of the data into a configuration that names none, so that no later run guesses their order."""
+    named = getattr(model.config, "id2label", None) or {}
+    if dataset.classes is not None and ClassNames(tuple(named.values()), "").are_placeholders:
+        model.config.id2label = dict(enumerate(dataset.classes))
+        model.config.label2id = {name: number for number, name in enumerate(dataset.classes)}
 
 
 def _training_part(source: DataSource) -> DataSource:

@@ -9,7 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from emu import rewrite
-from emu.analysis.cost import (
+from emu.analysis.cost import draw_cost
+from emu.cli import app
+from emu.contract.site import Site
+from emu.cost import (
     Baseline,
     accelergy_adc_energy_pj,
     compare_cost,
@@ -17,15 +20,12 @@ from emu.analysis.cost import (
     cost,
     cost_of_sites,
     count,
-    draw_cost,
     lossless_adc_bits,
     paper_ratio,
     paper_terms,
     peak,
     total_cost,
 )
-from emu.cli import app
-from emu.contract.site import Site
 from emu.demo import model_path
 from emu.device import load_profile, preset_names
 from emu.errors import InputError

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emu.analysis.cost import cost, draw_cost
+from emu.analysis.cost import draw_cost
 from emu.analysis.figures import half_width, heat_map, save_figure
 from emu.analysis.snr import draw_signal_to_noise
+from emu.cost import cost
 from emu.demo import model_path
 
 figure = pytest.importorskip("matplotlib.figure")

@@ -21,9 +21,13 @@ VIT, DIGITS = model_path("digits_vit"), data_path("digits_test")
 BERT, LISTOPS = model_path("listops_bert"), data_path("listops_test")
 
 
+# Ranges and noise without a calibration.
+UNCALIBRATED = {"clipformer": {"write.scaling": "matrix", "write.sigma": 0.01}}
+
+
 @cache
 def on(model: Path, device: str) -> EmulatedModel:
-    return rewrite(model, device=device)
+    return rewrite(model, device=device, set=UNCALIBRATED.get(device))
 
 
 def test_a_hundredth_of_the_power_is_20_db() -> None:
@@ -105,7 +109,8 @@ def test_each_setting_is_a_line_over_layers() -> None:
 
 def test_the_command_prints_json_and_a_table(tmp_path) -> None:
     arguments = ["analyze", "snr", str(VIT), "--data", str(DIGITS), "--device", "clipformer", "--samples", "4"]
-    arguments += ["--vary", "write.gamma=3,5", "--vary", "write.beta=0.25", "--chips", "2"]
+    arguments += ["--set", "write.scaling=matrix", "--vary", "write.gamma=3,5", "--vary", "write.beta=0.25"]
+    arguments += ["--chips", "2"]
     result = CliRunner().invoke(app, [*arguments, "--json", "--plot", str(tmp_path / "snr.svg")])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["snr"]

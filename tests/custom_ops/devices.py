@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from benchmarks.agreement.one_crossbar import law_of
+from emu.contract.schema import TRANSFORM
 from tests.reference.nodes import PLAIN_DYNAMIC, PLAIN_STORED
 
 NUMBER_MODELS = ("lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range")
@@ -74,10 +75,16 @@ def converters(draw: st.DrawFn, sliced: bool = False) -> tuple[dict[str, Any], d
     ir_drop = draw(st.sampled_from(("none", "none", "formula")))
     if ir_drop == "formula":
         numbers |= {"read.ir_drop": 1.0, "read.ir_drop_ratio": draw(st.sampled_from((500.0, 571428.57)))}
+    sums = input_bits and adc != "none" and ir_drop == "none"
+    slice_sum = draw(st.sampled_from(("digital", "analog"))) if sums else "digital"
+    roundings = ("nearest", "nearest", "stochastic")
     attributes = {
         "dac": dac,
         "dac_code": dac_code,
         "dac_slice_bits": input_bits,
+        "dac_slice_sum": slice_sum,
+        "dac_rounding": draw(st.sampled_from(roundings)) if dac != "none" else "nearest",
+        "adc_rounding": draw(st.sampled_from(roundings)) if adc != "none" else "nearest",
         "adc": adc,
         "adc_code": draw(st.sampled_from(("sign_magnitude", "offset_binary", "twos_complement"))),
         "adc_columns": draw(st.sampled_from((1, 1, 8))),
@@ -208,7 +215,13 @@ def stored_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
             attributes["drift_pairs"] = draw(st.sampled_from(("physical", *remapped)))
         kinds = ("none", "global_exact", "column_exact") if special else ("none", "global", "column", "global_exact")
         attributes["compensation"] = draw(st.sampled_from(kinds))
-    if not special and draw(st.sampled_from((False, False, True))):
+    pairs = encoding in ("differential", "two_sided") and reading["adc"] != "none"
+    apart = pairs and reading["bound_management"] == "none" and draw(st.booleans())
+    if apart:
+        attributes["adc_pairs"] = "separate"
+        if attributes["compensation"] in ("global", "column"):
+            attributes["compensation"] = "column_exact"
+    if not special and not apart and draw(st.sampled_from((False, False, True))):
         numbers["program.modifier"] = 0.05
     if not weights and attributes["ir_drop"] == "none" and draw(st.sampled_from((False, False, True))):
         attributes["ir_drop"] = "network"
@@ -229,11 +242,18 @@ def dynamic_devices(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, float]]:
     attributes |= {"write": write, "write_cells": draw(st.sampled_from(("composite", "cells")))}
     if write != "none":
         numbers["write.sigma"] = draw(st.sampled_from(SIGMAS))
-    if write in ("lognormal_g", "clipformer"):
+    moved = draw(st.sets(st.sampled_from(sorted(TRANSFORM))))
+    if write in ("lognormal_g", "clipformer") or moved:
         numbers |= {"mapping.g_min_us": draw(st.sampled_from((0.0, 0.1))), "mapping.g_max_us": 10.0}
+    for name in sorted(moved):
+        numbers[name] = draw(st.sampled_from((-3.0, 0.0, 1.0, 2.0) if "alpha" in name else (0.25, 1.0)))
     if write == "clipformer":
-        numbers |= {"write.gamma": 3.0, "write.alpha": draw(st.sampled_from((1.0, 2.0)))}
-        numbers |= {"write.beta": draw(st.sampled_from((0.25, 1.0))), "write.bits": draw(st.sampled_from((0, 8)))}
+        numbers["write.gamma"] = 3.0
+        if draw(st.booleans()):
+            numbers["write.exponent"] = draw(st.sampled_from((0.0, 0.5, 1.0, 1.7)))
+    if draw(st.booleans()):
+        numbers["write.bits"] = draw(st.sampled_from((0, 8)))
+    attributes["key_axis"] = draw(st.sampled_from(("none", "rows", "columns")))
     if draw(st.sampled_from((False, False, True))):
         numbers["mapping.percentile"] = draw(st.sampled_from((0.9, 1.0)))
     if attributes["scaling"] == "tensor":

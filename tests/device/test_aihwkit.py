@@ -112,6 +112,13 @@ def test_a_measured_drift_is_a_table() -> None:
     assert profile.entries()["drift.mean_nu.1"] == 0.06
 
 
+def test_rounding_at_random_is_that_of_the_converters() -> None:
+    structure = import_aihwkit(changed(forward__inp_sto_round=True, forward__out_sto_round=True)).structure()
+    assert (structure["dac_rounding"], structure["adc_rounding"]) == ("stochastic", "stochastic")
+    unquantized = changed(forward__inp_sto_round=True, forward__inp_res=-1)
+    assert import_aihwkit(unquantized).structure()["dac_rounding"] == "nearest"  # nothing is rounded
+
+
 def test_units_follow_the_scale_of_the_weights() -> None:
     half = changed(mapping__weight_scaling_omega=0.5, forward__ir_drop=1.0, forward__ir_drop_g_ratio=1e5)
     entries = import_aihwkit(half).entries()
@@ -158,8 +165,6 @@ def test_input_ranges() -> None:
 @pytest.mark.parametrize(
     ("field_name", "value"),
     [
-        ("forward.inp_sto_round", True),
-        ("forward.out_sto_round", True),
         ("forward.out_noise_std", 0.3),
         ("forward.out_scale", 2.0),
         ("forward.out_nonlinearity", 0.1),
@@ -188,14 +193,14 @@ def test_a_field_that_no_device_says_is_named(field_name: str, value: Any) -> No
 
 def test_every_problem_is_said_at_once() -> None:
     content = changed(
-        forward__inp_sto_round=True, forward__inp_ress=3, forward__out_noise="much", forward__ir_drop_segments=8,
+        forward__r_series=0.1, forward__inp_ress=3, forward__out_noise="much", forward__ir_drop_segments=8,
         noise_model={"class": "ReRamCMONoiseModel"}, modifier={"type": "DoReFa", "enable_during_test": True},
         device={"construction_seed": 0, "w_max": 0.6}, mapping__digital_bias=1, colour="red",
     )  # fmt: skip
     first, *lines = refusal(content)
     assert first == "The configuration is not a device of emu:"
     for name in (
-        *("forward.inp_sto_round", "forward.inp_ress", "forward.out_noise", "forward.ir_drop", "noise_model.class"),
+        *("forward.r_series", "forward.inp_ress", "forward.out_noise", "forward.ir_drop", "noise_model.class"),
         *("modifier.type", "device", "colour"),
     ):
         assert sum(line.startswith(f"  field {name}{end}") for line in lines for end in (" =", ":")) == 1, name

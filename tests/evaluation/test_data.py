@@ -79,7 +79,7 @@ def test_reals_too_large_for_the_model_are_refused() -> None:
         ({"pixels": np.zeros((5, 3, 4, 4), np.float32)}, ["'pixels'", "[5, 3, 4, 4]", "[batch, 1, 4, 4]"]),
         ({"pixels": np.zeros((5, 4, 4), np.float32)}, ["'pixels'", "[5, 4, 4]"]),
         ({"labels": np.arange(4)}, ["5 samples", "'labels' has 4"]),
-        ({"labels": np.zeros(5)}, ["'labels'", "float64", "whole number"]),
+        ({"labels": np.full(5, 0.5)}, ["'labels'", "float64", "whole number"]),
         ({"labels": np.zeros((5, 2), int)}, ["'labels'", "[5, 2]"]),
         ({"labels": np.array([0, 1, -100, 2, 3])}, ["'labels'", "-100"]),
         ({"pixels": np.zeros((0, 1, 4, 4), np.float32), "labels": np.zeros(0, int)}, ["no samples"]),

@@ -138,7 +138,8 @@ class TestTexts:
         data = table(tmp_path / "set.jsonl", [{"text": "red", "label": "warm"}])
         (tmp_path / "order.txt").write_text("hot\ncold\n")
         source = DataSource(data, processor=tokenizer, classes=tmp_path / "order.txt")
-        assert "has class 'warm', which the list" in refusal(reds_and_blues(), source)
+        message = refusal(reds_and_blues(), source)
+        assert "1 of 1 classes" in message and "(warm)" in message and "has hot, cold" in message
 
     def test_another_number_of_classes_than_the_models_is_refused(self, tmp_path: Path, tokenizer: Path) -> None:
         data = table(tmp_path / "set.jsonl", [{"text": "red", "label": name} for name in ("a", "b", "c")])

@@ -12,6 +12,7 @@ from scipy import stats
 
 from emu.contract.structure import parse_structure
 from emu.reference import Stream, Trace, run_time_normals
+from emu.reference.periphery import sum_of_variances
 
 from .nodes import EVERYTHING_STORED, PLAIN_STORED, dynamic, first_rows, held, normal, stored
 
@@ -331,6 +332,25 @@ def test_a_single_input_and_a_single_output_work():
     assert stored([[2.0]], [[-3.0]], **aihwkit_io(126, 510, 12))[0, 0] == pytest.approx(-6, rel=0.02)
 
 
+@pytest.mark.parametrize(("inputs", "error"), [("gaussian", 0.002), ("outlier", 0.001), ("half", 0.003)])
+def test_variances_of_read_noise_are_accurate_to_8_bits(inputs: str, error: float) -> None:
+    x, w = normal(100, 256, seed=1).astype(np.float64), normal(256, 50, seed=2).astype(np.float64)
+    if inputs == "outlier":
+        x[:, 7] = 30
+    if inputs == "half":
+        x = np.maximum(x, 0)
+    exact, rounded = (np.sqrt(sum_of_variances(x**2, w**2, rounded=each)) for each in (False, True))
+    np.testing.assert_allclose(exact, np.sqrt(x**2 @ w**2))
+    assert 0 < np.sqrt(np.mean((rounded - exact) ** 2) / np.mean(exact**2)) < error
+
+
+def _whole_steps(values: Any, most: float, digit: int = 1) -> Any:
+    """Values as multiples of a step that keeps their sum; of digits, the high one."""
+    codes = np.rint(values * (np.float32(most) / values.max()))
+    codes = np.floor((codes + digit // 2) / digit)
+    return codes * (values.sum() / codes.sum())
+
+
 def _another_float32_implementation(x: Any, w: Any, **node: Any) -> Any:
     """The page's seven steps for EVERYTHING_STORED, one row and one tile at a time, all sums in float32."""
     numbers = {name: np.float32(value) for name, value in node["numbers"].items()}
@@ -354,7 +374,9 @@ def _another_float32_implementation(x: Any, w: Any, **node: Any) -> Any:
                     for j in reversed(range(len(x1))):
                         y += x1[j] * tile_w[j]
                     variance = numbers["read.output_noise"] ** 2
-                    variance = variance + numbers["read.weight_noise"] ** 2 * (np.abs(tile_w).T @ x1**2)
+                    squares = _whole_steps(x1**2, 255)  # of fewer than 64 rows: none can stand out
+                    grows = [squares @ _whole_steps(column, 32639, 256) for column in np.abs(tile_w).T]
+                    variance = variance + numbers["read.weight_noise"] ** 2 * np.array(grows)
                     where = np.array([[i], [0], [0]])
                     whole = slice(0, w.shape[1])
                     normals = run_time_normals(0, 0, 0, Stream.READ, *where, part=whole, tile=t, reading=repeats)

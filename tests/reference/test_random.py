@@ -60,6 +60,8 @@ def test_streams_have_the_numbers_of_the_page():
         "READ": 64,
         "INPUT_NOISE": 65,
         "UNIT_COLUMN_READ": 66,
+        "READ_NEGATIVE_ARRAY": 67,
+        "ROUNDING": 68,
         "SAMPLE_KEY": 127,
     }
 

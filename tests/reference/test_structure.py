@@ -111,6 +111,15 @@ ATTRIBUTES = [
         {"adc": "absmax"},
         "attribute 'bound_management' is 'iterative', expected 'none' because 'adc' is 'absmax', not 'fixed'.",
     ),
+    (
+        {"adc_pairs": "separate"},
+        "attribute 'adc_pairs' is 'separate', expected 'subtracted' unless 'adc' is on and 'encoding' is "
+        "'differential' or 'two_sided'.",
+    ),
+    (
+        {"dac_slice_sum": "analog"},
+        "attribute 'dac_slice_sum' is 'analog', expected 'digital' unless 'dac_slice_bits' is given and 'adc' is on.",
+    ),
     ({"entries": "dac.bits,dac.bits"}, "attribute 'entries' names 'dac.bits' twice, expected every name once."),
     ({"entries": ""}, "attribute 'entries' lacks 'program.sigma', expected it because 'program' is 'lognormal_w'."),
     (
@@ -183,8 +192,8 @@ _EVERY_ENTRY = (
         (False, {"fault_source": "random", "fault_storage": "int"}, "faults.ber", "fault_storage"),
         (False, {"ir_drop": "formula"}, "read.ir_drop_ratio", "ir_drop"),
         (False, _PAIR | {"ir_drop": "network"}, "read.column_ohm", "ir_drop"),
-        (True, {"write": "clipformer"}, "write.beta", "write"),
-        (True, {"write": "lognormal_g"}, "mapping.g_max_us", "write"),
+        (True, {"write": "clipformer"}, "write.gamma", "write"),
+        (True, {"write": "lognormal_g"}, "mapping.g_min_us", "write"),
         (False, {}, "dac.bits", "dac"),
         (False, {}, "dac.steps", "dac"),
         (False, {}, "dac.bound", "dac"),
@@ -412,6 +421,8 @@ def test_floats_of_a_quantized_site_cannot_be_hit():
     [
         ({"faults.stuck_low": 0.1}, "lacks 'faults.stuck_high', expected it because 'faults.stuck_low' is there."),
         ({"adc.offset_sigma": 0.1}, "lacks 'adc.gain_sigma', expected it because 'adc.offset_sigma' is there."),
+        ({"write.beta_value": 0.5}, "lacks 'mapping.g_min_us', expected it because 'write.beta_value' is there."),
+        ({"mapping.g_min_us": 0.5}, "lacks 'mapping.g_max_us', expected it because 'mapping.g_min_us' is there."),
         ({"faults.stuck_low": 0.1, "faults.stuck_high": 0.1}, "names 'faults.stuck_low', expected not to because"),
         ({"mapping.cell_bits": 4}, "names 'mapping.cell_bits', expected not to because"),
         ({"program.c5": 1}, "names 'program.c5', expected names among"),

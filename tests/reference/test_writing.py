@@ -14,17 +14,12 @@ MAPPING = {"mapping.g_min_us": 0.1, "mapping.g_max_us": 10.0}
 V = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.2424242424, 0.5, 1.0]
 
 
-def clipformer(sigma: float = 0.0, gamma: float = 1.0, alpha: float = 0.0, beta: float = 1.0, bits: int = 0) -> Any:
-    """A node that writes with the ClipFormer paper's transform and noise."""
-    numbers = {
-        **MAPPING,
-        "write.sigma": sigma,
-        "write.gamma": gamma,
-        "write.alpha": alpha,
-        "write.beta": beta,
-        "write.bits": bits,
-    }
-    return {"write": "clipformer", "numbers": numbers}
+def clipformer(
+    sigma: float = 0.0, gamma: float = 1.0, bits: int = 0, write: str = "clipformer", **transform: Any
+) -> Any:
+    """A node that writes with the ClipFormer paper's transform and noise, or with other noise."""
+    numbers = {**MAPPING, "write.sigma": sigma, "write.gamma": gamma, "write.bits": bits}
+    return {"write": write, "numbers": numbers | {f"write.{name}": value for name, value in transform.items()}}
 
 
 def written(b: Any, **node: Any) -> Any:
@@ -42,10 +37,48 @@ def written(b: Any, **node: Any) -> Any:
         (2, 0.25, [0, 0, 0, 0.029798, 0.079798, 0.179798, 0.222222, 0.242424, 0.242424]),
     ],
 )
-def test_weights_are_moved_down_and_limited_as_in_the_clipformer_paper(alpha, beta, expected):
+@pytest.mark.parametrize("write", ["clipformer", "lognormal_g", "lognormal_w", "gauss_range"])
+def test_weights_are_moved_down_and_limited_as_in_the_clipformer_paper(write, alpha, beta, expected):
     """Source: values worked out from the paper's transform, for conductances of 0.1 to 10 microsiemens."""
-    values = written([V, np.negative(V)], **clipformer(alpha=alpha, beta=beta))
+    values = written([V, np.negative(V)], **clipformer(write=write, alpha=alpha, beta=beta))
     np.testing.assert_allclose(values, [expected, np.negative(expected)], atol=1e-6)
+
+
+def test_values_may_be_moved_and_limited_otherwise_than_keys():
+    node = clipformer(alpha=1, beta=0.5, alpha_value=3, beta_value=0.25)
+    keys, values = ([0.49, 0.0399, 0.4949], [0.2424, 0.0197, 0.2424])
+    for axis, expected in (("columns", keys), ("none", keys), ("rows", values)):
+        held = written([[1, 0.05, 0.51]], key_axis=axis, **node)
+        np.testing.assert_allclose(held[0][1:], expected[1:], atol=1e-4)
+    assert written([[1.0]], key_axis="rows", **clipformer(beta=0.5, alpha_value=0))[0] == pytest.approx(0.49 / 0.99)
+
+
+def test_conductances_that_are_raised_stand_for_the_same_weight_with_more_noise():
+    """Both devices of a pair rise, also that of a zero; only the top is cut off."""
+    b = np.full((400, 400), 0.3)
+    b[0] = [1, *[0] * 399]
+    held = written(b, **clipformer(alpha=-5))
+    np.testing.assert_allclose(held[:2, :2], [[0.949495, 0], [0.3, 0.3]], atol=1e-6)
+    noise = written(b, **clipformer(sigma=1e-3, alpha=-5)) - held
+    raised = 5 * 0.01 / 0.99
+    assert noise[0, 1:].std() == pytest.approx(1e-3 * np.sqrt(2 * raised), rel=0.1)
+    assert noise[1:].std() == pytest.approx(1e-3 * np.sqrt(0.3 + 2 * raised), rel=0.01)
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2.5])
+def test_noise_grows_with_any_power_of_what_is_written(exponent):
+    b = np.full((400, 400), 0.3)
+    b[0] = [1, *[0] * 399]
+    noise = written(b, **clipformer(sigma=1e-3, exponent=exponent)) - b
+    # Without a power both devices have it, and that of zero only upwards.
+    expected = 1e-3 * np.sqrt(1 + (0.5 - 1 / (2 * np.pi))) if exponent == 0 else 1e-3 * 0.3**exponent
+    assert noise[1:].std() == pytest.approx(expected, rel=0.02)
+    cells = written(b, write_cells="cells", **clipformer(sigma=1e-3, exponent=exponent)) - b
+    digits = np.array([0, 3, 0, 1])  # of 0.3 * 255 = 76
+    share = np.where((digits == 0) & (exponent == 0), 1.0, (digits / 3) ** (2 * exponent))
+    amplitude = np.sqrt(((3 * 4.0 ** np.arange(4) / 255) ** 2 * share).sum())
+    if exponent:
+        assert cells[1:].std() == pytest.approx(1e-3 * amplitude, rel=0.02)
 
 
 def test_write_noise_grows_with_the_root_of_the_conductance():

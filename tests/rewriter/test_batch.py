@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from emu.contract.manifest import SampleAxis
+from emu.device import Profile, load_profile
 from emu.errors import InputError
 from emu.rewriter import rewrite
 from emu.runtime import session
@@ -90,7 +91,7 @@ def split(
     feeds: dict[str, np.ndarray],
     axes: dict[str, int | None],
     out: int = 0,
-    device: str = "rram_adc",
+    device: str | Profile = "rram_adc",
 ) -> None:
     """Run-time noise of a data set in one batch, in halves, and one by one, is the same."""
     noisy = session(rewrite(original, device=device))
@@ -202,7 +203,7 @@ def test_pictures_of_all_samples_one_after_the_other_change_no_noise():
     split(video, {"x": values(4, 3, 4, 5, 5)}, {"x": 0})
 
 
-@pytest.mark.parametrize("device", ["rram_adc", "clipformer"])
+@pytest.mark.parametrize("device", ["rram_adc", load_profile("clipformer", {"write.scaling": "matrix"})])
 def test_heads_before_samples_change_no_noise_of_what_is_written(device):
     original = model(
         """

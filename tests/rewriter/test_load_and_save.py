@@ -134,7 +134,7 @@ def test_large_tensors_are_written_whole(tmp_path):
 
 
 def test_a_model_too_large_for_one_file_gets_its_data_beside_it(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(save_module, "_LARGEST_FILE_BYTES", 1000)
+    monkeypatch.setattr(save_module, "LARGEST_FILE_BYTES", 1000)
     target = tmp_path / "big.onnx"
     rewrite(path, device="ideal").save(target)
     assert (tmp_path / "big.onnx.data").is_file()
@@ -215,7 +215,7 @@ class TestLargeModels:
     def old(self, path, tmp_path, monkeypatch):
         folder = tmp_path / "models"
         folder.mkdir()
-        monkeypatch.setattr(save_module, "_LARGEST_FILE_BYTES", 1000)
+        monkeypatch.setattr(save_module, "LARGEST_FILE_BYTES", 1000)
         rewrite(path, device="rram", only="*").save(folder / "big.onnx")
         assert sorted(contents(folder)) == ["big.onnx", "big.onnx.data"]
         return folder
@@ -245,7 +245,7 @@ class TestLargeModels:
 
     def test_the_tensors_of_the_old_one_go_with_it_and_no_other_file(self, path, old, monkeypatch):
         (old / "other.onnx.data").write_bytes(b"of another")
-        monkeypatch.setattr(save_module, "_LARGEST_FILE_BYTES", 10**9)
+        monkeypatch.setattr(save_module, "LARGEST_FILE_BYTES", 10**9)
         rewrite(path, device="pcm").save(old / "big.onnx")
         rewrite(path, device="pcm").save(old / "other.onnx")
         assert sorted(contents(old)) == ["big.onnx", "other.onnx", "other.onnx.data"]

@@ -87,11 +87,11 @@ def test_products_stay_on_the_device_of_their_operands(case: dict[str, Any]) -> 
         return torch.empty(shape, device="meta")
 
     def normals_of(*leading: int) -> Any:
-        return lambda _, part, tile=0, reading=0: empty(*leading, part.stop - part.start)
+        return lambda _, part, tile=0, reading=0, uniform=False: empty(*leading, part.stop - part.start)
 
     tiles = len(structure.row_tiles(rows))
     if case["stored"]:
-        slices, mapping, s = structure.weight_slices, mapping_of(structure, of_run), empty(tiles, columns)
+        slices, mapping, s = structure.arrays, mapping_of(structure, of_run), empty(tiles, columns)
         v, unit = empty(slices, rows, columns), empty(slices, rows, 1)
         of_unit = unit if structure.offset_correction == "unit_column" else None
         stored = Stored(v, s, mapping, held_weights(v, s, mapping, structure), of_unit)

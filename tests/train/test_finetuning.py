@@ -779,6 +779,42 @@ def test_images_of_a_folder_are_randaugmented_by_the_processor_of_the_model(give
     assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text()) == processor
 
 
+def write_folders(folder: Path, names: str) -> Path:
+    pil = pytest.importorskip("PIL.Image")
+    for label, name in enumerate(names.split()):
+        (folder / name).mkdir(parents=True)
+        for i in range(2):
+            pil.new("RGB", (16, 16), (40 * label, 10 * i, 0)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_classes_are_the_models_and_names_that_do_not_match_are_refused(given: Path, tmp_path: Path) -> None:
+    names = dict(enumerate(["Zebra", "Ape", "Sea Lion", "Cat", "Dog"]))
+    model = tiny.vit(id2label=names, label2id={name: number for number, name in names.items()})
+    model.save_pretrained(tmp_path / "vit")
+    processor = {"image_processor_type": "ViTImageProcessor", "do_resize": False}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(processor))
+    short = ["--epochs", "1", "--batch-size", "5", "--device", "none"]
+    half = write_folders(tmp_path / "half", "zebra ape sea_lion cat wolf")
+    refused = command(tmp_path / "vit", "--data", half, "-o", tmp_path / "out", *short)
+    assert refused.exit_code == 2 and "1 of 5 classes" in refused.output and "(wolf)" in refused.output
+    assert not (tmp_path / "out").exists()
+    whole = write_folders(tmp_path / "whole", "zebra ape sea_lion cat dog")
+    trained = command(tmp_path / "vit", "--data", whole, "-o", tmp_path / "out", *short)
+    assert trained.exit_code == 0 and f"classes  5, by {tmp_path / 'vit' / 'config.json'}" in trained.output
+
+
+def test_a_trained_model_names_the_classes_that_its_configuration_did_not(given: Path, tmp_path: Path) -> None:
+    tiny.vit().save_pretrained(tmp_path / "vit")
+    processor = {"image_processor_type": "ViTImageProcessor", "do_resize": False}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(processor))
+    folders = write_folders(tmp_path / "images", "zebra ape sea_lion cat dog")
+    short = ["--epochs", "1", "--batch-size", "5", "--device", "none"]
+    trained = command(tmp_path / "vit", "--data", folders, "-o", tmp_path / "out", *short)
+    assert "classes  5, by the alphabet of the names in the data" in trained.output
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["label2id"]["zebra"] == 4
+
+
 # Several processes
 
 NOTES_NOISE = """

@@ -74,6 +74,8 @@ def assert_same_chip(model: Any, inputs: dict[str, Any], device: str, **settings
     Every product is on the device, unless `settings` say otherwise.
     """
     settings = {"only": "*", **settings}
+    if device == "clipformer":  # not calibrated here
+        settings["set"] = {"write.scaling": "matrix", **settings.get("set", {})}
     rewritten = emu.rewrite(exported(model, inputs), device, **settings)
     chip = Chip(model, device, seed=3, read_seed=11, example={name: x[:2] for name, x in inputs.items()}, **settings)
     chip.sample = 40
@@ -132,6 +134,15 @@ def test_padding_lies_in_pytorch_where_it_lies_in_the_file(device: str, scaling:
 def test_read_noise_of_devices_is_the_same(device: str, model: str) -> None:
     noise = {"read.weight_noise_model": model, "read.weight_noise": 0.02}
     assert_same_chip(tiny.vit(), tiny.images(), device, set=noise)
+
+
+@pytest.mark.parametrize("model", ["clipformer", "lognormal_g", "gauss_range"])
+def test_what_is_written_is_moved_and_limited_alike(model: str) -> None:
+    transform = {"write.alpha": -2.0, "write.beta": 0.5, "write.alpha_value": 3.0, "write.beta_value": 0.25}
+    settings = {"write.model": model, "write.sigma": 0.02, **transform, "write.bits": 5}
+    if model == "clipformer":
+        settings["write.exponent"] = 1.5
+    assert_same_chip(tiny.vit(), tiny.images(), "clipformer", set=settings)
 
 
 def test_without_a_selection_the_profile_says_which_products_are_on_the_chip() -> None:

@@ -24,6 +24,14 @@ ConverterSteps = Annotated[int, Number(STEPS, "steps", AIHWKIT, "dac.steps")]
 class _Converter(Section):
     bits: ConverterBits = 0
     steps: ConverterSteps = 0
+    rounding: Annotated[
+        Literal["nearest", "stochastic"],
+        Choice(
+            "a value between two steps: nearest, to the nearer one; stochastic, to one of them at random, so that the "
+            "mean is the value",
+            "aihwkit, inp_sto_round and out_sto_round; CrossSim, stochastic_rounding",
+        ),
+    ] = "nearest"
 
     @model_validator(mode="after")
     def _resolution_is_given_once(self) -> Self:
@@ -65,6 +73,14 @@ class _Dac(_Converter):
             "dac_slice_bits",
         ),
     ] = 0
+    slice_sum: Annotated[
+        Literal["digital", "analog"],
+        Choice(
+            "where slices of an input are added up: digital, after the conversion of each; analog, before one "
+            "conversion",
+            "CrossSim, adc_per_ibit on or off (its default)",
+        ),
+    ] = "digital"
     bound: Annotated[
         float,
         Number("inputs are clipped to plus and minus this", "normalized input", AIHWKIT, "dac.bound"),
@@ -157,6 +173,15 @@ class _Adc(_Converter):
             "adc_columns",
         ),
     ] = None
+
+    pairs: Annotated[
+        Literal["subtracted", "separate"],
+        Choice(
+            "the two devices of a weight: subtracted, their currents before conversion; separate, each converted by "
+            "itself, with an ADC and a noise of its own, and the codes subtracted",
+            "CrossSim, subtract_current_in_xbar on or off",
+        ),
+    ] = "subtracted"
 
     @model_validator(mode="after")
     def _columns_share_something(self) -> Self:

@@ -10,8 +10,8 @@ CLIPFORMER = "the ClipFormer paper (ViT-X, IEEE TCAD 2024)"
 
 MODEL = Choice(
     "how a value written at run time differs from its target: lognormal_w, lognormal_w_meancorr, gauss_prop and "
-    "gauss_range of weights, lognormal_g of both conductances of a pair, clipformer: conductances are shifted and "
-    "clipped, and the noise grows with the square root of what is written",
+    "gauss_range of weights, lognormal_g of both conductances of a pair, clipformer of both too, with noise that grows "
+    "with a power of what is written",
     f"lognormal: {LOGNORMAL}; clipformer: {CLIPFORMER}",
 )
 Scaling = Annotated[
@@ -30,6 +30,29 @@ Operands = Annotated[
         "of the context), or both",
         CLIPFORMER,
     ),
+]
+Alpha = Annotated[
+    float | None,
+    Number(
+        "before writing, conductances are lowered by so many g_min, not below g_min; negative: raised; 0: no shift",
+        "g_min",
+        CLIPFORMER,
+        "write.alpha",
+    ),
+]
+Beta = Annotated[
+    float | None,
+    Number("before writing, conductances are clipped to this; 1: no clip", "g_max", CLIPFORMER, "write.beta"),
+]
+AlphaOfValues = Annotated[
+    float | None, Number("alpha of values alone; left out: as for keys", "g_min", CLIPFORMER, "write.alpha_value")
+]
+BetaOfValues = Annotated[
+    float | None, Number("beta of values alone; left out: as for keys", "g_max", CLIPFORMER, "write.beta_value")
+]
+Bits = Annotated[
+    int | None,
+    Number("magnitudes are rounded to this resolution before writing; 0: not", "bits", CLIPFORMER, "write.bits"),
 ]
 Sigma = Annotated[
     float,
@@ -54,41 +77,36 @@ class WriteDisturbed(Section):
 
     model: Annotated[Literal["lognormal_w", "lognormal_w_meancorr", "gauss_prop", "gauss_range", "lognormal_g"], MODEL]
     sigma: Sigma
+    alpha: Alpha = None
+    beta: Beta = None
+    alpha_value: AlphaOfValues = None
+    beta_value: BetaOfValues = None
+    bits: Bits = None
     scaling: Scaling = None
     operands: Operands = "both"
 
 
-class WriteClipFormer(Section):
-    """Conductances are shifted down by alpha g_min, clipped at beta g_max, and written with noise."""
+class WriteClipFormer(WriteDisturbed):
+    """Conductances are written with noise that grows with them."""
 
-    model: Annotated[Literal["clipformer"], MODEL]
+    model: Annotated[Literal["clipformer"], MODEL]  # type: ignore[assignment]
     sigma: Annotated[
         float, Number("standard deviation of the write noise, times gamma", "1", CLIPFORMER, "write.sigma")
     ]
     gamma: Annotated[float, Number("strength of the write noise; studied: 3, 4, 5", "1", CLIPFORMER, "write.gamma")]
-    alpha: Annotated[
-        float,
+    exponent: Annotated[
+        float | None,
         Number(
-            "conductances are lowered by so many g_min, not below g_min; 0: no shift",
-            "g_min",
-            CLIPFORMER,
-            "write.alpha",
+            "noise grows with this power of what is written, g - g_min; left out: 0.5, the square root",
+            "1",
+            f"0.5: {CLIPFORMER}",
+            "write.exponent",
         ),
-    ]
-    beta: Annotated[
-        float,
-        Number("conductances are clipped to this; 1: no clip", "g_max", CLIPFORMER, "write.beta"),
-    ]
-    bits: Annotated[
-        int,
-        Number("values are rounded to this resolution before writing; 0: not", "bits", CLIPFORMER, "write.bits"),
-    ]
+    ] = None
     cells: Annotated[
-        Literal["composite", "cells"],
-        Choice("noise of one analog value, or summed over four cells of 2 bits", CLIPFORMER),
-    ] = "composite"
-    scaling: Scaling = None
-    operands: Operands = "both"
+        Literal["cells", "composite"],
+        Choice("noise summed over four cells of 2 bits, or of one analog value", CLIPFORMER),
+    ] = "cells"
 
 
 Write: TypeAlias = WriteNone | WriteDisturbed | WriteClipFormer
