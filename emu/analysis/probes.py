@@ -14,10 +14,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from emu.calibration import fit_ranges
 from emu.contract.schema import FAULTY_WEIGHT
 from emu.contract.site import Site, Skipped
 from emu.errors import InputError
-from emu.evaluation.bench import Bench, Trial, check_calibrated
+from emu.evaluation.bench import Bench, Trial
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import fixed_batch, model_inputs
 from emu.evaluation.sources import DataSource
@@ -180,7 +181,6 @@ class ProbedModel:
         ops: Literal["native", "python"] = "native",
     ) -> None:
         emulated, changes = _emulated(model, device, set, map)
-        check_calibrated(emulated.manifest, emulated.name)
         self.name = emulated.name
         self.probes, self.missing = find_probes(emulated, kind)
         self.bench = Bench(
@@ -193,6 +193,7 @@ class ProbedModel:
             samples=samples,
             ops=ops,
             folder=Path(model).parent if isinstance(model, str | Path) else None,
+            calibrate=fit_ranges,
         )
         self._fixed = fixed_batch(model_inputs(self.bench.session))
         if batch_size is None and self._fixed is None:
