@@ -8,23 +8,21 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError
 
-from emu.calibration import calibrate
+from emu.calibration import fit_ranges
 from emu.device import Profile, load_profile
 from emu.device.measured import read_regular
 from emu.errors import InputError, suggestion
 from emu.evaluation import Bench, DataSource, Task
 from emu.evaluation.data import DataSet
 from emu.files import whole_file
-from emu.rewriter import EmulatedModel, read_manifest
+from emu.rewriter import read_manifest
 from emu.rewriter.devices import load_devices
-
-CALIBRATION_ROWS = 64  # of the data, from the first on, that ranges are fitted to
 
 
 class Experiment(BaseModel, frozen=True, extra="forbid"):
@@ -171,17 +169,6 @@ class Experiment(BaseModel, frozen=True, extra="forbid"):
             return f"it does not name the {name}"
         said = first["msg"][0].lower() + first["msg"][1:]
         return f"{name} is {json.dumps(first['input'], default=str)}, and {said.replace('input should', 'it should')}"
-
-
-def fit_ranges(model: EmulatedModel, dataset: DataSet) -> EmulatedModel:
-    """The model with ranges of its converters that fit the first rows of the data, the largest magnitude in range."""
-    rows = {name: array[:CALIBRATION_ROWS] for name, array in dataset.arrays.items()}
-    count = min(CALIBRATION_ROWS, dataset.rows)
-    first = replace(dataset, arrays=rows, labels=dataset.labels[:count], targets={}, source=None)
-    fitted = calibrate(model, first)
-    # The contents of the data, not their path: equal data must give equal models wherever they lie.
-    how = {**(fitted.manifest.calibration or {}), "data": first.digest()}
-    return fitted.calibrated(fitted.value("emu.ranges"), how)
 
 
 def read_settings(path: str | Path, what: str = "experiment") -> dict[str, Any]:

@@ -366,8 +366,11 @@ class TestWithATrainedModel:
         rewritten, calibrated = model.with_name("digits.adc.onnx"), model.with_name("digits.adc.calibrated.onnx")
         assert f"run 'emu calibrate {rewritten} --data DATA'" in said
         assert "run 'emu calibrate'" in emu("inspect", rewritten).stdout
-        for command in (["run", rewritten, "--input", data], ["evaluate", rewritten, "--data", data]):
-            assert "is not calibrated yet: run 'emu calibrate'" in refusal(*command)
+        assert "is not calibrated yet: run 'emu calibrate'" in refusal("run", rewritten, "--input", data)
+        said = "Calibrated for this: ranges of converters by minmax on the first 64 rows of "
+        few = ["--data", data, "--chips", 1, "--samples", 70]
+        for command in (["evaluate", rewritten], ["evaluate", model, "--device", profile]):
+            assert f"{said}{data}" in emu(*command, *few).stdout
 
         options = ["--data", data, "--samples", 64]
         report = json.loads(emu("calibrate", rewritten, *options, "--json").stdout)

@@ -927,15 +927,14 @@ class Reader {
     return static_cast<int64_t>((own + t) * weight_slices_ + i) * product_.columns;
   }
 
-  // The calibrated range of a weight slice in a row tile.
+  // The calibrated range of array i, that of a weight slice or of one of its devices, in a row tile.
   const CalibratedRange& range_of(size_t i, size_t t, int64_t matrix) const {
     const auto tiles = static_cast<int64_t>(product_.row_tiles.size());
     const int64_t tile = structure_.dynamic() ? tile_number(t) : matrix * tiles + static_cast<int64_t>(t);
     const int64_t own = structure_.range_tiles > 1 ? tile : 0;
-    const auto part = static_cast<int64_t>(i);
-    const int64_t of_slice = structure_.converts_apart() ? part / 2 : part;
-    const int64_t slice = structure_.range_slices > 1 ? of_slice : 0;
-    const int64_t polarity = structure_.range_polarities > 1 && structure_.converts_apart() ? part % 2 : 0;
+    const auto apart = static_cast<size_t>(structure_.converts_apart() ? 2 : 1);
+    const int64_t slice = structure_.range_slices > 1 ? static_cast<int64_t>(i / apart) : 0;
+    const int64_t polarity = structure_.range_polarities > 1 ? static_cast<int64_t>(i % apart) : 0;
     const int64_t place = (own * structure_.range_slices + slice) * structure_.range_polarities + polarity;
     return product_.controls->ranges[static_cast<size_t>(place)];
   }

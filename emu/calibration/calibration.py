@@ -30,6 +30,7 @@ from emu.rewriter.positions import ends_beside
 if TYPE_CHECKING:
     import onnx
 
+CALIBRATION_ROWS = 64  # of the data, from the first on, that a bench fits ranges to
 DEFAULT_BATCH = 8  # every site's activations are in memory for one batch
 # What is kept of the data: so many rows of each activation at most, fewer if all of them would exceed the limit.
 _MOST_ROWS, _FEWEST_ROWS = 1024, 64
@@ -101,6 +102,23 @@ def calibrate(
     if method == "percentile":
         how["percentile"] = percentile
     return emulated.calibrated(ranges, how)
+
+
+def fit_ranges(model: EmulatedModel, dataset: DataSet, ops: Literal["native", "python"] = "native") -> EmulatedModel:
+    """The model with ranges that fit the first `CALIBRATION_ROWS` rows of the data, the largest magnitude in range.
+
+    For `emu.Bench`, which says so.
+
+    Raises:
+        InputError: as `calibrate`.
+    """
+    rows = {name: array[:CALIBRATION_ROWS] for name, array in dataset.arrays.items()}
+    count = min(CALIBRATION_ROWS, dataset.rows)
+    first = replace(dataset, arrays=rows, labels=dataset.labels[:count], targets={}, source=None)
+    fitted = calibrate(model, first, ops=ops)
+    # The contents of the data, not their path: equal data must give equal models wherever they lie.
+    how = {**(fitted.manifest.calibration or {}), "data": first.digest()}
+    return fitted.calibrated(fitted.value("emu.ranges"), how)
 
 
 def _fit_inputs(site: "_Site", observer: "_Observer", method: Method, percentile: float) -> None:

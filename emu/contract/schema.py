@@ -469,8 +469,8 @@ ATTRIBUTES = _attributes(
         f"weight slices that have calibrated output ranges of their own, all, or 1: one for all. {_ADDED}",
         optional=True),
     Attribute("range_polarities", _OF_PRODUCTS, _one_of(1, 2), 1,
-        "1: one calibrated output range for both devices of a pair; 2: one for the positive and one for the negative "
-        f"device. {_ADDED}", optional=True),
+        "1: one calibrated output range for both devices of a pair; 2: one each, for `adc_pairs` `separate`. "
+        f"{_ADDED}", optional=True),
     Attribute("adc_columns", _EVERY, _whole(1), 1, "neighbouring columns that share one ADC, for its errors"),
     Attribute("bound_management", _EVERY, ("none", "iterative", "worst_case"), "none",
         "repeat a saturated product with smaller inputs (`worst_case` first with inputs whose sum cannot saturate, "
@@ -812,9 +812,8 @@ ATTRIBUTE_RULES = (
     _attribute("range_slices",
         "range_slices > 1 and ((range_slices - 1) * slice_bits >= cut_bits or range_slices * slice_bits < cut_bits)",
         "1, or the number of slices of a weight"),
-    _attribute("range_polarities",
-        "range_polarities == 2 and encoding not in ('differential', 'two_sided') and write not in ('lognormal_g', "
-        "'clipformer')", "1 unless values are held by pairs of devices"),
+    _attribute("range_polarities", "range_polarities == 2 and adc_pairs != 'separate'",
+        "1 because 'adc_pairs' is 'subtracted'"),
     _attribute("bound_management", "bound_management != 'none' and adc != 'fixed'",
         "'none' because 'adc' is '{adc}', not 'fixed'"),
     _attribute("bound_management",

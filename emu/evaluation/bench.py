@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from emu.rewriter import EmulatedModel
 
 DEFAULT_BATCH = 32
-_FITTED = "Ranges of converters are fitted to the first of these data; 'emu calibrate' fits them to others."
 COSTS = ("energy_uj", "latency_us", "area_mm2")
 
 
@@ -149,7 +148,7 @@ class Bench:
         data: str | Path | Mapping[str, Any] | DataSource | DataSet,
         *,
         folder: str | Path | None = None,
-        calibrate: "Callable[[EmulatedModel, DataSet], EmulatedModel] | None" = None,
+        calibrate: "Callable[[EmulatedModel, DataSet, Literal['native', 'python']], EmulatedModel] | None" = None,
         **settings: Unpack[Settings],
     ) -> None:
         from emu.rewriter import EmulatedModel, device_numbers, load_devices, read_manifest, rewrite
@@ -195,9 +194,9 @@ class Bench:
         beside = Path(model).parent if isinstance(model, str | Path) else None if folder is None else Path(folder)
         self._folder = beside
         self.dataset, self.task = load(data, self.session, inputs, asked_task, samples, beside)
-        if calibrate is not None and rewriting and manifest is not None and manifest.calibration is None:
-            fitted = calibrate(EmulatedModel.open(runnable), self.dataset)
-            self.dataset = replace(self.dataset, notes=(*self.dataset.notes, *({_FITTED} - {*self.dataset.notes})))
+        self._fitted = rewriting and manifest is not None and manifest.calibration is None and calibrate is not None
+        if self._fitted and calibrate is not None:
+            fitted = calibrate(EmulatedModel.open(runnable), self.dataset, settings.get("ops", "native"))
             self.model, self.manifest = fitted.model, fitted.manifest
             self.session = open_session(self.model, ops=ops, threads=threads)
         self.task_was_guessed: bool = asked_task is None
@@ -256,10 +255,24 @@ class Bench:
 
     @property
     def about_sites(self) -> tuple[str, ...]:
-        """Which products are on no device, and which are exact there, as sentences; none for a plain model."""
+        """Which products are on no device, which are exact there, and what converters were fitted to, as sentences.
+
+        None for a plain model.
+        """
         from emu.rewriter import about_sites
 
-        return tuple(about_sites(self.manifest)) if self.manifest else ()
+        if self.manifest is None:
+            return ()
+        how = self.manifest.calibration or {}
+        fitted = (
+            (
+                f"Calibrated for this: ranges of converters by {how['method']} on the first {how['samples']} rows of "
+                f"{self.dataset.where} (emu calibrate: other data and methods)."
+            )
+            if self._fitted
+            else ""
+        )
+        return (*about_sites(self.manifest), *([fitted] if fitted else []))
 
     @property
     def batches(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_origin
 
+from emu.calibration import fit_ranges
 from emu.errors import InputError
 from emu.version import __version__
 
@@ -152,7 +153,6 @@ def rebuild(setup: Setup, task: "Task | None" = None, model: Path | None = None,
         InputError: a file is missing, the task is not known, or model, device, data or task are not those of then.
     """
     from emu.evaluation import Bench, DataSource  # what reads stores has no use for it
-    from emu.experiment import fit_ranges
 
     for what, given, then in (("model", model, setup.model), ("data", data, setup.data)):
         if given is None and then is None:

@@ -125,3 +125,8 @@ def test_the_command_prints_json_and_a_table(tmp_path) -> None:
     table = CliRunner().invoke(app, arguments)
     assert "mean over layers" in table.stdout
     assert CliRunner().invoke(app, [*arguments, "--vary", "write.gamma"]).exit_code == 2
+
+
+def test_a_device_that_wants_ranges_is_calibrated_on_the_data_and_the_notes_say_so() -> None:
+    probed = ProbedModel(VIT, DIGITS, "context", device="clipformer", samples=4)
+    assert any("ranges of converters by minmax on the first 4 rows of" in note for note in probed.facts()["notes"])

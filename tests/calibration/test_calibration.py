@@ -278,6 +278,24 @@ def test_every_tile_and_slice_gets_the_range_of_its_outputs(per, method):
     np.testing.assert_allclose(own[:, 1:3], np.stack([low, high], axis=1), rtol=1e-3)
 
 
+@pytest.mark.parametrize("per", ["site", "slice"])
+def test_devices_that_are_converted_apart_get_the_range_of_their_outputs(per):
+    original, x, w = one_product()
+    mapping = PAIRS | {"g_min_us": 0, "weight_bits": 8, "slice_bits": 4, "tile_rows": 4}
+    adc = ADC | {"range_per": per, "code": "offset_binary", "pairs": "separate"}
+    own = calibrated({"mapping": mapping, "adc": adc}, original, {"x": x}).value("emu.ranges").reshape(-1, 4)
+    code = np.rint(np.abs(w) / np.abs(w).max() * 127).astype(int)
+    outputs = np.array(
+        [
+            [[x[:, k] @ ((sign * w[k] > 0) * (code[k] >> shift & 15) / 15) for k in _HALVES] for sign in (1, -1)]
+            for shift in (0, 4)
+        ]
+    ).reshape(4, -1)
+    low, high = outputs.min(axis=1), outputs.max(axis=1)
+    expected = np.stack([low, high], axis=1) if per == "slice" else [[low.min(), high.max()]]
+    np.testing.assert_allclose(own[:, 1:3], expected, rtol=1e-5)
+
+
 _HALVES = (slice(0, 4), slice(4, 8))
 
 

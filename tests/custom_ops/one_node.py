@@ -70,7 +70,7 @@ def random_ranges(attributes: dict[str, Any], row_tiles: int, rng: np.random.Gen
     attributes["range_tiles"] = 1 if is_cache else int(rng.choice((1, max(1, row_tiles))))
     if "encoding" in attributes:
         attributes["range_slices"] = int(rng.choice((1, structure.weight_slices)))
-        attributes["range_polarities"] = int(rng.choice((1, 1 + structure.has_pairs)))
+        attributes["range_polarities"] = int(rng.choice((1, 1 + structure.converts_apart)))
     count = attributes["range_tiles"] * attributes.get("range_slices", 1) * attributes.get("range_polarities", 1)
     low, high = (1.0, -4.0, 0.5, 1.0), (2.5, -1.0, 3.0, 1.5)
     return rng.uniform(low, high, (count + int(rng.integers(2)), 4)).astype(np.float32).reshape(-1)

@@ -44,9 +44,10 @@ def operands(matrices: int = 1, rows: int = 6) -> tuple[Any, Any]:
     return draw.standard_normal((matrices, 7, rows), np.float32), w if matrices > 1 else w[0]
 
 
-def by_hand(x: Any, w: Any, ranges: Any) -> Any:
+def by_hand(x: Any, w: Any, ranges: Any, largest: Any = None) -> Any:
     """The product of one matrix with ranges [tiles, slices, 4]."""
-    largest, code = np.abs(w).max(), np.rint(np.abs(w) / np.abs(w).max() * 127).astype(int)
+    largest = np.abs(w).max() if largest is None else largest
+    code = np.rint(np.abs(w) / largest * 127).astype(int)
     y = 0
     for t, k in enumerate((slice(0, 4), slice(4, 6))):
         alpha = ranges[t, 0, 0]
@@ -77,14 +78,27 @@ def test_tiles_of_a_stack_are_counted_over_its_matrices() -> None:
         np.testing.assert_allclose(y, alone, rtol=0, atol=1e-5 * np.abs(y).max())
 
 
-def test_a_row_may_be_longer_and_a_polarity_that_is_not_converted_apart_is_not_read() -> None:
+def test_a_row_may_be_longer() -> None:
     x, w = operands()
     ranges = np.random.default_rng(2).uniform((1, -2, 0.3, 1), (2, -0.5, 2, 1), (4, 4)).astype(np.float32)
-    both = ranges.repeat(2, axis=0)
-    both[1::2, 1:3] = -9, 9
     one = outputs(x[0], w, ranges.ravel(), range_tiles=2, range_slices=2)
-    other = outputs(x[0], w, [*both.ravel(), *[np.nan] * 8], range_tiles=2, range_slices=2, range_polarities=2)
+    other = outputs(x[0], w, [*ranges.ravel(), *[np.nan] * 8], range_tiles=2, range_slices=2)
     np.testing.assert_array_equal(one, other)
+
+
+def test_devices_that_are_converted_apart_have_ranges_of_their_own() -> None:
+    x, w = operands()
+    draw = np.random.default_rng(2).uniform((1, -2, 0.3, 1), (2, -0.5, 2, 1), (2, 2, 2, 4)).astype(np.float32)
+    draw[..., 0] = draw[:, :1, :1, 0]
+    node = {"range_tiles": 2, "range_slices": 2, "adc_pairs": "separate"}
+    positive, negative = np.maximum(w, 0), np.maximum(-w, 0)
+    for y in outputs(x[0], w, draw.ravel(), **node, range_polarities=2):
+        expected = by_hand(x[0], positive, draw[:, :, 0], np.abs(w).max())
+        expected -= by_hand(x[0], negative, draw[:, :, 1], np.abs(w).max())
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(y).max())
+    one = outputs(x[0], w, draw[:, :, 0].ravel(), **node)
+    same = outputs(x[0], w, draw[:, :, [0, 0]].ravel(), **node, range_polarities=2)
+    np.testing.assert_array_equal(one, same)
 
 
 def test_a_node_of_an_earlier_version_has_one_range() -> None:
@@ -108,11 +122,7 @@ FOUR = (1, -1, 1, 1)
         ({"range_slices": 3}, FOUR * 3, "attribute 'range_slices' is 3, expected 1, or the number of slices of a"),
         ({"range_slices": 0}, FOUR, "attribute 'range_slices' is 0, expected a whole number from 1 to 16."),
         ({"range_polarities": 3}, FOUR, "attribute 'range_polarities' is 3, expected 1 or 2."),
-        (
-            {"encoding": "offset", "range_polarities": 2},
-            FOUR * 2,
-            "attribute 'range_polarities' is 2, expected 1 unless values are held by pairs of devices.",
-        ),
+        ({"range_polarities": 2}, FOUR * 2, "attribute 'range_polarities' is 2, expected 1 because 'adc_pairs' is "),
         ({"range_tiles": 2}, FOUR, "input 'ranges' has shape [1, 4], expected [1, 4 R], one row for each site and R"),
         ({}, (*FOUR, 1), "input 'ranges' has shape [1, 5], expected [1, 4 R], one row for each site and R at least 1"),
         ({"range_tiles": 2}, (*FOUR, 0, -1, 1, 1), "input 'ranges' has the activation 0 for this site, expected"),

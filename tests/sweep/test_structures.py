@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from emu import Bench, InputError, Trial
+from emu.calibration import fit_ranges
 from emu.demo import data_path, model_path
-from emu.experiment import fit_ranges
 from emu.sweep import Plan, Store, keep, rerun, run_plan, summarize
 from emu.sweep.plan import read_axes
 
