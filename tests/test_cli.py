@@ -105,11 +105,11 @@ def test_devices_imports_a_configuration_or_names_what_it_cannot_say(tmp_path: P
     assert json.loads(emu("devices", str(device), "--json").stdout)["entries"]["adc.steps"] == 254
 
     before = device.read_text("utf-8")
-    configuration.write_text('{"forward": {"out_scale": 2, "r_series": 0.1}, "noise_model": null}')
+    configuration.write_text('{"forward": {"r_series": 2, "v_offset_std": 0.1}, "noise_model": null}')
     refused = emu(*imported, "--output", str(device))
     assert refused.exit_code == 2 and refused.stderr.startswith(f"Error: Configuration {configuration} is not a device")
-    assert "\n  field forward.out_scale = 2: emu does not model " in refused.stderr
-    assert "\n  field forward.r_series = 0.1: emu does not model " in refused.stderr
+    assert "\n  field forward.r_series = 2: emu does not model " in refused.stderr
+    assert "\n  field forward.v_offset_std = 0.1: emu does not model " in refused.stderr
     assert device.read_text("utf-8") == before
     assert "give both" in refusal("devices", "--output", str(device))
     assert "leave the name" in refusal("devices", "rram", "--import", str(configuration))

@@ -8,7 +8,7 @@ namespace emu {
 namespace {
 
 constexpr int64_t kLargest = 0xFFFFFFFFll;
-constexpr int64_t kRangesOfSite = 4;        // input, lowest and highest output, written operand
+constexpr int64_t kNumbersOfRange = 4;      // as CalibratedRange has them
 constexpr int64_t kMostMatrices = 1 << 16;  // of one sample
 
 [[noreturn]] void fail(const Structure& structure, const char* input, const std::string& problem) {
@@ -66,30 +66,41 @@ float own_strength(const Structure& structure, const Context& context) {
 }
 
 void read_ranges(const Structure& structure, const Context& context, Controls& controls) {
+  const int64_t count = structure.range_tiles * structure.range_slices * structure.range_polarities;
   const Tensor ranges = control(structure, context, "ranges");
-  if (ranges.value == nullptr) return;
-  if (ranges.shape != Shape{structure.sites, kRangesOfSite}) {
-    wrong_shape(
-        structure, "ranges", ranges.shape,
-        "[" + std::to_string(structure.sites) + ", " + std::to_string(kRangesOfSite) + "], one row for each site");
+  if (ranges.value == nullptr) {
+    controls.ranges.resize(static_cast<size_t>(count));
+    return;
   }
-  const float* row = ranges.floats() + kRangesOfSite * structure.site;
-  controls.calibrated_input = row[0];
-  controls.calibrated_low = row[1];
-  controls.calibrated_high = row[2];
-  controls.calibrated_operand = row[3];
-  if (structure.dac == Range::kCalibrated && !(std::isfinite(row[0]) && row[0] > 0)) {
-    fail(structure, "ranges",
-         "has the activation " + shown(row[0]) + " for this site, expected finite and > 0: 'emu calibrate' finds it");
+  const int64_t width = ranges.shape.size() == 2 ? ranges.shape[1] : 0;
+  if (width == 0 || ranges.shape[0] != structure.sites || width % kNumbersOfRange != 0 ||
+      width < count * kNumbersOfRange) {
+    wrong_shape(structure, "ranges", ranges.shape,
+                "[" + std::to_string(structure.sites) + ", " + std::to_string(kNumbersOfRange) +
+                    " R], one row for each site and R at least " + std::to_string(count));
   }
-  if (structure.adc == Range::kCalibrated && !(std::isfinite(row[1]) && std::isfinite(row[2]) && row[1] < row[2])) {
-    fail(structure, "ranges",
-         "has the outputs " + shown(row[1]) + " to " + shown(row[2]) +
-             " for this site, expected finite and rising: 'emu calibrate' finds them");
-  }
-  if (structure.write_scaling == WriteScaling::kCalibrated && !(std::isfinite(row[3]) && row[3] > 0)) {
-    fail(structure, "ranges",
-         "has the operand " + shown(row[3]) + " for this site, expected finite and > 0: 'emu calibrate' finds it");
+  const float* row = ranges.floats() + width * structure.site;
+  for (int64_t i = 0; i < count; ++i, row += kNumbersOfRange) {
+    const CalibratedRange own{row[0], row[1], row[2], row[3]};
+    const bool first_of_tile = i % (structure.range_slices * structure.range_polarities) == 0;
+    if (structure.dac == InputRange::kCalibrated && first_of_tile && !(std::isfinite(own.input) && own.input > 0)) {
+      fail(structure, "ranges",
+           "has the activation " + shown(own.input) +
+               " for this site, expected finite and > 0: 'emu calibrate' finds it");
+    }
+    if (structure.adc == Range::kCalibrated &&
+        !(std::isfinite(own.low) && std::isfinite(own.high) && own.low < own.high)) {
+      fail(structure, "ranges",
+           "has the outputs " + shown(own.low) + " to " + shown(own.high) +
+               " for this site, expected finite and rising: 'emu calibrate' finds them");
+    }
+    if (structure.write_scaling == WriteScaling::kCalibrated && i == 0 &&
+        !(std::isfinite(own.operand) && own.operand > 0)) {
+      fail(structure, "ranges",
+           "has the operand " + shown(own.operand) +
+               " for this site, expected finite and > 0: 'emu calibrate' finds it");
+    }
+    controls.ranges.push_back(own);
   }
 }
 
@@ -148,7 +159,8 @@ void read_positions(const Structure& structure, const Context& context, Controls
 
 Structure structure_of(const NodeInfo& info, Operator kind) {
   Structure structure = parse_structure(
-      info.name(), kind, [&](const char* attribute) { return info.int_attribute(attribute); },
+      info.name(), kind,
+      [&](const char* attribute) { return info.int_attribute(attribute, number_if_absent(attribute)); },
       [&](const char* attribute) { return info.string_attribute(attribute, may_be_absent(attribute)); });
   const std::vector<OperatorInput>& inputs = operator_row(kind).inputs;
   for (size_t i = 0; i < inputs.size(); ++i) {

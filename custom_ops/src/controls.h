@@ -13,14 +13,19 @@ struct KeyEnds {
   int64_t counted;
 };
 
+// As the input `ranges` holds them.
+struct CalibratedRange {
+  float input = 1;  // activation that maps to 1
+  float low = -1;   // outputs
+  float high = 1;
+  float operand = 1;  // magnitude of a written operand that maps to 1
+};
+
 struct Controls {
   Device device;
-  float strength = 1;          // of this site
-  float calibrated_input = 1;  // activation that maps to 1
-  float calibrated_low = 0;    // outputs
-  float calibrated_high = 0;
-  float calibrated_operand = 1;  // magnitude of a written operand that maps to 1
-  std::vector<int64_t> faults;   // those of the list that strike this array
+  float strength = 1;                   // of this site
+  std::vector<CalibratedRange> ranges;  // [range_tiles, range_slices, range_polarities]
+  std::vector<int64_t> faults;          // those of the list that strike this array
   uint32_t seed = 0;
   uint32_t read_seed = 0;
   uint32_t first_sample = 0;

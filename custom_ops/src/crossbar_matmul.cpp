@@ -99,6 +99,7 @@ void StoredProduct::prepare(const Weights& w) {
                 " does not divide into " + std::to_string(structure_.heads) + " heads");
   }
   structure_.check_row_tiles(rows_);
+  structure_.check_range_tiles(matrices_ * static_cast<int64_t>(structure_.row_tiles(rows_).size()), "W");
   if (!all_finite(w.values, matrices_ * rows_ * columns_)) {
     throw Error("node '" + structure_.node + "', input 'W': it holds an infinite value or a NaN");
   }

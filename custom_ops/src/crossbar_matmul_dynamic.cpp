@@ -165,7 +165,7 @@ class CrossbarMatMulDynamic::Writer {
     }
     switch (structure_.write_scaling) {
       case WriteScaling::kCalibrated:
-        std::fill(scales, scales + count * columns, controls_.calibrated_operand);
+        std::fill(scales, scales + count * columns, controls_.ranges[0].operand);
         break;
       case WriteScaling::kSample:
         std::fill(scales, scales + count * columns, scale_of_sample_.at(place.sample));
@@ -431,6 +431,7 @@ void CrossbarMatMulDynamic::compute(const Context& context) {
   batch.y_leading = broadcast(batch.a_leading, batch.b_leading, structure_.node);
   batch.rows = a[a.size() - 2];
   batch.depth = a.back();
+  structure_.check_range_tiles(static_cast<int64_t>(structure_.row_tiles(batch.depth).size()), "B");
   batch.columns = b.back();
   batch.a_of = sources(batch.a_leading, batch.y_leading);
   batch.b_of = sources(batch.b_leading, batch.y_leading);

@@ -81,7 +81,10 @@ Structure structure_of(const GivenNode& node) {
   };
   return parse_structure(
       "program", node.codes != nullptr ? Operator::kQuantized : Operator::kStored,
-      [&](const char* name) { return find(name, false)->number; },
+      [&](const char* name) {
+        const GivenAttribute* found = find(name, false);
+        return found == nullptr ? *number_if_absent(name) : found->number;
+      },
       [&](const char* name) {
         const GivenAttribute* found = find(name, true);
         return found == nullptr ? std::string() : std::string(found->text);

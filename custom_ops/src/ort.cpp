@@ -75,11 +75,12 @@ std::string NodeInfo::name() const {
       [this](char* out, size_t* size) { return call_status(Slot::KernelInfo_GetNodeName, info_, out, size); });
 }
 
-int64_t NodeInfo::int_attribute(const char* attribute) const {
+int64_t NodeInfo::int_attribute(const char* attribute, std::optional<int64_t> absent) const {
   int64_t value = 0;
   if (read_attribute(attribute, value)) return value;
   std::string text;
   if (read_attribute(attribute, text)) refuse(attribute, "'" + text + "', expected an integer.");
+  if (absent) return *absent;
   refuse(attribute, "missing; every attribute must be present.");
 }
 

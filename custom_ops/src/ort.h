@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -54,7 +55,8 @@ class NodeInfo {
  public:
   explicit NodeInfo(const OrtKernelInfo* info) : info_(info) {}
   std::string name() const;
-  int64_t int_attribute(const char* attribute) const;
+  // The second where there is no such attribute and it may be absent.
+  int64_t int_attribute(const char* attribute, std::optional<int64_t> absent = {}) const;
   // Empty where the attribute may be absent and is.
   std::string string_attribute(const char* attribute, bool may_be_absent = false) const;
   bool input_is_constant(size_t index) const;

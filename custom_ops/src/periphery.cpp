@@ -149,7 +149,7 @@ class Reader {
     input_.steps = structure_.dac_steps(device_);
     input_.bound = device_.dac_bound;
     input_.offset_binary = structure_.dac_code == DacCode::kOffsetBinary;
-    input_.clip = structure_.dac != Range::kNone;
+    input_.clip = structure_.dac != InputRange::kNone;
     if (structure_.input_noise()) input_noise_ = strength_ * device_.read_input_noise;
     output_noise_squared_ = structure_.output_noise() ? device_.read_output_noise * device_.read_output_noise : 0.0f;
     if (structure_.read_noise != ReadNoise::kNone) weight_noise_ = device_.read_weight_noise;
@@ -165,16 +165,18 @@ class Reader {
     pattern_.steps = structure_.adc_steps(device_);
     rounds_outputs_ = structure_.adc_rounding == AdcRounding::kStochastic && pattern_.steps > 0;
     find_sample_keys();
+    bends_ = device_.adc_nonlinearity > 0 || device_.adc_asymmetry != 0;
+    spreads_outputs_ = device_.read_output_noise_spread > 0 && output_noise_squared_ > 0;
+    sum_ = {device_.dac_assumed_weight, device_.dac_sum_resolution};
     if (structure_.adc == Range::kGranular) granular_step_ = granular_step();
     for (const Span& tile : product.row_tiles) deepest_ = std::max(deepest_, tile.size());
     for (const Span& group : product.column_groups) widest_ = std::max(widest_, group.size());
     // Noise finds the largest sums by itself, and what else happens to products changes them.
-    needs_peaks_ =
-        !noisy_ && !ir_drop_ && !structure_.adc_errors() &&
-        (structure_.bound_management == BoundManagement::kIterative || pattern_.range == ReadRow::Range::kAbsmax);
+    needs_peaks_ = !noisy_ && !ir_drop_ && !bends_ && !structure_.adc_errors() &&
+                   (structure_.bound_management != BoundManagement::kNone || pattern_.range == ReadRow::Range::kAbsmax);
     codes_ = product.packing == kernels().fixed_packing;
     byte_variances_ = needs_variances_ && product.noise_packing == kernels().variance_packing;
-    measure_adc_errors();
+    measure_columns();
   }
 
   void run(const Context& context) const {
@@ -218,7 +220,7 @@ class Reader {
           low_steps(square_steps.size()),
           slots(reader.needs_variances_ ? static_cast<size_t>(rows) : 0),
           products(rows * reader.widest_),
-          variances(reader.needs_variances_ ? rows * reader.widest_ : 0),
+          variances(reader.needs_variances_ || reader.spreads_outputs_ ? rows * reader.widest_ : 0),
           currents(reader.ir_drop_ ? rows * reader.widest_ : 0),
           ramped(reader.ir_drop_ ? rows * reader.widest_ : 0),
           peaks(reader.needs_peaks_ || reader.noisy_ ? rows * kPeakLanes : 0),
@@ -277,24 +279,48 @@ class Reader {
 
   // Step 1: alpha, 0 where the tile contributes nothing, because its inputs are 0 or are not all finite. Inputs of
   // which one is not make the row a `lost` one.
-  float input_scale(const float* x, int64_t count, char& lost) const {
+  float input_scale(const float* x, int64_t count, const CalibratedRange& calibrated, char& lost) const {
     const float largest = kernels().largest_magnitude(x, count);
     if (!std::isfinite(largest)) {
       lost = 1;
       return 0.0f;
     }
-    const float alpha = range_of_input(largest);
+    const float alpha = structure_.dac == InputRange::kMax         ? limited(*std::max_element(x, x + count))
+                        : structure_.dac == InputRange::kAbsmaxSum ? range_of_sum(x, count, limited(largest), sum_)
+                                                                   : range_of_input(largest, calibrated);
+    if (alpha <= 0) return 0.0f;
     return std::isfinite(1.0f / alpha) ? alpha : 0.0f;
   }
 
-  float range_of_input(float largest) const {
+  float limited(float largest) const { return device_.dac_limit > 0 ? std::min(largest, device_.dac_limit) : largest; }
+
+  // What a sum of inputs may reach: its largest weight, and the resolution that inputs keep.
+  struct Sum {
+    float weight = 1;
+    float resolution = 1;
+  };
+
+  // The range of inputs that keeps the larger sum of one sign, times a weight, within the ADC's bound.
+  float range_of_sum(const float* x, int64_t count, float largest, const Sum& sum) const {
+    double positive = 0;
+    double negative = 0;
+    for (int64_t k = 0; k < count; ++k) (x[k] > 0 ? positive : negative) += std::fabs(static_cast<double>(x[k]));
+    double of_sum = std::max(positive, negative) * sum.weight / device_.adc_bound;
+    if (input_.steps > 0) {
+      const double step = 2.0 * device_.dac_bound / input_.steps;
+      of_sum = std::min(of_sum, largest * (sum.resolution / step));
+    }
+    return static_cast<float>(std::max(static_cast<double>(largest), of_sum));
+  }
+
+  float range_of_input(float largest, const CalibratedRange& calibrated) const {
     switch (structure_.dac) {
-      case Range::kAbsmax:
-        return device_.dac_limit > 0 ? std::min(largest, device_.dac_limit) : largest;
-      case Range::kFixed:
+      case InputRange::kAbsmax:
+        return limited(largest);
+      case InputRange::kFixed:
         return device_.dac_max;
-      case Range::kCalibrated:
-        return product_.controls->calibrated_input;
+      case InputRange::kCalibrated:
+        return calibrated.input;
       default:
         return 1.0f;
     }
@@ -354,6 +380,10 @@ class Reader {
       kernels().disturb_rows(run_time(place, kInputNoise), product_.first_row + tile.begin, &noise, 1, tile.size(), out,
                              nullptr);
     }
+    if (device_.dac_asymmetry != 0) {
+      const float kept = 1.0f - device_.dac_asymmetry;
+      for (int64_t k = 0; k < tile.size(); ++k) out[k] = out[k] < 0 ? out[k] * kept : out[k];
+    }
   }
 
   void read_block(const Block& block) const {
@@ -376,9 +406,10 @@ class Reader {
         patches->cut(product_.a + block.matrix * patches->image_size(), block.first - block.matrix * product_.rows,
                      block.rows, tile, cut.data());
       }
+      const CalibratedRange& calibrated = range_of(0, t, b_matrix(block.first));
       for (int64_t r = 0; r < block.rows; ++r) {
         const auto i = static_cast<size_t>(r);
-        factors[i] = input_scale(input(rows, y_rows[i], tile), tile.size(), lost[i]);
+        factors[i] = input_scale(input(rows, y_rows[i], tile), tile.size(), calibrated, lost[i]);
       }
       convert_inputs(rows, tile, work);
       for (size_t j = 0; j < input_readings_; ++j) {
@@ -414,14 +445,14 @@ class Reader {
     const int64_t row = rows.matrix * product_.rows + rows.first;
     NarrowRead read;
     read.input = input_;
-    read.alpha = structure_.dac == Range::kAbsmax ? 0.0f : range_of_input(0.0f);
-    read.limit = structure_.dac == Range::kAbsmax ? device_.dac_limit : 0.0f;
+    read.alpha = structure_.dac == InputRange::kAbsmax ? 0.0f : range_of_input(0.0f, range_of(0, 0, b));
+    read.limit = structure_.dac == InputRange::kAbsmax ? device_.dac_limit : 0.0f;
     read.noisy = noisy_;
     read.weight_variance = weight_noise_ * weight_noise_ * devices_;
     read.output_variance = output_noise_squared_;
     read.strength = strength_;
     read.output = pattern_of(0, 0, 0, b, false);
-    read.output.factor = product_.decoding.factors[0];
+    read.output.factor = product_.decoding.factors[0] * device_.adc_scale;
     read.output.scales = scales(row, 0);
     if (noisy_) {  // one block each, of rows that follow each other
       static_assert(kMostNarrow == 4, "as many as a block has");
@@ -616,11 +647,14 @@ class Reader {
     std::vector<int64_t> again = read_rows(i, j, t, g, rows, x, pass_of(i, j), may_repeat(1.0), work);
     // Step 7: saturated rows are read again with inputs divided by b.
     double b = 1;
+    const bool worst_case = structure_.bound_management == BoundManagement::kWorstCase;
     for (uint32_t attempt = 1; !again.empty(); ++attempt) {
-      b *= 2;
+      if (!worst_case || attempt > 1) b *= 2;
       std::vector<float> factors;
       for (const int64_t y_row : again) {
-        factors.push_back(static_cast<float>(rows.factors[y_row - rows.y[0]] * b));
+        const float alpha = worst_case ? worst_case_range(input(rows, y_row, product_.row_tiles[t]), t)
+                                       : rows.factors[y_row - rows.y[0]];
+        factors.push_back(static_cast<float>(alpha * b));
       }
       const Rows saturated{again.data(), factors.data(), static_cast<int64_t>(again.size()),
                            rows.first,   rows.patches,   rows.out};
@@ -633,6 +667,13 @@ class Reader {
     }
   }
 
+  float worst_case_range(const float* x, size_t t) const {
+    const int64_t count = product_.row_tiles[t].size();
+    const Sum sum{device_.adc_assumed_weight, device_.adc_max_bound_resolution};
+    const float alpha = range_of_sum(x, count, limited(kernels().largest_magnitude(x, count)), sum);
+    return alpha > 0 ? alpha : 1.0f;
+  }
+
   // What readings of all rows of one group have in common, steps 5, 6 and 8.
   ReadRow pattern_of(size_t i, size_t t, size_t g, int64_t matrix, bool may_repeat) const {
     const Span group = product_.column_groups[g];
@@ -641,7 +682,7 @@ class Reader {
       row.gain = gains_.data() + converter_row(i, t, matrix) + group.begin;
       row.offset = offsets_.data() + converter_row(i, t, matrix) + group.begin;
     }
-    set_range(t, row);
+    set_range(i, t, matrix, row);
     row.stop_if_saturated = may_repeat;
     return row;
   }
@@ -654,7 +695,7 @@ class Reader {
     if (needs_variances_) multiply_variances(i, t, g, rows, work);
     ReadRow row = pattern_of(i, t, g, b_matrix(rows.y[0]), may_repeat);
     const float decoding = product_.decoding.factors[i];
-    const auto of_slice = static_cast<float>(input_weight(j));
+    const float of_slice = static_cast<float>(input_weight(j)) * device_.adc_scale;
     const bool first = t == 0 && i == 0 && j == 0;
     row.scales = scales(rows.y[0], t) + group.begin;
     row.accumulate = !first;
@@ -665,14 +706,22 @@ class Reader {
     const int64_t at_once = std::max<int64_t>(1, kFloatsNear / std::max<int64_t>(1, group.size()));
     for (int64_t begin = 0; begin < rows.count; begin += at_once) {
       const int64_t end = std::min(begin + at_once, rows.count);
-      if (noisy_) disturb(tile_stream(stream_of(i), t, pass), group, begin, end, work);
+      const uint32_t stream = tile_stream(stream_of(i), t, pass);
+      const int64_t columns = converter_row(i, t, b_matrix(rows.y[0])) + group.begin;
+      if (noisy_) disturb(stream, group, columns, true, !bends_, begin, end, work);
+      if (bends_) {
+        bend(group, columns, begin, end, work);
+        if (output_noise_squared_ > 0) {
+          disturb(stream + kOutputNoise - kRead, group, columns, false, true, begin, end, work);
+        }
+      }
       for (int64_t r = begin; r < end; ++r) {
         float* y = output(rows, rows.y[r]) + group.begin;
         if (rows.factors[r] == 0) {  // nothing is applied, so nothing is read
           if (first) std::fill(y, y + group.size(), 0.0f);
           continue;
         }
-        if (needs_peaks_ || noisy_) row.peak = work.peaks.data()[r * kPeakLanes];
+        if ((needs_peaks_ || noisy_) && !bends_) row.peak = work.peaks.data()[r * kPeakLanes];
         row.factor = rows.factors[r] * decoding * of_slice;
         if (row.uniforms != nullptr) {
           kernels().uniforms(
@@ -687,20 +736,48 @@ class Reader {
     return saturated;
   }
 
-  // Step 5 for rows [begin, end) of what a group carries.
-  void disturb(uint32_t stream, const Span& group, int64_t begin, int64_t end, Work& work) const {
+  // What outputs that are not linear make of rows [begin, end); columns: the first of the group among converters.
+  void bend(const Span& group, int64_t columns, int64_t begin, int64_t end, Work& work) const {
+    const float slope = 1 + device_.adc_nonlinearity * device_.adc_slope_calibration;
+    const float kept = 1.0f - device_.adc_asymmetry;
+    for (int64_t r = begin; r < end; ++r) {
+      float* y = work.products.data() + r * group.size();
+      for (int64_t n = 0; n < group.size(); ++n) {
+        float v = y[n];
+        if (!bending_.empty()) {
+          v = slope * slope * v / (1 + bending_[static_cast<size_t>(columns + n)] * std::fabs(v));
+        }
+        y[n] = v < 0 ? v * kept : v;
+      }
+    }
+  }
+
+  // Step 5 for rows [begin, end) of what a group carries: noise of the weights, of outputs, or of both.
+  void disturb(uint32_t stream, const Span& group, int64_t columns, bool of_weights, bool of_outputs, int64_t begin,
+               int64_t end, Work& work) const {
+    const float weight_variance = of_weights ? weight_noise_ * weight_noise_ : 0.0f;
+    const float output_variance = of_outputs ? output_noise_squared_ : 0.0f;
+    const bool each_column = of_outputs && !spreads_.empty();
     for (int64_t r = begin; r < end; ++r) {
       const SampleRow& place = work.places[static_cast<size_t>(r)];
       NoiseRow& row = work.noise[static_cast<size_t>(r)];
       row.position = place.position;
-      if (needs_variances_) {
-        float* variances = work.variances.data() + work.slots[static_cast<size_t>(r)] * group.size();
-        kernels().noise_std(variances, weight_noise_ * weight_noise_, output_noise_squared_, strength_, group.size(),
-                            variances);
+      const float norm = work.norms[static_cast<size_t>(r)];
+      const int64_t slot = needs_variances_ ? work.slots[static_cast<size_t>(r)] : r;
+      float* variances = work.variances.data() + slot * group.size();
+      row.std_each = nullptr;
+      if (each_column) {
+        for (int64_t n = 0; n < group.size(); ++n) {
+          const float own = spreads_[static_cast<size_t>(columns + n)];
+          const float devices = !of_weights ? 0.0f : needs_variances_ ? std::max(variances[n], 0.0f) : devices_ * norm;
+          variances[n] = strength_ * std::sqrt(weight_variance * devices + own * own);
+        }
+        row.std_each = variances;
+      } else if (needs_variances_ && of_weights) {
+        kernels().noise_std(variances, weight_variance, output_variance, strength_, group.size(), variances);
         row.std_each = variances;
       } else {
-        const float norm = work.norms[static_cast<size_t>(r)];
-        row.std = strength_ * std::sqrt(weight_noise_ * weight_noise_ * devices_ * norm + output_noise_squared_);
+        row.std = strength_ * std::sqrt(weight_variance * devices_ * norm + output_variance);
       }
     }
     while (begin < end) {  // rows of one matrix at once
@@ -793,18 +870,35 @@ class Reader {
   // Arrays of a stack have converters of their own, all operands that are written the same ones.
   int64_t converter_matrices() const { return structure_.dynamic() ? 1 : product_.b_matrices; }
 
-  // Gain and offset of the ADC behind each column, for every row tile and weight slice of every matrix.
-  void measure_adc_errors() {
-    if (!structure_.adc_errors()) return;
+  // What columns have of their own: gain and offset of their ADCs, noise and nonlinearity of their outputs.
+  void measure_columns() {
+    if (structure_.adc_errors()) {
+      gains_ = of_columns(kAdcGain, structure_.adc_columns, 1.0f, device_.adc_gain_sigma);
+      offsets_ = of_columns(kAdcOffset, structure_.adc_columns, 0.0f, device_.adc_offset_sigma);
+    }
+    const auto magnitudes = [](float mean, std::vector<float> values) {
+      for (float& value : values) value = std::fabs(mean * value);
+      return values;
+    };
+    if (spreads_outputs_) {
+      const float spread = device_.read_output_noise_spread;
+      spreads_ = magnitudes(device_.read_output_noise, of_columns(kOutputNoiseSpread, 1, 1.0f, spread));
+    }
+    if (device_.adc_nonlinearity > 0) {
+      const float spread = device_.adc_nonlinearity_sigma;
+      bending_ =
+          magnitudes(device_.adc_nonlinearity / device_.adc_bound, of_columns(kNonlinearitySpread, 1, 1.0f, spread));
+    }
+  }
+
+  // Numbers around a center for every row tile and weight slice of every matrix; `share` columns have the same one.
+  std::vector<float> of_columns(uint32_t stream, int64_t share, float center, float sigma) const {
     const auto tiles = static_cast<int64_t>(product_.row_tiles.size());
     // The converters of the columns in hand, and of all before them.
-    const int64_t before = product_.first_column / structure_.adc_columns;
-    const int64_t all =
-        (product_.first_column + product_.columns + structure_.adc_columns - 1) / structure_.adc_columns;
-    const int64_t converters = all - before;
+    const int64_t before = product_.first_column / share;
+    const int64_t converters = (product_.first_column + product_.columns + share - 1) / share - before;
     std::vector<float> normals(static_cast<size_t>(converters));
-    gains_.resize(static_cast<size_t>(converter_matrices() * tiles * product_.columns) * weight_slices_);
-    offsets_.resize(gains_.size());
+    std::vector<float> values(static_cast<size_t>(converter_matrices() * tiles * product_.columns) * weight_slices_);
     for (int64_t row = 0; row < converter_matrices() * tiles; ++row) {
       for (size_t i = 0; i < weight_slices_; ++i) {
         Counter counter;
@@ -816,19 +910,16 @@ class Reader {
           counter.block = static_cast<uint64_t>(row) * blocks(converters);
         }
         counter.c2 = static_cast<uint32_t>(structure_.dynamic() ? structure_.site : structure_.array);
-        const auto fill = [&](uint32_t stream, float center, float sigma, std::vector<float>& values) {
-          counter.c3 = stream + (static_cast<uint32_t>(i) << 8);
-          kernels().normals(counter, before, converters, normals.data());
-          float* of_columns = values.data() + converter_row(i, static_cast<size_t>(row % tiles), row / tiles);
-          for (int64_t n = 0; n < product_.columns; ++n) {
-            const int64_t own = (product_.first_column + n) / structure_.adc_columns - before;
-            of_columns[n] = center + strength_ * sigma * normals[static_cast<size_t>(own)];
-          }
-        };
-        fill(kAdcGain, 1.0f, device_.adc_gain_sigma, gains_);
-        fill(kAdcOffset, 0.0f, device_.adc_offset_sigma, offsets_);
+        counter.c3 = stream + (static_cast<uint32_t>(i) << 8);
+        kernels().normals(counter, before, converters, normals.data());
+        float* of_row = values.data() + converter_row(i, static_cast<size_t>(row % tiles), row / tiles);
+        for (int64_t n = 0; n < product_.columns; ++n) {
+          const int64_t own = (product_.first_column + n) / share - before;
+          of_row[n] = center + strength_ * sigma * normals[static_cast<size_t>(own)];
+        }
       }
     }
+    return values;
   }
 
   int64_t converter_row(size_t i, size_t t, int64_t matrix) const {
@@ -836,18 +927,30 @@ class Reader {
     return static_cast<int64_t>((own + t) * weight_slices_ + i) * product_.columns;
   }
 
-  void set_range(size_t t, ReadRow& row) const {
+  // The calibrated range of a weight slice in a row tile.
+  const CalibratedRange& range_of(size_t i, size_t t, int64_t matrix) const {
+    const auto tiles = static_cast<int64_t>(product_.row_tiles.size());
+    const int64_t tile = structure_.dynamic() ? tile_number(t) : matrix * tiles + static_cast<int64_t>(t);
+    const int64_t own = structure_.range_tiles > 1 ? tile : 0;
+    const auto part = static_cast<int64_t>(i);
+    const int64_t of_slice = structure_.converts_apart() ? part / 2 : part;
+    const int64_t slice = structure_.range_slices > 1 ? of_slice : 0;
+    const int64_t polarity = structure_.range_polarities > 1 && structure_.converts_apart() ? part % 2 : 0;
+    const int64_t place = (own * structure_.range_slices + slice) * structure_.range_polarities + polarity;
+    return product_.controls->ranges[static_cast<size_t>(place)];
+  }
+
+  void set_range(size_t i, size_t t, int64_t matrix, ReadRow& row) const {
     row.high = device_.adc_bound;
     if (structure_.adc == Range::kRows) row.high = static_cast<float>(tile_depth(t));
     if (structure_.adc == Range::kGranular) row.high = static_cast<float>(granular_step_ * pattern_.steps / 2);
     row.low = -row.high;
     if (structure_.adc == Range::kCalibrated) {
-      const float low = product_.controls->calibrated_low;
-      const float high = product_.controls->calibrated_high;
-      const float largest = std::max(std::fabs(low), std::fabs(high));
+      const CalibratedRange& own = range_of(i, t, matrix);
+      const float largest = std::max(std::fabs(own.low), std::fabs(own.high));
       const bool both_ends = structure_.adc_code == AdcCode::kOffsetBinary;
-      row.low = both_ends ? low : -largest;
-      row.high = both_ends ? high : largest;
+      row.low = both_ends ? own.low : -largest;
+      row.high = both_ends ? own.high : largest;
     }
     // A last code at B takes what lies within half a step of it.
     const bool ends_at_bound =
@@ -918,7 +1021,7 @@ class Reader {
         kernels().disturb_rows(counter, 0, &noise, 1, 1, &y, nullptr);
       }
       ReadRow row = pattern_;
-      set_range(t, row);
+      set_range(i, t, b_matrix(y_row), row);
       const float one = 1;
       row.scales = &one;
       float uniform = 0;
@@ -939,7 +1042,8 @@ class Reader {
       const int64_t y_row = rows.y[r];
       const float alpha = rows.factors[r];
       if (alpha == 0) continue;
-      const float offset = offset_of(j, t, y_row, x + r * depth, depth) * alpha * static_cast<float>(input_weight(j));
+      const float offset = offset_of(j, t, y_row, x + r * depth, depth) * alpha * static_cast<float>(input_weight(j)) *
+                           device_.adc_scale;
       const float* s = scales(y_row, t);
       float* y = output(rows, y_row);
       for (int64_t n = 0; n < product_.columns; ++n) y[n] -= offset * s[n];
@@ -957,6 +1061,8 @@ class Reader {
   int64_t widest_ = 0;        // column group
   std::vector<float> gains_;  // [row tiles, weight slices, columns]
   std::vector<float> offsets_;
+  std::vector<float> spreads_;  // standard deviation of output noise, if columns differ
+  std::vector<float> bending_;
   InputRow input_;
   ReadRow pattern_;
   std::vector<SampleKey> keys_;  // of the samples of the batch
@@ -966,7 +1072,10 @@ class Reader {
   float output_noise_squared_ = 0;
   double granular_step_ = 0;
   bool noisy_ = false;
-  bool rounds_outputs_ = false;  // at random
+  bool rounds_outputs_ = false;   // at random
+  bool bends_ = false;            // outputs are not linear
+  bool spreads_outputs_ = false;  // columns have noise of their own
+  Sum sum_;
   bool needs_variances_ = false;
   bool byte_variances_ = false;  // as products of bytes
   bool ir_drop_ = false;

@@ -909,13 +909,14 @@ const Packing& packing_for(const Structure& structure, const Device& device, int
   // 256 steps have one code more than bytes hold, which costs a product of its own where a row has both ends: rare,
   // unless inputs are clipped to them.
   const double steps = structure.dac_steps(device);
-  const bool clipped = structure.dac != Range::kAbsmax || device.dac_limit > 0;
+  const bool clipped = structure.dac != InputRange::kAbsmax || device.dac_limit > 0;
   const bool codes = steps > 0 && steps <= (clipped ? 254 : 256) && std::fmod(steps, 2.0) == 0;
   const bool squares_of_codes = steps <= 254 && &noise_packing_for(structure, rows) == table.variance_packing;
-  const bool more_than_codes =
-      (structure.input_noise() && device.read_input_noise > 0) ||
-      (needs_noise_weights(structure) && !squares_of_codes) || structure.ir_drop == IrDrop::kFormula ||
-      structure.dac_rounding == DacRounding::kStochastic || decoding(structure, device).offset != 0;
+  const bool more_than_codes = (structure.input_noise() && device.read_input_noise > 0) ||
+                               (needs_noise_weights(structure) && !squares_of_codes) ||
+                               structure.ir_drop == IrDrop::kFormula ||
+                               structure.dac_rounding == DacRounding::kStochastic || device.dac_asymmetry != 0 ||
+                               decoding(structure, device).offset != 0;
   const bool too_deep = structure.row_tiles(rows)[0].size() > table.deepest_fixed;
   return codes && !more_than_codes && !is_unbounded(structure) && !too_deep ? *table.fixed_packing
                                                                             : *table.float_packing;
@@ -937,7 +938,9 @@ bool reads_narrow(const Structure& structure, const Device& device, int64_t rows
                            structure.bound_management == BoundManagement::kNone;
   const bool plain = !(structure.input_noise() && device.read_input_noise > 0) && !needs_noise_weights(structure) &&
                      structure.ir_drop != IrDrop::kFormula && structure.dac_rounding == DacRounding::kNearest &&
-                     structure.adc_rounding == AdcRounding::kNearest && decoding(structure, device).offset == 0;
+                     structure.adc_rounding == AdcRounding::kNearest && device.dac_asymmetry == 0 &&
+                     !structure.shaped_outputs(device) && structure.dac != InputRange::kMax &&
+                     structure.dac != InputRange::kAbsmaxSum && decoding(structure, device).offset == 0;
   return !structure.window.empty() && few && one_reading && plain;
 }
 

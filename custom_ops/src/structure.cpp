@@ -182,7 +182,7 @@ int64_t Structure::input_slices(const Device& device) const {
 }
 
 double Structure::dac_steps(const Device& device) const {
-  if (dac == Range::kNone) return 0.0;
+  if (dac == InputRange::kNone) return 0.0;
   return steps(device.dac_bits, device.dac_steps, dac_code == DacCode::kOffsetBinary ? 1.0 : 2.0);
 }
 
@@ -216,6 +216,12 @@ void Structure::check_row_tiles(int64_t rows) const {
   throw Error("node '" + node + "', attribute 'tile_rows' is " + std::to_string(tile_rows) + ", which cuts " +
               std::to_string(rows) + " rows into " + std::to_string(count) + " tiles, expected at most " +
               std::to_string(kMostRowTiles) + "; use taller tiles.");
+}
+
+void Structure::check_range_tiles(int64_t tiles, const char* operand) const {
+  if (range_tiles == 1 || range_tiles == tiles) return;
+  throw Error("node '" + node + "', attribute 'range_tiles' is " + std::to_string(range_tiles) + ", expected 1 or " +
+              std::to_string(tiles) + ", the row tiles of '" + operand + "'.");
 }
 
 std::vector<Span> Structure::key_tiles(int64_t keys, int64_t largest, int64_t first) const {
@@ -534,10 +540,13 @@ void fill(const Given& given, Structure& it) {
 
 }  // namespace
 
-bool may_be_absent(const char* attribute) {
-  const auto& rows = attribute_rows();
-  return std::any_of(rows.begin(), rows.end(),
-                     [&](const AttributeRow& row) { return row.may_be_absent && std::string(row.name) == attribute; });
+bool may_be_absent(const char* attribute) { return number_if_absent(attribute).has_value(); }
+
+std::optional<int64_t> number_if_absent(const char* attribute) {
+  for (const AttributeRow& row : attribute_rows()) {
+    if (row.may_be_absent && std::string(row.name) == attribute) return row.absent_number;
+  }
+  return {};
 }
 
 Structure parse_structure(const std::string& node, Operator kind,

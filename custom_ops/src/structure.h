@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -113,6 +114,10 @@ struct Structure {
   bool output_noise() const { return given_.has(entry::read_output_noise); }
   bool input_noise() const { return given_.has(entry::read_input_noise); }
   bool adc_errors() const { return given_.has(entry::adc_gain_sigma) && adc != Range::kNone; }
+  // Whether more stands between product and ADC than noise: columns that differ in theirs, outputs that are not linear.
+  bool shaped_outputs(const Device& device) const {
+    return device.adc_nonlinearity > 0 || device.adc_asymmetry != 0 || device.read_output_noise_spread > 0;
+  }
   bool unit_column() const {
     return encoding == Encoding::kOffset && offset_correction == OffsetCorrection::kUnitColumn;
   }
@@ -133,7 +138,7 @@ struct Structure {
   }
   // Whether a product is more than a plain product with the stored values.
   bool has_periphery() const {
-    return dac != Range::kNone || adc != Range::kNone || read_noise != ReadNoise::kNone ||
+    return dac != InputRange::kNone || adc != Range::kNone || read_noise != ReadNoise::kNone ||
            ir_drop == IrDrop::kFormula || output_noise() || input_noise();
   }
   int stored_bits() const;  // of one stored element, for bit flips
@@ -165,9 +170,11 @@ struct Structure {
   std::vector<Span> column_groups(int64_t columns) const;
   // Throws Error where so many rows of an array need more row tiles than noise tells apart.
   void check_row_tiles(int64_t rows) const;
+  // Throws Error where an operand with so many row tiles, in all of its matrices, has another number of ranges.
+  void check_range_tiles(int64_t tiles, const char* operand) const;
   // Tiles of keys from position `first` on: full ones, wherever the first key lies.
   std::vector<Span> key_tiles(int64_t keys, int64_t largest, int64_t first) const;
-  bool decides_per_tile() const { return adc == Range::kAbsmax || bound_management == BoundManagement::kIterative; }
+  bool decides_per_tile() const { return adc == Range::kAbsmax || bound_management != BoundManagement::kNone; }
 
   const std::string& text(int attribute) const { return given_.text(attribute); }
   const std::vector<Place>& places() const { return places_; }  // of the entries
@@ -196,8 +203,10 @@ struct FloatType {
 // Of what bit flips hit; float32 unless it says otherwise.
 FloatType float_type(FaultStorage storage);
 
-// Whether files written by earlier versions lack a string attribute, which is then empty.
+// Whether files written by earlier versions lack an attribute: a string is then empty.
 bool may_be_absent(const char* attribute);
+// What a number is then; nothing where it must be there.
+std::optional<int64_t> number_if_absent(const char* attribute);
 
 // Reads attributes through the given functions, so that nodes and the ctypes helpers share one parser. Throws Error.
 Structure parse_structure(const std::string& node, Operator kind,

@@ -1,5 +1,6 @@
 """Runs data through the clean model and fits the ranges of each site's converters to what they meet."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from emu.calibration.outputs import scale_of_sample, stored_contents, tile_outputs, written_contents
 from emu.calibration.ranges import Method, check_method, find_range
 from emu.contract.codes import numbers_of
-from emu.contract.schema import OPERATORS
+from emu.contract.schema import NUMBERS_OF_RANGE, OPERATORS
 from emu.contract.site import Site
 from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.errors import InputError
@@ -82,31 +83,52 @@ def calibrate(
             f"{emulated.name} has no converters with calibrated ranges: rewrite the original model for a device whose "
             'dac or adc has range = "calibrated", or whose write has scaling = "calibrated".'
         )
-    sites = [_Site.of(emulated, index, fitted) for index, fitted in wanted.items()]
+    ranges = emulated.value("emu.ranges").copy()
+    sites = [_Site.of(emulated, index, fitted, ranges) for index, fitted in wanted.items()]
     observer = _Observer(sites)
     folder = Path(model).parent if isinstance(model, str | Path) else None
     used, where = _run(emulated, observer, data, folder, samples, batch_size, threads, ops, progress)
-    ranges = emulated.value("emu.ranges").copy()
     for site in sites:
         if site.fitted.operand:
             operands = (written.matrix for written in observer.written[site.facts.index])
             largest = site.largest_operand if method == "minmax" else find_range(operands, True, method, percentile)[1]
-            ranges[site.facts.index, 3] = largest or 1.0
-            site.controls = replace(site.controls, operand_range=float(ranges[site.facts.index, 3]))
+            site.ranges[..., 3] = largest or 1.0
         if site.fitted.dac:
-            largest = site.largest
-            if method != "minmax":
-                largest = find_range(observer.inputs_of(site), True, method, percentile)[1]
-            ranges[site.facts.index, 0] = largest or 1.0
+            _fit_inputs(site, observer, method, percentile)
         if site.fitted.adc:
-            site.controls = replace(site.controls, input_range=float(ranges[site.facts.index, 0]))
-            outputs = _outputs(emulated, observer, site, None if method == "minmax" else _MOST_OUTPUTS)
-            symmetric = site.structure.adc_code != "offset_binary"
-            ranges[site.facts.index, 1:3] = find_range(outputs, symmetric, method, percentile)
+            _fit_outputs(emulated, site, observer, method, percentile)
     how: dict[str, Any] = {"method": method, "samples": used, "data": where}
     if method == "percentile":
         how["percentile"] = percentile
     return emulated.calibrated(ranges, how)
+
+
+def _fit_inputs(site: "_Site", observer: "_Observer", method: Method, percentile: float) -> None:
+    """Fills in the input ranges: of each row tile, or one for all."""
+    largest = site.largest
+    if method != "minmax":
+        rows = observer.inputs_of(site)
+        of_tiles = [rows] if site.fitted.dac == "site" else zip(*map(site.in_tiles, rows), strict=True)
+        largest = np.array([find_range(each, True, method, percentile)[1] for each in of_tiles], np.float32)
+    if site.fitted.dac == "site":
+        largest = largest.max(keepdims=True)
+    site.ranges[..., 0] = np.where(largest > 0, largest, 1.0)[:, None, None]
+
+
+def _fit_outputs(
+    emulated: EmulatedModel, site: "_Site", observer: "_Observer", method: Method, percentile: float
+) -> None:
+    """Fills in the output ranges: of each row tile, slice and device, or one for all of them."""
+    fitted = site.ranges if "tile" in site.fitted.adc else site.ranges[:1]
+    seen: dict[tuple[int, ...], list[NDArray[np.float32]]] = {}
+    for place, y in _outputs(emulated, observer, site, None if method == "minmax" else _MOST_OUTPUTS):
+        own = tuple(each if size > 1 else 0 for each, size in zip(place, fitted.shape, strict=False))
+        ends = np.array([y.min(initial=0), y.max(initial=0)], np.float32) if method == "minmax" else y
+        seen.setdefault(own, []).append(ends)
+    symmetric = site.structure.adc_code != "offset_binary"
+    for own, outputs in seen.items():
+        fitted[own][1:3] = find_range(outputs, symmetric, method, percentile)
+    site.ranges[..., 1:3] = fitted[..., 1:3]
 
 
 @dataclass
@@ -119,12 +141,16 @@ class _Site:
     structure: Structure
     controls: Controls
     shape: tuple[int, int, int]  # of a stored weight: the matrices of its stack, their rows and columns
-    largest: float = 0.0
+    ranges: NDArray[np.float32]  # as `Controls.ranges`, filled in
+    largest: NDArray[np.float32]  # of each row tile that has ranges of its own, or of all
     largest_operand: float = 0.0
 
     @classmethod
-    def of(cls, emulated: EmulatedModel, index: int, fitted: Calibrated) -> "_Site":
-        """The site of that index. Its controls are those of an undisturbed one (strength 0)."""
+    def of(cls, emulated: EmulatedModel, index: int, fitted: Calibrated, ranges: NDArray[np.float32]) -> "_Site":
+        """The site of that index. Its controls are those of an undisturbed one (strength 0).
+
+        `ranges` are those of the model, which the site fills in.
+        """
         facts = emulated.manifest.sites[index]
         node = emulated.nodes()[facts.node]
         structure = parse_structure(node.op_type, {name: each.value for name, each in node.attributes.items()})
@@ -132,7 +158,21 @@ class _Site:
         strength = np.zeros(structure.sites, np.float32)
         controls = check_controls(structure, device, strength, None, None, np.int64(0), np.int64(0))
         shape = (facts.stack, facts.shape[0] or 0, facts.shape[1] or 0)
-        return cls(facts, node, fitted, structure, controls, shape)
+        own = ranges[index, : math.prod(structure.ranges)].reshape(structure.ranges)
+        largest = np.zeros(structure.range_tiles, np.float32)
+        return cls(facts, node, fitted, structure, replace(controls, ranges=own), shape, own, largest)
+
+    def in_tiles(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """What the row tiles that have ranges of their own are fed of rows `[..., K]` or `[stack, rows, K]`."""
+        if self.structure.range_tiles == 1:
+            return [x]
+        matrices = x if self.facts.is_stored else [x]
+        return [each[..., k] for each in matrices for k in self.structure.row_tiles(x.shape[-1])]
+
+    def saw(self, x: NDArray[np.float32]) -> None:
+        """Takes in what is fed."""
+        peaks = [np.abs(each).max(initial=0) for each in self.in_tiles(x)]
+        self.largest = np.maximum(self.largest, np.array(peaks, np.float32))
 
     @property
     def places(self) -> dict[str, str]:
@@ -213,14 +253,14 @@ class _Observer:
             array = sites[0].rows_of(sites[0].without_padding(values[sites[0].operands[0]], values, samples))
             self.rows.setdefault(fed, []).append(array[:, _evenly(array.shape[1], -(-count // batches))])
             for site in sites:
-                site.largest = max(site.largest, float(np.abs(array).max(initial=0)))
+                site.saw(array)
         for site in self.sites:
             if not site.facts.is_stored:
                 a, b = (values[name] for name in site.operands)
                 a, b = site.without_padding(a, values, samples), site.keys_of(b, values, samples)
                 of_keys = row_scales(b, site.structure, site.controls)
                 a = a if of_keys is None else a * of_keys[..., None, :]  # as they are fed
-                site.largest = max(site.largest, float(np.abs(a).max(initial=0)))
+                site.saw(a)
                 site.largest_operand = max(site.largest_operand, float(np.abs(b).max(initial=0)))
                 self.written.setdefault(site.facts.index, []).extend(
                     _written(site, a, b, samples, -(-_MATRICES // batches))
@@ -259,8 +299,8 @@ def _written(
 
 def _outputs(
     emulated: EmulatedModel, observer: _Observer, site: _Site, most: int | None
-) -> Iterator[NDArray[np.float32]]:
-    """What the ADCs of a site convert; about `most` numbers of evenly spaced rows."""
+) -> Iterator[tuple[tuple[int, int, int], NDArray[np.float32]]]:
+    """What the ADCs of a site convert, by row tile, slice and device; about `most` numbers of evenly spaced rows."""
     if site.facts.is_stored:
         fed = np.concatenate(observer.inputs_of(site), axis=1)
         matrices = _weight(emulated, site).reshape(site.shape)
@@ -268,12 +308,13 @@ def _outputs(
     else:
         seen = observer.written[site.facts.index]
         pairs = [(each.rows, written_contents(each.matrix, each.top, site.structure, site.controls)) for each in seen]
-    for x, contents in pairs:
+    for matrix, (x, contents) in enumerate(pairs):
         if most is not None:
             tiles, slices = len(site.structure.row_tiles(x.shape[1])), site.controls.input_readings(site.structure)
             per_row = contents[0].shape[1] * len(contents) * tiles * slices
             x = x[_evenly(len(x), max(1, most // len(pairs) // max(1, per_row)))]
-        yield from tile_outputs(x, contents, site.structure, site.controls)
+        of_stack = matrix if site.facts.is_stored else 0
+        yield from tile_outputs(x, contents, site.structure, site.controls, of_stack)
 
 
 def _weight(emulated: EmulatedModel, site: _Site) -> NDArray[np.float32]:
@@ -316,11 +357,11 @@ def _run(
             raise InputError(f"The batch size is {batch_size}: give {fixed or 'a whole number from 1'}.")
         size = fixed or batch_size or DEFAULT_BATCH
         batches = -(-len(dataset.labels) // size)
-        count = len(emulated.manifest.sites)
+        count, ranges_of_site = len(emulated.manifest.sites), emulated.value("emu.ranges").shape[1] // NUMBERS_OF_RANGE
         # Ranges must be numbers, although nothing is converted at strength 0.
         clean = {
             "emu.strength": np.zeros(count, np.float32),
-            "emu.ranges": np.array([[1, -1, 1, 1]] * count, np.float32),
+            "emu.ranges": np.tile(np.array([1, -1, 1, 1], np.float32), (count, ranges_of_site)),
         }
         outputs = {output.name for output in session.get_outputs()}
         fetched = [name for name in names if name in outputs]

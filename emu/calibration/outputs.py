@@ -59,20 +59,29 @@ def written_contents(
 
 
 def tile_outputs(
-    x: NDArray[np.float32], contents: Sequence[NDArray[np.float32]], structure: Structure, controls: Controls
-) -> Iterator[NDArray[np.float32]]:
+    x: NDArray[np.float32],
+    contents: Sequence[NDArray[np.float32]],
+    structure: Structure,
+    controls: Controls,
+    matrix: int = 0,
+) -> Iterator[tuple[tuple[int, int, int], NDArray[np.float32]]]:
     """Yields the outputs y `[rows, N]` of every row tile, weight slice and input slice, of rows that are not zero.
 
     Args:
         x: float32 `[R, K]`.
         contents: what the arrays hold, `[K, N]` per slice.
         structure: of the site.
-        controls: the device's numbers and the calibrated input range.
+        controls: the device's numbers and the calibrated input ranges.
+        matrix: index in a stack.
+
+    Yields:
+        The row tile, counted over all matrices of a stack, the slice, and the device of a pair; and their outputs.
     """
-    for k in structure.row_tiles(x.shape[1]):
-        alpha = input_range(x[:, k], structure, controls)
+    tiles, apart = structure.row_tiles(x.shape[1]), len(contents) // structure.weight_slices
+    for tile, k in enumerate(tiles, matrix * len(tiles)):
+        alpha = input_range(x[:, k], tile, structure, controls)
         fed = alpha[:, 0] > 0
         x1 = through_dac(x[fed, k], alpha[fed], structure, controls)
         for digits, _ in input_digits(x1, structure, controls):
-            for v in contents:
-                yield digits @ v[k]
+            for i, v in enumerate(contents):
+                yield (tile, *divmod(i, apart)), digits @ v[k]

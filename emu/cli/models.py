@@ -1,8 +1,9 @@
-"""Commands on model files: inspect, rewrite, faults, calibrate."""
+"""Commands on model files: inspect, rewrite, faults, calibrate, ranges."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +29,9 @@ from emu.cli.output import Progress, cell, check_target, print_json, print_table
 from emu.contract.manifest import Manifest, plain
 from emu.contract.site import Site, one_of_each_array
 from emu.errors import InputError
+
+if TYPE_CHECKING:
+    from emu.rewriter import EmulatedModel
 
 
 @app.command()
@@ -174,7 +178,6 @@ def calibrate(
 ) -> None:
     """Fit the ranges of converters, and of what is written at run time, to data."""
     from emu.calibration import calibrate as run_calibration
-    from emu.rewriter import calibrated_sites
 
     target = output or model.with_name(f"{model.stem}.calibrated.onnx")
     check_target(target, model, overwrite)
@@ -191,20 +194,78 @@ def calibrate(
             progress=progress,
         )
     result.save(target)
-    ranges, how = result.value("emu.ranges").tolist(), result.manifest.calibration or {}
-    rows = []
-    for index, fitted in calibrated_sites(result.manifest).items():
-        site, (largest, low, high, operand) = result.manifest.sites[index], ranges[index]
-        outputs = (low, high) if fitted.adc else (None, None)
-        own = largest if fitted.dac else None, *outputs, operand if fitted.operand else None
-        rows.append([index, site.component, *own, site.node])
-    head = ["index", "component", "largest_input", "lowest_output", "highest_output", "largest_operand", "node"]
+    head, rows = _ranges(result)
+    how = result.manifest.calibration or {}
     if as_json:
         sites = [dict(zip(head, row, strict=True)) for row in rows]
         print_json({**how, "output": str(target), "sites": sites})
         return
     print_table(head, [[cell(value) for value in row] for row in rows])
     typer.echo(f"Wrote {target}, calibrated on {how['samples']} samples.")
+
+
+@app.command()
+def ranges(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A rewritten model with calibrated converters.")],
+    export_to: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="Write all ranges to this CSV file.")
+    ] = None,
+    import_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="Take the ranges of a CSV file, or the input ranges of a state dict of aihwkit-lightning "
+            "(.safetensors, .pt).",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write the model.", show_default="MODEL.calibrated.onnx"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show, export or import the calibrated ranges of converters."""
+    from emu.calibration import export_ranges, import_ranges
+    from emu.rewriter import EmulatedModel
+
+    if export_to and import_from:
+        raise InputError("Ranges are exported or imported: give --export or --import.")
+    if output and not import_from:
+        raise InputError("-o is where a model with imported ranges goes: give --import too.")
+    opened, target = EmulatedModel.open(model), output or model.with_name(f"{model.stem}.calibrated.onnx")
+    wrote = ""
+    if export_to:
+        check_target(export_to, model, overwrite)
+        wrote = f"Wrote {export_to}, {export_ranges(opened, export_to)} ranges."
+    if import_from:
+        check_target(target, model, overwrite)
+        opened = import_ranges(opened, import_from)
+        opened.save(target)
+        wrote = f"Wrote {target}, with the ranges of {import_from}."
+    head, rows = _ranges(opened)
+    if as_json:
+        print_json([dict(zip(head, row, strict=True)) for row in rows])
+        return
+    print_table(head, [[cell(value) for value in row] for row in rows])
+    if wrote:
+        typer.echo(wrote)
+
+
+def _ranges(model: "EmulatedModel") -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of a table of calibrated ranges, one row for each site: the widest of its ranges."""
+    from emu.calibration import ranges_by_site
+
+    rows = []
+    for site, fitted, own in ranges_by_site(model):
+        largest, high, operand = own.max(axis=(0, 1, 2))[[0, 2, 3]].tolist()
+        outputs = (float(own[..., 1].min()), high) if fitted.adc else (None, None)
+        numbers = largest if fitted.dac else None, *outputs, operand if fitted.operand else None
+        known = [None if number is None or math.isnan(number) else number for number in numbers]
+        rows.append([site.index, site.component, own[..., 0].size, *known, site.node])
+    names = ("largest_input", "lowest_output", "highest_output", "largest_operand")
+    return ["index", "component", "ranges", *names, "node"], rows
 
 
 def _without_devices(manifest: Manifest) -> dict[str, Any]:
@@ -223,7 +284,8 @@ def _states(manifest: Manifest) -> list[str]:
     if calibration is None:
         notes.append("Its converters have calibrated ranges: run 'emu calibrate' before it runs.")
     elif calibration:
-        notes.append(f"Converters calibrated by {calibration['method']} on {calibration['samples']} samples.")
+        on = f" on {calibration['samples']} samples" if "samples" in calibration else f" of {calibration['data']}"
+        notes.append(f"Converters calibrated by {calibration['method']}{on}.")
     if manifest.faults is not None:
         notes.append(f"Every chip has the faults of chip {manifest.faults['seed']}.")
     return notes

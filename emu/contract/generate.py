@@ -31,7 +31,7 @@ _ROOT = Path(__file__).parents[2]
 _KINDS = {STORED: "kStored", QUANTIZED: "kQuantized", DYNAMIC: "kDynamic", FAULTY_WEIGHT: "kFaultyWeight"}
 _TYPES = {"float32": "kFloat", "int8": "kInt8", "int64": "kInt64"}
 # Choices that share an enumeration: that of the one with more words.
-_ENUM_OF = {"dac": "Range", "adc": "Range"}
+_ENUM_OF = {"dac": "InputRange", "adc": "Range"}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,8 +24,8 @@ LARGEST_COUNT = 2**31 - 1
 MOST_ROW_TILES = 2**16
 # Sites of a model, and matrices of one sample: halves of a word of the counter.
 MOST_SITES = MOST_MATRICES = 2**16
-# Numbers of one site in the input `ranges`: input, lowest and highest output, written operand.
-RANGES_OF_SITE = 4
+# Numbers of one range in the input `ranges`: input, lowest and highest output, written operand.
+NUMBERS_OF_RANGE = 4
 MOST_TABLE_VALUES = 2**16
 
 
@@ -77,10 +77,8 @@ _WORD = "0 to 2^32 - 1"
 CONTROLS = (
     _control("device", "float32", "`[P]`", "the numbers named by the attribute `entries`, each in its own range"),
     _control("strength", "float32", "`[sites]`", "0 or greater, finite; the node reads entry `site`"),
-    _control("ranges", "float32", f"`[sites, {RANGES_OF_SITE}]`",
-        "calibrated ranges, the node reads row `site`: the activation that maps to 1 (read if `dac` is `calibrated`; "
-        "> 0), the lowest and the highest output (read if `adc` is `calibrated`; low < high), the magnitude of a "
-        "written operand that maps to 1 (read if `write_scaling` is `calibrated`; > 0); finite. Read whatever the "
+    _control("ranges", "float32", f"`[sites, {NUMBERS_OF_RANGE} R]`",
+        "calibrated ranges, the node reads row `site`: see *Ranges*. Finite where it reads them, whatever the "
         "strength"),
     _control("faults", "int64", "`[F, 2]`",
         "a list of faults, each with the `array` that it strikes; the node reads those of its own array: see *Faults*. "
@@ -182,6 +180,8 @@ class Stream(IntEnum):
     ADC_OFFSET = 21, "ADC offset", "as ADC gain"
     STUCK_SECOND = 22, "stuck, second word", "W; words"
     STUCK_SECOND_NEGATIVE = 23
+    OUTPUT_NOISE_SPREAD = 36, "spread of output noise", "row = row tile, column of W"
+    NONLINEARITY_SPREAD = 37, "spread of the nonlinearity", "as the spread of output noise"
     UNIT_COLUMN = (
         24, "unit column", "K rows, 1 column; 24 plus the number of the stream above (0 to 7, 8, 10, 22)",
         "as the stream above",
@@ -192,6 +192,10 @@ class Stream(IntEnum):
     READ_NEGATIVE_ARRAY = 67, "read, negative array converted apart", "Y", "run-time, per tile and pass"
     ROUNDING = (
         68, "rounding", "as the stream above, uniforms; 68 plus the number of that stream less 64 (64 to 67)",
+        "as the stream above",
+    )
+    OUTPUT_NOISE = (
+        72, "output noise of its own", "as the stream above; 72 plus the number of that stream less 64 (64 and 67)",
         "as the stream above",
     )
     SAMPLE_KEY = 127, "key of a sample", "words: see above", "`seed`, `read_seed`"
@@ -330,6 +334,8 @@ _OF_STORED = (STORED, QUANTIZED, FAULTY_WEIGHT)
 _OF_DYNAMIC = (DYNAMIC,)
 _OF_QUANTIZED = (QUANTIZED,)
 _OF_STORED_PRODUCTS = (STORED, QUANTIZED)
+_OF_PRODUCTS = (STORED, QUANTIZED, DYNAMIC)
+_ADDED = "Absent in files written before it existed, which is the same as 1"
 
 
 @dataclass(frozen=True)
@@ -447,7 +453,8 @@ ATTRIBUTES = _attributes(
     Attribute("key_axis", _OF_DYNAMIC, ("none", "columns", "rows"), "none",
         "what of B are keys of attention, written one after another: its columns (of scores), its rows (of their "
         "context), or nothing"),
-    Attribute("dac", _EVERY, ("none", "absmax", "fixed", "calibrated"), "none", "input range"),
+    Attribute("dac", _EVERY, ("none", "absmax", "fixed", "calibrated", "max", "absmax_sum"), "none",
+        "input range; `absmax_sum` needs `adc` `fixed`"),
     Attribute("dac_code", _EVERY, ("sign_magnitude", "offset_binary"), "sign_magnitude", "levels of the DAC"),
     Attribute("dac_slice_bits", _EVERY, _whole(1, 8, or_zero=True), 0,
         "magnitude bits fed at once: the input is cut into slices, each read and converted by itself; 0: all at "
@@ -455,9 +462,19 @@ ATTRIBUTES = _attributes(
     Attribute("adc", _EVERY, ("none", "absmax", "fixed", "calibrated", "rows", "granular"), "none", "output range"),
     Attribute("adc_code", _EVERY, ("sign_magnitude", "offset_binary", "twos_complement"), "sign_magnitude",
         "levels of the ADC"),
+    Attribute("range_tiles", _OF_PRODUCTS, _whole(1), 1,
+        "row tiles that have calibrated ranges of their own, all of the array's, or 1: one for all; see *Ranges*. "
+        f"{_ADDED}", optional=True),
+    Attribute("range_slices", _OF_PRODUCTS, _whole(1, 16), 1,
+        f"weight slices that have calibrated output ranges of their own, all, or 1: one for all. {_ADDED}",
+        optional=True),
+    Attribute("range_polarities", _OF_PRODUCTS, _one_of(1, 2), 1,
+        "1: one calibrated output range for both devices of a pair; 2: one for the positive and one for the negative "
+        f"device. {_ADDED}", optional=True),
     Attribute("adc_columns", _EVERY, _whole(1), 1, "neighbouring columns that share one ADC, for its errors"),
-    Attribute("bound_management", _EVERY, ("none", "iterative"), "none",
-        "repeat a saturated product with smaller inputs; needs `adc` `fixed`, one slice of weights and of inputs, "
+    Attribute("bound_management", _EVERY, ("none", "iterative", "worst_case"), "none",
+        "repeat a saturated product with smaller inputs (`worst_case` first with inputs whose sum cannot saturate, "
+        "which needs `dac` `absmax`, `fixed` or `max`); needs `adc` `fixed`, one slice of weights and of inputs, "
         "and `encoding` other than `offset`"),
     Attribute("read_noise", _EVERY, ("none", "additive_constant", "pcm_read", "proportional", "independent"), "none",
         "disturbance at each product: of weights (aihwkit's `additive_constant`, `pcm_read`) or of every device by "
@@ -493,6 +510,7 @@ _PROBABILITY = Range(0, 1)
 _SHARE = Range(0, 1, low_included=False)
 _BITS = _whole(2, 16, or_zero=True)
 _STEPS = _whole(2, 65536, or_zero=True)
+_ASYMMETRY = Range(-1, 1)
 
 # What moves and limits the conductances of operands before they are written.
 TRANSFORM = frozenset(("write.alpha", "write.beta", "write.alpha_value", "write.beta_value"))
@@ -550,7 +568,8 @@ _DRIFTS, _POWER_LAW = _when("drift", "!= 'none'"), _when("drift", "== 'power_law
 _DRIFT_TABLE, _LOG_TIME = _when("drift", "== 'power_law_table'"), _when("drift", "== 'log_time'")
 _RELAXES, _IS_SATURATING = _when("drift", "== 'relaxation'"), _when("program", "== 'saturating'")
 _IS_READ = _when("drift", "in ('power_law_fit', 'power_law_table', 'log_time')")
-_ITERATES = _when("bound_management", "== 'iterative'")
+_ITERATES = _when("bound_management", "!= 'none'")
+_WORST_CASE, _ABSMAX_SUM = _when("bound_management", "== 'worst_case'"), _when("dac", "== 'absmax_sum'")
 _HAS_FORMULA, _HAS_NETWORK = _when("ir_drop", "== 'formula'"), _when("ir_drop", "== 'network'")
 _NORMALIZED = "g_max x (largest input)"
 _G_MIN = "mapping.g_min_us"
@@ -643,7 +662,11 @@ NUMBERS = _numbers(
     Number("dac.steps", _STEPS, "steps", _HAS_DAC, meaning="0: derived from bits"),
     Number("dac.bound", POSITIVE, "largest input", _HAS_DAC, 1),
     Number("dac.max", POSITIVE, "activation", _when("dac", "== 'fixed'"), 1, "that maps to 1"),
-    Number("dac.limit", POSITIVE, "activation", meaning="for `dac` `absmax`: the largest that maps to 1"),
+    Number("dac.limit", POSITIVE, "activation",
+        meaning="for `dac` `absmax`, `max` and `absmax_sum`: the largest that maps to 1"),
+    Number("dac.assumed_weight", POSITIVE, _NORMALIZED, _ABSMAX_SUM, 1, "largest weight, as the sum is weighted"),
+    Number("dac.sum_resolution", POSITIVE, "1", _ABSMAX_SUM, 1, "of inputs, that the sum may leave"),
+    Number("dac.asymmetry", _ASYMMETRY, "1", meaning="for a `dac` that is not `none`: loss of negative inputs"),
     Number("adc.bits", _BITS, "bits", _HAS_ADC, meaning="as for the DAC; `granular` needs bits > 0"),
     Number("adc.steps", _STEPS, "steps", _HAS_ADC, meaning="as for the DAC"),
     Number("adc.bound", POSITIVE, _NORMALIZED, _when("adc", "== 'fixed'"), 1),
@@ -651,8 +674,16 @@ NUMBERS = _numbers(
     Number("adc.offset_sigma", NOT_NEGATIVE, _NORMALIZED, beside="adc.gain_sigma"),
     Number("adc.max_bound_factor", Range(1, 2**20), "1", _ITERATES, 1),
     Number("adc.max_bound_resolution", POSITIVE, "1", _ITERATES, 1),
+    Number("adc.assumed_weight", POSITIVE, _NORMALIZED, _WORST_CASE, 1, "largest weight, for the worst case"),
+    Number("adc.scale", POSITIVE, "1", absent=1, meaning="for an `adc` that is not `none`: factor on its codes"),
+    Number("adc.asymmetry", _ASYMMETRY, "1", meaning="for an `adc` that is not `none`: loss of negative outputs"),
+    Number("adc.nonlinearity", NOT_NEGATIVE, "1 / `adc.bound`", meaning="for `adc` `fixed`: n of y / (1 + n abs(y))"),
+    Number("adc.nonlinearity_sigma", NOT_NEGATIVE, "1", meaning="spread between columns", beside="adc.nonlinearity"),
+    Number("adc.slope_calibration", NOT_NEGATIVE, "`adc.bound`", meaning="where the slope is 1 again",
+        beside="adc.nonlinearity"),
     Number("read.weight_noise", NOT_NEGATIVE, "1", _when("read_noise", "!= 'none'")),
     Number("read.output_noise", NOT_NEGATIVE, _NORMALIZED),
+    Number("read.output_noise_spread", NOT_NEGATIVE, "1", meaning="between columns", beside="read.output_noise"),
     Number("read.input_noise", NOT_NEGATIVE, "largest input"),
     Number("read.ir_drop", NOT_NEGATIVE, "1", _HAS_FORMULA),
     Number("read.ir_drop_ratio", POSITIVE, "1", _HAS_FORMULA, 1),
@@ -677,6 +708,7 @@ class Rule:
 DEFINITIONS = {
     "weights": "encoding == 'weight'",
     "sliced": "slice_bits > 0",
+    "cut_bits": "weight_bits - 1 if encoding == 'differential' else weight_bits",
     "last_site": "sites - 1",
     "stored_bits": "32 if fault_storage == 'float32' else 16 if fault_storage in FLOATS_OF_16 else "
     "8 if fault_storage in FLOATS_OF_8 else code_bits if quantized else fault_bits",
@@ -764,12 +796,31 @@ ATTRIBUTE_RULES = (
         "'digital' unless 'dac_slice_bits' is given and 'adc' is on"),
     _attribute("dac_slice_sum", "dac_slice_sum == 'analog' and ir_drop == 'formula'",
         "'digital' because 'ir_drop' is 'formula', which is not linear in the inputs"),
-    _attribute("bound_management", "bound_management == 'iterative' and adc != 'fixed'",
+    _attribute("dac", "dac == 'absmax_sum' and adc != 'fixed'",
+        "another one because 'adc' is '{adc}', not 'fixed': it asks what the sum of inputs may reach"),
+    _attribute("dac", "dac == 'none' and 'dac.asymmetry' in entries", "another one because of entry 'dac.asymmetry'"),
+    _attribute("dac_slice_bits", "dac_slice_bits > 0 and 'dac.asymmetry' in entries",
+        "0 because of entry 'dac.asymmetry'"),
+    _attribute("adc", "adc == 'none' and 'adc.scale' in entries", "another one because of entry 'adc.scale'"),
+    _attribute("adc", "adc == 'none' and 'adc.asymmetry' in entries", "another one because of entry 'adc.asymmetry'"),
+    _attribute("adc", "adc != 'fixed' and 'adc.nonlinearity' in entries",
+        "'fixed' because of entry 'adc.nonlinearity', which is relative to 'adc.bound'"),
+    _attribute("bound_management", "bound_management == 'worst_case' and dac not in ('absmax', 'fixed', 'max')",
+        "another one because 'dac' is '{dac}', not 'absmax', 'fixed' or 'max'"),
+    _attribute("range_tiles", "range_tiles > 1 and key_axis == 'rows'",
+        "1 because 'key_axis' is 'rows', along which tiles are added"),
+    _attribute("range_slices",
+        "range_slices > 1 and ((range_slices - 1) * slice_bits >= cut_bits or range_slices * slice_bits < cut_bits)",
+        "1, or the number of slices of a weight"),
+    _attribute("range_polarities",
+        "range_polarities == 2 and encoding not in ('differential', 'two_sided') and write not in ('lognormal_g', "
+        "'clipformer')", "1 unless values are held by pairs of devices"),
+    _attribute("bound_management", "bound_management != 'none' and adc != 'fixed'",
         "'none' because 'adc' is '{adc}', not 'fixed'"),
     _attribute("bound_management",
-        "bound_management == 'iterative' and (sliced or dac_slice_bits > 0 or encoding == 'offset')",
+        "bound_management != 'none' and (sliced or dac_slice_bits > 0 or encoding == 'offset')",
         "'none' because of slices or an offset"),
-    _attribute("bound_management", "bound_management == 'iterative' and adc_pairs == 'separate'",
+    _attribute("bound_management", "bound_management != 'none' and adc_pairs == 'separate'",
         "'none' because 'adc_pairs' is 'separate'"),
 )
 # fmt: on

@@ -27,8 +27,8 @@ from emu.contract.schema import (
     MOST_ROW_TILES,
     NUMBER_RULES,
     NUMBERS,
+    NUMBERS_OF_RANGE,
     QUANTIZED,
-    RANGES_OF_SITE,
     Number,
     Range,
     Rule,
@@ -80,6 +80,9 @@ class Structure:
     dac_slice_bits: int
     adc: str
     adc_code: str
+    range_tiles: int
+    range_slices: int
+    range_polarities: int
     adc_columns: int
     bound_management: str
     read_noise: str
@@ -157,11 +160,19 @@ class Structure:
     @property
     def weight_slices(self) -> int:
         """Number of arrays that hold a stored weight together."""
-        if self.slice_bits == 0:
-            return 1
-        # A pair has the sign in its two devices, so only the magnitude is cut.
-        bits = self.weight_bits - 1 if self.encoding == "differential" else self.weight_bits
-        return -(-bits // self.slice_bits)
+        return weight_slices(self.encoding, self.weight_bits, self.slice_bits)
+
+    @property
+    def ranges(self) -> tuple[int, int, int, int]:
+        """How many calibrated ranges it has, by row tile, weight slice and device of a pair, and numbers of each."""
+        return self.range_tiles, self.range_slices, self.range_polarities, NUMBERS_OF_RANGE
+
+    def check_range_tiles(self, tiles: int, name: str) -> None:
+        """Refuse another number of calibrated ranges than 1 or that of the row tiles of an operand."""
+        if self.range_tiles not in (1, tiles):
+            raise self.error(
+                f"attribute 'range_tiles' is {self.range_tiles}, expected 1 or {tiles}, the row tiles of '{name}'."
+            )
 
     @property
     def has_stuck_cells(self) -> bool:
@@ -232,12 +243,8 @@ class Controls:
     """The entries of `device` by name."""
     strength: float
     """This site's entry of `strength`."""
-    input_range: float
-    """The calibrated activation that maps to 1, where the node reads it."""
-    output_range: tuple[float, float]
-    """The calibrated lowest and highest output, where the node reads them."""
-    operand_range: float
-    """The calibrated magnitude of a written operand that maps to 1, where the node reads it."""
+    ranges: NDArray[np.float32]
+    """The calibrated ranges of the node, float32 `Structure.ranges`; numbers that it does not read have no meaning."""
     faults: NDArray[np.int64]
     """The list of faults of its array, int64 [F]."""
     seed: int
@@ -251,6 +258,22 @@ class Controls:
     """Positions after the last key and after the last that counts: int64 [samples, 2], one row for all, or none."""
     head: int | None
     """Index among the site's own heads (already divided by `head_share`), None for all."""
+
+    def input_range(self, tile: int) -> float:
+        """Return the calibrated activation that maps to 1 in a row tile, counted over all matrices of a stack."""
+        return float(self.ranges[tile if len(self.ranges) > 1 else 0, 0, 0, 0])
+
+    def output_range(self, tile: int, weight_slice: int, polarity: int) -> tuple[float, float]:
+        """Return the calibrated lowest and highest output of a row tile, a slice and a device of a pair."""
+        place = (tile, weight_slice, polarity)
+        own = (each if size > 1 else 0 for each, size in zip(place, self.ranges.shape[:3], strict=True))
+        low, high = self.ranges[tuple(own)][1:3].tolist()
+        return low, high
+
+    @property
+    def operand_range(self) -> float:
+        """The calibrated magnitude of a written operand that maps to 1."""
+        return float(self.ranges[0, 0, 0, 3])
 
     def dac_steps(self, structure: Structure) -> int:
         """Return the number of steps of the DAC, 0 when it does not quantize."""
@@ -281,6 +304,13 @@ class Controls:
     def probability(self, entry: str) -> np.float32:
         """Return a fault probability with the strength in it, at most 1."""
         return min(np.float32(self.strength) * np.float32(self.numbers[entry]), np.float32(1))
+
+
+def weight_slices(encoding: str, weight_bits: int, slice_bits: int) -> int:
+    """Return in how many slices a weight is stored: 1 if it is not cut."""
+    # A pair has the sign in its two devices, so only the magnitude is cut.
+    bits = weight_bits - 1 if encoding == "differential" else weight_bits
+    return -(-bits // slice_bits) if slice_bits else 1
 
 
 def parse_structure(op: str, attributes: Mapping[str, int | str]) -> Structure:
@@ -339,7 +369,7 @@ def check_controls(
 ) -> Controls:
     """Return the control inputs as this node reads them.
 
-    device: float32 [P]; strength: float32 [sites]; ranges: float32 [sites, 4], None where the operator has none;
+    device: float32 [P]; strength: float32 [sites]; ranges: float32 [sites, 4 R], None where the operator has none;
     faults: int64 [F, 2], None where the operator has none; seed, read_seed, head: int64 []; sample: int64 [] or [2];
     position: int64 [b] and keys: int64 [b, 2], None where the operator has none.
     Raises InputError for a wrong type, shape or range.
@@ -365,13 +395,10 @@ def check_controls(
         raise structure.error(f"input 'strength' is {own_strength:g} for this site, expected finite and 0 or greater.")
 
     first, samples = _samples(structure, sample)
-    input_range, output_range, operand_range = _calibrated(structure, ranges)
     return Controls(
         numbers=numbers,
         strength=own_strength,
-        input_range=input_range,
-        output_range=output_range,
-        operand_range=operand_range,
+        ranges=_calibrated(structure, ranges),
         faults=_listed(structure, faults),
         seed=_seed(structure, "seed", seed),
         read_seed=_seed(structure, "read_seed", read_seed),
@@ -629,40 +656,35 @@ def _own_head(structure: Structure, head: ArrayLike) -> int | None:
     return own_head
 
 
-def _calibrated(structure: Structure, ranges: ArrayLike | None) -> tuple[float, tuple[float, float], float]:
-    """Return the calibrated ranges of inputs, outputs and operand; 1, -1 to 1, 1 where the node does not read them."""
-    input_range, output_range, operand_range = 1.0, (-1.0, 1.0), 1.0
+def _calibrated(structure: Structure, ranges: ArrayLike | None) -> NDArray[np.float32]:
+    """Return the calibrated ranges of the node, [tiles, slices, polarities, 4]; 1, -1, 1, 1 where none are given."""
+    shape, count = structure.ranges, math.prod(structure.ranges[:3])
     if ranges is None:
-        return input_range, output_range, operand_range
+        return np.broadcast_to(np.array([1, -1, 1, 1], np.float32), shape)
     values = _float32(structure, "ranges", ranges)
-    if values.shape != (structure.sites, RANGES_OF_SITE):
+    width = values.shape[1] if values.ndim == 2 else 0
+    if values.shape[:1] != (structure.sites,) or width % NUMBERS_OF_RANGE or width < count * NUMBERS_OF_RANGE:
         raise structure.error(
-            f"input 'ranges' has shape {list(values.shape)}, expected [{structure.sites}, {RANGES_OF_SITE}], "
-            "one row for each site."
+            f"input 'ranges' has shape {list(values.shape)}, expected [{structure.sites}, {NUMBERS_OF_RANGE} R], one "
+            f"row for each site and R at least {count}."
         )
-    largest, low, high, operand = values[structure.site].tolist()
+    own = values[structure.site, : count * NUMBERS_OF_RANGE].reshape(shape)
+    finds = "for this site, expected finite and {}: 'emu calibrate' finds {}."
     if structure.dac == "calibrated":
-        input_range = largest
-        if not (math.isfinite(largest) and largest > 0):
-            raise structure.error(
-                f"input 'ranges' has the activation {largest:g} for this site, expected finite and > 0: "
-                "'emu calibrate' finds it."
-            )
+        for largest in own[:, 0, 0, 0].tolist():
+            if not (math.isfinite(largest) and largest > 0):
+                raise structure.error(f"input 'ranges' has the activation {largest:g} {finds.format('> 0', 'it')}")
     if structure.adc == "calibrated":
-        output_range = (low, high)
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise structure.error(
-                f"input 'ranges' has the outputs {low:g} to {high:g} for this site, expected finite and "
-                "rising: 'emu calibrate' finds them."
-            )
+        for low, high in own[..., 1:3].reshape(-1, 2).tolist():
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise structure.error(
+                    f"input 'ranges' has the outputs {low:g} to {high:g} {finds.format('rising', 'them')}"
+                )
     if structure.write_scaling == "calibrated":
-        operand_range = operand
+        operand = float(own[0, 0, 0, 3])
         if not (math.isfinite(operand) and operand > 0):
-            raise structure.error(
-                f"input 'ranges' has the operand {operand:g} for this site, expected finite and > 0: "
-                "'emu calibrate' finds it."
-            )
-    return input_range, output_range, operand_range
+            raise structure.error(f"input 'ranges' has the operand {operand:g} {finds.format('> 0', 'it')}")
+    return own
 
 
 def _listed(structure: Structure, faults: ArrayLike | None) -> NDArray[np.int64]:

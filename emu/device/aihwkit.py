@@ -21,8 +21,6 @@ _Data = dict[str, Any]
 
 # Of aihwkit: what emu does not model, with the value at which it does nothing.
 _NOT_MODELLED: dict[str, tuple[Any, str]] = {
-    "forward.out_scale": (1, "a fixed factor on every output"),
-    "forward.out_nonlinearity": (0, "S-shaped outputs"),
     "forward.v_offset_std": (0, "offsets of the read voltage"),
     "forward.r_series": (0, "a resistance in series with a column"),
     "forward.w_read_asymmetry_dtod": (0, "weights that negative inputs see differently"),
@@ -33,9 +31,7 @@ _NOT_MODELLED: dict[str, tuple[Any, str]] = {
 _WITHOUT_EFFECT = (
     *("tile_class", "tile_array_class", "simulator_tile_class", "bindings_class", "bindings_module"),
     *("backward", "update", "clip", "remap", "runtime"),
-    *("forward.inp_asymmetry", "forward.out_asymmetry"),  # of mv_type that has two passes
-    *("forward.out_nonlinearity_std", "forward.slope_calibration", "forward.v_offset_w_min"),
-    *("forward.nm_assumed_wmax", "forward.nm_decay"),  # of other noise managements
+    *("forward.v_offset_w_min", "forward.nm_decay"),  # of what is refused
     *("forward.ir_drop_rs", "forward.ir_drop_segments", "forward.ir_drop_time_step_resolution_scale"),
     *("forward.ir_drop_v_read", "forward.split_mode_bit_shift", "forward.xdep_pcm_read_noise_scale"),
     *("forward.adc_frequency", "forward.ir_drop_integration_sum"),
@@ -203,13 +199,15 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
     """[dac], [adc] and [read]. Tiles hold omega for the largest weight, which is 1 in emu's units."""
     if fields.truth("forward.is_perfect", False):
         return {}, {}, {}
-    fields.word("forward.mv_type", "ONE_PASS", ("ONE_PASS", "IDEAL"))
+    passes = fields.word("forward.mv_type", "ONE_PASS", ("ONE_PASS", "IDEAL", "POS_NEG_SEPARATE"))
     unit = omega if omega > 0 else 1.0
 
     bound = fields.number("forward.inp_bound", 1.0)
     steps = fields.steps("forward.inp_res", 1 / 126)
     ranged = fields.values.get("pre_post.input_range.enable") is True
-    dac = _aihwkit_range(fields, bound)
+    managed = _letters(fields.values.get("forward.noise_management", "ABS_MAX")) != "none"
+    worst = fields.number("forward.nm_assumed_wmax", 0.6), fields.number("forward.max_bm_res", 0.25)
+    dac = _aihwkit_range(fields, bound, worst[0] / unit, worst[1])
     if bound <= 0 and steps:
         fields.refuse("forward.inp_bound", bound, "steps of a DAC without a bound")
     if bound > 0 and not dac:
@@ -218,17 +216,24 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
         dac = {"model": "uniform", **dac, **_resolution(steps), "bound": bound if bound > 0 else 1.0}
     if fields.truth("forward.inp_sto_round", False) and dac and steps:
         dac["rounding"] = "stochastic"
+    _where_converted(fields, "forward.inp_asymmetry", 0.0, dac, "asymmetry", "a DAC")
 
     adc: _Data = {}
     bound = fields.number("forward.out_bound", 12.0)
     steps = fields.steps("forward.out_res", 1 / 510)
-    management = fields.word("forward.bound_management", "ITERATIVE", ("NONE", "ITERATIVE"))
-    most, finest = fields.number("forward.max_bm_factor", 1000), fields.number("forward.max_bm_res", 0.25)
+    management = fields.word("forward.bound_management", "ITERATIVE", ("NONE", "ITERATIVE", "ITERATIVE_WORST_CASE"))
+    most, (assumed, finest) = fields.number("forward.max_bm_factor", 1000), worst
     both_bounds = fields.truth("forward.bm_test_negative_bound", True)
     if 0 < bound < math.inf:
         adc = {"model": "uniform", "range": "fixed", **_resolution(steps), "bound": bound / unit}
-        if management == "ITERATIVE":
+        if management != "NONE":
+            # The worst case is what a range by the sum begins with.
+            worst_case = management == "ITERATIVE_WORST_CASE" and dac.get("range") != "absmax_sum"
             adc |= {"bound_management": "iterative", "max_bound_factor": most, "max_bound_resolution": finest}
+            if worst_case:
+                adc |= {"bound_management": "worst_case", "assumed_weight": assumed / unit}
+            if worst_case and not managed:
+                fields.refuse("forward.bound_management", management, "a worst case of inputs without a range")
             if ranged:
                 fields.refuse(
                     "forward.bound_management", management,
@@ -238,8 +243,16 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
                 fields.refuse("forward.bm_test_negative_bound", False, "bound management of one bound")
     elif steps:
         fields.refuse("forward.out_bound", bound, "steps of an ADC without a bound")
+    if dac.get("range") == "absmax_sum" and not adc:
+        fields.refuse("forward.out_bound", bound, "ABS_MAX_NP_SUM without the bound of an ADC")
     if fields.truth("forward.out_sto_round", False) and adc and steps:
         adc["rounding"] = "stochastic"
+    _where_converted(fields, "forward.out_scale", 1.0, adc, "scale", "an ADC")
+    _where_converted(fields, "forward.out_asymmetry", 0.0, adc, "asymmetry", "an ADC")
+    spread, slope = (fields.number(f"forward.{each}", 0.0) for each in ("out_nonlinearity_std", "slope_calibration"))
+    if _where_converted(fields, "forward.out_nonlinearity", 0.0, adc, "nonlinearity", "the bound of an ADC"):
+        more = {"nonlinearity_sigma": spread, "slope_calibration": slope}
+        adc |= {name: value for name, value in more.items() if value > 0}
     if fields.truth("forward.adc_quantization", False):
         fields.refuse("forward.adc_quantization", True, "an ADC that counts the pulses of an oscillator")
 
@@ -248,8 +261,8 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
     varied = fields.number("forward.out_noise_std", 0.0)
     if noise > 0:
         read["output_noise"] = noise / unit
-        if varied:
-            fields.refuse("forward.out_noise_std", varied, "output noise that differs between columns")
+        if varied > 0:
+            read["output_noise_spread"] = varied
     noise = fields.number("forward.inp_noise", 0.0)
     if noise > 0:
         read["input_noise"] = noise
@@ -260,14 +273,32 @@ def _aihwkit_product(fields: _Fields, omega: float) -> tuple[_Data, _Data, _Data
         read |= {"weight_noise_model": kind.lower(), "weight_noise": noise / share}
     drop = fields.number("forward.ir_drop", 0.0)
     ratio = fields.number("forward.ir_drop_g_ratio", 1 / 0.35 / 5e-6)
+    if drop > 0 and passes == "POS_NEG_SEPARATE":
+        fields.refuse("forward.mv_type", passes, "this with IR drop, without which it is one pass")
     if drop > 0:
         read |= {"wires": "formula", "ir_drop": drop, "ir_drop_ratio": ratio / unit}
     return dac, adc, read
 
 
-def _aihwkit_range(fields: _Fields, bound: float) -> _Data:
-    """What an activation is divided by: noise management, behind an input range where there is one."""
-    kind = fields.word("forward.noise_management", "ABS_MAX", ("NONE", "ABS_MAX", "CONSTANT"))
+def _where_converted(fields: _Fields, path: str, neutral: float, converter: _Data, setting: str, what: str) -> bool:
+    """Whether a field acts: then it becomes a setting of a converter, or is refused where there is none."""
+    value = fields.number(path, neutral)
+    if value == neutral:
+        return False
+    if converter:
+        converter[setting] = value
+    else:
+        fields.refuse(path, value, f"this without {what}")
+    return bool(converter)
+
+
+def _aihwkit_range(fields: _Fields, bound: float, assumed_weight: float, resolution: float) -> _Data:
+    """What an activation is divided by: noise management, behind an input range where there is one.
+
+    The last two are of a range by the sum of inputs.
+    """
+    known = ("NONE", "ABS_MAX", "CONSTANT", "MAX", "ABS_MAX_NP_SUM")
+    kind = fields.word("forward.noise_management", "ABS_MAX", known)
     threshold = fields.number("forward.nm_thres", 0.0)
     learned = _input_range(fields)
     if learned and bound > 1:
@@ -278,6 +309,13 @@ def _aihwkit_range(fields: _Fields, bound: float) -> _Data:
         fields.refuse("forward.noise_management", kind, "this behind an input range of that kind")
     if kind == "CONSTANT":
         return {"range": "fixed", "max": threshold * learned.get("max", 1.0)}
+    limit = {"limit": threshold} if threshold > 0 else {}
+    if kind in ("MAX", "ABS_MAX_NP_SUM"):
+        if learned:
+            fields.refuse("forward.noise_management", kind, "this behind an input range")
+        if kind == "MAX":
+            return {"range": "max", **limit}
+        return {"range": "absmax_sum", "assumed_weight": assumed_weight, "sum_resolution": resolution, **limit}
     largest = learned.get("max", math.inf) * (min(threshold, 1.0) if learned and threshold > 0 else 1.0)
     if not learned and threshold > 0:
         largest = threshold
@@ -292,7 +330,7 @@ def _input_range(fields: _Fields) -> _Data:
     fitted = fields.number(f"{where}init_from_data", 100) > 0
     if not enabled:
         return {}
-    return {"range": "calibrated"} if fitted else {"range": "fixed", "max": value}
+    return {"range": "calibrated", "range_per": "tile"} if fitted else {"range": "fixed", "max": value}
 
 
 def _modifier(fields: _Fields, omega: float) -> float | None:

@@ -33,7 +33,7 @@ class _Sections(Protocol):
 
 def wrong_combination(profile: _Sections) -> str | None:
     """Says what has no effect in a profile whose sections are right by themselves, None if all has one."""
-    for problems in (_mapping, _granular):
+    for problems in (_mapping, _granular, _calibrated):
         for sentence in problems(profile):
             return sentence
     return None
@@ -78,6 +78,12 @@ def _granular(profile: _Sections) -> Iterator[str]:
         yield "adc.range granular needs levels of weights: mapping.slice_bits, mapping.cell_bits or mapping.weight_bits"
     if not (_get(dac, "slice_bits") or _get(dac, "bits") or _get(dac, "steps")):
         yield "adc.range granular needs levels of inputs: a DAC with dac.bits or dac.steps"
+
+
+def _calibrated(profile: _Sections) -> Iterator[str]:
+    per = _get(profile.adc, "range_per") or "site"
+    if "slice" in per and not _get(profile.mapping, "slice_bits"):
+        yield f"adc.range_per {per} needs slices: mapping.slice_bits"
 
 
 def _uses_scales(profile: _Sections) -> bool:

@@ -14,18 +14,53 @@ from emu.reference.arrays import Array, as_type, namespace
 from emu.reference.mapping import levels_of_cell, lowest_conductance, writes_conductances
 
 
-def input_range(x: Array, structure: Structure, controls: Controls) -> Array:
-    """Return alpha of every row of X [..., R, K], float32 [..., R, 1]: the activation that maps to 1."""
+def input_range(x: Array, tile: int, structure: Structure, controls: Controls) -> Array:
+    """Return alpha of every row of X [..., R, K], float32 [..., R, 1]: the activation that maps to 1.
+
+    `tile` is the number of the row tile, counted over all matrices of a stack.
+    """
     xp = namespace(x)
-    if structure.dac == "absmax":
-        largest = xp.amax(xp.abs(x), axis=-1, keepdims=True)
-        return xp.clip(largest, None, controls.numbers["dac.limit"]) if "dac.limit" in controls.numbers else largest
+    if structure.dac in ("absmax", "max", "absmax_sum"):
+        largest = xp.amax(x if structure.dac == "max" else xp.abs(x), axis=-1, keepdims=True)
+        if "dac.limit" in controls.numbers:
+            largest = xp.clip(largest, None, controls.numbers["dac.limit"])
+        if structure.dac != "absmax_sum":
+            return largest
+        weight, resolution = (controls.numbers[f"dac.{name}"] for name in ("assumed_weight", "sum_resolution"))
+        return _range_of_sum(x, largest, weight, resolution, structure, controls)
     alpha = {
         "fixed": controls.numbers.get("dac.max", 1.0),
-        "calibrated": controls.input_range,
+        "calibrated": controls.input_range(tile),
         "none": 1.0,
     }[structure.dac]
     return xp.full_like(x[..., :1], alpha)
+
+
+def worst_case_range(x: Array, structure: Structure, controls: Controls) -> Array:
+    """Return alpha of every row of X [..., R, K] with which its sums stay within the ADC, 1 where inputs are 0."""
+    xp, numbers = namespace(x), controls.numbers
+    largest = xp.amax(xp.abs(x), axis=-1, keepdims=True)
+    if "dac.limit" in numbers:
+        largest = xp.clip(largest, None, numbers["dac.limit"])
+    weight, resolution = numbers["adc.assumed_weight"], numbers["adc.max_bound_resolution"]
+    alpha = _range_of_sum(x, largest, weight, resolution, structure, controls)
+    return xp.where(alpha == 0, xp.ones_like(alpha), alpha)
+
+
+def _range_of_sum(
+    x: Array, largest: Array, weight: float, resolution: float, structure: Structure, controls: Controls
+) -> Array:
+    """Return the input range that keeps the larger sum of one sign, times a weight, within the ADC's bound.
+
+    At least `largest` [..., R, 1], and at most so much more that inputs keep a resolution. Computed in float64.
+    """
+    xp, n = namespace(x), controls.dac_steps(structure)
+    exact, least = (xp.asarray(each, dtype=xp.float64) for each in (x, largest))
+    sums = [xp.clip(sign * exact, 0, None).sum(axis=-1, keepdims=True) for sign in (1, -1)]
+    of_sum = xp.maximum(*sums) * weight / controls.numbers["adc.bound"]
+    if n > 0:
+        of_sum = xp.minimum(of_sum, least * (resolution / (2 * controls.numbers["dac.bound"] / n)))
+    return as_type(xp.maximum(least, of_sum), x)
 
 
 def through_dac(
@@ -90,10 +125,14 @@ class AdcRange:
     high: Array
 
 
-def adc_range(y: Array, tile_rows: int, structure: Structure, controls: Controls) -> AdcRange:
-    """Return the range for y [..., rows, columns of a tile] of a tile with so many rows; 1 where absmax finds zeros."""
-    if structure.adc == "calibrated" and structure.adc_code == "offset_binary":
-        return AdcRange(*controls.output_range)
+def adc_range(
+    y: Array, tile_rows: int, place: tuple[int, int, int], structure: Structure, controls: Controls
+) -> AdcRange:
+    """Return the range for y [..., rows, columns of a tile] of a tile with so many rows; 1 where absmax finds zeros.
+
+    `place` is the number of the row tile, counted over all matrices of a stack, the slice, and 1 for the negative one
+    of two devices that are converted apart.
+    """
     if structure.adc == "absmax":
         xp = namespace(y)
         bound = xp.asarray(xp.amax(xp.abs(y), axis=-1, keepdims=True), dtype=xp.float64)
@@ -104,7 +143,10 @@ def adc_range(y: Array, tile_rows: int, structure: Structure, controls: Controls
     elif structure.adc == "fixed":
         same = controls.numbers["adc.bound"]
     elif structure.adc == "calibrated":
-        same = max(map(abs, controls.output_range))
+        low, high = controls.output_range(*place)
+        if structure.adc_code == "offset_binary":
+            return AdcRange(low, high)
+        same = max(abs(low), abs(high))
     elif structure.adc == "rows":
         same = float(tile_rows)
     else:

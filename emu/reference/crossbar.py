@@ -129,6 +129,7 @@ def crossbar_matmul_dynamic(
     _check_operand(structure, "A", a, "rank 2 or more", a.ndim >= 2)
     _check_operand(structure, "B", b, "rank 2 or more", b.ndim >= 2)
     _check_products(structure, a, b, "A", "B")
+    structure.check_range_tiles(len(structure.row_tiles(b.shape[-2])), "B")
     return _crossbar(a, b, None, structure, controls, trace)
 
 
@@ -301,6 +302,8 @@ def _stored_product(
     w_name: str,
 ) -> NDArray[np.float32]:
     """Return the product of rows of x, or of what a window cuts out of images x, with a constant w."""
+    matrices = len(w) if w.ndim == 3 else 1
+    structure.check_range_tiles(matrices * len(structure.row_tiles(w.shape[-2])), w_name)
     if not structure.window:
         _check_products(structure, x, w, "X", w_name)
         return _crossbar(x, w, held, structure, controls, trace)

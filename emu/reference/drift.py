@@ -141,7 +141,7 @@ def _as_read(
         return reading
     (unit,) = mapping_of(structure, controls).factors
     in_cells = (reading / unit).astype(np.float32)
-    converted = through_adc(in_cells, adc_range(in_cells, 0, structure, controls), structure, controls)
+    converted = through_adc(in_cells, adc_range(in_cells, 0, (0, 0, 0), structure, controls), structure, controls)
     return converted.astype(np.float64) * unit
 
 

@@ -3,7 +3,7 @@
 Source: aihwkit's analog matrix-vector product (Rasch et al., AICAS 2021), per input vector; slices as in CrossSim.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from emu.reference.converters import (
     squares_fed,
     through_adc,
     through_dac,
+    worst_case_range,
 )
 from emu.reference.places import Places
 from emu.reference.random import Stream, adc_normals, stored_normals
@@ -65,7 +66,7 @@ def read(
     """
     y = np.empty((len(x), stored.weights.shape[-1]), np.float32)
     undecided = np.zeros(y.shape, dtype=np.bool_)
-    errors = adc_errors(stored, structure, controls)
+    errors = column_errors(stored, structure, controls)
     column = None if stored.unit_column is None else stored.unit_column.astype(np.float64)
     squares = None if stored.squares is None else stored.squares.astype(np.float64)
     exact = replace(
@@ -131,8 +132,8 @@ class Reading:
     """One reading of what arrays hold; currents add up in the type of v and s, codes are decided in that of X."""
 
     stored: Stored
-    errors: tuple[Array, Array] | None
-    """Of `adc_errors`."""
+    errors: Mapping[str, Array]
+    """Of `column_errors`."""
     structure: Structure
     controls: Controls
     normals: Normals
@@ -144,12 +145,18 @@ class Reading:
             x = x * self.stored.row_scales[..., None, :]
         return as_type(sum(self._parts(x)), x)
 
+    def _number(self, tile: int) -> int:
+        """The number of a row tile in hand among those of all matrices, or of all that is written."""
+        if self.structure.op == DYNAMIC:
+            return self.structure.first_tile + tile
+        return self.stored.matrix * self.stored.s.shape[-2] + tile
+
     def _parts(self, x: Array) -> Iterator[Array]:
         """Yield what is added up to the product, [..., R, N]."""
         xp, columns = namespace(x), self.stored.v[0].shape[-1]
         amplitude = self.controls.strength * self.controls.numbers.get("read.input_noise", 0.0)
         for tile, k in enumerate(self.structure.row_tiles(x.shape[-1])):
-            alpha = input_range(x[..., k], self.structure, self.controls)
+            alpha = input_range(x[..., k], self._number(tile), self.structure, self.controls)
             if self.observer is not None:
                 self.observer.fed(k, x[..., k], alpha)
             lit = alpha > _DARK
@@ -171,27 +178,32 @@ class Reading:
         """Return what one tile adds to the product; rows that saturate are read again with halved inputs."""
         structure, controls, stored = self.structure, self.controls, self.stored
         xp = namespace(inputs.x)
-        iterative = structure.bound_management == "iterative"
+        managed, worst = structure.bound_management != "none", structure.bound_management == "worst_case"
+        scale_of_codes = controls.numbers.get("adc.scale", 1.0)
         result, rows, repeats = 0, inputs.lit, 0
         while True:
-            b = 2.0**repeats
-            may_repeat = iterative and not _is_last_repeat(b, structure, controls)
+            if worst and repeats == 1:
+                inputs = replace(inputs, alpha=worst_case_range(inputs.x, structure, controls))
+            b = 2.0 ** max(0, repeats - worst)
+            may_repeat = managed and not _is_last_repeat(b, structure, controls)
             again, total = None, 0
             fed = inputs.fed(b)
             for i, f in enumerate(stored.mapping.factors):
                 weight_slice, negative = divmod(i, 2) if structure.converts_apart else (i, 0)
                 v = stored.v[i][..., k, n]
-                errors = None if self.errors is None else tuple(each[i, tile, n] for each in self.errors)
+                errors = {name: each[i, tile, n] for name, each in self.errors.items()}
                 for j, (x1, h) in enumerate(fed):
-                    reading = repeats if iterative else weight_slice * len(fed) + j
+                    reading = repeats if managed else weight_slice * len(fed) + j
                     stream = Stream.READ_NEGATIVE_ARRAY if negative else Stream.READ
                     part = _from(structure.first_column, n)
                     place: dict[str, Any] = {"part": part, "tile": structure.first_tile + tile}
-                    noise = partial(self.normals, stream, **place, reading=reading)
+                    noise = partial(self._noise, stream, **place, reading=reading)
                     squares = None if stored.squares is None else stored.squares[i][..., k, n]
                     cells = _Cells(v, squares, max(1, structure.devices), rounds_variances(structure))
                     y, margin = self._analog(x1, cells, noise, errors, structure.first_row + k.start)
-                    limits = adc_range(y, structure.tile_depth(v.shape[-2]), structure, controls)
+                    depth = structure.tile_depth(v.shape[-2])
+                    of_range = (self._number(tile), weight_slice, negative)
+                    limits = adc_range(y, depth, of_range, structure, controls)
                     if structure.adc_rounding == "stochastic":
                         y = dithered(y, self._rounding(stream, **place, reading=reading), limits, structure, controls)
                     if may_repeat:
@@ -199,7 +211,7 @@ class Reading:
                         again = xp.any(xp.abs(y) > most, axis=-1, keepdims=True)
                     if self.observer is not None:
                         self.observer.converted(tile, n, y, margin, limits, rows, again)
-                    total = total + as_type(through_adc(y, limits, structure, controls), v) * (f * h)
+                    total = total + as_type(through_adc(y, limits, structure, controls), v) * (f * h * scale_of_codes)
             stand = rows if again is None else rows & ~again
             scale = xp.where(stand, inputs.alpha * b, 0.0) * stored.s[..., tile : tile + 1, n]
             result = result + total * scale
@@ -220,39 +232,61 @@ class Reading:
                 reading = i * len(fed) + j
                 stream = Stream.UNIT_COLUMN_READ
                 of_column: dict[str, Any] = {"part": slice(0, 1), "tile": tile, "reading": reading}
-                noise = partial(self.normals, stream, **of_column)
+                noise = partial(self._noise, stream, **of_column)
                 y, margin = self._analog(x1, _Cells(column), noise, None, k.start)
-                limits = adc_range(y, column.shape[0], structure, controls)
+                limits = adc_range(y, column.shape[0], (self._number(tile), i, 0), structure, controls)
                 if structure.adc_rounding == "stochastic":
                     y = dithered(y, self._rounding(stream, **of_column), limits, structure, controls)
                 if self.observer is not None:
                     self.observer.converted_unit_column(y, margin, limits, inputs.lit)
                 total = total + f * h * as_type(through_adc(y, limits, structure, controls), column)
-        return total
+        return total * self.controls.numbers.get("adc.scale", 1.0)
+
+    def _noise(self, stream: Stream, of_outputs: bool = False, **place: Any) -> Array:
+        """Return normals of a stream, or of the stream of output noise where that acts by itself."""
+        return self.normals(stream + (Stream.OUTPUT_NOISE - Stream.READ if of_outputs else 0), **place)
 
     def _rounding(self, noise: Stream, **place: Any) -> Array:
         """Return the uniforms of random rounding where noise of that stream acts."""
         return self.normals(Stream.ROUNDING + noise - Stream.READ, **place, uniform=True)
 
     def _analog(
-        self, x1: Array, cells: "_Cells", noise: Callable[[], Array], errors: tuple[Array, ...] | None, first_row: int
+        self,
+        x1: Array,
+        cells: "_Cells",
+        noise: Callable[..., Array],
+        errors: Mapping[str, Array] | None,
+        first_row: int,
     ) -> tuple[Array, Callable[[], Array]]:
-        """Return y before the ADC's code, in the type of x1, and what gives the sum of the magnitudes in it."""
-        xp, v = namespace(x1), cells.v
+        """Return y before the ADC's code, in the type of x1, and what gives the sum of the magnitudes in it.
+
+        `errors` are those of the columns, None for a unit column, which has none and is linear.
+        """
+        xp, v, errors_of = namespace(x1), cells.v, errors or {}
+        shape = None if errors is None else _shape_of_outputs(errors_of, self.controls)
         inputs = as_type(x1, v)
         y, dropped = inputs @ v, 0
         if self.structure.ir_drop == "formula":
             dropped = _dropped(inputs, v, first_row, self.structure, self.controls)
             y = y - dropped
-        amplitude = _noise_amplitude(inputs, cells, self.structure, self.controls)
+        of_outputs = self.controls.numbers.get("read.output_noise", 0.0)
+        std = errors_of.get("noise", of_outputs)
+        amplitude = _noise_amplitude(inputs, cells, std if shape is None else 0.0, self.structure, self.controls)
         if amplitude is not None:
             y = y + amplitude * noise()
-        if errors is not None:
-            y = y * errors[0] + errors[1]
+        behind = self.controls.strength * std
+        if shape is not None:
+            y = shape(y)
+            if of_outputs > 0:
+                y = y + behind * noise(of_outputs=True)
+        if "gain" in errors_of:
+            y = y * errors_of["gain"] + errors_of["offset"]
 
         def margin() -> Array:
             total = xp.abs(inputs) @ xp.abs(v) + abs(dropped) + (0 if amplitude is None else amplitude)
-            return total if errors is None else total * xp.abs(errors[0]) + xp.abs(errors[1])
+            if shape is not None:
+                total = total * _steepest_slope(self.controls) + behind
+            return total * xp.abs(errors_of["gain"]) + xp.abs(errors_of["offset"]) if "gain" in errors_of else total
 
         return as_type(y, x1), margin
 
@@ -286,6 +320,9 @@ class _Inputs:
         x1 = through_dac(self.x, self.alpha * b, self.structure, self.controls, self.uniforms)
         if self.noise is not None:
             x1 = as_type(x1 + self.noise, x1)
+        asymmetry = self.controls.numbers.get("dac.asymmetry", 0.0)
+        if asymmetry != 0:
+            x1 = namespace(x1).where(x1 < 0, x1 * (1 - asymmetry), x1)
         return input_digits(x1, self.structure, self.controls)
 
 
@@ -293,28 +330,68 @@ def _from(first: int, part: slice) -> slice:
     return slice(first + part.start, first + part.stop)
 
 
-def adc_errors(
-    stored: Stored, structure: Structure, controls: Controls
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return gain (about 1) and offset of the ADC of every column, float64 [slices, row tiles, N]; None without."""
-    if structure.adc == "none" or "adc.gain_sigma" not in controls.numbers:
-        return None
-    rows, columns = stored.weights.shape[-2:]
-    tiles, adc = len(structure.row_tiles(rows)), (structure.first_column + np.arange(columns)) // structure.adc_columns
-    adcs = slice(int(adc[0]), int(adc[-1]) + 1)
+def column_errors(stored: Stored, structure: Structure, controls: Controls) -> dict[str, NDArray[np.float64]]:
+    """Return what makes columns differ, float64 [slices, row tiles, N] each, if anything does.
 
-    def of_slice(stream: Stream, i: int) -> NDArray[np.float64]:
+    `gain` (about 1) and `offset` of their ADCs, the standard deviation of their output `noise`, and how much their
+    outputs `bend`.
+    """
+    numbers, strength = controls.numbers, controls.strength
+    rows, columns = stored.weights.shape[-2:]
+    tiles, column = len(structure.row_tiles(rows)), structure.first_column + np.arange(columns)
+
+    def of_slice(stream: Stream, i: int, adc: NDArray[np.int64]) -> NDArray[np.float64]:
+        adcs = slice(int(adc[0]), int(adc[-1]) + 1)
         if structure.op == DYNAMIC:
             first = structure.first_tile
-            return adc_normals(controls.seed, structure.site, stream, slice(first, first + tiles), adcs, i)
-        place = {"weight_slice": i, "first_row": stored.matrix * tiles}
-        return stored_normals(controls.seed, 0, structure.array, stream, tiles, adcs.stop, **place)
+            own = adc_normals(controls.seed, structure.site, stream, slice(first, first + tiles), adcs, i)
+        else:
+            place = {"weight_slice": i, "first_row": stored.matrix * tiles}
+            own = stored_normals(controls.seed, 0, structure.array, stream, tiles, adcs.stop, **place)
+        return own[:, adc - adcs.start if structure.op == DYNAMIC else adc]
 
-    def normals(stream: Stream) -> NDArray[np.float64]:
-        return np.array([of_slice(stream, i)[:, adc - adcs.start] for i in range(len(stored.v))])
+    def normals(stream: Stream, share: int = 1) -> NDArray[np.float64]:
+        return np.array([of_slice(stream, i, column // share) for i in range(len(stored.v))])
 
-    gain = 1 + controls.strength * controls.numbers["adc.gain_sigma"] * normals(Stream.ADC_GAIN)
-    return gain, controls.strength * controls.numbers["adc.offset_sigma"] * normals(Stream.ADC_OFFSET)
+    errors: dict[str, NDArray[np.float64]] = {}
+    if structure.adc != "none" and "adc.gain_sigma" in numbers:
+        share = structure.adc_columns
+        errors["gain"] = 1 + strength * numbers["adc.gain_sigma"] * normals(Stream.ADC_GAIN, share)
+        errors["offset"] = strength * numbers["adc.offset_sigma"] * normals(Stream.ADC_OFFSET, share)
+    if numbers.get("read.output_noise_spread", 0.0) > 0:
+        share_of_mean = 1 + strength * numbers["read.output_noise_spread"] * normals(Stream.OUTPUT_NOISE_SPREAD)
+        errors["noise"] = np.abs(numbers["read.output_noise"] * share_of_mean)
+    if numbers.get("adc.nonlinearity", 0.0) > 0:
+        share_of_mean = np.ones((len(stored.v), tiles, columns))
+        if numbers.get("adc.nonlinearity_sigma", 0.0) > 0:
+            share_of_mean += strength * numbers["adc.nonlinearity_sigma"] * normals(Stream.NONLINEARITY_SPREAD)
+        errors["bend"] = np.abs(numbers["adc.nonlinearity"] / numbers["adc.bound"] * share_of_mean)
+    return errors
+
+
+def _shape_of_outputs(errors: Mapping[str, Array], controls: Controls) -> Callable[[Array], Array] | None:
+    """Return what saturating and asymmetric outputs make of y; None where outputs are linear."""
+    asymmetry, bend = controls.numbers.get("adc.asymmetry", 0.0), errors.get("bend")
+    if asymmetry == 0 and bend is None:
+        return None
+
+    def shape(y: Array) -> Array:
+        xp = namespace(y)
+        if bend is not None:
+            y = _slope_at_zero(controls) * y / (1 + bend * xp.abs(y))
+        return xp.where(y < 0, y * (1 - asymmetry), y) if asymmetry != 0 else y
+
+    return shape
+
+
+def _slope_at_zero(controls: Controls) -> float:
+    """Return the factor with which the slope of bent outputs is 1 at `adc.slope_calibration`."""
+    nonlinearity, place = (controls.numbers.get(f"adc.{each}", 0.0) for each in ("nonlinearity", "slope_calibration"))
+    return (1 + nonlinearity * place) ** 2
+
+
+def _steepest_slope(controls: Controls) -> float:
+    return _slope_at_zero(controls) * max(1.0, 1 - controls.numbers.get("adc.asymmetry", 0.0))
 
 
 def _dropped(x1: Array, v: Array, first_row: int, structure: Structure, controls: Controls) -> Array:
@@ -327,12 +404,17 @@ def _dropped(x1: Array, v: Array, first_row: int, structure: Structure, controls
     return controls.numbers["read.ir_drop"] * a * (a * (0.05 * a - 0.2) + 0.5) * ((x1 * away) @ v)
 
 
-def _noise_amplitude(x1: Array, cells: _Cells, structure: Structure, controls: Controls) -> Array | None:
-    """Return the standard deviation of the noise on y: a number, [..., R, 1] or [..., R, N]; None without noise."""
-    xp = namespace(x1)
-    constant, c = (controls.numbers.get(f"read.{each}", 0.0) for each in ("output_noise", "weight_noise"))
+def _noise_amplitude(
+    x1: Array, cells: _Cells, constant: Array, structure: Structure, controls: Controls
+) -> Array | None:
+    """Return the standard deviation of the noise on y: a number, [..., R, 1] or [..., R, N]; None without noise.
+
+    `constant` is that of output noise, a number or [N].
+    """
+    xp, c = namespace(x1), controls.numbers.get("read.weight_noise", 0.0)
     if structure.read_noise == "none" or c == 0:
-        return controls.strength * constant or None
+        none = isinstance(constant, float) and controls.strength * constant == 0
+        return None if none else controls.strength * constant
     squares = squares_fed(x1, structure, controls)
     match structure.read_noise:
         case "pcm_read":

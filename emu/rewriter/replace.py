@@ -15,6 +15,7 @@ import onnx_ir as ir
 from emu.contract.codes import stored_codes
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, FLOATS, FORMAT, OPERATORS, QUANTIZED, STORED, attribute_types
 from emu.contract.site import Site
+from emu.contract.structure import weight_slices
 from emu.device import Profile
 from emu.device.sections.faults import FaultsFloat
 from emu.errors import InputError
@@ -170,6 +171,8 @@ def node_attributes(
                 f"{model}: node '{site.node}' multiplies activations, and a granular ADC needs levels of what is "
                 f"stored: leave it digital (exclude component={site.component}), or map it to another device."
             )
+    if site.is_product:
+        structure |= _range_counts(site, profile)
     return {
         "format": FORMAT,
         "site": site.index,
@@ -304,7 +307,7 @@ def _add_controls(
             for name, value in devices.items()
         },
         "emu.strength": np.ones(len(sites), dtype=np.float32),
-        "emu.ranges": np.array([_ranges(site, profiles[site.device]) for site in sites], dtype=np.float32),
+        "emu.ranges": _ranges(sites, profiles),
         "emu.faults": np.zeros((0, 2), dtype=np.int64) if faults is None else faults,
         **{name: np.array(value, dtype=np.int64) for name, value in SCALARS.items()},
     }
@@ -336,29 +339,58 @@ def _add_controls(
     return _Controls(values, devices, both, batch, places)
 
 
-def _ranges(site: Site, profile: Profile) -> tuple[float, ...]:
-    """The calibrated ranges of a site until it is calibrated: NaN, which operators refuse, where they are read."""
-    ranges = calibrated_ranges(profile, site)
-    low, high = (math.nan, math.nan) if ranges.adc else (-1.0, 1.0)
-    return math.nan if ranges.dac else 1.0, low, high, math.nan if ranges.operand else 1.0
+def _ranges(sites: Sequence[Site], profiles: Mapping[str, Profile]) -> np.ndarray:
+    """The calibrated ranges of all sites until they are calibrated: NaN, which operators refuse, where they are read.
+
+    float32 [sites, 4 R], R being the most that a site has.
+    """
+    counts = [math.prod(_range_counts(site, profiles[site.device]).values()) for site in sites]
+    ranges = np.tile(np.array([1, -1, 1, 1], np.float32), (len(sites), max(counts, default=1), 1))
+    for site, count, own in zip(sites, counts, ranges, strict=True):
+        fitted = calibrated_ranges(profiles[site.device], site)
+        own[:count, np.array([fitted.dac != "", *[fitted.adc != ""] * 2, fitted.operand])] = math.nan
+    return ranges.reshape(len(sites), -1)
+
+
+def _range_counts(site: Site, profile: Profile) -> dict[str, int]:
+    """The attributes that say how many calibrated ranges a site has."""
+    fitted, structure = calibrated_ranges(profile, site), profile.structure()
+    tiles = slices = polarities = 1
+    rows, most = site.shape[0], int(structure["tile_rows"])
+    # Along keys, tiles are added as the cache grows.
+    if "tile" in f"{fitted.dac} {fitted.adc}" and rows is not None and _KEY_AXES.get(site.component) != "rows":
+        tiles = (site.stack if site.is_stored else 1) * (math.ceil(rows / most) if most else 1)
+    if "slice" in fitted.adc and site.is_stored:
+        names = ("encoding", "weight_bits", "slice_bits")
+        encoding, weight_bits, slice_bits = (structure[name] for name in names)
+        slices = weight_slices(str(encoding), int(weight_bits), int(slice_bits))
+    if fitted.adc not in ("", "site") and site.is_stored and structure["adc_pairs"] == "separate":
+        polarities = 2
+    return {"range_tiles": tiles, "range_slices": slices, "range_polarities": polarities}
 
 
 class Calibrated(NamedTuple):
-    """Which ranges of a site are fitted to data: of its DAC, of its ADC, of the operand that is written."""
+    """Which ranges of a site are fitted to data.
 
-    dac: bool
-    adc: bool
+    Args:
+        dac: what has an input range of its own, `site` or `tile`; empty where none is fitted.
+        adc: what has an output range of its own, `site`, `tile`, `slice` or `tile_slice`; empty where none is fitted.
+        operand: whether the range of the operand that is written is fitted.
+    """
+
+    dac: str
+    adc: str
     operand: bool
 
 
 def calibrated_ranges(profile: Profile, site: Site | None = None) -> Calibrated:
     """Which calibrated ranges a device has, at a site or anywhere."""
-    structure = profile.structure()
-    chosen = Calibrated(*(structure[name] == "calibrated" for name in ("dac", "adc", "write_scaling")))
+    dac, adc = (getattr(each, "range_per", "") for each in (profile.dac, profile.adc))
+    operand = profile.structure()["write_scaling"] == "calibrated"
     if site is None:
-        return chosen
+        return Calibrated(dac, adc, operand)
     is_written = site.is_product and not site.is_stored
-    return Calibrated(chosen.dac and site.is_product, chosen.adc and site.is_product, chosen.operand and is_written)
+    return Calibrated(dac if site.is_product else "", adc if site.is_product else "", operand and is_written)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class EmulatedModel:
         return held
 
     def calibrated(self, ranges: NDArray[np.float32], how: Mapping[str, Any]) -> "EmulatedModel":
-        """The same model with these defaults of `emu.ranges`, float32 `[sites, 3]`, and with `how` in its manifest."""
+        """The same model with these defaults of `emu.ranges`, float32 `[sites, 4 R]`, and `how` in its manifest."""
         model = self._model.clone()
         model.graph.initializers["emu.ranges"].const_value = ir.tensor(ranges, name="emu.ranges")
         manifest = replace(self.manifest, calibration=how)

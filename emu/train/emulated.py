@@ -18,14 +18,14 @@ from emu.errors import InputError
 from emu.evaluation.controls import LARGEST_SEED
 from emu.reference.arrays import Normals
 from emu.reference.mapping import largest, mapping_of
-from emu.reference.periphery import Reading, adc_errors
+from emu.reference.periphery import Reading, column_errors
 from emu.reference.places import CellsOfRows, Places, keys_that_count, places, rows_of_operand
 from emu.reference.storing import Stored, held_weights, stored_operand
 from emu.runtime.library import programmed_array, programmed_weight, run_time_normals
 from emu.train.crossbar import crossbar_product
 from emu.train.products import Call, Product, matrix_of, parameter_of
 
-_Errors = tuple[Tensor, Tensor] | None
+_Errors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ class Emulator:
         """Rows `[samples, matrices, M, K]` times what arrays hold; `weights` are that of `stored`, with gradients."""
         return crossbar_product(x, weights, Reading(stored, errors, structure, controls, self.normals(where, x.device)))
 
-    def adc_errors(self, stored: Stored, structure: Structure, controls: Controls) -> _Errors:
-        """Gain and offset of the ADC of every column, `[slices, row tiles, N]`, None without."""
-        errors, device = adc_errors(stored, structure, controls), stored.v.device
-        return None if errors is None else (tensor_of(errors[0], device), tensor_of(errors[1], device))
+    def column_errors(self, stored: Stored, structure: Structure, controls: Controls) -> _Errors:
+        """What makes columns differ, `[slices, row tiles, N]` each."""
+        errors = column_errors(stored, structure, controls)
+        return {name: tensor_of(each, stored.v.device) for name, each in errors.items()}
 
     def to_samples(self, x: Tensor, axis: int, trailing: int) -> Tensor:
         """`x [..., *trailing]` as `[samples, what each sample has, *trailing]`."""
@@ -217,7 +217,7 @@ class StoredProduct(Emulator):
         controls = self.chip.controls(structure, self.site, self.faults)
         mapping = mapping_of(structure, controls)
         stored = Stored(v, s, mapping, held_weights(v, s, mapping, structure), column, squares=squares)
-        return stored, self.adc_errors(stored, structure, controls)
+        return stored, self.column_errors(stored, structure, controls)
 
     def product(self, func: Any, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The product that `func(*args, **kwargs)` computes, by the array."""
@@ -306,7 +306,7 @@ class WrittenProduct(Emulator):
             stored = stored_operand(operand, normals, structure, controls, of_sample, cells)
         if structure.has_periphery:
             disturbed = operand + (stored.weights - operand).detach()
-            errors = self.adc_errors(stored, structure, controls)
+            errors = self.column_errors(stored, structure, controls)
             y = self.read(first[..., counted_rows], disturbed, stored, errors, structure, controls, rows)
             after = second.shape[-1] - counted_columns.stop
             return functional.pad(y, (counted_columns.start, after)) if counted_columns.start or after else y

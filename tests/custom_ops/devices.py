@@ -41,12 +41,15 @@ SIGMAS = (0.0, 0.05, 0.3)
 def converters(draw: st.DrawFn, sliced: bool = False) -> tuple[dict[str, Any], dict[str, float]]:
     """DAC, ADC and read noise."""
     numbers: dict[str, float] = {}
-    dac = draw(st.sampled_from(("none", "absmax", "fixed", "calibrated")))
+    dac = draw(st.sampled_from(("none", "absmax", "fixed", "calibrated", "max", "absmax_sum")))
     adc = draw(st.sampled_from(("none", "absmax", "fixed", "calibrated", "rows", "granular")))
     dac_code = draw(st.sampled_from(("sign_magnitude", "sign_magnitude", "offset_binary")))
     input_bits = draw(st.sampled_from((0, 0, 1, 2, 3))) if dac != "none" and dac_code == "sign_magnitude" else 0
     if adc == "granular" and (dac == "none" or not sliced):
         adc = "fixed"
+    if dac == "absmax_sum":
+        adc = "fixed"
+        numbers |= {"dac.assumed_weight": draw(st.sampled_from((0.1, 0.6))), "dac.sum_resolution": 0.25}
     iterative = adc == "fixed" and not sliced and input_bits == 0 and draw(st.booleans())
     if dac != "none":
         bits = draw(st.sampled_from((4, 8) if input_bits or adc == "granular" else (0, 4, 8)))
@@ -54,7 +57,7 @@ def converters(draw: st.DrawFn, sliced: bool = False) -> tuple[dict[str, Any], d
         numbers["dac.bound"] = 1.0 if input_bits else draw(st.sampled_from((1.0, 0.7)))
     if dac == "fixed":
         numbers["dac.max"] = draw(st.sampled_from((1.0, 2.5)))
-    if dac == "absmax" and draw(st.booleans()):
+    if dac in ("absmax", "max", "absmax_sum") and draw(st.booleans()):
         numbers["dac.limit"] = 1.5
     if adc != "none":
         numbers |= {"adc.bits": draw(st.sampled_from((6, 8) if adc == "granular" else (0, 6, 8)))}
@@ -65,11 +68,24 @@ def converters(draw: st.DrawFn, sliced: bool = False) -> tuple[dict[str, Any], d
         numbers["adc.bound"] = draw(st.sampled_from((0.8, 4.0, 12.0)))
     if iterative:
         numbers |= {"adc.max_bound_factor": draw(st.sampled_from((1.0, 8.0, 1000.0))), "adc.max_bound_resolution": 0.25}
+    worst = iterative and dac in ("absmax", "fixed", "max") and draw(st.booleans())
+    if worst:
+        numbers["adc.assumed_weight"] = draw(st.sampled_from((0.1, 0.6)))
+    if dac != "none" and not input_bits and draw(st.sampled_from((False, False, True))):
+        numbers["dac.asymmetry"] = draw(st.sampled_from((0.1, -0.2)))
+    if adc != "none" and draw(st.sampled_from((False, False, True))):
+        numbers |= {"adc.scale": draw(st.sampled_from((0.5, 1.5))), "adc.asymmetry": draw(st.sampled_from((0.1, -0.2)))}
+    if adc == "fixed" and draw(st.sampled_from((False, True))):
+        numbers |= {"adc.nonlinearity": draw(st.sampled_from((0.0, 0.3, 1.0)))}
+        if draw(st.booleans()):
+            numbers |= {"adc.nonlinearity_sigma": 0.2, "adc.slope_calibration": 0.5}
     read_noise = draw(st.sampled_from(("none", "additive_constant", "pcm_read", "proportional", "independent")))
     if read_noise != "none":
         numbers["read.weight_noise"] = draw(st.sampled_from((0.0, 0.0175, 0.2)))
     if draw(st.booleans()):
         numbers["read.output_noise"] = draw(st.sampled_from((0.0, 0.04, 0.3)))
+        if draw(st.sampled_from((False, False, True))):
+            numbers["read.output_noise_spread"] = 0.3
     if not input_bits and draw(st.sampled_from((False, False, True))):
         numbers["read.input_noise"] = 0.05
     ir_drop = draw(st.sampled_from(("none", "none", "formula")))
@@ -88,7 +104,7 @@ def converters(draw: st.DrawFn, sliced: bool = False) -> tuple[dict[str, Any], d
         "adc": adc,
         "adc_code": draw(st.sampled_from(("sign_magnitude", "offset_binary", "twos_complement"))),
         "adc_columns": draw(st.sampled_from((1, 1, 8))),
-        "bound_management": "iterative" if iterative else "none",
+        "bound_management": "worst_case" if worst else "iterative" if iterative else "none",
         "read_noise": read_noise,
         "ir_drop": ir_drop,
     }

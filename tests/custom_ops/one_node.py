@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from emu.contract.schema import OPERATORS
+from emu.contract.structure import parse_structure
 from emu.runtime import session
 
 # Operands of each operator: those fed at run time, then the constants.
@@ -60,6 +61,19 @@ def controls(
         "position": np.asarray(position, np.int64),
         "head": np.asarray(head, np.int64),
     }
+
+
+def random_ranges(attributes: dict[str, Any], row_tiles: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return the row of a site with several ranges, some of them shared, and set the attributes that count them."""
+    structure = parse_structure("CrossbarMatMul" if "encoding" in attributes else "CrossbarMatMulDynamic", attributes)
+    is_cache = structure.key_axis == "rows"
+    attributes["range_tiles"] = 1 if is_cache else int(rng.choice((1, max(1, row_tiles))))
+    if "encoding" in attributes:
+        attributes["range_slices"] = int(rng.choice((1, structure.weight_slices)))
+        attributes["range_polarities"] = int(rng.choice((1, 1 + structure.has_pairs)))
+    count = attributes["range_tiles"] * attributes.get("range_slices", 1) * attributes.get("range_polarities", 1)
+    low, high = (1.0, -4.0, 0.5, 1.0), (2.5, -1.0, 3.0, 1.5)
+    return rng.uniform(low, high, (count + int(rng.integers(2)), 4)).astype(np.float32).reshape(-1)
 
 
 def run_one_node(

@@ -21,7 +21,7 @@ from emu.reference.crossbar import stored_weight as twin_stored_weight
 from emu.reference.periphery import Trace
 from emu.runtime import library
 from tests.custom_ops.devices import dynamic_devices, stored_devices
-from tests.custom_ops.one_node import controls, run_one_node
+from tests.custom_ops.one_node import controls, random_ranges, run_one_node
 from tests.reference.nodes import PLAIN_DYNAMIC, PLAIN_STORED
 
 INSTRUCTION_SETS = ("avx512_vnni", "avx512", "avx2", "baseline")
@@ -167,6 +167,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         right[..., 0] = 0
     sample = draw(st.sampled_from((0, 5, [0, batch], [7, batch], [3, 2])))
     position, keys = draw(positions(left, right, attributes, sample, stored))
+    tiles = -(-right.shape[-2] // attributes["tile_rows"]) if attributes["tile_rows"] else 1
     feeds = controls(
         list(numbers.values()),
         strength=draw(st.sampled_from((1.0, 0.5, 0.0))),
@@ -174,7 +175,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         read_seed=draw(st.sampled_from((0, 1, 2**32 - 1))),
         sample=sample,
         head=draw(st.sampled_from((-1, -1, 0, heads - 1))),
-        ranges=(1.7, -3.0, 2.0, 1.3),
+        ranges=random_ranges(attributes, tiles, rng),
         position=position,
         faults=draw(lists_of_faults(attributes, right.size)) if stored else (),
     )
@@ -386,6 +387,7 @@ def test_faulty_weights_agree(shape: Any, model: str, strength: float, seed: int
     feeds = controls(list(numbers.values()), strength=strength, seed=seed, read_seed=6, head=head)
     native = run_one_node("FaultyWeight", attributes, (w,), feeds)
     del feeds["sample"], feeds["position"], feeds["ranges"], attributes["window"]
+    attributes = {name: value for name, value in attributes.items() if not name.startswith("range_")}
     expected = faulty_weight(w, **feeds, **attributes)
     np.testing.assert_allclose(native, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
     changes = model != "none" and strength > 0 and head < 0

@@ -142,6 +142,9 @@ def as_profile(case: Case) -> dict[str, Any] | None:
     of_others = (
         *OF_THE_SITE,
         "key_axis",
+        "range_tiles",
+        "range_slices",
+        "range_polarities",
         "format",
         "code_bits",
         "block_rows",

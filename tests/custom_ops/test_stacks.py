@@ -14,7 +14,7 @@ from emu.reference.crossbar import stored_weight as twin_stored_weight
 from emu.reference.periphery import Trace
 from emu.runtime import library, session
 from tests.custom_ops.devices import stored_devices
-from tests.custom_ops.one_node import controls, one_node_model, run_one_node
+from tests.custom_ops.one_node import controls, one_node_model, random_ranges, run_one_node
 from tests.custom_ops.test_contract import clean_product
 from tests.custom_ops.test_native_equals_twin import INSTRUCTION_SETS, assert_agree, available, wide_case, words
 from tests.reference.nodes import PLAIN_STORED
@@ -43,6 +43,7 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
     attributes |= {"sample_axis": axis, "heads": heads, "head_axis": "matrix" if heads else "none"}
     attributes["array"] = draw(st.integers(0, 3))
     rng = np.random.default_rng(draw(words))
+    tiles = -(-depth // attributes["tile_rows"]) if attributes["tile_rows"] else 1
     feeds = controls(
         list(numbers.values()),
         strength=draw(st.sampled_from((1.0, 0.5, 0.0))),
@@ -50,7 +51,7 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
         read_seed=draw(st.sampled_from((0, 7))),
         sample=draw(st.sampled_from((0, 5, [0, batch], [7, batch], [3, 2]))),
         head=draw(st.sampled_from((-1, -1, 0, max(0, heads - 1)))),
-        ranges=(1.7, -3.0, 2.0, 1.3),
+        ranges=random_ranges(attributes, tiles * matrices, rng),
         position=draw(st.sampled_from(([], [0], [5], [2**31]))),
     )
     left = rng.standard_normal((*leading, depth), np.float32)

@@ -15,7 +15,7 @@ from emu.reference.crossbar import crossbar_matmul, crossbar_matmul_quantized
 from emu.reference.periphery import Trace
 from emu.runtime import library, session
 from tests.custom_ops.devices import stored_devices
-from tests.custom_ops.one_node import controls, one_node_model, run_one_node
+from tests.custom_ops.one_node import controls, one_node_model, random_ranges, run_one_node
 from tests.custom_ops.test_native_equals_twin import INSTRUCTION_SETS, assert_agree, available, wide_case, words
 from tests.reference.nodes import PLAIN_STORED
 
@@ -90,16 +90,18 @@ def test_the_exact_product_is_a_convolution(image: dict[str, Any], instruction_s
 def test_windows_agree_with_the_twin(image: dict[str, Any], instruction_set: str, data: st.DataObject) -> None:
     attributes, numbers = data.draw(stored_devices())
     attributes |= {"window": text_of(image["window"]), "sample_axis": data.draw(st.sampled_from((0, 0, -1)))}
+    w = weights_of(image["kernel"], image["groups"])
+    depth = w.shape[-2]
+    tiles = image["groups"] * (-(-depth // attributes["tile_rows"]) if attributes["tile_rows"] else 1)
     feeds = controls(
         list(numbers.values()),
         strength=data.draw(st.sampled_from((1.0, 0.5))),
         seed=data.draw(words),
         sample=data.draw(st.sampled_from((0, [7, image["batch"]]))),
         head=data.draw(st.sampled_from((-1, -1, 0))),
-        ranges=(1.7, -3.0, 2.0, 1.3),
+        ranges=random_ranges(attributes, tiles, np.random.default_rng(data.draw(words))),
         position=data.draw(st.sampled_from(([], [0], [5], [2**31]))),
     )
-    w = weights_of(image["kernel"], image["groups"])
     trace = Trace()
     expected = crossbar_matmul(image["x"], w, **feeds, trace=trace, **attributes)
     library.use_instruction_set(instruction_set)

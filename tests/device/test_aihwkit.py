@@ -119,6 +119,45 @@ def test_rounding_at_random_is_that_of_the_converters() -> None:
     assert import_aihwkit(unquantized).structure()["dac_rounding"] == "nearest"  # nothing is rounded
 
 
+def test_outputs_and_inputs_that_are_not_linear_are_taken() -> None:
+    fields = {"out_noise_std": 0.3, "out_scale": 2.0, "out_nonlinearity": 0.1, "out_nonlinearity_std": 0.2}
+    fields |= {"slope_calibration": 0.5, "inp_asymmetry": 0.05, "out_asymmetry": 0.1}
+    content = changed(mapping__weight_scaling_omega=0.5, **{f"forward__{name}": fields[name] for name in fields})
+    entries = import_aihwkit(content).entries()
+    expected = {
+        "read.output_noise_spread": 0.3, "adc.scale": 2, "adc.nonlinearity": 0.1, "adc.nonlinearity_sigma": 0.2,
+        "adc.slope_calibration": 0.5, "dac.asymmetry": 0.05, "adc.asymmetry": 0.1,
+    }  # fmt: skip
+    assert {name: entries[name] for name in expected} == expected
+    unbounded = {"forward__out_bound": 0.0, "forward__out_res": -1, "forward__bound_management": "NONE"}
+    (_, line) = refusal(changed(forward__out_scale=2.0, **unbounded))
+    assert "forward.out_scale = 2.0: emu does not model this without an ADC" in line
+
+
+def test_ranges_by_the_largest_value_and_by_the_sum() -> None:
+    largest = import_aihwkit(changed(forward__noise_management="MAX", forward__nm_thres=3.0))
+    assert (largest.structure()["dac"], largest.entries()["dac.limit"]) == ("max", 3)
+    content = changed(forward__noise_management="ABS_MAX_NP_SUM", forward__nm_assumed_wmax=0.3)
+    content["mapping"]["weight_scaling_omega"] = 0.5
+    summed = import_aihwkit(content)
+    assert (summed.structure()["dac"], summed.structure()["bound_management"]) == ("absmax_sum", "iterative")
+    assert (summed.entries()["dac.assumed_weight"], summed.entries()["dac.sum_resolution"]) == (0.6, 0.25)
+    worst = import_aihwkit(changed(forward__bound_management="ITERATIVE_WORST_CASE", forward__nm_assumed_wmax=0.3))
+    assert (worst.structure()["bound_management"], worst.entries()["adc.assumed_weight"]) == ("worst_case", 0.3)
+    content["forward"]["bound_management"] = "ITERATIVE_WORST_CASE"  # what the range begins with already
+    assert import_aihwkit(content).structure()["bound_management"] == "iterative"
+    none = changed(forward__bound_management="ITERATIVE_WORST_CASE", forward__noise_management="NONE")
+    assert "forward.bound_management" in refusal(none)[1]
+
+
+def test_two_passes_that_are_added_in_analog_are_one() -> None:
+    """Both are linear in the inputs, and the noise of two passes adds up to that of one."""
+    two, one = import_aihwkit(changed(forward__mv_type="POS_NEG_SEPARATE")), import_aihwkit(TILE)
+    assert (two.structure(), two.entries()) == (one.structure(), one.entries())
+    (_, line) = refusal(changed(forward__mv_type="POS_NEG_SEPARATE", forward__ir_drop=1.0))
+    assert line.startswith("  field forward.mv_type = POS_NEG_SEPARATE: ")
+
+
 def test_units_follow_the_scale_of_the_weights() -> None:
     half = changed(mapping__weight_scaling_omega=0.5, forward__ir_drop=1.0, forward__ir_drop_g_ratio=1e5)
     entries = import_aihwkit(half).entries()
@@ -145,11 +184,15 @@ def test_input_ranges() -> None:
     assert dac(noise_management="ABS_MAX", nm_thres=4.0) == uniform | {"range": "absmax", "limit": 4, "bound": 1}
     given = {"enable": True, "init_from_data": 0, "init_value": 2.0}
     assert dac(**given) == uniform | {"range": "fixed", "max": 2, "bound": 1}
-    assert dac(enable=True) == uniform | {"range": "calibrated", "bound": 1}
+    assert dac(enable=True) == uniform | {"range": "calibrated", "range_per": "tile", "bound": 1}
     limited = dac(noise_management="ABS_MAX", nm_thres=0.5, **given)
     assert limited == uniform | {"range": "absmax", "limit": 1, "bound": 1}
     constant = {"noise_management": "CONSTANT"}
-    assert dac(**constant, nm_thres=1.0, enable=True) == uniform | {"range": "calibrated", "bound": 1}
+    assert dac(**constant, nm_thres=1.0, enable=True) == uniform | {
+        "range": "calibrated",
+        "range_per": "tile",
+        "bound": 1,
+    }
     assert dac(**constant, nm_thres=0.5, **given) == uniform | {"range": "fixed", "max": 1, "bound": 1}
     for wrong in ({**constant, "nm_thres": 2.0, **given}, {"noise_management": "ABS_MAX", "enable": True}):
         with pytest.raises(InputError, match="noise_management"):
@@ -161,14 +204,11 @@ def test_input_ranges() -> None:
 @pytest.mark.parametrize(
     ("field_name", "value"),
     [
-        ("forward.out_noise_std", 0.3),
-        ("forward.out_scale", 2.0),
-        ("forward.out_nonlinearity", 0.1),
         ("forward.v_offset_std", 0.1),
         ("forward.r_series", 0.1),
         ("forward.w_read_asymmetry_dtod", 0.1),
         ("forward.mv_type", "POS_NEG_SEPARATE_DIGITAL_SUM"),
-        ("forward.bound_management", "ITERATIVE_WORST_CASE"),
+        ("forward.bound_management", "SHIFT"),
         ("forward.noise_management", "AVERAGE_ABS_MAX"),
         ("forward.bm_test_negative_bound", False),
         ("forward.inp_res", 0.3),

@@ -14,6 +14,7 @@ DRIFT = ["drift.model=power_law", "drift.time_s=1h", "drift.t0_s=1", "drift.nu=0
 LOG_TIME = [f"drift.{name}=1" for name in ("t0_s", "t_read_s", "shift_us", "spread_us", "spread_t0_us", "read_us")]
 ONE_EXPONENT = [f"drift.{name}=[1]" for name in ("target_us", "mean_nu", "std_nu")]
 FITS = ["program.reference_us=40", "program.fit_time_s=[1, '1d']", "program.c0=[0.3, 0.7]"]
+CALIBRATED = ["adc.model=uniform", "adc.range=calibrated", "adc.bits=6"]
 GRANULAR = ["adc.model=uniform", "adc.range=granular", "adc.bits=8"]
 DAC = ["dac.model=uniform", "dac.range=absmax", "dac.bits=8"]
 ITERATIVE = ["adc.model=uniform", "adc.range=fixed", "adc.bits=8", "adc.bound=10", "adc.bound_management=iterative"]
@@ -194,6 +195,9 @@ def refusal(device: Any, overrides: Any) -> str:
             ["read.wires=network", "read.row_ohm=1", "read.column_ohm=1"],
             "read.wires is 'network', expected 'none' or 'formula' except for stored conductances",
         ),
+        ([*PAIR, *CALIBRATED, "adc.range_per=tile_slice"], "adc.range_per tile_slice needs slices: mapping.slice_bits"),
+        ([*CALIBRATED, "adc.range_per=column"], "adc.range_per is 'column', expected one of site, tile, slice"),
+        ([*GRANULAR, "adc.range_per=tile"], "adc.range_per has no effect"),
         (["read.ir_drop=1"], "read.ir_drop has no effect"),
         (["read.wires=network"], "read.row_ohm is missing"),
     ],
@@ -211,7 +215,8 @@ def test_a_contradiction_is_refused(overrides: list[str], says: str) -> None:
         [*PAIR, *DRIFT, "drift.pairs=net", "drift.compensation=column"],
         [*PAIR, "mapping.cell_bits=4", *DAC, *GRANULAR],
         [*OFFSET, "mapping.offset_correction=unit_column", "read.output_noise=0"],
-        [*DAC, "dac.slice_bits=3", "adc.model=uniform", "adc.range=calibrated", "adc.bits=6"],
+        [*DAC, "dac.slice_bits=3", *CALIBRATED],
+        [*SLICES, *CALIBRATED, "adc.range_per=slice"],
         [*FLIPS, "faults.protection=secded_zero"],
         ["write.scaling=sample", "mapping.scaling=tensor"],
         ["mapping.weight_bits=4", "program.model=function", "program.function=f"],

@@ -27,7 +27,7 @@ PROGRAMMING = {
 STORED_ONLY = ["isaac"]
 # What no device says of a node.
 OF_THE_NODE = {"format", "site", "array", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
-OF_THE_NODE |= {"window", "key_axis"}
+OF_THE_NODE |= {"window", "key_axis", "range_tiles", "range_slices", "range_polarities"}
 
 
 @pytest.mark.parametrize("name", PROGRAMMING)

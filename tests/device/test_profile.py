@@ -135,6 +135,16 @@ OTHERS: list[dict[str, Any]] = [
         "dac": {"model": "uniform", "range": "absmax", "bits": 8, "limit": 3.0},
         "read": {"wires": "network", "row_ohm": 1.0, "column_ohm": 0.5},
     },
+    {
+        "dac": {"model": "uniform", "range": "absmax_sum", "bits": 8, "asymmetry": 0.1},
+        "adc": {"model": "uniform", "range": "fixed", "bits": 8, "bound": 10, "scale": 2.0, "asymmetry": 0.1}
+        | {"nonlinearity": 0.2, "nonlinearity_sigma": 0.1, "slope_calibration": 0.5},
+        "read": {"output_noise": 0.1, "output_noise_spread": 0.3},
+    },
+    {
+        "dac": {"model": "uniform", "range": "max", "bits": 8},
+        "adc": {"model": "uniform", "range": "fixed", "bits": 8, "bound": 10, "bound_management": "worst_case"},
+    },
 ]
 
 
@@ -293,7 +303,7 @@ def test_stuck_cells_alone_are_random_faults_without_bit_flips() -> None:
 def test_the_attributes_of_the_contract_are_those_of_profiles_and_their_values_too() -> None:
     values = {name: set() if row.is_integer else set(row.legal) for name, row in ATTRIBUTES.items()}
     of_the_site = {"format", "site", "array", "sites", "sample_axis", "heads", "head_axis", "head_groups", "head_share"}
-    of_the_site |= {"window", "key_axis"}
+    of_the_site |= {"window", "key_axis", "range_tiles", "range_slices", "range_polarities"}
     of_the_model = {"code_bits", "block_rows"}
     assert set(load_profile("ideal").structure()) == set(values) - of_the_site - of_the_model
     settings = {
@@ -387,7 +397,7 @@ def test_every_setting_of_every_variant_is_explained() -> None:
 def test_choices_are_listed_once_and_before_the_numbers_that_they_bring() -> None:
     rows = {row.name: row for row in describe(load_profile("rram_adc"))}
     assert rows["adc.range"].range == "absmax, fixed, calibrated, rows, granular"
-    assert rows["adc.bound_management"].range == "none, iterative"
+    assert rows["adc.bound_management"].range == "none, iterative, worst_case"
     assert list(rows).index("adc.model") < list(rows).index("adc.bits")
 
 

@@ -25,7 +25,10 @@ import numpy as np
 import pytest
 
 from benchmarks.agreement.one_crossbar import Crossbar
+from emu.calibration import import_ranges
 from emu.device import import_aihwkit
+from emu.rewriter import rewrite
+from emu.runtime import session
 from tests.peers.devices import output_of_device
 from tests.statistics.laws import assert_unrelated
 
@@ -33,6 +36,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("aihwkit_lightning")
 
 from aihwkit_lightning.nn import AnalogLinear  # noqa: E402
+from aihwkit_lightning.nn.conversion import convert_to_analog  # noqa: E402
 from aihwkit_lightning.simulator.configs import (  # noqa: E402
     TorchInferenceRPUConfig,
     WeightClipType,
@@ -348,3 +352,35 @@ def test_random_configurations_give_the_same_through_the_importer(w: Any, crossb
         assert np.where(undecided, 0, np.abs(ours - theirs)).max() < limit, (seed, drawn.config)
     assert min(saturated) > 10
     assert np.mean(left_out) < 0.03 and np.median(left_out) < 0.001
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+def test_input_ranges_of_a_state_dict(kind: str, tmp_path: Path) -> None:
+    """A model of two layers, exported before it was made analog, with the ranges that its layers learned since."""
+    draw = np.random.default_rng(5)
+    model = torch.nn.Sequential(torch.nn.Linear(ROWS, COLUMNS), torch.nn.ReLU(), torch.nn.Linear(COLUMNS, 7))
+    x = draw.standard_normal((VECTORS, ROWS)).astype(np.float32)
+    torch.onnx.export(
+        model, (torch.from_numpy(x),), str(tmp_path / "model.onnx"), input_names=["x"], dynamo=False,
+        dynamic_axes={"x": {0: "batch"}},
+    )  # fmt: skip
+    config = with_range(configuration(20), dynamic=False)
+    config.forward.inp_res, config.forward.out_bound = 254, 0.9
+    config.forward.out_res = -1
+    analog = convert_to_analog(model, config).eval()
+    for layer, learned in ((analog[0], (1.1, 2.3, 0.7)), (analog[2], (0.31, 0.52))):
+        layer.input_range.data = torch.tensor(learned)
+    if kind == "pt":
+        torch.save(analog.state_dict(), tmp_path / "state.pt")
+    else:
+        pytest.importorskip("safetensors.torch").save_file(analog.state_dict(), tmp_path / "state.safetensors")
+
+    device = {
+        "mapping": {"tile_rows": 20, "split": "balanced", "scaling": "tile"},
+        "dac": {"model": "uniform", "range": "calibrated", "range_per": "tile", "steps": 254},
+        "adc": {"model": "uniform", "range": "fixed", "bound": 0.9, "bits": 0},
+    }
+    emulated = import_ranges(rewrite(tmp_path / "model.onnx", device), tmp_path / f"state.{kind}")
+    found, theirs = session(emulated).run(None, {"x": x})[0], output_of(analog, x)
+    assert_same(found, theirs)
+    assert np.abs(output_of(model, x) - theirs).max() > 1e-2 * np.abs(theirs).max(), "nothing was clipped"

@@ -177,3 +177,139 @@ def test_inputs_are_rounded_at_random_as_by_aihwkit(crossbar: Crossbar) -> None:
 
 def numbers_of_dac(numbers: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if name.startswith("dac.")}
+
+
+def quantized_by_steps(value: NDArray[Any], steps: int, bound: float) -> NDArray[Any]:
+    """aihwkit's converter with a resolution of 1 / steps."""
+    step = 2 * bound / steps
+    return np.clip(np.rint(value / step) * step, -bound, bound)
+
+
+def np_sum_range(x: NDArray[Any], assumed_wmax: float, out_bound: float, max_bm_res: float, steps: int) -> Any:
+    """computeNoiseManagement, AbsMaxNPSum."""
+    largest = np.abs(x).max(axis=1)
+    total = np.maximum(np.maximum(x, 0).sum(axis=1), np.maximum(-x, 0).sum(axis=1))
+    return np.maximum(largest, np.minimum(largest / (2 / steps) * max_bm_res, total * assumed_wmax / out_bound))
+
+
+DAC_STEPS, ADC_STEPS = 256, 512  # every code can be halved, so that no repeated input is a tie
+
+
+def aihwkit_tile(
+    x: NDArray[Any],
+    w: NDArray[Any],
+    alpha: NDArray[Any],
+    out_bound: float,
+    *,
+    worst_case: NDArray[Any] | None = None,
+    managed: bool = False,
+    inp_asymmetry: float = 0.0,
+    out_asymmetry: float = 0.0,
+    nonlinearity: float = 0.0,
+    slope_calibration: float = 0.0,
+    max_bm_res: float = 0.25,
+) -> NDArray[Any]:
+    """forwardVector, row by row: largest weight 1, no noise."""
+    y = np.empty((len(x), w.shape[1]))
+    for row, vector in enumerate(x):
+        scale, reduction, bm_round = alpha[row], 0.5, 0
+        if scale <= 0:
+            y[row] = 0
+            continue
+        while True:
+            reduction *= 2
+            if bm_round == 1 and worst_case is not None:
+                scale, reduction = worst_case[row], 1.0
+            bm_round += 1
+            fed = quantized_by_steps(vector / (scale * reduction), DAC_STEPS, 1.0)
+            value = np.where(fed < 0, fed * (1 - inp_asymmetry), fed) @ w
+            factor = (1 + nonlinearity / out_bound * slope_calibration * out_bound) ** 2
+            value = factor * value / (1 + np.abs(nonlinearity / out_bound * value))
+            value = np.where(value < 0, value * (1 - out_asymmetry), value)
+            step = 2 * out_bound / ADC_STEPS
+            value = np.rint(value / step) * step
+            saturates = np.any(np.abs(value) > out_bound)
+            value = np.clip(value, -out_bound, out_bound)
+            last = reduction > 1000 or reduction > max_bm_res / (2 / DAC_STEPS)
+            if not (managed and saturates) or last:
+                break
+        y[row] = value * scale * reduction
+    return y
+
+
+def tile(crossbar: Crossbar, x: NDArray[Any], w: NDArray[Any], dac: str, bound: float, **settings: Any) -> Any:
+    numbers = {"dac.bits": 0, "dac.steps": DAC_STEPS, "dac.bound": 1.0}
+    numbers |= {"adc.bits": 0, "adc.steps": ADC_STEPS, "adc.bound": bound, **settings.pop("numbers", {})}
+    return crossbar.stored(x, w, dac=dac, adc="fixed", numbers=numbers, **settings)
+
+
+UNIT_W = W / np.abs(W).max()
+MANAGED = {"adc.max_bound_factor": 1000, "adc.max_bound_resolution": 0.25}
+
+
+def test_noise_management_by_the_largest_value(crossbar: Crossbar) -> None:
+    x = X - 0.3
+    x[0] = -np.abs(x[0])  # without a positive input there is no range
+    expected = aihwkit_tile(x, UNIT_W, x.max(axis=1), 20.0)
+    assert_agrees(tile(crossbar, x, UNIT_W, "max", 20.0), expected)
+    assert not expected[0].any() and np.abs(expected[1:]).max(axis=1).min() > 0
+
+
+@pytest.mark.parametrize("bound", [0.5, 2.0, 8.0])
+def test_noise_management_by_the_sum_of_inputs(crossbar: Crossbar, bound: float) -> None:
+    x = np.abs(X)
+    alpha = np_sum_range(x, 0.6, bound, 0.25, DAC_STEPS)
+    numbers = {"dac.assumed_weight": 0.6, "dac.sum_resolution": 0.25}
+    assert_agrees(tile(crossbar, x, UNIT_W, "absmax_sum", bound, numbers=numbers),
+                  aihwkit_tile(x, UNIT_W, alpha, bound))  # fmt: skip
+    assert np.any(alpha > np.abs(x).max(axis=1))
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("management", ["iterative", "worst_case"])
+def test_bound_management_on_inputs_that_saturate(crossbar: Crossbar, management: str, bound: float) -> None:
+    x = np.abs(X)
+    largest = np.abs(x).max(axis=1)
+    worst = np_sum_range(x, 0.4, bound, 0.25, DAC_STEPS) if management == "worst_case" else None
+    expected = aihwkit_tile(x, UNIT_W, largest, bound, managed=True, worst_case=worst)
+    numbers = MANAGED | ({"adc.assumed_weight": 0.4} if management == "worst_case" else {})
+    y = tile(crossbar, x, UNIT_W, "absmax", bound, bound_management=management, numbers=numbers)
+    assert_agrees(y, expected)
+    unmanaged = aihwkit_tile(x, UNIT_W, largest, bound)
+    assert np.mean(np.any(unmanaged != expected, axis=1)) > 0.3  # rows that saturate
+
+
+@pytest.mark.parametrize("slope_calibration", [0.0, 0.5])
+def test_outputs_bend_and_lose_by_their_sign(crossbar: Crossbar, slope_calibration: float) -> None:
+    laws = {"inp_asymmetry": 0.1, "out_asymmetry": 0.2, "nonlinearity": 0.4, "slope_calibration": slope_calibration}
+    expected = aihwkit_tile(X, UNIT_W, np.abs(X).max(axis=1), 6.0, **laws)
+    numbers = {"dac.asymmetry": 0.1, "adc.asymmetry": 0.2, "adc.nonlinearity": 0.4, "adc.scale": 3.0}
+    numbers |= {"adc.slope_calibration": slope_calibration}
+    assert_agrees(tile(crossbar, X, UNIT_W, "absmax", 6.0, numbers=numbers), 3 * expected)
+
+
+def test_columns_differ_in_noise_and_nonlinearity_and_chips_differ_too(crossbar: Crossbar) -> None:
+    x, w = np.ones((2000, 1)), np.ones((1, 200))
+    numbers = {"adc.bits": 0, "adc.steps": 0, "adc.bound": 10.0, "adc.nonlinearity": 2.0, "adc.nonlinearity_sigma": 0.3}
+    numbers |= {"read.output_noise": 0.01, "read.output_noise_spread": 0.4}
+    y, other = (
+        crossbar.stored(x, w, adc="fixed", numbers=numbers, sample_axis=0, seed=seed, read_seed=7) for seed in (1, 2)
+    )
+    stds, means = y.std(axis=0), y.mean(axis=0)
+    assert np.mean(stds) == pytest.approx(0.01, rel=0.1)
+    assert np.std(stds) == pytest.approx(0.004, rel=0.2)
+    bends = 1 / means - 1  # y = 1 / (1 + n)
+    assert np.mean(bends) == pytest.approx(0.2, rel=0.08)
+    assert np.std(bends) == pytest.approx(0.06, rel=0.2)
+    assert abs(np.corrcoef(stds, other.std(axis=0))[0, 1]) < 0.3
+
+
+def test_output_noise_comes_behind_outputs_that_bend(crossbar: Crossbar) -> None:
+    """Weight noise is bent with the product, output noise is not; both have streams of their own."""
+    x, w = np.ones((20000, 1)), np.array([[1.0]])
+    numbers = {"adc.bits": 0, "adc.steps": 0, "adc.bound": 1.0, "adc.nonlinearity": 1.0, "adc.asymmetry": 0.0}
+    noises = {"read.output_noise": 0.04, "read.weight_noise": 0.1}
+    y = crossbar.stored(x, w, adc="fixed", read_noise="additive_constant", numbers=numbers | noises, sample_axis=0)
+    slope = 1 / (1 + 1) ** 2  # of y / (1 + y) at 1
+    assert np.std(y) == pytest.approx(np.hypot(0.1 * slope, 0.04), rel=0.03)
+    assert np.mean(y) == pytest.approx(0.5, abs=0.005)

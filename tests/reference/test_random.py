@@ -56,12 +56,15 @@ def test_streams_have_the_numbers_of_the_page():
         "ADC_OFFSET": 21,
         "STUCK_SECOND": 22,
         "STUCK_SECOND_NEGATIVE": 23,
+        "OUTPUT_NOISE_SPREAD": 36,
+        "NONLINEARITY_SPREAD": 37,
         "UNIT_COLUMN": 24,
         "READ": 64,
         "INPUT_NOISE": 65,
         "UNIT_COLUMN_READ": 66,
         "READ_NEGATIVE_ARRAY": 67,
         "ROUNDING": 68,
+        "OUTPUT_NOISE": 72,
         "SAMPLE_KEY": 127,
     }
 

@@ -81,12 +81,15 @@ ATTRIBUTES = [
     ),
     ({"tile_split": "even"}, "attribute 'tile_split' is 'even', expected one of fill, balanced."),
     ({"scaling": "row"}, "attribute 'scaling' is 'row', expected one of tensor, column, tile, tile_column."),
-    ({"dac": "auto"}, "attribute 'dac' is 'auto', expected one of none, absmax, fixed, calibrated."),
+    ({"dac": "auto"}, "attribute 'dac' is 'auto', expected one of none, absmax, fixed, calibrated, max, absmax_sum."),
     (
         {"adc": "auto"},
         "attribute 'adc' is 'auto', expected one of none, absmax, fixed, calibrated, rows, granular.",
     ),
-    ({"bound_management": "shift"}, "attribute 'bound_management' is 'shift', expected one of none, iterative."),
+    (
+        {"bound_management": "shift"},
+        "attribute 'bound_management' is 'shift', expected one of none, iterative, worst_case.",
+    ),
     (
         {"read_noise": "flicker"},
         "attribute 'read_noise' is 'flicker', expected one of none, additive_constant, pcm_read, "
@@ -203,6 +206,8 @@ _EVERY_ENTRY = (
         (False, {}, "adc.bound", "adc"),
         (False, {}, "adc.max_bound_factor", "bound_management"),
         (False, {}, "adc.max_bound_resolution", "bound_management"),
+        (False, {"dac": "absmax_sum"}, "dac.assumed_weight", "dac"),
+        (False, {"bound_management": "worst_case"}, "adc.assumed_weight", "bound_management"),
         (False, {}, "read.weight_noise", "read_noise"),
     ],
 )
@@ -256,7 +261,7 @@ CONTROLS = [
     ({"device": np.zeros(3, np.float32)}, "input 'device' has shape [3], expected [16], one number for each name"),
     (
         {"ranges": np.zeros((3, 2), np.float32)},
-        "input 'ranges' has shape [3, 2], expected [3, 4], one row for each site.",
+        "input 'ranges' has shape [3, 2], expected [3, 4 R], one row for each site and R at least 1.",
     ),
     ({"ranges": np.zeros((3, 4))}, "input 'ranges' is float64, expected float32."),
     (

@@ -138,7 +138,7 @@ def test_every_node_carries_exactly_the_attributes_of_the_contract():
         assert node.op_type == site.op
         found = attributes(node)
         unused = of_written if site.is_stored else of_stored
-        own = {"window"} if site.is_stored else {"key_axis"}
+        own = {"range_tiles", "range_slices", "range_polarities"} | ({"window"} if site.is_stored else {"key_axis"})
         assert set(found) == common | own | (set(structure) - unused)
         assert found | {"format": FORMAT} == found | {name: structure[name] for name in set(structure) - unused}
         assert found["site"] == site.index

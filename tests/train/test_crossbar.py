@@ -98,7 +98,7 @@ def test_products_stay_on_the_device_of_their_operands(case: dict[str, Any]) -> 
     else:
         b = empty(*stack, rows, columns)
         stored = stored_operand(b, normals_of(*stack, rows), structure, of_run)
-    errors = (empty(len(stored.v), tiles, columns),) * 2
+    errors = dict.fromkeys(("gain", "offset"), empty(len(stored.v), tiles, columns))
     y = Reading(stored, errors, structure, of_run, normals_of(*stack, 7)).of(empty(*stack, 7, rows))
     assert (y.shape, y.dtype, y.device.type) == ((*stack, 7, columns), torch.float32, "meta")
 
@@ -113,7 +113,7 @@ def test_outputs_beyond_the_range_of_an_adc_pass_no_gradient() -> None:
     x = torch.ones((1, 2), requires_grad=True)
     ones = torch.ones((2, 2))
     held = Stored(w.detach()[None], ones, mapping_of(structure, of_run), w.detach())
-    y = crossbar_product(x, w, Reading(held, None, structure, of_run, normals=lambda *_, **__: ones))
+    y = crossbar_product(x, w, Reading(held, {}, structure, of_run, normals=lambda *_, **__: ones))
     y.backward(torch.tensor([[1.0, 10.0]]))
     assert y.tolist() == [[1.25, -0.5]]
     assert x.grad.tolist() == [[5.0, 0.25]]

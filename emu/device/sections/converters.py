@@ -9,6 +9,7 @@ from emu.device.sections.section import Section
 
 AIHWKIT = "aihwkit, IOParameters (Rasch et al. 2021)"
 CROSSSIM = "CrossSim 3, dac and adc"
+ASSUMED, LARGEST = "aihwkit, nm_assumed_wmax", "largest weight"
 
 MODEL = Choice("none: exact values; uniform: equal steps", AIHWKIT)
 CODES = (
@@ -49,9 +50,16 @@ class DacNone(Section):
 
 
 DAC_RANGE = Choice(
-    "activation that maps to 1: the largest of the input row (absmax), one number for all (fixed), or one per site "
-    "from calibration (calibrated)",
-    "aihwkit, noise management ABS_MAX or CONSTANT, learned input ranges",
+    "activation that maps to 1: the largest magnitude of the input row (absmax), its largest value (max), so much that "
+    "the sum of its inputs stays within the ADC (absmax_sum), one number for all (fixed), or a number from "
+    "calibration (calibrated)",
+    "aihwkit, noise management ABS_MAX, MAX, ABS_MAX_NP_SUM or CONSTANT, learned input ranges",
+)
+
+
+DAC_RANGE_PER = Choice(
+    "what has a calibrated input range of its own: the site, or each of its row tiles (tile)",
+    "tile: aihwkit, one input range for each tile",
 )
 
 
@@ -79,12 +87,13 @@ class _Dac(_Converter):
         float,
         Number("inputs are clipped to plus and minus this", "normalized input", AIHWKIT, "dac.bound"),
     ] = 1.0
+    asymmetry: Annotated[
+        float | None,
+        Number("negative inputs are fed times 1 less this", "1", "aihwkit, inp_asymmetry", "dac.asymmetry"),
+    ] = None
 
 
-class DacAbsmax(_Dac):
-    """Inputs are divided by the largest magnitude of their row, then quantized."""
-
-    range: Annotated[Literal["absmax"], DAC_RANGE]
+class _LimitedDac(_Dac):
     limit: Annotated[
         float | None,
         Number(
@@ -94,6 +103,37 @@ class DacAbsmax(_Dac):
             "dac.limit",
         ),
     ] = None
+
+
+class DacAbsmax(_LimitedDac):
+    """Inputs are divided by the largest magnitude of their row, then quantized."""
+
+    range: Annotated[Literal["absmax"], DAC_RANGE]
+
+
+class DacMax(_LimitedDac):
+    """Inputs are divided by the largest value of their row and clipped; rows without a positive one give 0."""
+
+    range: Annotated[Literal["max"], DAC_RANGE]
+
+
+class DacAbsmaxSum(_LimitedDac):
+    """Inputs are divided by the largest magnitude of their row, or by more, so that their sum fits the ADC."""
+
+    range: Annotated[Literal["absmax_sum"], DAC_RANGE]
+    assumed_weight: Annotated[
+        float,
+        Number("what the sum of all inputs of one sign is weighted with", LARGEST, ASSUMED, "dac.assumed_weight"),
+    ] = 0.6
+    sum_resolution: Annotated[
+        float,
+        Number(
+            "the largest input keeps more than so many DAC steps: their inverse, whatever the sum is",
+            "1",
+            "aihwkit, max_bm_res",
+            "dac.sum_resolution",
+        ),
+    ] = 0.25
 
 
 class DacFixed(_Dac):
@@ -107,12 +147,13 @@ class DacFixed(_Dac):
 
 
 class DacCalibrated(_Dac):
-    """Inputs are divided by the calibrated range of their site, quantized and clipped."""
+    """Inputs are divided by the calibrated range of their site or row tile, quantized and clipped."""
 
     range: Annotated[Literal["calibrated"], DAC_RANGE]
+    range_per: Annotated[Literal["site", "tile"], DAC_RANGE_PER] = "site"
 
 
-Dac: TypeAlias = DacNone | DacAbsmax | DacFixed | DacCalibrated
+Dac: TypeAlias = DacNone | DacAbsmax | DacMax | DacAbsmaxSum | DacFixed | DacCalibrated
 
 
 class AdcNone(Section):
@@ -122,13 +163,21 @@ class AdcNone(Section):
 
 
 ADC_RANGE = Choice(
-    "outputs that are converted: up to the largest of the tile's columns (absmax), `bound` (fixed), a site's "
+    "outputs that are converted: up to the largest of the tile's columns (absmax), `bound` (fixed), a "
     "calibrated range (calibrated), the number of rows (rows), or in steps of the smallest difference that the array "
     "can give (granular)",
     "fixed: aihwkit, out_bound; calibrated, rows (MAX) and granular: CrossSim",
 )
+ADC_RANGE_PER = Choice(
+    "what has a calibrated output range of its own: the site, each of its row tiles (tile), each slice of its weights "
+    "(slice), or each slice in each tile (tile_slice). But for site, the two devices of a pair have one each where "
+    "they are converted apart",
+    "slice: CrossSim, calibrated_range",
+)
 BOUND_MANAGEMENT = Choice(
-    "iterative: a product that saturates the ADC is repeated with halved inputs", "aihwkit, bound management ITERATIVE"
+    "a product that saturates the ADC is repeated: iterative, with halved inputs; worst_case, first with inputs whose "
+    "sum cannot saturate it, then with halved ones",
+    "aihwkit, bound management ITERATIVE and ITERATIVE_WORST_CASE",
 )
 
 
@@ -161,6 +210,18 @@ class _Adc(_Converter):
         ),
     ] = None
 
+    scale: Annotated[float | None, Number("digital factor on every code", "1", "aihwkit, out_scale", "adc.scale")] = (
+        None
+    )
+    asymmetry: Annotated[
+        float | None,
+        Number(
+            "negative outputs reach the ADC times 1 less this, before output noise",
+            "1",
+            "aihwkit, out_asymmetry",
+            "adc.asymmetry",
+        ),
+    ] = None
     pairs: Annotated[
         Literal["subtracted", "separate"],
         Choice(
@@ -194,6 +255,33 @@ class _AdcFixed(_Adc):
             "adc.bound",
         ),
     ]
+    nonlinearity: Annotated[
+        float | None,
+        Number(
+            "n of outputs that bend: y / (1 + n |y| / bound), before output noise",
+            "1",
+            "aihwkit, out_nonlinearity",
+            "adc.nonlinearity",
+        ),
+    ] = None
+    nonlinearity_sigma: Annotated[
+        float | None,
+        Number(
+            "standard deviation of n between columns, in units of n, drawn once per chip",
+            "1",
+            "aihwkit, out_nonlinearity_std",
+            "adc.nonlinearity_sigma",
+        ),
+    ] = None
+    slope_calibration: Annotated[
+        float | None,
+        Number(
+            "output at which a factor on bent outputs makes their slope 1",
+            "bound",
+            "aihwkit, slope_calibration",
+            "adc.slope_calibration",
+        ),
+    ] = None
 
 
 class AdcFixed(_AdcFixed):
@@ -202,10 +290,7 @@ class AdcFixed(_AdcFixed):
     bound_management: Annotated[Literal["none"], BOUND_MANAGEMENT] = "none"
 
 
-class AdcFixedIterative(_AdcFixed):
-    """Outputs are quantized at one bound, and products that exceed it are repeated with smaller inputs."""
-
-    bound_management: Annotated[Literal["iterative"], BOUND_MANAGEMENT]
+class _AdcManaged(_AdcFixed):
     max_bound_factor: Annotated[
         float,
         Number("inputs are not halved again once divided by more than this", "1", AIHWKIT, "adc.max_bound_factor"),
@@ -221,10 +306,27 @@ class AdcFixedIterative(_AdcFixed):
     ] = 0.25
 
 
+class AdcFixedIterative(_AdcManaged):
+    """Outputs are quantized at one bound, and products that exceed it are repeated with smaller inputs."""
+
+    bound_management: Annotated[Literal["iterative"], BOUND_MANAGEMENT]
+
+
+class AdcFixedWorstCase(_AdcManaged):
+    """Outputs are quantized at one bound, and products that exceed it are repeated with inputs whose sum fits it."""
+
+    bound_management: Annotated[Literal["worst_case"], BOUND_MANAGEMENT]
+    assumed_weight: Annotated[
+        float,
+        Number("what the sum of all inputs of one sign is weighted with", LARGEST, ASSUMED, "adc.assumed_weight"),
+    ] = 0.6
+
+
 class AdcCalibrated(_Adc):
-    """Outputs are quantized over the calibrated range of their site, and clipped to it."""
+    """Outputs are quantized over the calibrated range of their site, tile or slice, and clipped to it."""
 
     range: Annotated[Literal["calibrated"], ADC_RANGE]
+    range_per: Annotated[Literal["site", "tile", "slice", "tile_slice"], ADC_RANGE_PER] = "site"
 
 
 class AdcRows(_Adc):
@@ -239,4 +341,6 @@ class AdcGranular(_Adc):
     range: Annotated[Literal["granular"], ADC_RANGE]
 
 
-Adc: TypeAlias = AdcNone | AdcAbsmax | AdcFixed | AdcFixedIterative | AdcCalibrated | AdcRows | AdcGranular
+Adc: TypeAlias = (
+    AdcNone | AdcAbsmax | AdcFixed | AdcFixedIterative | AdcFixedWorstCase | AdcCalibrated | AdcRows | AdcGranular
+)

@@ -31,6 +31,15 @@ class _Read(Section):
             "read.output_noise",
         ),
     ] = None
+    output_noise_spread: Annotated[
+        float | None,
+        Number(
+            "standard deviation of output_noise between columns, in units of it, drawn once per chip",
+            "1",
+            "aihwkit, out_noise_std",
+            "read.output_noise_spread",
+        ),
+    ] = None
     input_noise: Annotated[
         float | None,
         Number(
