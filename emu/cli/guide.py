@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 PARTS = {
     "Start here": ("demo", "doctor"),
     "Choose or make a device": ("devices", "fit"),
-    "Put a model on it": ("export", "inspect", "rewrite", "calibrate", "faults", "run", "bake"),
+    "Put a model on it": ("export", "inspect", "rewrite", "calibrate", "ranges", "faults", "run", "bake"),
     "Measure": ("evaluate", "inject", "corrupt"),
     "Sweep, and show what was found": ("sweep", "results", "rerun", "report"),
     "Find what breaks, and repair it": ("analyze", "finetune", "repair"),
@@ -23,6 +23,7 @@ EXAMPLES = {
     "inspect": "emu inspect model.onnx",
     "rewrite": "emu rewrite model.onnx --device rram --set program.sigma=0.15",
     "calibrate": "emu calibrate model.prime.onnx --data test.npz",
+    "ranges": "emu ranges model.prime.onnx --export ranges.csv",
     "faults": "emu faults model.int8_flips.onnx --seed 3 -o faults.npz",
     "run": "emu run model.rram.onnx --input x.npz",
     "bake": "emu bake model.onnx --device rram --seed 7",

@@ -95,7 +95,7 @@ def shortened(shown: Shown, folder: Path) -> list[str] | None:
     for name, few in (("--chips", "2"), ("--seeds", "2"), ("--samples", "24"), ("--count", "4")):
         if name in rest:
             rest[rest.index(name) + 1] = few
-        elif name in options and not (name == "--chips" and "--seeds" in options):
+        elif name in options and {"--chips": "--seeds", "--seeds": "--seed"}.get(name) not in options:
             rest += [name, few]
     return path + rest
 
