@@ -18,6 +18,7 @@ from emu.contract.baked import BAKED_KEY, BakedChip
 from emu.contract.manifest import MANIFEST_KEY
 from emu.device import Overrides
 from emu.errors import InputError
+from emu.evaluation.bench import check_calibrated
 from emu.evaluation.sources import DataSource
 from emu.files import unfinished_folder
 from emu.rewriter import Device, EmulatedModel, Rule, Share, read_manifest, rewrite
@@ -110,6 +111,7 @@ def bake(
     share: Share | None = None,
     stored: str | None = None,
     drop: Iterable[Drop] = (),
+    converters: bool = False,
 ) -> BakedModel:
     """The plain model that computes what a rewritten one computes on one chip.
 
@@ -128,6 +130,8 @@ def bake(
         share: likewise.
         stored: likewise.
         drop: what is left out of what the device does at run time, of `DROPS`.
+        converters: write DAC, ADC and row tiles of stored products in standard operators; a sum that is rounded
+            otherwise may move an output of an ADC by one code.
 
     Raises:
         InputError: a model that is baked already, or plain and without a device; a device that does something at run
@@ -141,8 +145,11 @@ def bake(
     emulated = opened(model, device, set=set, only=only, exclude=exclude, map=map, share=share, stored=stored)
     chip = chip_of(emulated, seed, read_seed, set if device is None else None, dropped)
     plain = emulated.graph_to_change()
-    check_bakeable(chip, list(emulated.nodes().values()), dropped, emulated.name)
-    made = replace_by_plain(plain, chip, emulated.name)
+    if converters and "converters" in dropped:
+        raise InputError("Converters are either written or dropped: give one of the two.")
+    check_calibrated(emulated.manifest if converters else None, emulated.name)
+    check_bakeable(chip, list(emulated.nodes().values()), dropped, emulated.name, converters)
+    made = replace_by_plain(plain, chip, emulated.name, converters)
     settle_switches(plain, chip.disturbed)
     for value in list(plain.graph.inputs):
         if (value.name or "").startswith("emu."):

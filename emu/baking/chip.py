@@ -8,15 +8,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from emu.baking.reading import why_not_written
 from emu.contract.codes import numbers_of
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED
 from emu.contract.site import Site
-from emu.contract.structure import Structure, parse_structure
+from emu.contract.structure import Controls, Structure, check_controls, parse_structure
 from emu.device import Overrides
 from emu.errors import InputError
 from emu.evaluation.controls import control_feeds
 from emu.rewriter import EmulatedModel, device_numbers
-from emu.runtime.library import programmed_weight
+from emu.runtime.library import programmed_array, programmed_weight
 
 # Numbers that are 0 where what acts at run time is dropped.
 _NOISE = {
@@ -111,6 +112,28 @@ class Chip:
         )
         return Held(clean, values.reshape(clean.shape), codes)
 
+    def read(self, node: ir.Node) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What a reading finds in the array of a node of one slice: v `[K, N]`, and scales `[row tiles, N]`.
+
+        Raises:
+            InputError: what the native library refuses.
+
+        """
+        weight = np.asarray(self._emulated.stored(node)[0], np.float32)
+        tiles = len(self.structure(node).row_tiles(weight.shape[-2]))
+        v, scales, _, _ = programmed_array(
+            weight, self._attributes(node), self._device(node), 1, tiles, False,
+            self.strength(node), self.seed, self.read_seed, self._faults(node),
+        )  # fmt: skip
+        return v[0], scales
+
+    def controls_of(self, node: ir.Node) -> Controls:
+        """The control inputs as a node reads them."""
+        structure = self.structure(node)
+        strength, ranges = self.control("emu.strength"), self.control("emu.ranges")
+        numbers = np.int64(self.seed), np.int64(self.read_seed)
+        return check_controls(structure, self._device(node), strength, ranges, self._faults(node), *numbers)
+
     def _attributes(self, node: ir.Node) -> dict[str, int | str]:
         return {name: each.value for name, each in node.attributes.items()}
 
@@ -178,8 +201,10 @@ def lost_at_run_time(structure: Structure, numbers: Mapping[str, float], strengt
     return lost
 
 
-def check_bakeable(chip: Chip, nodes: Sequence[ir.Node], dropped: Sequence[str], name: str) -> None:
-    """Refuses nodes that do something at run time which is not dropped.
+def check_bakeable(
+    chip: Chip, nodes: Sequence[ir.Node], dropped: Sequence[str], name: str, converters: bool = False
+) -> None:
+    """Refuses nodes that do something at run time which is not dropped, or written with `converters`.
 
     Raises:
         InputError: with what would be lost, and how to drop it.
@@ -188,6 +213,14 @@ def check_bakeable(chip: Chip, nodes: Sequence[ir.Node], dropped: Sequence[str],
     found: dict[str, tuple[str, int]] = {}
     for node in nodes:
         for what, said in lost_at_run_time(chip.structure(node), chip.numbers(node), chip.strength(node)).items():
+            if what == "converters" and converters:
+                reason = why_not_written(chip.structure(node), chip.numbers(node))
+                if reason is None:
+                    continue
+                raise InputError(
+                    f"{name}: the converters of node '{node.name}' cannot be written in standard operators, because "
+                    f"of {reason}: leave it digital (exclude), or leave the converters out (drop)."
+                )
             first, count = found.get(what, (said, 0))
             found[what] = first, count + 1
     open_ones = [what for what in found if what not in dropped]
@@ -195,5 +228,5 @@ def check_bakeable(chip: Chip, nodes: Sequence[ir.Node], dropped: Sequence[str],
         parts = "; ".join(f"{found[what][0]}, at {found[what][1]} sites" for what in open_ones)
         raise InputError(
             f"{name}: a plain file cannot hold {parts}: leave that out with --drop {','.join(open_ones)}, or run the "
-            "rewritten model."
+            f"rewritten model{'; --converters writes converters' if 'converters' in open_ones else ''}."
         )

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from emu.baking.chip import Chip, Held
+from emu.baking.reading import write_reading
 from emu.contract.codes import Codes, of_each_code
 from emu.contract.schema import DYNAMIC, FAULTY_WEIGHT, QUANTIZED
 from emu.contract.structure import Structure
@@ -42,13 +43,14 @@ class Made:
     contrib: str = ""
 
 
-def replace_by_plain(model: ir.Model, chip: Chip, name: str) -> Made:
+def replace_by_plain(model: ir.Model, chip: Chip, name: str, converters: bool = False) -> Made:
     """Replaces the crossbar nodes of a model by plain ONNX nodes, in place.
 
     Args:
         model: a rewritten model whose nodes do nothing at run time that is to be kept.
         chip: what the arrays hold.
         name: how to call the model in an error.
+        converters: whether DAC, ADC and tiles are written too.
 
     Raises:
         InputError: what the native library refuses.
@@ -65,7 +67,7 @@ def replace_by_plain(model: ir.Model, chip: Chip, name: str) -> Made:
     digest = hashlib.sha256()
     for held in contents.values():
         digest.update(np.ascontiguousarray(held.values).data)
-    work = _Work(model, GraphBuilder(model.graph, name), chip)
+    work = _Work(model, GraphBuilder(model.graph, name), chip, converters)
     for node in nodes:
         work.replace(node, None if node.op_type == DYNAMIC else contents[_array_of(node, chip)])
     notes = []
@@ -90,6 +92,7 @@ class _Work:
     model: ir.Model
     builder: GraphBuilder
     chip: Chip
+    converters: bool
     made: dict[Hashable, ir.Value] = field(default_factory=dict)
     stored: list[str] = field(default_factory=list)
     widened: list[str] = field(default_factory=list)
@@ -115,6 +118,14 @@ class _Work:
         self.builder.swap(node, result)
 
     def _stored(self, node: ir.Node, x: ir.Value, held: Held, structure: Structure) -> ir.Value:
+        if self.converters and (structure.dac != "none" or structure.adc != "none") and self.chip.strength(node):
+            v, scales = self.chip.read(node)
+            opset, controls = self.model.opset_imports.get("", 1), self.chip.controls_of(node)
+            result, names = write_reading(
+                self.builder, opset, node.name or "product", x, v, scales, structure, controls
+            )
+            self.stored += names
+            return result
         key = _key(node, self.chip)
         codes = None if held.codes is None else _changed_codes(held, structure)
         if codes is not None and node.op_type == QUANTIZED:

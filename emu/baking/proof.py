@@ -144,7 +144,7 @@ def _tolerance(proto: onnx.ModelProto) -> float:
     A sum that is rounded otherwise can move an activation to the next code, or to the next number of half precision.
     """
     operators = {node.op_type for node in proto.graph.node}
-    if operators & {"QuantizeLinear", "DynamicQuantizeLinear"}:
+    if operators & {"QuantizeLinear", "DynamicQuantizeLinear", "Round"}:
         return 0.1
     half = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
     casts = [attribute.i for node in proto.graph.node if node.op_type == "Cast" for attribute in node.attribute]

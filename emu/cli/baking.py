@@ -40,6 +40,9 @@ def bake(
             metavar="WHAT", help="Leave out what acts at run time: read, write, converters, wires; with commas."
         ),
     ] = None,
+    converters: Annotated[
+        bool, typer.Option("--converters", help="Write DAC, ADC and tiles in standard operators.")
+    ] = False,
     map: Map = None,
     only: Only = None,
     exclude: Exclude = None,
@@ -66,7 +69,14 @@ def bake(
 
     source = None if data is None else options.source(data)
     dropped = [each.strip() for each in drop.split(",")] if drop else []
-    rewriting = {"only": only, "exclude": exclude, "map": map or (), "share": share, "stored": stored}
+    rewriting = {
+        "converters": converters,
+        "only": only,
+        "exclude": exclude,
+        "map": map or (),
+        "share": share,
+        "stored": stored,
+    }
     if seeds is not None:
         if seed is not None:
             raise InputError("Give --seed for one chip, or --seeds for several.")

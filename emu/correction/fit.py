@@ -1,6 +1,6 @@
 """What corrects a site, and how it is fitted: formulas of least squares, all closed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,17 @@ class Correction:
     Attributes:
         low: smallest output of each column, float32 `[N]`.
         high: largest output, likewise.
+        gain: factor of each column, float32 `[N]`.
         left: float32 `[K, r]`, of the digital side path x left right that is added.
         right: float32 `[r, N]`.
-        gain: factor of each column, float32 `[N]`.
-        bias: what is added to each column then, float32 `[N]`.
+        bias: what is added to each column, float32 `[N]`.
     """
 
     low: Floats | None = None
     high: Floats | None = None
+    gain: Floats | None = None
     left: Floats | None = None
     right: Floats | None = None
-    gain: Floats | None = None
     bias: Floats | None = None
 
     @property
@@ -52,11 +52,17 @@ class Correction:
         """The corrected output, float32 `[rows, N]`, of an output and, for a side path, its input `[rows, K]`."""
         if self.low is not None and self.high is not None:
             y = np.clip(np.where(np.isnan(y), np.float32(0), y), self.low, self.high)
-        if self.left is not None and self.right is not None and x is not None:
-            y = np.asarray(y + (x @ self.left) @ self.right, np.float32)
         if self.gain is not None:
             y = y * self.gain
+        if self.left is not None and self.right is not None and x is not None:
+            y = np.asarray(y + (x @ self.left) @ self.right, np.float32)
         return y if self.bias is None else y + self.bias
+
+    def scaled(self, gain: Floats, bias: Floats) -> "Correction":
+        """The same correction, then a gain and a bias of each column."""
+        own = gain if self.gain is None else self.gain * gain
+        right = None if self.right is None else self.right * gain
+        return replace(self, gain=own, right=right, bias=bias)
 
 
 @dataclass
@@ -113,6 +119,17 @@ class Covariance:
         x = x[np.isfinite(x).all(axis=1)]
         self.total += x.T @ x
         self.rows += len(x)
+
+
+def gain_of_weights(clean: Floats, stored: Floats, covariance: Covariance) -> Floats:
+    """The gain of each column that brings what stored weights make of such inputs closest to what clean ones make.
+
+    g = w' S w / w' S w' of each column, S being the covariance: float32 `[N]`, of weights `[K, N]`.
+    """
+    fed = covariance.total @ stored
+    power = (stored * fed).sum(axis=0)
+    gain = (clean * fed).sum(axis=0) / np.where(power > 0, power, 1)
+    return np.where(power > 0, gain, 1).astype(np.float32)
 
 
 def low_rank(error: Floats, covariance: Covariance, rank: int) -> tuple[Floats, Floats]:

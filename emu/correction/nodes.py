@@ -58,6 +58,8 @@ class _Writer:
             y = builder.node("Where", [builder.node("IsNaN", [y], f"{self.name}.nan"), zero, y], f"{self.name}.number")
             y = builder.node("Max", [y, self._numbers("low", correction.low, -np.inf)], f"{self.name}.above")
             y = builder.node("Min", [y, self._numbers("high", correction.high, np.inf)], f"{self.name}.within")
+        if correction.gain is not None:
+            y = builder.node("Mul", [y, self._numbers("gain", correction.gain, 1.0)], f"{self.name}.scaled")
         if correction.left is not None and correction.right is not None:
             left = builder.constant(f"{self.name}.left", correction.left)
             right = self._switched("right", correction.right, 0.0)
@@ -66,8 +68,6 @@ class _Writer:
                 "MatMul", [builder.node("MatMul", [x, left], f"{self.name}.low"), right], f"{self.name}.path"
             )
             y = builder.node("Add", [y, path], f"{self.name}.with_path")
-        if correction.gain is not None:
-            y = builder.node("Mul", [y, self._numbers("gain", correction.gain, 1.0)], f"{self.name}.scaled")
         if correction.bias is not None:
             y = builder.node("Add", [y, self._numbers("bias", correction.bias, 0.0)], f"{self.name}.shifted")
         y.type, y.shape = raw.type, raw.shape

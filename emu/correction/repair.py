@@ -14,7 +14,7 @@ from emu.baking.chip import Chip, chip_of
 from emu.contract.schema import OPERATORS
 from emu.contract.site import Site
 from emu.contract.structure import Structure, check_controls
-from emu.correction.fit import Correction, Covariance, Moments, low_rank, output_range, widened
+from emu.correction.fit import Correction, Covariance, Moments, gain_of_weights, low_rank, output_range, widened
 from emu.correction.nodes import write_corrections
 from emu.correction.walk import Lane, temporary_folder, walk
 from emu.device import Overrides
@@ -374,7 +374,11 @@ class _Work:
                 covariance.add(x[self._counts(node, structure, lane, batch, x)].reshape(-1, x.shape[-1]))
             held = self.chip.held(self.nodes[node.name])
             stored = np.clip(np.nan_to_num(held.values), *_column_range(held.clean))
-            left, right = low_rank((held.clean - stored).reshape(-1, columns), covariance, rank)
+            clean, stored = (each.reshape(-1, columns) for each in (held.clean, stored))
+            if "gain" in method:  # an error that is a factor needs no path
+                gain = gain_of_weights(clean, stored, covariance)
+                correction, stored = replace(correction, gain=gain), stored * gain
+            left, right = low_rank(clean - stored, covariance, rank)
             correction = replace(correction, left=left, right=right)
         if "gain" in method or method == "bias":
             moments = Moments(columns)
@@ -388,8 +392,7 @@ class _Work:
             if method == "bias":
                 correction = replace(correction, bias=moments.bias())
             else:
-                gain, bias = moments.gain_and_bias()
-                correction = replace(correction, gain=gain, bias=bias)
+                correction = correction.scaled(*moments.gain_and_bias())
         for batch in range(lane.batches):
             lane.put(batch, name, self._applied(node, site, correction, lane, batch))
         return correction

@@ -203,3 +203,46 @@ def test_the_command_bakes_and_inspect_tells_which_chip(tmp_path):
         "chip4",
         "chip7",
     ]
+
+
+ADCS = (
+    {"range": "absmax", "bits": 8},
+    {"range": "fixed", "bound": 6, "bits": 8, "code": "offset_binary"},
+    {"range": "rows", "bits": 9, "code": "twos_complement"},
+)
+
+
+@pytest.mark.parametrize("adc", ADCS, ids=lambda adc: adc["range"])
+@pytest.mark.parametrize(
+    "dac", [{"range": "absmax", "bits": 7}, {"range": "fixed", "max": 2, "bits": 6, "code": "offset_binary"}]
+)
+def test_converters_are_written_in_standard_operators(adc, dac, tmp_path):
+    device = {"program": {"model": "lognormal_w", "sigma": 0.2}, "dac": {"model": "uniform", **dac}}
+    device |= {"adc": {"model": "uniform", **adc}, "mapping": {"tile_rows": 5}}
+    emulated = emu.rewrite(model("y = MatMul(x, w)", inputs="float[batch, 12] x", w=values(12, 7)), device, only="*")
+    x = values(50, 12, seed=4)
+    x[3] = 0
+    path = tmp_path / "chip.onnx"
+    bake(emulated, seed=5, converters=True).save(path, {"x": x})
+    got = outputs(path, {"x": x})[0]
+    expected = emu.session(emulated).run(None, {"x": x, "emu.seed": np.int64(5)})[0]
+    plain = x @ initializer(bake(emulated, seed=5, drop=["converters"]).model, "w.stored")
+    assert np.abs(plain - expected).max() > 1e-2  # converters do act
+    off = np.abs(got - expected) > 1e-4
+    assert off.mean() < 0.01 and np.abs(got - expected).max() < 0.2
+    assert {"MatMul", "Round", "Slice", "Sum"} <= {node.op_type for node in onnx.load(path).graph.node}
+    onnx.checker.check_model(path)
+
+
+def test_converters_that_have_no_standard_operators_are_refused():
+    for device, only, reason in (
+        ("isaac", "component=query", "because of slices of weights or of inputs"),
+        ("rram_adc", "component=query", "because of bound management"),
+        ("rram_neurosim", "component=patch_embedding", "because of a convolution"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            bake(model_path("digits_vit"), device, only=only, converters=True, drop=["read"])
+    with pytest.raises(InputError, match="either written or dropped"):
+        bake(transformer(), "rram_adc", converters=True, drop=["converters"])
+    with pytest.raises(InputError, match="run 'emu calibrate'"):
+        bake(transformer(), "pcm_afm", converters=True)

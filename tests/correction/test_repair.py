@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import emu
 from emu.cli import app
 from emu.correction import METHODS, repair
-from emu.correction.fit import Correction, Covariance, Moments, low_rank
+from emu.correction.fit import Correction, Covariance, Moments, gain_of_weights, low_rank
 from emu.demo import data_path, model_path
 from emu.errors import InputError
 from tests.rewriter.small import model, transformer, values
@@ -55,13 +55,20 @@ def test_a_side_path_takes_away_the_error_that_inputs_see(shape):
     assert left[2] == pytest.approx(best, rel=0.02)
 
 
-def test_a_correction_cuts_off_adds_the_path_and_scales_in_that_order():
+def test_a_correction_cuts_off_scales_and_adds_the_path_in_that_order():
     y, x = np.array([[np.nan, 1e30, 1]], np.float32), np.array([[2.0]], np.float32)
     low, high = np.full(3, -2, np.float32), np.full(3, 2, np.float32)
     path = {"left": np.ones((1, 1), np.float32), "right": np.array([[1, 0, 0]], np.float32)}
     correction = Correction(low, high, **path, gain=np.float32([3, 3, 3]), bias=np.float32([0, 1, 0]))
-    np.testing.assert_array_equal(correction.apply(y, x), [[6, 7, 3]])
+    np.testing.assert_array_equal(correction.apply(y, x), [[2, 7, 3]])
     assert (correction.rank, correction.numbers, correction.multiplications) == (1, 16, 7)
+
+
+def test_the_gain_of_weights_undoes_a_factor_of_each_column():
+    covariance = Covariance(6)
+    covariance.add(values(100, 6, seed=1))
+    clean, factors = values(6, 3, seed=2), np.array([0.5, 2, 0], np.float32)
+    np.testing.assert_allclose(gain_of_weights(clean, clean * factors, covariance), [2, 0.5, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
