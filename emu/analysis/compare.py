@@ -9,8 +9,11 @@ from emu.analysis.figures import BLUE, GREY, RED, grid
 from emu.analysis.sensitivity import (
     Echo,
     Step,
+    Values,
     clean_value,
+    less,
     mean_and_interval,
+    paired,
     primary_values,
     run_announced,
 )
@@ -60,34 +63,60 @@ def compare(
         )
     trials = [Trial(seed) for seed in seeds_of(chips, first_seed)]
     table: dict[str, Any] = {"seed": [trial.seed for trial in trials]}
-    for name, bench in (("first", first), ("second", second)):
+    values: dict[str, Values] = {"first": [], "second": []}
+    benches = {"first": first, "second": second}
+    for name, bench in benches.items():
         what = f"the {name}, {chips} chips"
-        rows = run_announced(bench, trials, what, store=store, study="compare", echo=echo, progress=progress)
+        rows = run_announced(
+            bench, trials, what, store=store, study="compare", echo=echo, progress=progress, values=values[name]
+        )
         table[name] = np.array(primary_values(bench, rows))
-    for name, bench in (("first", first), ("second", second)):
+    for name, bench in benches.items():
         table[f"{name}_lost"] = clean_value(bench) - table[name]
     table["difference"] = table["second"] - table["first"]
     frame = pd.DataFrame(table)
     frame.attrs["metric"] = first.task.primary
+    lost = {name: [less(bench.clean.values, each) for each in values[name]] for name, bench in benches.items()}
+    frame.attrs["intervals"] = {
+        f"{name}_lost": paired(frame[f"{name}_lost"].tolist(), lost[name]) for name in ("first", "second")
+    }
+    if np.array_equal(first.dataset.labels, second.dataset.labels):  # the same samples
+        more_lost = (frame["second_lost"] - frame["first_lost"]).tolist()
+        for name, means, of in (
+            ("difference", frame["difference"].tolist(), values),
+            ("difference_lost", more_lost, lost),
+        ):
+            pairs = zip(of["second"], of["first"], strict=True)
+            frame.attrs["intervals"][name] = paired(means, [less(*pair) for pair in pairs])
     return frame
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over chips with 95 % t intervals; those of `difference` and `difference_lost` are paired by chip.
+    """Means over chips with 95 % intervals; losses and differences are paired by chip and by sample.
+
+    Their intervals are for other chips and samples; those of `first` and `second`, and of trials that a store held,
+    are over chips alone.
 
     Args:
         table: what `compare` gave.
 
     Returns:
         One row each for `first`, `second`, `difference` (second less first), `first_lost`, `second_lost` and
-        `difference_lost` (second less first): `what`, `mean`, `std`, `low`, `high`, `chips`.
+        `difference_lost` (second less first): `what`, `mean`, `std`, `low`, `high`, `p`, `chips`.
     """
     columns = {name: table[name] for name in ("first", "second", "difference", "first_lost", "second_lost")}
     columns["difference_lost"] = table["second_lost"] - table["first_lost"]
     metrics = dict.fromkeys(("first", "second"), table.attrs.get("metric", ""))
+    intervals = table.attrs.get("intervals", {})
     return pd.DataFrame(
         [
-            {"what": name, **mean_and_interval(list(values), metrics.get(name, "")), "chips": len(values)}
+            {
+                "what": name,
+                **mean_and_interval(list(values), metrics.get(name, "")),
+                "p": np.nan,
+                **intervals.get(name, {}),
+                "chips": len(values),
+            }
             for name, values in columns.items()
         ]
     )

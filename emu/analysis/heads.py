@@ -12,9 +12,11 @@ from emu.analysis.figures import COLORS, GREY, grid, half_width, heat_map, line_
 from emu.analysis.sensitivity import (
     Echo,
     Step,
+    Values,
     clean_value,
-    groups_of,
-    mean_and_interval,
+    disturbed_groups,
+    less,
+    paired,
     primary_values,
     run_announced,
 )
@@ -79,29 +81,33 @@ def heads(
         progress: called with the trials done and all of them.
 
     Returns:
-        One row per layer and head: `layer`, `head`, `loss` (clean accuracy less mean accuracy, a share), `std`, `low`,
-        `high` (95 % t interval over chips), `chips`, `bits` (stored bits of the head; missing if the device stores no
-        bits), `loss_per_megabit`, `low_per_megabit`, `high_per_megabit`, `distance` (mean attention distance), `unit`
-        (`patches` or `tokens`) and `distance_px` (in pixels of the model's input, for images). Where distances are not
-        known they are NaN.
+        One row per layer and head that is disturbed: `layer`, `head`, `loss` (clean accuracy less mean accuracy, a
+        share), `std`, `low`, `high` (95 % interval over chips and samples, as in `sensitivity`), `chips`, `bits`
+        (stored bits of the head; missing if the device stores no bits), `loss_per_megabit`, `low_per_megabit`,
+        `high_per_megabit`, `distance` (mean attention distance), `unit` (`patches` or `tokens`) and `distance_px` (in
+        pixels of the model's input, for images). Where distances are not known they are NaN.
 
     Raises:
         InputError: a model without heads that could be told from the graph, or wrong seeds.
     """
-    groups_of(bench)
-    counts = heads_of(bench)
+    disturbed_groups(bench)
+    counts = {
+        layer: count for layer, count in heads_of(bench).items() if bench.disturbs(Trial(head=0, only=f"layer={layer}"))
+    }
     if not counts:
-        raise InputError(f"{bench.name} has no site on the device whose heads could be told from the graph.")
+        raise InputError(f"{bench.name} has no site that is disturbed and whose heads could be told from the graph.")
     seeds = seeds_of(chips, first_seed)
     places = [(layer, head) for layer, count in counts.items() for head in range(count)]
     trials = [Trial(seed, head=head, only=f"layer={layer}") for layer, head in places for seed in seeds]
     what = f"{len(places)} heads x {chips} chips"
-    table = run_announced(bench, trials, what, store=store, study="heads", echo=echo, progress=progress)
+    samples: Values = []
+    table = run_announced(bench, trials, what, store=store, study="heads", echo=echo, progress=progress, values=samples)
     losses = clean_value(bench) - np.reshape(primary_values(bench, table), (-1, chips))
     distances = attention_distances(bench.model if attention is None else attention, bench.dataset)
     rows = []
-    for (layer, head), lost in zip(places, losses, strict=True):
-        spread = mean_and_interval(list(lost))
+    for place, ((layer, head), lost) in enumerate(zip(places, losses, strict=True)):
+        kept = samples[place * chips : (place + 1) * chips]
+        spread = paired(lost, [less(bench.clean.values, each) for each in kept])
         bits = _bits_of_head(bench, layer)
         per_megabit = 1e6 / bits if bits else np.nan
         rows.append(

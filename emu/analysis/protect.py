@@ -15,9 +15,11 @@ from emu.analysis.sensitivity import (
     Echo,
     Group,
     Step,
+    Values,
     clean_value,
-    groups_of,
-    mean_and_interval,
+    disturbed_groups,
+    less,
+    paired,
     primary_values,
     run_announced,
 )
@@ -41,20 +43,23 @@ class Protection:
     Attributes:
         chosen: selections of the sites to protect, in the order of the model.
         rules: the same as `map` of `emu.rewrite` and `emu evaluate` takes it, such as `component=ffn_up layer=0:ideal`.
-        verified: whether the target held on chips that the search had not seen.
-        loss: mean loss on those chips, a share; `low` to `high` its 95 % t interval.
+        verified: whether the target was met on average by chips that the search had not seen.
+        shown: whether it is also shown at 95 %: the interval of the loss ends at the target or below.
+        loss: mean loss on those chips, a share; `low` to `high` its 95 % interval for other chips and samples.
         first_seed: seed of the first of those chips.
         cost: of what is protected; `share` of the cost of protecting all sites.
         parts: one row per part of the model that could be protected: `part`, `selection`, `cost`, `share`, `alone`
             (accuracy lost when it alone is disturbed), `regained` (when all but it are), `protected`.
         steps: one row per measurement of the search, in order: `step`, `action` (`screen`: nothing is protected; `add`;
             `verify`; `drop`, or `keep` where the target would be lost without the part), `part`, `parts` (number
-            protected), `cost`, `share`, `loss`, `std`, `low`, `high`, `chips`, `first_seed`.
+            protected), `cost`, `share`, `loss`, `std`, `low`, `high`, `holds` (the mean is at most the target), `shown`
+            (so is the end of its interval), `chips`, `first_seed`.
     """
 
     chosen: tuple[str, ...]
     rules: tuple[str, ...]
     verified: bool
+    shown: bool
     loss: float
     low: float
     high: float
@@ -159,13 +164,13 @@ class _Search:
         self.screening = list(seeds_of(chips, first_seed))
         self.next_seed = first_seed + chips
         self.steps: list[dict[str, Any]] = []
+        self.values: Values = []  # of the trials that were run last
 
     def run(self) -> Protection:
         lost, gained = self.screen()
         alone, regained = lost.mean(axis=1), gained.mean(axis=1)
-        untouched = ~((lost != 0).any(axis=1) | (gained != 0).any(axis=1))  # such as products that the device leaves
         costs = np.maximum([part.cost for part in self.parts], 1)
-        order = np.lexsort((costs, -(alone + regained) / 2 / costs, untouched)).tolist()
+        order = np.lexsort((costs, -(alone + regained) / 2 / costs)).tolist()
 
         chosen: set[int] = set()
         for index in order:
@@ -193,6 +198,7 @@ class _Search:
             trials += [Trial(seed, exclude=_UNION.join(part.selections)) for seed in self.screening]
         what = f"screening, (all, and {count} parts alone and {count} protected) x {self.chips} chips"
         values = np.reshape(self.accuracies(self.bench, trials, what), (-1, self.chips))
+        del self.values[self.chips :]  # of all parts disturbed remain
         self.note("screen", (), self.screening, self.clean - values[0], "")
         return self.clean - values[1::2], values[2::2] - values[0]
 
@@ -251,7 +257,7 @@ class _Search:
     def note(
         self, action: str, chosen: Collection[int], seeds: Sequence[int], losses: NDArray[np.float64], name: str
     ) -> dict[str, Any]:
-        spread = mean_and_interval(list(losses))
+        spread = paired(list(losses), [less(self.bench.clean.values, each) for each in self.values])
         cost = sum(self.parts[index].cost for index in chosen)
         step = {
             "step": len(self.steps),
@@ -264,6 +270,8 @@ class _Search:
             "std": spread["std"],
             "low": spread["low"],
             "high": spread["high"],
+            "holds": self.holds({"loss": spread["mean"]}),
+            "shown": bool(spread["high"] <= self.target + ROUNDING),
             "chips": len(seeds),
             "first_seed": seeds[0],
         }
@@ -271,8 +279,16 @@ class _Search:
         return step
 
     def accuracies(self, bench: Bench, trials: Sequence[Trial], what: str) -> list[float]:
+        self.values = []
         table = run_announced(
-            bench, trials, what, store=self.store, study="protect", echo=self.say, progress=self.progress
+            bench,
+            trials,
+            what,
+            store=self.store,
+            study="protect",
+            echo=self.say,
+            progress=self.progress,
+            values=self.values,
         )
         return primary_values(bench, table)
 
@@ -302,6 +318,7 @@ class _Search:
             chosen=tuple(each for index in sorted(chosen) for each in self.parts[index].selections),
             rules=tuple(self.rules(chosen)),
             verified=self.holds(final),
+            shown=bool(final["shown"]),
             loss=final["loss"],
             low=final["low"],
             high=final["high"],
@@ -357,7 +374,7 @@ def draw_protection(axes: Any, found: Protection, target: float, cost: str = "co
 def _parts(bench: Bench, cost: Cost, check_bits: bool) -> list[_Part]:
     """The sites in parts that are protected as a whole, with what each costs."""
     merged: list[list[Group]] = []
-    for group in groups_of(bench):
+    for group in disturbed_groups(bench)[0]:
         arrays = {site.array for site in group.sites}
         sharing = [each for each in merged if arrays & {site.array for one in each for site in one.sites}]
         together = [one for each in sharing for one in each] + [group]

@@ -17,8 +17,11 @@ from emu.errors import InputError
 from emu.evaluation import Bench, Trial
 from emu.evaluation.bench import seeds_of
 from emu.evaluation.metrics import metric_spread
+from emu.evaluation.statistics import crossed, holm
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from emu.sweep import Store
 
 Mode = Literal["only", "all-but", "both"]
@@ -27,6 +30,7 @@ ROUNDING = 1e-12
 
 Echo = Callable[[str], None]
 Step = Callable[[int, int], None]
+Values = list["NDArray[Any] | None"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,24 @@ def groups_of(bench: Bench) -> list[Group]:
     return groups
 
 
+def disturbed_groups(bench: Bench) -> tuple[list[Group], list[Group]]:
+    """The groups of `groups_of` at which something of a device acts, and those that it leaves exact.
+
+    The latter are no trials: a part that is not disturbed is not robust.
+
+    Raises:
+        InputError: no sites, or none at which a device acts.
+    """
+    groups = groups_of(bench)
+    acting = [group for group in groups if any(site.index in bench.disturbed for site in group.sites)]
+    if not acting:
+        raise InputError(
+            f"Nothing is disturbed: '{bench.device_names}' leaves all {len(bench.sites)} sites exact. Choose others "
+            "(--only), or another device."
+        )
+    return acting, [group for group in groups if group not in acting]
+
+
 def run_announced(
     bench: Bench,
     trials: Sequence[Trial],
@@ -88,6 +110,7 @@ def run_announced(
     study: str = "",
     echo: Echo | None = None,
     progress: Step | None = None,
+    values: "Values | None" = None,
 ) -> pd.DataFrame:
     """Runs trials, as `emu.sweep.run_trials` does; says before how many they are, and how long after the first.
 
@@ -99,6 +122,7 @@ def run_announced(
         study: what they are for.
         echo: takes the sentences.
         progress: called with the trials done and all of them.
+        values: as in `emu.sweep.run_trials`.
     """
     from emu.sweep import run_trials
 
@@ -116,7 +140,7 @@ def run_announced(
         if progress is not None:
             progress(done, total)
 
-    return run_trials(bench, trials, store=store, study=study, progress=step)
+    return run_trials(bench, trials, store=store, study=study, progress=step, values=values)
 
 
 def primary_values(bench: Bench, table: pd.DataFrame) -> list[float]:
@@ -149,6 +173,26 @@ def mean_and_interval(values: Sequence[float], metric: str = "") -> dict[str, fl
     return {"mean": spread.mean, "std": np.nan if spread.std is None else spread.std, "low": low, "high": high}
 
 
+def paired(differences: Sequence[float], values: Sequence["NDArray[Any] | None"]) -> dict[str, float]:
+    """A mean difference of chips: `mean`, `std` over chips, its 95 % interval `low` to `high`, and `p`.
+
+    Args:
+        differences: of each chip, `[chips]`.
+        values: the same for each sample, `[chips][samples]`: then interval and p are over chips and samples
+            (`emu.evaluation.statistics.crossed`). If one is None they are over chips alone.
+    """
+    known = [each for each in values if each is not None]
+    by_sample = len(known) == len(differences)
+    found = crossed(np.stack(known), -1.0, 1.0) if by_sample else crossed(np.array(differences)[:, None])
+    spread = mean_and_interval(differences)
+    return {**spread, "low": found.low, "high": found.high, "p": found.p}
+
+
+def less(first: "NDArray[Any] | None", second: "NDArray[Any] | None") -> "NDArray[Any] | None":
+    """The difference of the values of samples; None where one of them is not known."""
+    return None if first is None or second is None else first.astype(float) - second.astype(float)
+
+
 def sensitivity(
     bench: Bench,
     mode: Mode = "only",
@@ -175,14 +219,16 @@ def sensitivity(
 
     Returns:
         One row per mode and part: `mode`, `layer` (missing outside layers), `component`, `sites`, `parameters`,
-        `effect`, `std`, `low`, `high`, `chips`. With `only`, `effect` is the accuracy of the clean model less that of
-        the disturbed one; with `all-but`, the accuracy with this part digital less that with all disturbed on the same
-        chip. Both are shares, means over chips with 95 % t intervals of differences paired by chip.
+        `effect`, `std`, `low`, `high`, `p`, `p_corrected`, `chips`. With `only`, `effect` is the accuracy of the clean
+        model less that of the disturbed one; with `all-but`, the accuracy with this part digital less that with all
+        disturbed on the same chip. Both are shares: means over chips, paired by chip and by sample, with 95 % intervals
+        for other chips and samples (over chips alone where a store held trials). `p_corrected` is corrected for the
+        number of parts of the mode (Holm). All are missing, and `chips` is 0, for parts that the device leaves exact.
 
     Raises:
         InputError: a model without sites, or wrong seeds.
     """
-    groups = groups_of(bench)
+    groups, exact = disturbed_groups(bench)
     seeds = seeds_of(chips, first_seed)
     modes = ["only", "all-but"] if mode == "both" else [mode]
     trials, parts = [], []
@@ -193,18 +239,30 @@ def sensitivity(
         trials += [Trial(seed) for seed in seeds]
         for group in groups:
             every = len(group.sites) == len(bench.sites)
-            rest: dict[str, Any] = {"strength": 0.0} if every else {"exclude": group.selection}
-            trials += [Trial(seed, **rest) for seed in seeds]
+            others: dict[str, Any] = {"strength": 0.0} if every else {"exclude": group.selection}
+            trials += [Trial(seed, **others) for seed in seeds]
         parts.append(f"all of them, and all but each of {len(groups)}")
     what = f"({'; '.join(parts)}) x {chips} chips"
-    table = run_announced(bench, trials, what, store=store, study="sensitivity", echo=echo, progress=progress)
-    values = np.reshape(primary_values(bench, table), (-1, chips))
+    samples: Values = []
+    table = run_announced(
+        bench, trials, what, store=store, study="sensitivity", echo=echo, progress=progress, values=samples
+    )
+    means = np.reshape(primary_values(bench, table), (-1, chips))
+    runs = [(means[i], samples[i * chips : (i + 1) * chips]) for i in range(len(means))]
     rows = []
     if "only" in modes:
-        lost, values = clean_value(bench) - values[: len(groups)], values[len(groups) :]
-        rows += [_row("only", group, effect) for group, effect in zip(groups, lost, strict=True)]
+        clean, of_clean = clean_value(bench), bench.clean.values
+        alone, runs = runs[: len(groups)], runs[len(groups) :]
+        effects = [paired(clean - mean, [less(of_clean, each) for each in kept]) for mean, kept in alone]
+        rows += _rows("only", groups, exact, effects, chips)
     if "all-but" in modes:
-        rows += [_row("all-but", group, effect) for group, effect in zip(groups, values[1:] - values[0], strict=True)]
+        (all_means, all_kept), *rest = runs
+        effects = [
+            paired(mean - all_means, [less(*pair) for pair in zip(kept, all_kept, strict=True)]) for mean, kept in rest
+        ]
+        rows += _rows("all-but", groups, exact, effects, chips)
+    order = {group.selection: place for place, group in enumerate(groups_of(bench))}
+    rows.sort(key=lambda row: (modes.index(row["mode"]), order[row.pop("selection")]))
     return pd.DataFrame(rows).astype({"layer": "Int64", "parameters": "Int64"})
 
 
@@ -213,7 +271,8 @@ def draw_sensitivity(
 ) -> None:
     """Draws a layer x component heat map in points (per cent); parts outside layers are rows of their own.
 
-    Numbers in bold are those whose 95 % interval lies above zero.
+    Numbers in bold are above zero at 95 %, corrected for the number of parts. Parts that the device leaves exact are
+    grey.
 
     Args:
         axes: matplotlib Axes.
@@ -232,6 +291,7 @@ def draw_sensitivity(
             name += "'"
         rows.setdefault(name, []).append(int(str(place)))
     values = np.full((len(rows), len(columns)), np.nan)
+    exact = np.zeros(values.shape, bool)
     bold = np.zeros(values.shape, bool)
     wide = []
     for line, places in enumerate(rows.values()):
@@ -239,27 +299,44 @@ def draw_sensitivity(
         for place in places:
             column = 0 if wide[-1] else columns.index(str(table.loc[place, "component"]))
             values[line, column] = 100 * float(table.loc[place, "effect"])
-            bold[line, column] = float(table.loc[place, "low"]) > 0
+            bold[line, column] = is_marked(table.loc[place])
+            exact[line, column] = table.loc[place, "chips"] == 0
     noise = 100 * half_width(table)
-    heat_map(axes, values, list(rows), columns, f"points of {metric}", bold, wide, noise)
+    heat_map(axes, values, list(rows), columns, f"points of {metric}", bold, wide, noise, exact)
     said = "lost, only this part disturbed" if mode == "only" else "regained, this part digital and all else disturbed"
-    axes.set_title(f"{metric.capitalize()} {said}\nmean of {table['chips'].iloc[0]} chips, bold: 95 % interval above 0")
+    axes.set_title(f"{metric.capitalize()} {said}\nmean of {table['chips'].max()} chips, bold: above 0 at 95 %")
 
 
-def _row(mode: str, group: Group, effect: Sequence[float]) -> dict[str, Any]:
-    spread = mean_and_interval(list(effect))
-    return {
-        "mode": mode,
-        "layer": group.layer,
-        "component": group.component,
-        "sites": len(group.sites),
-        "parameters": group.parameters,
-        "effect": spread["mean"],
-        "std": spread["std"],
-        "low": spread["low"],
-        "high": spread["high"],
-        "chips": len(effect),
-    }
+def is_marked(row: Any) -> bool:
+    """Whether an effect is above zero with 95 % for all parts together."""
+    return bool(row["effect"] > 0 and row["p_corrected"] < 0.05)
+
+
+def _rows(
+    mode: str, groups: Sequence[Group], exact: Sequence[Group], effects: Sequence[dict[str, float]], chips: int
+) -> list[dict[str, Any]]:
+    """Rows of one mode, of the parts that are disturbed and of those that are not."""
+    corrected = holm([effect["p"] for effect in effects])
+    nothing = dict.fromkeys(("mean", "std", "low", "high", "p"), np.nan)
+    found = [*zip(groups, effects, corrected, strict=True), *((group, nothing, np.nan) for group in exact)]
+    return [
+        {
+            "mode": mode,
+            "selection": group.selection,
+            "layer": group.layer,
+            "component": group.component,
+            "sites": len(group.sites),
+            "parameters": group.parameters,
+            "effect": effect["mean"],
+            "std": effect["std"],
+            "low": effect["low"],
+            "high": effect["high"],
+            "p": effect["p"],
+            "p_corrected": p,
+            "chips": 0 if effect is nothing else chips,
+        }
+        for group, effect, p in found
+    ]
 
 
 def _duration(seconds: float) -> str:

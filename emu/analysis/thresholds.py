@@ -13,7 +13,7 @@ from emu.analysis.sensitivity import (
     Echo,
     Step,
     clean_value,
-    groups_of,
+    disturbed_groups,
     mean_and_interval,
     primary_values,
     run_announced,
@@ -204,7 +204,7 @@ def _grid(curves: pd.DataFrame, part: str) -> tuple[NDArray[np.float64], NDArray
 
 def _parts(bench: Bench, by: By) -> dict[str, Mapping[str, Any]]:
     """What is disturbed at a time, by name: arguments of a trial."""
-    groups = groups_of(bench)
+    groups, _ = disturbed_groups(bench)
     if by == "model":
         return {"model": {}}
     if by == "component":

@@ -36,11 +36,15 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class Measured:
-    """The metrics of one trial, the samples answered right, and those whose outputs are not a number."""
+    """The metrics of one trial, the samples answered right, and those whose outputs are not a number.
+
+    `values` are what the primary metric is the mean of, `[samples]`; None where it is no mean over samples.
+    """
 
     metrics: Metrics
     correct: int = 0
     undefined: int = 0
+    values: Array | None = None
 
 
 class Task(ABC):
@@ -176,7 +180,7 @@ class Classification(Task):
             ),
             "output_snr_db": _snr(clean["logits"], logits),
         }
-        return Measured(metrics, int(right.sum()), int((~defined).sum()))
+        return Measured(metrics, int(right.sum()), int((~defined).sum()), right)
 
     def chosen(self, kept: Kept, dataset: DataSet) -> Answers:
         """The class of the largest score of each sample."""
@@ -272,7 +276,7 @@ class QuestionAnswering(Task):
         f1, exact = np.array(scores).T
         agree = [answer is not None and answer == other for answer, other in zip(answers, expected, strict=True)]
         metrics = {"f1": _mean(f1), "exact_match": _mean(exact), "agreement": _share(np.array(agree))}
-        return Measured(metrics, int(exact.sum()), sum(answer is None for answer in answers))
+        return Measured(metrics, int(exact.sum()), sum(answer is None for answer in answers), f1)
 
     def answers(self, kept: Kept, dataset: DataSet) -> list[str | None]:
         """The predicted answer of each sample; None where its outputs are not a number."""
@@ -358,7 +362,7 @@ class MultipleChoice(Task):
         right = chosen == dataset.labels
         agree = (chosen == expected) & (chosen >= 0)
         return Measured(
-            {"accuracy": _share(right), "agreement": _share(agree)}, int(right.sum()), int((chosen < 0).sum())
+            {"accuracy": _share(right), "agreement": _share(agree)}, int(right.sum()), int((chosen < 0).sum()), right
         )
 
     def chosen(self, kept: Kept, dataset: DataSet) -> Answers:

@@ -187,19 +187,21 @@ class _Point:
     set: Mapping[str, float]
 
     def is_empty(self, bench: Bench) -> bool:
-        """Whether no site, or none with heads where one head is chosen, is left to disturb."""
+        """Whether a place is chosen that has no site, none with heads for a head, or that the device leaves exact."""
+        if self.only is None and self.head < 0:
+            return False
         try:
-            chosen = bench.strengths(Trial(only=self.only)) > 0
+            return not bench.disturbs(Trial(head=self.head, only=self.only))
         except InputError:  # the terms match sites one by one, and none together
             return True
-        return self.head >= 0 and not any(site.heads for site in bench.sites if chosen[site.index])
 
 
 @dataclass(frozen=True)
 class Points:
     """The points of a sweep, the seeds of the chips of each, and the repetitions on each chip.
 
-    `left_out` counts the points at which no site would be disturbed, such as a layer without that component.
+    `left_out` counts the points at which no site would be disturbed, such as a layer without that component, or one
+    whose products the device leaves exact.
     """
 
     points: tuple[_Point, ...]

@@ -4,10 +4,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emu.errors import InputError
 from emu.evaluation import Bench, Score, Task, Trial
@@ -19,6 +19,7 @@ from emu.sweep.setup import Setup, describe, differences, rebuild
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from emu.sweep.store import Store, Study
 
@@ -36,6 +37,7 @@ def run_trials(
     study: str = "",
     progress: Progress | None = None,
     workers: Workers = None,
+    values: "list[NDArray[Any] | None] | None" = None,
 ) -> "pd.DataFrame":
     """Runs trials on a bench.
 
@@ -47,6 +49,8 @@ def run_trials(
         study: what the trials are for, a name in the store.
         progress: called with the trials run and the trials to run; those that the store held do not count.
         workers: number of local processes, or the address of a Dask scheduler, `tcp://host:8786`; None for none.
+        values: gets `Score.values` of each trial, for statistics that are paired by sample; None of those that the
+            store held.
 
     Returns:
         One row per trial in the order given. Columns: `seed`, `read_seed`, `head`, `strength`, `only`, `exclude`; one
@@ -59,12 +63,15 @@ def run_trials(
     if store is not None and any(trial.faults is not None for trial in trials):
         raise InputError("A store holds no lists of faults: run these trials without one, or use emu.inject.")
     setup = describe(bench)
-    runner = Runner(bench, setup, store.study(study, setup) if store else None)
+    runner = Runner(bench, setup, store.study(study, setup) if store else None, keep_values=values is not None)
     runner.look_up(trials)
     runner.ask(trials)
     for _ in runner.run(workers):
         if progress is not None:
             progress(runner.ran, runner.ran + runner.left)
+    if values is not None:
+        found = [runner.result(trial) for trial in trials]
+        values += [None if each is None else each.score.values for each in found]
     return runner.table(trials)
 
 
@@ -182,7 +189,10 @@ class _Point:
     def _is_narrow(self, values: list[float]) -> bool:
         if self._width is None or not all(map(math.isfinite, values)):
             return False
-        interval = chip_spread(values).ci95
+        spread = chip_spread(values)
+        if spread.std == 0:  # equal chips have no interval, and more of them would be equal, too
+            return True
+        interval = spread.ci95
         return interval is not None and (interval[1] - interval[0]) / 2 <= self._width
 
 
@@ -288,7 +298,8 @@ def _refuse_another(store: "Store", study: str, setup: Setup) -> None:
 class Runner:
     """Runs what it is asked for, each trial once: those that the store holds not at all, the others in order."""
 
-    def __init__(self, bench: Bench, setup: Setup, study: "Study | None") -> None:
+    def __init__(self, bench: Bench, setup: Setup, study: "Study | None", keep_values: bool = False) -> None:
+        self._keep_values = keep_values
         self._bench, self._setup, self._study = bench, setup, study
         self._held: dict[str, Result] = {}
         self._results: dict[str, Result] = {}
@@ -339,6 +350,8 @@ class Runner:
         for trial, result in self._here() if workers is None else self._on_workers(workers):
             if self._study is not None:
                 self._study.add(trial, result)
+            if not self._keep_values:  # those of all trials of a long sweep would fill the memory
+                result = replace(result, score=replace(result.score, values=None))
             self._results[trial_id(self._setup, trial)] = result
             self.ran += 1
             yield trial
