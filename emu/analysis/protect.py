@@ -47,7 +47,7 @@ class Protection:
         shown: whether it is also shown at 95 %: the interval of the loss ends at the target or below.
         loss: mean loss on those chips, a share; `low` to `high` its 95 % interval for other chips and samples.
         first_seed: seed of the first of those chips.
-        cost: of what is protected; `share` of the cost of protecting all sites.
+        cost: of what is protected; `share` of the cost of protecting all sites that are disturbed.
         parts: one row per part of the model that could be protected: `part`, `selection`, `cost`, `share`, `alone`
             (accuracy lost when it alone is disturbed), `regained` (when all but it are), `protected`.
         steps: one row per measurement of the search, in order: `step`, `action` (`screen`: nothing is protected; `add`;
