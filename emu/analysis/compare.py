@@ -11,14 +11,15 @@ import pandas as pd
 from emu.analysis.figures import BLUE, GREY, RED, grid
 from emu.analysis.ground import (
     Analysis,
+    Measurement,
     Run,
     RunOptions,
     Section,
-    clean_value,
     mean_and_interval,
     of_bench,
     points,
     records,
+    undisturbed,
 )
 from emu.errors import InputError
 from emu.evaluation import Bench
@@ -49,15 +50,20 @@ def compare(first: Bench, second: Bench, changes: Sequence[str] = (), **options:
         raise InputError(
             f"The first measures {metric} and the second {second.task.primary}: compare tasks of one kind."
         )
-    columns: dict[str, Any] = {"seed": list(run.seeds)}
+    found: dict[str, Measurement] = {}
     sides = {"first": first, "second": second}
     for name, bench in sides.items():
-        columns[name] = run.measure(bench, run.trials(), f"the {name}, {run.chips} chips", "compare")
+        found[name] = run.measure(bench, run.trials(), f"the {name}, {run.chips} chips", "compare")
     for name, bench in sides.items():
-        columns[f"{name}_lost"] = clean_value(bench) - columns[name]
-    columns["difference"] = columns["second"] - columns["first"]
-    table = pd.DataFrame(columns)
+        found[f"{name}_lost"] = undisturbed(bench) - found[name]
+    same_samples = np.array_equal(first.dataset.labels, second.dataset.labels)
+    for what, lost in (("difference", ""), ("difference_lost", "_lost")):
+        pair = found[f"second{lost}"], found[f"first{lost}"]
+        found[what] = pair[0] - pair[1] if same_samples else pair[0].unpaired() - pair[1].unpaired()
+    columns = {name: each.means for name, each in found.items() if name != "difference_lost"}
+    table = pd.DataFrame({"seed": list(run.seeds), **columns})
     table.attrs["metric"] = metric
+    table.attrs["intervals"] = {name: each.interval() for name, each in found.items() if name not in sides}
     summary = summarize(table)
     said = {
         "first": f"{metric} of the first (%)",
@@ -78,7 +84,7 @@ def compare(first: Bench, second: Bench, changes: Sequence[str] = (), **options:
     samples = f"{first.dataset.where}, {first.clean.samples} samples"
     row = summary.set_index("what").loc["difference"]
     shown = f"{100 * row['mean']:+.2f} points, 95 % interval {points(row, 'mean')[1]}"
-    is_clear = bool(row["low"] > 0 or row["high"] < 0)
+    is_clear = bool(row["p"] < 0.05)
     return Analysis(
         name="per_chip",
         table=table,
@@ -96,21 +102,31 @@ def compare(first: Bench, second: Bench, changes: Sequence[str] = (), **options:
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over chips with 95 % t intervals; those of `difference` and `difference_lost` are paired by chip.
+    """Means over chips with 95 % intervals; losses and differences are paired by chip and by sample.
+
+    Their intervals are for other chips and samples; those of `first` and `second`, and of trials that a store held,
+    are over chips alone.
 
     Args:
         table: what `compare` gave.
 
     Returns:
         One row each for `first`, `second`, `difference` (second less first), `first_lost`, `second_lost` and
-        `difference_lost` (second less first): `what`, `mean`, `std`, `low`, `high`, `chips`.
+        `difference_lost` (second less first): `what`, `mean`, `std`, `low`, `high`, `p`, `chips`.
     """
     columns = {name: table[name] for name in ("first", "second", "difference", "first_lost", "second_lost")}
     columns["difference_lost"] = table["second_lost"] - table["first_lost"]
     metrics = dict.fromkeys(("first", "second"), table.attrs.get("metric", ""))
+    intervals = table.attrs.get("intervals", {})
     return pd.DataFrame(
         [
-            {"what": name, **mean_and_interval(list(values), metrics.get(name, "")), "chips": len(values)}
+            {
+                "what": name,
+                **mean_and_interval(list(values), metrics.get(name, "")),
+                "p": np.nan,
+                **intervals.get(name, {}),
+                "chips": len(values),
+            }
             for name, values in columns.items()
         ]
     )
@@ -137,7 +153,7 @@ def draw_comparison(
     axes.plot([x.mean()], [y.mean()], "+", color=RED, markersize=14, markeredgewidth=2, label="mean")
     axes.set(xlim=ends, ylim=ends, xlabel=f"{metric} of {first} (%)", ylabel=f"{metric} of {second} (%)")
     axes.set_aspect("equal")
-    spread = mean_and_interval(list(100 * table["difference"]))
+    spread = 100 * summarize(table).set_index("what").loc["difference", ["mean", "low", "high"]]
     between = "" if np.isnan(spread["low"]) else f", 95 % interval {spread['low']:+.2f} to {spread['high']:+.2f}"
     axes.set_title(
         f"{len(table)} chip{'s' * (len(table) > 1)}, paired by seed\n"

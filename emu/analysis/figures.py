@@ -29,6 +29,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, BLACK = (
 )
 COLORS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK)
 GREY = "#8a8a8a"
+EXACT = "#d9d9d9"
 COLOR_MAP = "cividis"
 
 _CHARACTERS_PER_INCH = 12  # of a heading
@@ -110,6 +111,7 @@ def heat_map(
     bold: NDArray[np.bool_] | None = None,
     wide: Sequence[bool] = (),
     noise: float = 0.0,
+    exact: NDArray[np.bool_] | None = None,
 ) -> None:
     """An annotated heat map with its colour bar.
 
@@ -122,6 +124,7 @@ def heat_map(
         bold: cells `[rows, columns]` whose number is set in bold.
         wide: rows that hold one value, in their first column, for all columns.
         noise: how uncertain the numbers are; the colours reach so far at least, lest chance looks like an effect.
+        exact: cells `[rows, columns]` at which the device does nothing: grey, with these words.
     """
     values = np.array(values, float)
     whole_row = np.array(wide or [False] * len(rows))
@@ -140,6 +143,11 @@ def heat_map(
     for row, one in enumerate(whole_row):
         for column in [0] if one else range(len(columns)):
             value = values[row, column]
+            if exact is not None and exact[row, column]:
+                place = (len(columns) - 1) / 2 if one else column
+                width = len(columns) if one else 1
+                axes.barh(row, width, height=1, left=place - width / 2, color=EXACT, zorder=1)
+                axes.text(place, row, "not\ndisturbed", ha="center", va="center", fontsize=6, color=BLACK)
             if np.isnan(value):
                 continue
             axes.text(

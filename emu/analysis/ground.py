@@ -16,6 +16,7 @@ from emu.errors import InputError
 from emu.evaluation import Bench, Trial
 from emu.evaluation.bench import seeds_of
 from emu.evaluation.metrics import fixed, metric_spread, show_metric, within_bounds
+from emu.evaluation.statistics import crossed
 
 if TYPE_CHECKING:
     from emu.sweep import Store
@@ -79,7 +80,7 @@ class Run:
         if self.echo is not None:
             self.echo(sentence)
 
-    def measure(self, bench: Bench, trials: Sequence[Trial], what: str, study: str) -> NDArray[np.float64]:
+    def measure(self, bench: Bench, trials: Sequence[Trial], what: str, study: str) -> "Measurement":
         """The task's primary metric of each trial; says before how many they are, and how long after the first.
 
         Args:
@@ -103,8 +104,53 @@ class Run:
             if self.progress is not None:
                 self.progress(done, total)
 
-        table = run_trials(bench, trials, store=self.store, study=study, progress=step)
-        return np.asarray(table[bench.task.primary], float)
+        samples: list[NDArray[Any] | None] = []
+        table = run_trials(bench, trials, store=self.store, study=study, progress=step, values=samples)
+        return Measurement(np.asarray(table[bench.task.primary], float), samples)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A metric of trials, or a difference of two.
+
+    Args:
+        means: over samples, of each trial, `[trials]`.
+        samples: what these are the means of, `[trials]` arrays of `[samples]`; None where that is not known, as of a
+            trial that a store held.
+    """
+
+    means: NDArray[np.float64]
+    samples: "Sequence[NDArray[Any] | None]"
+
+    def __sub__(self, other: "Measurement") -> "Measurement":
+        """Trial by trial and sample by sample; one that is of a single trial counts for all."""
+        count = max(len(self.means), len(other.means))
+        first, second = (list(each.samples) * (count // len(each.samples)) for each in (self, other))
+        pairs = zip(first, second, strict=True)
+        return Measurement(
+            self.means - other.means,
+            [None if a is None or b is None else a.astype(float) - b.astype(float) for a, b in pairs],
+        )
+
+    def unpaired(self) -> "Measurement":
+        """The same by trial alone."""
+        return Measurement(self.means, [None] * len(self.means))
+
+    def of_chips(self, chips: int) -> "list[Measurement]":
+        """Trials that follow each other, so many at a time."""
+        starts = range(0, len(self.means), chips)
+        return [Measurement(self.means[at : at + chips], self.samples[at : at + chips]) for at in starts]
+
+    def interval(self) -> dict[str, float]:
+        """Of a difference of shares on chips: `mean`, `std` over chips, its 95 % interval `low` to `high`, and `p`.
+
+        Interval and p are over chips and samples (`emu.evaluation.statistics.crossed`); over chips alone where samples
+        are not known.
+        """
+        known = [each for each in self.samples if each is not None]
+        by_sample = len(known) == len(self.means)
+        found = crossed(np.stack(known), -1.0, 1.0) if by_sample else crossed(self.means[:, None])
+        return {**mean_and_interval(self.means), "low": found.low, "high": found.high, "p": found.p}
 
 
 @dataclass(frozen=True)
@@ -242,6 +288,30 @@ def groups_of(bench: Bench) -> list[Group]:
     return groups
 
 
+def disturbed_groups(bench: Bench) -> list[Group]:
+    """The groups of `groups_of` at which something of a device acts; the others are not robust but not disturbed.
+
+    Raises:
+        InputError: no sites, or none at which a device acts.
+    """
+    acting = [group for group in groups_of(bench) if any(site.index in bench.disturbed for site in group.sites)]
+    if not acting:
+        raise InputError(
+            f"Nothing is disturbed: '{bench.device_names}' leaves all {len(bench.sites)} sites exact. Choose others "
+            "(--only), or another device."
+        )
+    return acting
+
+
+def undisturbed(bench: Bench) -> Measurement:
+    """The task's primary metric of the undisturbed model, as of one trial.
+
+    Raises:
+        InputError: as in `clean_value`.
+    """
+    return Measurement(np.array([clean_value(bench)]), [bench.clean.values])
+
+
 def clean_value(bench: Bench) -> float:
     """The task's primary metric of the undisturbed model.
 
@@ -265,6 +335,22 @@ def mean_and_interval(values: Sequence[float] | NDArray[np.float64], metric: str
     spread = metric_spread(metric, list(values))
     low, high = spread.ci95 or (np.nan, np.nan)
     return {"mean": spread.mean, "std": np.nan if spread.std is None else spread.std, "low": low, "high": high}
+
+
+def marked(table: pd.DataFrame, effect: str) -> "pd.Series[bool]":
+    """Rows whose effect is above zero with 95 % for all rows together, as `p_corrected` says."""
+    return (table[effect] > 0) & (table["p_corrected"] < 0.05)
+
+
+def p_shown(row: Mapping[str, Any], effect: str) -> str:
+    """The corrected p of an effect, for a table; * where it is marked."""
+    return f"{row['p_corrected']:.2g}" + " *" * bool(row[effect] > 0 and row["p_corrected"] < 0.05)
+
+
+def about_intervals(chips: int, of: str) -> tuple[str, str]:
+    """What intervals and marks below a table of parts mean."""
+    others = "other chips and samples" if chips > 1 else "other samples on this chip"
+    return "", f"Intervals are for {others}; * is above 0 at 95 % for all {of} together (Holm)."
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -16,18 +16,21 @@ from emu.analysis.ground import (
     Run,
     RunOptions,
     Section,
-    clean_value,
-    groups_of,
-    mean_and_interval,
+    about_intervals,
+    disturbed_groups,
+    marked,
     number,
     of_bench,
+    p_shown,
     points,
+    undisturbed,
 )
 from emu.contract.site import Site
 from emu.errors import InputError
-from emu.evaluation import Bench
+from emu.evaluation import Bench, Trial
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import DataSet, fixed_batch, model_inputs
+from emu.evaluation.statistics import holm
 from emu.rewriter import structure_of
 
 if TYPE_CHECKING:
@@ -74,9 +77,10 @@ def heads(
         options: chips, seeds, and where trials are kept, see `emu.analysis.ground.Run`.
 
     Returns:
-        A table with one row per layer and head: `layer`, `head`, `loss` (clean accuracy less mean accuracy, a share),
-        `std`, `low`, `high` (95 % t interval over chips), `chips`, `bits` (stored bits of the head; missing if the
-        device stores no bits), `loss_per_megabit`, `low_per_megabit`, `high_per_megabit`, `distance` (mean attention
+        A table with one row per layer and head that is disturbed: `layer`, `head`, `loss` (clean accuracy less mean
+        accuracy, a share), `std`, `low`, `high` (95 % interval over chips and samples, as in `sensitivity`), `p`,
+        `p_corrected` (for the number of heads, Holm), `chips`, `bits` (stored bits of the head; missing if the device
+        stores no bits), `loss_per_megabit`, `low_per_megabit`, `high_per_megabit`, `distance` (mean attention
         distance), `unit` (`patches` or `tokens`) and `distance_px` (in pixels of the model's input, for images). Where
         distances are not known they are NaN.
 
@@ -84,18 +88,20 @@ def heads(
         InputError: a model without heads that could be told from the graph, or wrong seeds.
     """
     run = Run(**options)
-    groups_of(bench)
-    counts = heads_of(bench)
+    disturbed_groups(bench)
+    counts = {
+        layer: count for layer, count in heads_of(bench).items() if bench.disturbs(Trial(head=0, only=f"layer={layer}"))
+    }
     if not counts:
-        raise InputError(f"{bench.name} has no site on the device whose heads could be told from the graph.")
+        raise InputError(f"{bench.name} has no site that is disturbed and whose heads could be told from the graph.")
     places = [(layer, head) for layer, count in counts.items() for head in range(count)]
     trials = [trial for layer, head in places for trial in run.trials(head=head, only=f"layer={layer}")]
-    values = run.measure(bench, trials, f"{len(places)} heads x {run.chips} chips", "heads")
-    losses = clean_value(bench) - values.reshape(-1, run.chips)
+    found = run.measure(bench, trials, f"{len(places)} heads x {run.chips} chips", "heads").of_chips(run.chips)
+    losses = [(undisturbed(bench) - each).interval() for each in found]
+    corrected = holm([lost["p"] for lost in losses])
     distances = attention_distances(bench.model if attention is None else attention, bench.dataset)
     rows = []
-    for (layer, head), lost in zip(places, losses, strict=True):
-        spread = mean_and_interval(lost)
+    for (layer, head), spread, p in zip(places, losses, corrected, strict=True):
         bits = _bits_of_head(bench, layer)
         per_megabit = 1e6 / bits if bits else np.nan
         rows.append(
@@ -103,7 +109,8 @@ def heads(
                 "layer": layer,
                 "head": head,
                 "loss": spread["mean"],
-                **{name: spread[name] for name in ("std", "low", "high")},
+                **{name: spread[name] for name in ("std", "low", "high", "p")},
+                "p_corrected": p,
                 "chips": run.chips,
                 "bits": bits,
                 "loss_per_megabit": spread["mean"] * per_megabit,
@@ -115,13 +122,15 @@ def heads(
     metric = bench.task.primary
     figures = [partial(draw_heads, table=table, metric=metric)]
     figures += [partial(draw_distances, table=table, metric=metric)] if table["distance"].notna().any() else []
-    worst = table.loc[table["loss"].idxmax()]
+    shown = table[marked(table, "loss")]
+    worst = None if shown.empty else shown.loc[shown["loss"].idxmax()]
     return Analysis(
         name="heads",
         table=table,
         sentence=f"Head {worst['head']} of layer {worst['layer']} costs most: {100 * worst['loss']:.2f} points."
-        if worst["low"] > 0
-        else "No head stands out: no 95 % interval lies above zero; more --chips would tell more.",
+        if worst is not None
+        else "No head stands out: none costs accuracy at 95 %, corrected for the number of heads; more --chips would "
+        "tell more.",
         sections=[_section(table, metric, run.chips)],
         figures=figures,
         size=(max(5.2, 3.2 + 0.3 * table["head"].nunique()), max(4.0, 2.6 + 0.28 * table["layer"].nunique())),
@@ -254,7 +263,8 @@ def draw_heads(axes: Any, table: pd.DataFrame, metric: str = "accuracy") -> None
         table: what `heads` gave.
         metric: name of what is measured.
     """
-    loss, low = (table.pivot(index="layer", columns="head", values=name).sort_index() for name in ("loss", "low"))
+    marks = table.assign(marked=marked(table, "loss"))
+    loss, bold = (marks.pivot(index="layer", columns="head", values=name).sort_index() for name in ("loss", "marked"))
     rows = [f"layer {layer}" for layer in loss.index]
     heat_map(
         axes,
@@ -262,14 +272,14 @@ def draw_heads(axes: Any, table: pd.DataFrame, metric: str = "accuracy") -> None
         rows,
         [str(head) for head in loss.columns],
         f"points of {metric}",
-        low.to_numpy(float) > 0,
+        bold.to_numpy(float) > 0,
         noise=100 * half_width(table),
     )
     axes.tick_params(axis="x", rotation=0)
     axes.set_xlabel("head")
     axes.set_title(
         f"{metric.capitalize()} lost, only this head disturbed\n"
-        f"mean of {table['chips'].iloc[0]} chips, bold: 95 % interval above 0"
+        f"mean of {table['chips'].iloc[0]} chips, bold: above 0 at 95 %"
     )
 
 
@@ -303,18 +313,19 @@ def draw_distances(axes: Any, table: pd.DataFrame, metric: str = "accuracy") -> 
 def _section(table: pd.DataFrame, metric: str, chips: int) -> Section:
     units = ", ".join(dict.fromkeys(table["unit"].dropna()))
     with_bits, with_pixels = bool(table["bits"].notna().any()), bool(table["distance_px"].notna().any())
-    head = ["layer", "head", "points", "95 % interval"]
+    head = ["layer", "head", "points", "95 % interval", "p, corrected"]
     head += ["points per Mbit"] * with_bits + [f"distance ({units})"] * bool(units)
     head += ["distance (pixels)"] * with_pixels
     rows = []
     for _, row in table.sort_values("loss", ascending=False, kind="stable").head(MOST_SHOWN).iterrows():
-        line = [int(row["layer"]), int(row["head"]), *points(row, "loss")]
+        line = [int(row["layer"]), int(row["head"]), *points(row, "loss"), p_shown(row, "loss")]
         line += [number(100 * row["loss_per_megabit"], 1)] * with_bits
         line += [number(row["distance"], 2)] * bool(units) + [number(row["distance_px"], 1)] * with_pixels
         rows.append(line)
     below = [f"and {len(table) - MOST_SHOWN} more heads (--json shows all)"] * (len(table) > MOST_SHOWN)
     if not units:
         below.append("Distances are not known: no attention product over all tokens could be told from the graph.")
+    below += about_intervals(chips, "heads")
     title = f"{metric.capitalize()} lost, only this head disturbed, in points, mean of {chips} chips:"
     return Section(title, head, rows, tuple(below))
 

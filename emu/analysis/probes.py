@@ -287,7 +287,7 @@ def with_interval(row: Mapping[str, Any], name: str, digits: int) -> list[str]:
 def over_chips(name: str, values: Sequence[float]) -> dict[str, float]:
     """The mean over chips as `name`, its standard deviation and 95 % t interval as `name_std`, `name_low`, `name_high`.
 
-    All but the mean are NaN for a single chip, and where a value is not finite.
+    All but the mean are NaN for a single chip, and where a value is not finite; the interval also of equal chips.
     """
     std = low = high = None
     mean = float(np.mean(values))

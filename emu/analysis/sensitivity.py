@@ -1,11 +1,11 @@
 """Which parts of a model lose accuracy: trials with only one part disturbed, and with all but one."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from emu.analysis.figures import half_width, heat_map
 from emu.analysis.ground import (
@@ -15,13 +15,17 @@ from emu.analysis.ground import (
     Run,
     RunOptions,
     Section,
-    clean_value,
+    about_intervals,
+    disturbed_groups,
     groups_of,
-    mean_and_interval,
+    marked,
     of_bench,
+    p_shown,
     points,
+    undisturbed,
 )
 from emu.evaluation import Bench
+from emu.evaluation.statistics import holm
 
 Mode = Literal["only", "all-but", "both"]
 
@@ -39,14 +43,17 @@ def sensitivity(bench: Bench, mode: Mode = "only", **options: Unpack[RunOptions]
 
     Returns:
         A table with one row per mode and part: `mode`, `layer` (missing outside layers), `component`, `sites`,
-        `parameters`, `effect`, `std`, `low`, `high`, `chips`. With `only`, `effect` is the accuracy of the clean model
-        less that of the disturbed one; with `all-but`, the accuracy with this part digital less that with all disturbed
-        on the same chip. Both are shares, means over chips with 95 % t intervals of differences paired by chip.
+        `parameters`, `effect`, `std`, `low`, `high`, `p`, `p_corrected`, `chips`. With `only`, `effect` is the accuracy
+        of the clean model less that of the disturbed one; with `all-but`, the accuracy with this part digital less that
+        with all disturbed on the same chip. Both are shares: means over chips, paired by chip and by sample, with 95 %
+        intervals for other chips and other samples (over chips alone where a store held trials). `p_corrected` is
+        corrected for the number of parts of the mode (Holm). All are missing, and `chips` is 0, for parts that the
+        device leaves exact.
 
     Raises:
         InputError: a model without sites, or wrong seeds.
     """
-    run, groups = Run(**options), groups_of(bench)
+    run, groups = Run(**options), disturbed_groups(bench)
     modes: list[Literal["only", "all-but"]] = ["only", "all-but"] if mode == "both" else [mode]
     trials, parts = [], []
     if "only" in modes:
@@ -58,21 +65,28 @@ def sensitivity(bench: Bench, mode: Mode = "only", **options: Unpack[RunOptions]
             every = len(group.sites) == len(bench.sites)
             trials += run.trials(strength=0.0) if every else run.trials(exclude=group.selection)
         parts.append(f"all of them, and all but each of {len(groups)}")
-    values = run.measure(bench, trials, f"({'; '.join(parts)}) x {run.chips} chips", "sensitivity")
-    values = values.reshape(-1, run.chips)
-    rows = []
+    found = run.measure(bench, trials, f"({'; '.join(parts)}) x {run.chips} chips", "sensitivity").of_chips(run.chips)
+    effects = {}
     if "only" in modes:
-        lost, values = clean_value(bench) - values[: len(groups)], values[len(groups) :]
-        rows += [_row("only", group, effect) for group, effect in zip(groups, lost, strict=True)]
+        alone, found = found[: len(groups)], found[len(groups) :]
+        effects["only"] = [(undisturbed(bench) - each).interval() for each in alone]
     if "all-but" in modes:
-        rows += [_row("all-but", group, effect) for group, effect in zip(groups, values[1:] - values[0], strict=True)]
+        effects["all-but"] = [(each - found[0]).interval() for each in found[1:]]
+    rows = []
+    for each in modes:
+        corrected = holm([effect["p"] for effect in effects[each]])
+        measured = {
+            group: {**effect, "p_corrected": p, "chips": run.chips}
+            for group, effect, p in zip(groups, effects[each], corrected, strict=True)
+        }
+        rows += [_row(each, group, measured.get(group, _NOT_DISTURBED)) for group in groups_of(bench)]
     table = pd.DataFrame(rows).astype({"layer": "Int64", "parameters": "Int64"})
     metric, columns = bench.task.primary, table["component"].nunique()
     return Analysis(
         name="sensitivity",
         table=table,
-        sentence=_sentence(table, groups),
-        sections=[_section(table, each, metric, run.chips) for each in modes],
+        sentence=_sentence(table, groups_of(bench)),
+        sections=[_section(table, each, metric, run.chips, each == modes[-1]) for each in modes],
         figures=[partial(draw_sensitivity, table=table, mode=each, metric=metric) for each in modes],
         size=(3.2 + 0.55 * columns, 2.2 + 0.32 * (table["layer"].nunique() + 2)),
         **of_bench(bench),
@@ -84,7 +98,8 @@ def draw_sensitivity(
 ) -> None:
     """Draws a layer x component heat map in points (per cent); parts outside layers are rows of their own.
 
-    Numbers in bold are those whose 95 % interval lies above zero.
+    Numbers in bold are above zero at 95 %, corrected for the number of parts. Parts that the device leaves exact are
+    grey.
 
     Args:
         axes: matplotlib Axes.
@@ -103,42 +118,47 @@ def draw_sensitivity(
             name += "'"
         rows.setdefault(name, []).append(int(str(place)))
     values = np.full((len(rows), len(columns)), np.nan)
-    bold = np.zeros(values.shape, bool)
+    marks = marked(table, "effect")
+    bold, exact = np.zeros(values.shape, bool), np.zeros(values.shape, bool)
     wide = []
     for line, places in enumerate(rows.values()):
         wide.append(bool(pd.isna(table.loc[places[0], "layer"])))
         for place in places:
             column = 0 if wide[-1] else columns.index(str(table.loc[place, "component"]))
             values[line, column] = 100 * float(table.loc[place, "effect"])
-            bold[line, column] = float(table.loc[place, "low"]) > 0
+            bold[line, column] = marks[place]
+            exact[line, column] = table.loc[place, "chips"] == 0
     noise = 100 * half_width(table)
-    heat_map(axes, values, list(rows), columns, f"points of {metric}", bold, wide, noise)
+    heat_map(axes, values, list(rows), columns, f"points of {metric}", bold, wide, noise, exact)
     said = "lost, only this part disturbed" if mode == "only" else "regained, this part digital and all else disturbed"
-    axes.set_title(f"{metric.capitalize()} {said}\nmean of {table['chips'].iloc[0]} chips, bold: 95 % interval above 0")
+    axes.set_title(f"{metric.capitalize()} {said}\nmean of {table['chips'].max()} chips, bold: above 0 at 95 %")
 
 
-def _row(mode: str, group: Group, effect: NDArray[np.float64]) -> dict[str, Any]:
-    spread = mean_and_interval(effect)
+_NOT_DISTURBED = {**dict.fromkeys(("mean", "std", "low", "high", "p", "p_corrected"), np.nan), "chips": 0}
+
+
+def _row(mode: str, group: Group, effect: Mapping[str, float]) -> dict[str, Any]:
     return {
         "mode": mode,
         "layer": group.layer,
         "component": group.component,
         "sites": len(group.sites),
         "parameters": group.parameters,
-        "effect": spread.pop("mean"),
-        **spread,
-        "chips": len(effect),
+        "effect": effect["mean"],
+        **{name: effect[name] for name in _NOT_DISTURBED if name != "mean"},
     }
 
 
-def _section(table: pd.DataFrame, mode: str, metric: str, chips: int) -> Section:
+def _section(table: pd.DataFrame, mode: str, metric: str, chips: int, is_last: bool) -> Section:
     of_mode = table[table["mode"] == mode].sort_values("effect", ascending=False, kind="stable")
+    of_mode, exact = of_mode[of_mode["chips"] > 0], of_mode[of_mode["chips"] == 0].sort_index()
     said = "lost, only this disturbed" if mode == "only" else "regained, all but this disturbed"
     rows = [
         [
             "-" if pd.isna(row["layer"]) else str(row["layer"]),
             *(row[name] for name in ("component", "sites", "parameters")),
             *points(row, "effect"),
+            p_shown(row, "effect"),
         ]
         for row in of_mode.head(MOST_SHOWN).astype(object).to_dict("records")
     ]
@@ -146,20 +166,29 @@ def _section(table: pd.DataFrame, mode: str, metric: str, chips: int) -> Section
     if len(of_mode) > MOST_SHOWN:
         most = 100 * of_mode["effect"].iloc[MOST_SHOWN]
         below.append(f"and {len(of_mode) - MOST_SHOWN} more, of {most:.2f} points at most (--json shows all)")
+    if len(exact):
+        names = ", ".join(dict.fromkeys(exact["component"]))
+        below.append(f"Not disturbed, so not measured: {len(exact)} parts ({names}).")
+    if is_last:
+        below += about_intervals(chips, "parts")
     return Section(
         f"{metric.capitalize()} {said}, in points, mean of {chips} chips:",
-        ["layer", "component", "sites", "parameters", "points", "95 % interval"],
+        ["layer", "component", "sites", "parameters", "points", "95 % interval", "p, corrected"],
         rows,
         tuple(below),
     )
 
 
 def _sentence(table: pd.DataFrame, groups: list[Group]) -> str:
-    """The part that costs most, and how to keep it digital."""
-    place = int(table["effect"].to_numpy(float).argmax())
-    row, group = table.iloc[place], groups[place % len(groups)]
-    if not row["low"] > 0:
-        return "No part stands out: no 95 % interval lies above zero; more --chips would tell more."
+    """The part that costs most among those that are shown to cost, and how to keep it digital."""
+    shown = table.loc[marked(table, "effect"), "effect"]
+    if shown.empty:
+        return (
+            "No part stands out: none costs accuracy at 95 %, corrected for the number of parts; more --chips would "
+            "tell more."
+        )
+    place = int(shown.idxmax())
+    row, group = table.loc[place], groups[place % len(groups)]
     share = group.parameters / max(1, sum(each.parameters for each in groups))
     return (
         f"{group.name} is the weakest part: {share:.1%} of the weights, {100 * row['effect']:.2f} points; keep it "

@@ -16,7 +16,7 @@ from emu.analysis.ground import (
     RunOptions,
     Section,
     clean_value,
-    groups_of,
+    disturbed_groups,
     mean_and_interval,
     of_bench,
     records,
@@ -125,7 +125,7 @@ def threshold_curves(
     what = f"{len(parts)} part{'s' * (len(parts) > 1)} ({by}) x {len(tried)} values of {vary} x {run.chips} chips"
     measured = run.measure(bench, trials, what, "thresholds")
     curves = pd.DataFrame(keys, columns=["part", "value", "seed"])
-    curves["loss"] = clean_value(bench) - measured
+    curves["loss"] = clean_value(bench) - measured.means
     return curves
 
 
@@ -238,7 +238,7 @@ def _grid(curves: pd.DataFrame, part: str) -> tuple[NDArray[np.float64], NDArray
 
 def _parts(bench: Bench, by: By) -> dict[str, Mapping[str, Any]]:
     """What is disturbed at a time, by name: arguments of a trial."""
-    groups = groups_of(bench)
+    groups = disturbed_groups(bench)
     if by == "model":
         return {"model": {}}
     if by == "component":

@@ -75,7 +75,11 @@ def _print_evaluation(result: "Evaluation") -> None:
         text += f" worst {show(min(values))}, best {show(max(values))}, {len(values)} chips)"
     elif len(values) == 1:
         text += f"  (one chip, seed {result.seeds[0]}; more chips give a spread)"
+    elif spread.ci95 is None:
+        text += f"  (all {len(values)} chips are equal, so that there is no interval)"
     typer.echo(text)
+    if result.over_both is not None:
+        _print_over_both(result)
     typer.echo()
     rows = []
     for name, clean in result.clean.metrics.items():
@@ -84,6 +88,27 @@ def _print_evaluation(result: "Evaluation") -> None:
         std = None if spread.std is None else show_metric(name, spread.std)
         rows.append([name, show_metric(name, clean), show_metric(name, spread.mean), std, interval])
     print_table(["metric", "clean", "mean", "std", "95 % interval of the mean"], rows)
+
+
+def _print_over_both(result: "Evaluation") -> None:
+    """What is lost, and the interval for other chips and other samples."""
+    from emu.evaluation.metrics import fixed, show_interval
+    from emu.evaluation.statistics import FEW_CHIPS
+
+    lost, both = result.lost, result.over_both
+    assert lost is not None and both is not None
+    chips = len(result.chips)
+    of = "chips and test samples" if chips > 1 else "test samples, for this chip"
+    text = f"lost     {fixed(100 * lost.mean, 2)} points"
+    if not math.isnan(lost.low):
+        low, high = (fixed(100 * end, 2) for end in (lost.low, lost.high))
+        text += f"  (95 % interval over {of} {low} to {high}, p = {lost.p:.2g}; "
+        text += f"of {result.primary} {show_interval(result.primary, both.low, both.high)})"
+    typer.echo(text)
+    if 1 < chips < FEW_CHIPS:
+        typer.echo(
+            f"         {chips} chips are few: their intervals are wide, those of {FEW_CHIPS} or more are narrower."
+        )
 
 
 @app.command()

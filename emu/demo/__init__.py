@@ -28,7 +28,8 @@ DATA = {"digits_vit": "digits_test", "digits_deit": "digits_test", "listops_bert
 class Row:
     """Accuracies at one device-to-device spread sigma, all as shares from 0 to 1.
 
-    `std` and the 95 % t interval `low` to `high` of the mean are over chips; None for a single chip.
+    `std` and the 95 % t interval `low` to `high` of the mean are over chips; None for a single chip, the interval also
+    for equal chips.
     """
 
     sigma: float

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH = 32
 COSTS = ("energy_uj", "latency_us", "area_mm2")
+
+_NOTHING_ACTS = "Nothing is disturbed: '{}' leaves all sites exact, and chips are the clean model, not a robust one."
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Score:
         undefined: samples whose outputs hold NaN where the task reads them, or have no defined answer for another
             reason that `docs/evaluation.md` lists by task; they count as wrong, or are left out of means.
         outcomes: what the metrics are made of, sample by sample, as `Task.outcomes`; None unless they are kept.
+        values: what the task's primary metric is the mean of, `[samples]`, such as whether each answer is right; None
+            where it is no mean over samples, or where a store kept the metrics alone.
     """
 
     metrics: Mapping[str, float]
@@ -85,6 +89,7 @@ class Score:
     samples: int
     undefined: int
     outcomes: Kept | None = field(default=None, compare=False, repr=False)
+    values: NDArray[Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -274,6 +279,21 @@ class Bench:
         )
         return (*about_sites(self.manifest), *([fitted] if fitted else []))
 
+    @cached_property
+    def disturbed(self) -> frozenset[int]:
+        """The indices of the sites at which something of a device acts, whatever its numbers; the others are exact."""
+        from emu.rewriter import undisturbed_sites
+
+        if self.manifest is None:
+            return frozenset()
+        return frozenset(site.index for site in self.sites) - {site.index for site in undisturbed_sites(self.manifest)}
+
+    def disturbs(self, trial: Trial) -> bool:
+        """Whether a trial reaches a site at which a device acts, of one head a site that has heads."""
+        strengths = self.strengths(trial)
+        reached = [site for site in self.sites if strengths[site.index] > 0 and site.index in self.disturbed]
+        return any(trial.head < 0 or site.heads for site in reached)
+
     @property
     def batches(self) -> int:
         """Batches of one trial."""
@@ -335,7 +355,8 @@ class Bench:
         """Why the clean score may not be believed, as sentences: what the inputs hold, and what the model answers."""
         if self._warnings is None:
             answers = self._clean_answers()
-            self._warnings = (*self.dataset.warnings, *(warnings_of(answers) if answers else ()))
+            exact = (_NOTHING_ACTS.format(self.device_names),) if self.sites and not self.disturbed else ()
+            self._warnings = (*self.dataset.warnings, *(warnings_of(answers) if answers else ()), *exact)
         return self._warnings
 
     def warn(self, say: Callable[[str], object]) -> None:
@@ -449,7 +470,8 @@ class Bench:
     def _score(self, kept: Kept, clean: Kept) -> Score:
         measured = self.task.measure(kept, self.dataset, clean)
         outcomes = self.task.outcomes(kept, self.dataset, clean) if self.keep_samples else None
-        return Score(measured.metrics, measured.correct, len(self.dataset.labels), measured.undefined, outcomes)
+        samples = len(self.dataset.labels)
+        return Score(measured.metrics, measured.correct, samples, measured.undefined, outcomes, measured.values)
 
 
 def seeds_of(chips: int, first_seed: int = 0) -> range:

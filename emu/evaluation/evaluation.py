@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+import numpy as np
 from numpy.typing import NDArray
 
 from emu.device import Overrides
@@ -13,9 +14,9 @@ from emu.errors import InputError
 from emu.evaluation.bench import Bench, Score, Settings, Trial, check_calibrated, runnable_model, seeds_of
 from emu.evaluation.controls import control_feeds
 from emu.evaluation.data import convert_inputs, model_inputs, read_arrays
-from emu.evaluation.metrics import metric_spread
+from emu.evaluation.metrics import SHARES, metric_spread
 from emu.evaluation.sources import DataSource
-from emu.evaluation.statistics import Spread, wilson_interval
+from emu.evaluation.statistics import Estimate, Spread, crossed, wilson_interval
 
 if TYPE_CHECKING:
     import onnx
@@ -61,6 +62,24 @@ class Evaluation:
         return metric_spread(metric, [chip.metrics[metric] for chip in self.chips])
 
     @property
+    def lost(self) -> Estimate | None:
+        """What chips lose of the primary metric, paired with the clean model by sample, over chips and samples.
+
+        None without a device, and for a metric that is no mean over samples. Of one chip it is over samples alone.
+        """
+        clean, values = self.clean.values, [chip.values for chip in self.chips]
+        if not values or clean is None or any(each is None for each in values):
+            return None
+        return crossed(clean.astype(float) - np.array(values, float), -1, 1)
+
+    @property
+    def over_both(self) -> Estimate | None:
+        """The primary metric for other chips and other samples, where it is a share; None as `lost` is."""
+        if self.primary not in SHARES or self.lost is None:
+            return None
+        return crossed(np.array([chip.values for chip in self.chips], float), 0, 1)
+
+    @property
     def clean_ci95(self) -> tuple[float, float] | None:
         """95 % interval of the clean accuracy for the choice of test samples; None where none is measured on them."""
         clean = self.clean
@@ -71,13 +90,15 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON.
 
-        `accuracy` is null without a device or for tasks without it, every `std` and `ci95` is null for one chip, and so
-        is a number that is not finite, such as the signal to noise of equal outputs.
+        `accuracy` is null without a device or for tasks without it, every `std` and `ci95` is null for one chip, `ci95`
+        for equal chips, and so is a number that is not finite, such as the signal to noise of equal outputs.
         """
         metrics = {name: self._as_dict(name) for name in self.clean.metrics} if self.chips else None
         return {
             "accuracy": (metrics or {}).get("accuracy"),
             "metrics": metrics,
+            "lost": _estimate(self.lost),
+            "over_chips_and_samples": _estimate(self.over_both),
             "clean": {
                 "accuracy": self.clean.metrics.get("accuracy"),
                 "ci95": self.clean_ci95 and list(self.clean_ci95),
@@ -238,6 +259,13 @@ def run(
     feeds |= convert_inputs(arrays, model_inputs(session), where)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _estimate(found: Estimate | None) -> dict[str, Any] | None:
+    """As JSON has it."""
+    if found is None:
+        return None
+    return {"mean": found.mean, "ci95": None if math.isnan(found.low) else [found.low, found.high], "p": found.p}
 
 
 def _finite(value: float) -> float | None:

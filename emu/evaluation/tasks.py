@@ -36,11 +36,15 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class Measured:
-    """The metrics of one trial, the samples answered right, and those whose outputs are not a number."""
+    """The metrics of one trial, the samples answered right, and those whose outputs are not a number.
+
+    `values` are what the primary metric is the mean of, `[samples]`; None where it is no mean over samples.
+    """
 
     metrics: Metrics
     correct: int = 0
     undefined: int = 0
+    values: Array | None = None
 
 
 class Task(ABC):
@@ -185,7 +189,7 @@ class Classification(Task):
             ),
             "output_snr_db": _snr(clean["logits"], logits),
         }
-        return Measured(metrics, int(right.sum()), int((~defined).sum()))
+        return Measured(metrics, int(right.sum()), int((~defined).sum()), right)
 
     def chosen(self, kept: Kept, dataset: DataSet) -> Answers:
         """The class of the largest score of each sample."""
@@ -288,24 +292,19 @@ class QuestionAnswering(Task):
     def measure(self, kept: Kept, dataset: DataSet, clean: Kept) -> Measured:
         """F1, exact match and agreement with the clean model."""
         answers, expected = self.answers(kept, dataset), self.answers(clean, dataset)
-        scores = [
-            answer_scores(answer, right) if answer is not None else (0.0, 0.0)
-            for answer, right in zip(answers, dataset.labels, strict=True)
-        ]
-        f1, exact = np.array(scores).T
+        f1, exact = _answer_scores(answers, dataset)
         agree = [answer is not None and answer == other for answer, other in zip(answers, expected, strict=True)]
         metrics = {"f1": _mean(f1), "exact_match": _mean(exact), "agreement": _share(np.array(agree))}
-        return Measured(metrics, int(exact.sum()), sum(answer is None for answer in answers))
+        return Measured(metrics, int(exact.sum()), sum(answer is None for answer in answers), f1)
 
     def outcomes(self, kept: Kept, dataset: DataSet, clean: Kept) -> Kept:
         """Answer, whether it matches exactly, and its F1."""
         answers = self.answers(kept, dataset)
-        pairs = zip(answers, dataset.labels, strict=True)
-        scores = np.array([(0.0, 0.0) if each is None else answer_scores(each, right) for each, right in pairs])
+        f1, exact = _answer_scores(answers, dataset)
         return {
             "predicted": np.array([each or "" for each in answers], str),
-            "correct": scores[:, 1] > 0,
-            "f1": scores[:, 0].astype(np.float32),
+            "correct": exact > 0,
+            "f1": f1.astype(np.float32),
         }
 
     def answers(self, kept: Kept, dataset: DataSet) -> list[str | None]:
@@ -392,7 +391,7 @@ class MultipleChoice(Task):
         right = chosen == dataset.labels
         agree = (chosen == expected) & (chosen >= 0)
         return Measured(
-            {"accuracy": _share(right), "agreement": _share(agree)}, int(right.sum()), int((chosen < 0).sum())
+            {"accuracy": _share(right), "agreement": _share(agree)}, int(right.sum()), int((chosen < 0).sum()), right
         )
 
     def chosen(self, kept: Kept, dataset: DataSet) -> Answers:
@@ -726,6 +725,12 @@ def _best_spans(
         best = np.where(better, scores[row, at], best)
         first, last = np.where(better, at, first), np.where(better, at + further, last)
     return best, first, last
+
+
+def _answer_scores(answers: Sequence[str | None], dataset: DataSet) -> Array:
+    """F1 and exact match of each answer, `[2, samples]`; 0 where there is none."""
+    pairs = zip(answers, dataset.labels, strict=True)
+    return np.array([(0.0, 0.0) if each is None else answer_scores(each, right) for each, right in pairs]).T
 
 
 def _token_logits(outputs: Mapping[str, Array], shape: tuple[int, ...]) -> Array:

@@ -240,7 +240,7 @@ class Structure:
             names_of_all = [name for each in axes for name in each[0]]
             raise InputError(
                 "No point of the sweep disturbs anything: the model has no site for any of "
-                f"{', '.join(names_of_all) or 'them'} together."
+                f"{', '.join(names_of_all) or 'them'} together, or its device leaves them exact."
             )
         return Points(tuple(points), tuple(seeds), tuple(reads), empty)
 
@@ -249,7 +249,8 @@ class Structure:
 class Points:
     """The points of a sweep, as trials of seed 0; the seeds of the chips of each, and the repetitions on each chip.
 
-    `left_out` counts the points at which no site would be disturbed, such as a layer without that component.
+    `left_out` counts the points at which no site would be disturbed, such as a layer without that component, or one
+    whose products the device leaves exact.
     """
 
     points: tuple[Trial, ...]
@@ -346,12 +347,13 @@ def _controls(values: Mapping[str, Any]) -> Trial:
 
 
 def _is_empty(point: Trial, bench: Bench) -> bool:
-    """Whether no site, or none with heads where one head is chosen, is left to disturb."""
+    """Whether a place is chosen that has no site, none with heads for a head, or that the device leaves exact."""
+    if point.only is None and point.head < 0:
+        return False
     try:
-        chosen = bench.strengths(Trial(only=point.only)) > 0
+        return not bench.disturbs(Trial(head=point.head, only=point.only))
     except InputError:  # the terms match sites one by one, and none together
         return True
-    return point.head >= 0 and not any(site.heads for site in bench.sites if chosen[site.index])
 
 
 def _name_of(device: str) -> str:

@@ -60,7 +60,8 @@ def summarize(frame: pd.DataFrame, group: Sequence[str] | None = None, confidenc
     Returns:
         One row per group: its values, `chips`, `trials`, and for each metric `mean`, `std` (of chips, n - 1), `low` and
         `high`, `min`, `q05`, `q25`, `median`, `q75`, `q95` and `max`, named like `accuracy.mean`. What a single chip
-        does not have is missing, and all but the mean where a value is not finite. Quantiles are interpolated.
+        does not have is missing, the interval also of equal chips, and all but the mean where a value is not finite.
+        Quantiles are interpolated.
         `attrs["confidence"]` is that of the interval.
 
     Raises:
@@ -209,7 +210,7 @@ def _statistics(
         quantile = np.full(points, np.nan)
         for degrees in np.unique(count[several]) - 1:
             quantile[count == degrees + 1] = student_t_quantile(0.5 + confidence / 2, int(degrees))
-        margin = quantile * std / np.sqrt(some)
+        margin = np.where(smallest == largest, np.nan, quantile * std / np.sqrt(some))  # of equal chips none was seen
         found = {"mean": mean, "std": std, "low": mean - margin, "high": mean + margin, "min": smallest}
         quantiles = {q: at((some - 1) * q) for q in (*QUANTILES[:2], 0.5, *QUANTILES[2:])}
         found |= {"median" if q == 0.5 else f"q{100 * q:02.0f}": values for q, values in quantiles.items()}

@@ -20,6 +20,7 @@ from emu.sweep.setup import Setup, describe, differences, rebuild, unexplained
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from emu.sweep.store import Store, Study
     from emu.sweep.workers import Pool
@@ -41,6 +42,7 @@ def run_trials(
     progress: Progress | None = None,
     workers: Workers = None,
     keep_samples: bool = False,
+    values: "list[NDArray[Any] | None] | None" = None,
 ) -> "pd.DataFrame":
     """Runs trials on a bench.
 
@@ -54,6 +56,8 @@ def run_trials(
         workers: number of local processes, or the address of a Dask scheduler, `tcp://host:8786`; None for none.
         keep_samples: store what each trial gives for each sample too, for `Store.samples`; trials that the store holds
             without it run again.
+        values: gets `Score.values` of each trial, for statistics that are paired by sample; None of those that the
+            store held.
 
     Returns:
         One row per trial in the order given. Columns: `seed`, `read_seed`, `head`, `strength`, `only`, `exclude`;
@@ -67,13 +71,22 @@ def run_trials(
     if store is not None and any(trial.faults is not None for trial in trials):
         raise InputError("A store holds no lists of faults: run these trials without one, or use emu.inject.")
     setup = describe(bench)
-    runner = Runner(bench, setup, store.study(study, setup) if store else None, keep_samples=keep_samples)
+    runner = Runner(
+        bench,
+        setup,
+        store.study(study, setup) if store else None,
+        keep_samples=keep_samples,
+        keep_values=values is not None,
+    )
     runner.look_up(trials)
     runner.ask(trials)
     with workers_of(workers) as pool:
         for _ in runner.run(pool):
             if progress is not None:
                 progress(runner.ran, runner.ran + runner.left)
+    if values is not None:
+        found = [runner.result(trial) for trial in trials]
+        values += [None if each is None else each.score.values for each in found]
     return table_of(runner.rows(trials))
 
 
@@ -282,7 +295,10 @@ class _Point:
     def _is_narrow(self, values: list[float]) -> bool:
         if self._width is None or not all(map(math.isfinite, values)):
             return False
-        interval = chip_spread(values).ci95
+        spread = chip_spread(values)
+        if spread.std == 0:  # equal chips have no interval, and more of them would be equal, too
+            return True
+        interval = spread.ci95
         return interval is not None and (interval[1] - interval[0]) / 2 <= self._width
 
 
@@ -400,9 +416,10 @@ class Runner:
         study: "Study | None",
         price: Price | None = None,
         keep_samples: bool = False,
+        keep_values: bool = False,
     ) -> None:
         self._bench, self._setup, self._study = bench, setup, study
-        bench.keep_samples = keep_samples
+        bench.keep_samples, self._keep_values = keep_samples, keep_values
         if study is not None and keep_samples:
             study.describe_samples(bench.dataset.facts())
         self._price: Price = price or (lambda trial: {})
@@ -456,7 +473,9 @@ class Runner:
             result = replace(result, score=self._priced(trial, result.score))
             if self._study is not None:
                 self._study.add(trial, result)
-            result = replace(result, score=replace(result.score, outcomes=None))  # only the store has room for them
+            # Of single samples memory has no room for all trials of a long sweep.
+            values = result.score.values if self._keep_values else None
+            result = replace(result, score=replace(result.score, outcomes=None, values=values))
             self._results[trial_id(self._setup, trial)] = result
             self.ran += 1
             yield trial

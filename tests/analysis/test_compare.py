@@ -1,5 +1,6 @@
 """Comparisons of two models or devices, paired by chip."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -7,7 +8,7 @@ from emu import Bench, Trial
 from emu.analysis.compare import compare, draw_comparison, summarize
 from emu.demo import data_path, model_path
 from emu.errors import InputError
-from emu.evaluation.statistics import chip_spread
+from emu.evaluation.statistics import chip_spread, crossed
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +42,29 @@ def test_differences_are_of_the_same_chip(mild: Bench, strong: Bench, table: pd.
     assert row["second_lost"] == pytest.approx(strong.clean.accuracy - row["second"])
 
 
-def test_intervals_are_of_paired_differences(table: pd.DataFrame) -> None:
+def test_intervals_are_of_differences_paired_by_chip_and_by_sample(
+    mild: Bench, strong: Bench, table: pd.DataFrame
+) -> None:
     summary = summarize(table).set_index("what")
-    spread = chip_spread(list(table["second"] - table["first"]))
-    assert summary.loc["difference", "mean"] == pytest.approx(spread.mean)
-    assert (summary.loc["difference", "low"], summary.loc["difference", "high"]) == pytest.approx(spread.ci95)
+    first, second = (
+        np.array([bench.run(Trial(seed)).values for seed in range(2, 6)], float) for bench in (mild, strong)
+    )
+    found = crossed(second - first, -1, 1)
+    row = summary.loc["difference"]
+    assert (row["mean"], row["low"], row["high"], row["p"]) == pytest.approx(
+        (found.mean, found.low, found.high, found.p)
+    )
+    assert found.mean < 0 and found.p < 0.01
     # One clean accuracy, so what is lost differs by as much, the other way round.
-    assert summary.loc["difference_lost", "mean"] == pytest.approx(-spread.mean)
-    assert spread.mean < 0
+    lost = summary.loc["difference_lost"]
+    assert (lost["mean"], lost["low"], lost["high"]) == pytest.approx((-found.mean, -found.high, -found.low))
+
+
+def test_other_samples_are_paired_by_chip_alone(mild: Bench, strong: Bench) -> None:
+    fewer = strong.with_data(data_path("digits_test"), samples=50)
+    table = compare(mild, fewer, chips=3).table
+    row, spread = summarize(table).set_index("what").loc["difference"], chip_spread(table["difference"].tolist())
+    assert (row["low"], row["high"]) == pytest.approx(spread.ci95)
 
 
 def test_more_variation_loses_more(table: pd.DataFrame) -> None:

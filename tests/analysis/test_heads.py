@@ -10,7 +10,7 @@ from emu import Bench, Trial, rewrite
 from emu.analysis.heads import attention_distances, distance_sums, draw_distances, draw_heads, heads, patch_grid
 from emu.demo import data_path, model_path
 from emu.errors import InputError
-from emu.evaluation.statistics import chip_spread
+from emu.evaluation.statistics import crossed
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,10 @@ def test_a_head_costs_what_trials_with_only_it_lose(bench: Bench, table: pd.Data
     lost = [bench.clean.accuracy - bench.run(Trial(seed, head=3, only="layer=0")).accuracy for seed in (2, 3, 4)]
     row = table[(table["layer"] == 0) & (table["head"] == 3)].iloc[0]
     assert row["loss"] == pytest.approx(np.mean(lost))
-    assert (row["low"], row["high"]) == pytest.approx(chip_spread(lost).ci95)
+    values, clean = [bench.run(Trial(seed, head=3, only="layer=0")).values for seed in (2, 3, 4)], bench.clean.values
+    assert clean is not None
+    found = crossed(clean.astype(float) - np.array(values, float), -1, 1)
+    assert (row["low"], row["high"]) == pytest.approx((found.low, found.high))
     assert len(table) == 4 * 4
 
 

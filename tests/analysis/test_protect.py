@@ -9,6 +9,7 @@ import pytest
 
 from emu import Bench, evaluate
 from emu.analysis import protect as module
+from emu.analysis.ground import Measurement
 from emu.analysis.protect import Protection, draw_protection, protect
 from emu.demo import data_path, model_path
 from emu.errors import InputError
@@ -60,17 +61,24 @@ def test_the_rules_give_evaluate_the_same_accuracies(found: Protection) -> None:
 
 def test_costs_are_counted_over_what_is_protected(bench: Bench, found: Protection) -> None:
     parts = found.parts
-    assert parts["cost"].sum() == sum(site.parameters for site in bench.sites)
+    assert parts["cost"].sum() == sum(site.parameters for site in bench.sites)  # exact products have no weights
     assert found.cost == parts.loc[parts["protected"], "cost"].sum()
     assert found.share == pytest.approx(found.cost / parts["cost"].sum())
     assert tuple(parts.loc[parts["protected"], "selection"]) == found.chosen
-    assert not parts.loc[parts["part"].str.contains("attention_scores"), "protected"].any()
+    assert not parts["part"].str.contains("attention_scores").any()  # not disturbed, so no part to protect
 
 
 def test_no_part_of_the_set_can_be_spared_on_the_chips_that_chose_it(found: Protection) -> None:
     tried = found.table[found.table["action"].isin(["drop", "keep"])]
     assert (tried[tried["action"] == "keep"]["loss"] > TARGET).all()
     assert (tried[tried["action"] == "drop"]["loss"] <= TARGET).all()
+
+
+def test_each_step_says_whether_the_target_holds_and_is_shown(found: Protection) -> None:
+    steps = found.table
+    assert (steps["holds"] == (steps["loss"] <= TARGET + 1e-12)).all()
+    assert (steps["shown"] == (steps["high"] <= TARGET + 1e-12)).all() and not (steps["shown"] & ~steps["holds"]).any()
+    assert (found.verified, found.shown) == tuple(steps.iloc[-1][["holds", "shown"]])
 
 
 def test_nothing_is_protected_where_nothing_is_lost() -> None:
@@ -83,8 +91,12 @@ def test_nothing_is_protected_where_nothing_is_lost() -> None:
 
 def test_a_loss_of_just_the_target_holds_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.98 - 0.96 > 0.02  # in floating point
-    monkeypatch.setattr(module, "clean_value", lambda bench: 0.98)
-    monkeypatch.setattr(module.Run, "measure", lambda self, bench, trials, what, study: np.full(len(trials), 0.96))
+
+    def measured(value: float, trials: int) -> Measurement:
+        return Measurement(np.full(trials, value), [None] * trials)
+
+    monkeypatch.setattr(module, "undisturbed", lambda bench: measured(0.98, 1))
+    monkeypatch.setattr(module.Run, "measure", lambda self, bench, trials, *of: measured(0.96, len(trials)))
     found = protect(bench, 0.02, "parameters", chips=3)
     assert found.verified and found.rules == ()
 

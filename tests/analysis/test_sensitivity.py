@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from emu import Bench, Trial
-from emu.analysis.ground import Run, groups_of
+from emu.analysis.ground import Run, disturbed_groups, groups_of
 from emu.analysis.sensitivity import draw_sensitivity, sensitivity
 from emu.demo import data_path, model_path
 from emu.errors import InputError
-from emu.evaluation.statistics import chip_spread
+from emu.evaluation.statistics import chip_spread, crossed, holm
 from emu.sweep import Store
 from tests.contract.made import made_site
 
@@ -43,11 +43,27 @@ def test_only_is_the_accuracy_that_one_part_costs(bench: Bench, table: pd.DataFr
     lost = [
         bench.clean.accuracy - bench.run(Trial(seed, only="layer=0 component=ffn_up")).accuracy for seed in (4, 5, 6)
     ]
-    spread = chip_spread(lost)
     row = row_of(table, "only", 0, "ffn_up")
-    assert row["effect"] == pytest.approx(spread.mean)
-    assert (row["low"], row["high"]) == pytest.approx(spread.ci95)
+    assert row["effect"] == pytest.approx(np.mean(lost)) and row["std"] == pytest.approx(np.std(lost, ddof=1))
     assert row["chips"] == CHIPS
+
+
+def test_effects_are_paired_by_chip_and_by_sample(bench: Bench, table: pd.DataFrame) -> None:
+    clean, every = bench.clean.values, [bench.run(Trial(seed)).values for seed in (4, 5, 6)]
+    assert clean is not None
+    alone = [bench.run(Trial(seed, only="layer=0 component=ffn_up")).values for seed in (4, 5, 6)]
+    rest = [bench.run(Trial(seed, exclude="component=patch_embedding")).values for seed in (4, 5, 6)]
+    lost = crossed(clean.astype(float) - np.array(alone, float), -1, 1)
+    gained = crossed(np.array(rest, float) - np.array(every, float), -1, 1)
+    for row, found in (
+        (row_of(table, "only", 0, "ffn_up"), lost),
+        (row_of(table, "all-but", None, "patch_embedding"), gained),
+    ):
+        assert (row["effect"], row["low"], row["high"], row["p"]) == pytest.approx(
+            (found.mean, found.low, found.high, found.p)
+        )
+    only = table[(table["mode"] == "only") & (table["chips"] > 0)]
+    assert only["p_corrected"].tolist() == pytest.approx(holm(only["p"].tolist()))
 
 
 def test_all_but_is_paired_with_the_same_chip_fully_disturbed(bench: Bench, table: pd.DataFrame) -> None:
@@ -57,11 +73,32 @@ def test_all_but_is_paired_with_the_same_chip_fully_disturbed(bench: Bench, tabl
     ]
     row = row_of(table, "all-but", None, "patch_embedding")
     assert row["effect"] == pytest.approx(np.mean(gained))
-    assert (row["low"], row["high"]) == pytest.approx(chip_spread(gained).ci95)
 
 
-def test_products_that_the_device_leaves_exact_cost_nothing(table: pd.DataFrame) -> None:
-    assert (table[table["component"] == "attention_scores"]["effect"] == 0).all()
+def test_products_that_the_device_leaves_exact_are_not_measured(bench: Bench, table: pd.DataFrame) -> None:
+    exact = table[table["component"] == "attention_scores"]
+    assert len(exact) == 8 and exact[["effect", "low", "high", "p", "p_corrected"]].isna().all(axis=None)
+    assert (exact["chips"] == 0).all() and (table[table["component"] != "attention_scores"]["chips"] == CHIPS).all()
+    acting = disturbed_groups(bench)
+    assert len(acting) == 9 and "attention_scores" not in {group.component for group in acting}
+
+
+def test_a_device_that_does_nothing_at_all_is_refused() -> None:
+    bench = Bench(model_path("digits_vit"), data_path("digits_test"), device="rram", only="component=attention_scores")
+    with pytest.raises(InputError, match="Nothing is disturbed: 'rram' leaves all 4 sites exact"):
+        sensitivity(bench, chips=2)
+
+
+def test_trials_of_a_store_are_paired_by_chip_alone(bench: Bench, tmp_path: Path) -> None:
+    for _ in range(2):
+        with Store(tmp_path / "trials.db") as store:
+            found = sensitivity(bench, chips=CHIPS, first_seed=4, store=store).table
+    lost = [
+        bench.clean.accuracy - bench.run(Trial(seed, only="layer=0 component=ffn_up")).accuracy for seed in (4, 5, 6)
+    ]
+    row = row_of(found, "only", 0, "ffn_up")
+    spread = chip_spread(lost)
+    assert (row["low"], row["high"]) == pytest.approx(spread.ci95 or (np.nan, np.nan), nan_ok=True)
 
 
 def test_every_part_has_one_row_per_mode(bench: Bench, table: pd.DataFrame) -> None:
@@ -121,7 +158,7 @@ def test_the_heat_map_shows_every_part_in_points(table: pd.DataFrame) -> None:
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["patch_embedding", "layer 0", "layer 1", "layer 2", "layer 3"]
     numbers = [text.get_text() for text in axes.texts]
-    assert len(numbers) == 13
+    assert len(numbers) == 13 and numbers.count("not\ndisturbed") == 4
     expected = 100 * row_of(table, "only", None, "patch_embedding")["effect"]
     assert float(numbers[0]) == pytest.approx(expected, abs=0.051)
     assert "-0.0" not in numbers

@@ -179,3 +179,33 @@ class TestCleanReference:
     def test_a_good_model_is_believed(self) -> None:
         said = emu("evaluate", model_path("digits_vit"), "--data", data_path("digits_vit"), "--samples", 100)
         assert said.stderr == ""
+
+
+class TestNothingDisturbed:
+    """`rram` leaves the products of attention exact: what is not disturbed is not robust."""
+
+    MODEL = (model_path("digits_vit"), "--data", data_path("digits_vit"), "--samples", 40, "--device", "rram")
+
+    def test_a_device_that_touches_nothing_selected_is_said_and_not_studied(self, tmp_path: Path) -> None:
+        exact = (*self.MODEL, "--only", "component=attention_scores")
+        said = emu("evaluate", *exact, "--chips", 3)
+        assert "Warning: Nothing is disturbed: 'rram' leaves all sites exact" in said.stderr
+        assert "(all 3 chips are equal, so that there is no interval)" in said.stdout
+        assert json.loads(emu("evaluate", *exact, "--chips", 3, "--json").stdout)["accuracy"]["ci95"] is None
+        for analysis in ("sensitivity", "heads", "protect"):
+            refused = emu("analyze", analysis, *exact, "--chips", 2)
+            assert refused.exit_code == 2 and "Nothing is disturbed: 'rram' leaves all 4 sites exact" in refused.stderr
+        swept = emu("sweep", *exact, "--vary", "layer=all", "--seeds", 2, "--store", tmp_path / "store.db")
+        assert swept.exit_code == 2 and "No point of the sweep disturbs anything" in swept.stderr
+
+    def test_parts_that_the_device_leaves_exact_are_a_state_of_their_own(self, tmp_path: Path) -> None:
+        some = (*self.MODEL, "--only", "component=attention_scores,ffn_up")
+        said = emu("analyze", "sensitivity", *some, "--chips", 2).stdout
+        assert (
+            "Not disturbed, so not measured: 4 parts (attention_scores)." in said and "  attention_scores" not in said
+        )
+        rows = json.loads(emu("analyze", "sensitivity", *some, "--chips", 2, "--json").stdout)["sensitivity"]
+        exact = [row for row in rows if row["component"] == "attention_scores"]
+        assert len(exact) == 4 and all(row["effect"] is None and row["low"] is None for row in exact)
+        swept = emu("sweep", *some, "--vary", "component=all", "--seeds", 2, "--store", tmp_path / "store.db")
+        assert "1 of 2 points disturb no site and are left out." in swept.stdout + swept.stderr

@@ -124,5 +124,7 @@ def test_a_narrower_interval_continues_with_more_chips(plan: Make, tmp_path: Pat
 
 def half_width(values: list[float]) -> float:
     interval = chip_spread(values).ci95
-    assert interval is not None
+    if interval is None:
+        assert len(set(values)) == 1  # equal chips have none, and more of them would be equal, too
+        return 0.0
     return (interval[1] - interval[0]) / 2
