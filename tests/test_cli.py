@@ -369,8 +369,8 @@ class TestWithATrainedModel:
         assert "is not calibrated yet: run 'emu calibrate'" in refusal("run", rewritten, "--input", data)
         said = "Calibrated for this: ranges of converters by minmax on the first 64 rows of "
         few = ["--data", data, "--chips", 1, "--samples", 70]
-        for command in (["evaluate", rewritten], ["evaluate", model, "--device", profile]):
-            assert f"{said}{data}" in emu(*command, *few).stdout
+        assert f"{said}{data}" in emu("evaluate", model, "--device", profile, *few).stdout
+        assert "is not calibrated yet: run 'emu calibrate'" in refusal("evaluate", rewritten, *few)
 
         options = ["--data", data, "--samples", 64]
         report = json.loads(emu("calibrate", rewritten, *options, "--json").stdout)

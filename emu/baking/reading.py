@@ -10,6 +10,9 @@ from emu.contract.schema import STORED
 from emu.contract.structure import Controls, Structure
 from emu.rewriter.builder import GraphBuilder
 
+# Numbers of converters that have no standard operators here, at the values that do nothing.
+_STRAIGHT = {"dac.asymmetry": 0.0, "adc.asymmetry": 0.0, "adc.nonlinearity": 0.0, "adc.scale": 1.0}
+
 _AXES_OPSET = 18  # the opset from which ReduceMax takes its axes as an input
 
 
@@ -23,6 +26,12 @@ def why_not_written(structure: Structure, numbers: Mapping[str, float]) -> str |
         "bound management": structure.bound_management != "none",
         "a granular ADC": structure.adc == "granular",
         "errors of its ADCs": numbers.get("adc.gain_sigma", 0) > 0 or numbers.get("adc.offset_sigma", 0) > 0,
+        "a pair whose devices are converted apart": structure.converts_apart,
+        "rounding at random": "stochastic" in (structure.dac_rounding, structure.adc_rounding),
+        "an input range by value or by sum": structure.dac in ("max", "absmax_sum"),
+        "converters that bend, scale or differ by sign": any(
+            numbers.get(name, plain) != plain for name, plain in _STRAIGHT.items()
+        ),
         "an absmax ADC for each of several column tiles": structure.adc == "absmax" and structure.tile_columns > 0,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
@@ -56,15 +65,15 @@ def write_reading(
     work = _Reading(builder, opset, name, structure, controls)
     parts, stored = [], []
     tiles = structure.row_tiles(len(v))
-    for tile, scale in zip(tiles, scales, strict=True):
+    for number, (tile, scale) in enumerate(zip(tiles, scales, strict=True)):
         part = x
         if len(tiles) > 1:
             ends = (work.integers("from", [tile.start]), work.integers("to", [tile.stop]), work.integers("axis", [-1]))
             part = work.op("Slice", x, *ends)
-        fed, alpha = work.fed(part)
+        fed, alpha = work.fed(part, number)
         weight = builder.constant(f"{name}.tile", np.ascontiguousarray(v[tile]))
         stored.append(weight.name or "")
-        read = work.converted(work.op("MatMul", fed, weight), tile.stop - tile.start)
+        read = work.converted(work.op("MatMul", fed, weight), tile.stop - tile.start, number)
         if alpha is not None:
             read = work.op("Mul", read, alpha)
         read = work.op("Mul", read, work.number("scales", scale))
@@ -96,7 +105,7 @@ class _Reading:
             return self.builder.node("ReduceMax", [magnitude, self.integers("last", [-1])], name, keepdims=1)
         return self.builder.node("ReduceMax", [magnitude], name, axes=[-1], keepdims=1)
 
-    def fed(self, x: ir.Value) -> tuple[ir.Value, ir.Value | None]:
+    def fed(self, x: ir.Value, tile: int) -> tuple[ir.Value, ir.Value | None]:
         """What the rows of a tile are fed (steps 1 and 2), and the activation that maps to 1."""
         structure, numbers = self.structure, self.numbers
         if structure.dac == "none":
@@ -109,7 +118,7 @@ class _Reading:
             safe = self.op("Where", self.op("Greater", alpha, self.number("tiny", 1e-38)), alpha, one)
             x1 = self.op("Mul", x, self.op("Div", one, safe))
         else:
-            top = np.float32(numbers["dac.max"] if structure.dac == "fixed" else self.controls.input_range)
+            top = np.float32(numbers["dac.max"] if structure.dac == "fixed" else self.controls.input_range(tile))
             alpha = self.number("range", top)
             x1 = self.op("Mul", x, self.number("to_one", np.float32(1) / top))
         bound, steps = numbers["dac.bound"], self.controls.dac_steps(structure)
@@ -127,14 +136,14 @@ class _Reading:
         fed = self.op("Greater", alpha, self.number("tiny", 1e-38))
         return self.op("Where", fed, result, self.number("nothing", 0))
 
-    def converted(self, y: ir.Value, rows: int) -> ir.Value:
+    def converted(self, y: ir.Value, rows: int, tile: int) -> ir.Value:
         """What the ADCs make of the outputs of a tile (step 6)."""
         structure, steps = self.structure, self.controls.adc_steps(self.structure)
         if structure.adc == "none":
             return y
         if structure.adc == "absmax":
             return self._by_largest(y, steps)
-        low, high = self.controls.output_range
+        low, high = self.controls.output_range(tile, 0, 0)
         bound = {"fixed": self.numbers.get("adc.bound", 0.0), "rows": float(rows)}.get(
             structure.adc, max(abs(low), abs(high))
         )

@@ -58,7 +58,7 @@ def test_the_figure_has_a_color_for_each_device_and_the_front(trials: pd.DataFra
 def test_each_data_set_has_a_front_of_its_own(trials: pd.DataFrame) -> None:
     worse = trials.assign(data="other.npz", accuracy=trials["accuracy"] / 2)
     both = pd.concat([trials.assign(data="one.npz"), worse], ignore_index=True)
-    both.attrs = trials.attrs
+    both.attrs = {**trials.attrs, "roles": {**trials.attrs["roles"], "data": "axis"}}
     table = pareto(both).table
     assert set(table[table["front"]]["data"]) == {"one.npz", "other.npz"}
 

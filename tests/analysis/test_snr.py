@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from emu import Bench, EmulatedModel, Trial, rewrite
 from emu.analysis.probes import ProbedModel
 from emu.analysis.snr import draw_signal_to_noise, ratio_db, signal_to_noise
+from emu.calibration import fit_ranges
 from emu.cli import app
 from emu.demo import data_path, model_path
 from emu.errors import InputError
@@ -128,5 +129,6 @@ def test_the_command_prints_json_and_a_table(tmp_path) -> None:
 
 
 def test_a_device_that_wants_ranges_is_calibrated_on_the_data_and_the_notes_say_so() -> None:
-    probed = ProbedModel(VIT, DIGITS, "context", device="clipformer", samples=4)
-    assert any("ranges of converters by minmax on the first 4 rows of" in note for note in probed.facts()["notes"])
+    bench = Bench(VIT, DIGITS, device="clipformer", samples=4, calibrate=fit_ranges)
+    assert any("ranges of converters by minmax on the first 4 rows of" in line for line in bench.about_sites)
+    assert ProbedModel(bench, "context").probes
