@@ -122,6 +122,11 @@ class Measurement:
     means: NDArray[np.float64]
     samples: "Sequence[NDArray[Any] | None]"
 
+    @property
+    def by_sample(self) -> bool:
+        """Whether the samples of all trials are known."""
+        return all(each is not None for each in self.samples)
+
     def __sub__(self, other: "Measurement") -> "Measurement":
         """Trial by trial and sample by sample; one that is of a single trial counts for all."""
         count = max(len(self.means), len(other.means))
@@ -148,8 +153,7 @@ class Measurement:
         are not known.
         """
         known = [each for each in self.samples if each is not None]
-        by_sample = len(known) == len(self.means)
-        found = crossed(np.stack(known), -1.0, 1.0) if by_sample else crossed(self.means[:, None])
+        found = crossed(np.stack(known), -1.0, 1.0) if self.by_sample else crossed(self.means[:, None])
         return {**mean_and_interval(self.means), "low": found.low, "high": found.high, "p": found.p}
 
 
@@ -289,7 +293,7 @@ def groups_of(bench: Bench) -> list[Group]:
 
 
 def disturbed_groups(bench: Bench) -> list[Group]:
-    """The groups of `groups_of` at which something of a device acts; the others are not robust but not disturbed.
+    """The groups of `groups_of` at which something of a device acts: what is not disturbed is not robust.
 
     Raises:
         InputError: no sites, or none at which a device acts.
@@ -337,19 +341,21 @@ def mean_and_interval(values: Sequence[float] | NDArray[np.float64], metric: str
     return {"mean": spread.mean, "std": np.nan if spread.std is None else spread.std, "low": low, "high": high}
 
 
-def marked(table: pd.DataFrame, effect: str) -> "pd.Series[bool]":
-    """Rows whose effect is above zero with 95 % for all rows together, as `p_corrected` says."""
-    return (table[effect] > 0) & (table["p_corrected"] < 0.05)
+def marked(rows: Any, effect: str) -> Any:
+    """Whether the effect of a row, or of each row of a table, is above zero with 95 % for all rows together."""
+    return (rows[effect] > 0) & (rows["p_corrected"] < 0.05)
 
 
 def p_shown(row: Mapping[str, Any], effect: str) -> str:
     """The corrected p of an effect, for a table; * where it is marked."""
-    return f"{row['p_corrected']:.2g}" + " *" * bool(row[effect] > 0 and row["p_corrected"] < 0.05)
+    return f"{row['p_corrected']:.2g}" + " *" * bool(marked(row, effect))
 
 
-def about_intervals(chips: int, of: str) -> tuple[str, str]:
-    """What intervals and marks below a table of parts mean."""
-    others = "other chips and samples" if chips > 1 else "other samples on this chip"
+def about_intervals(found: Sequence[Measurement], of: str) -> tuple[str, str]:
+    """What intervals and marks below a table of parts mean, from what was measured on the chips of each."""
+    others = "other chips and samples" if len(found[0].means) > 1 else "other samples on this chip"
+    if not all(each.by_sample for each in found):
+        others = "other chips alone where the store held trials, without their samples"
     return "", f"Intervals are for {others}; * is above 0 at 95 % for all {of} together (Holm)."
 
 

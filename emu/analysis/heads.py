@@ -131,7 +131,7 @@ def heads(
         if worst is not None
         else "No head stands out: none costs accuracy at 95 %, corrected for the number of heads; more --chips would "
         "tell more.",
-        sections=[_section(table, metric, run.chips)],
+        sections=[_section(table, metric, run.chips, about_intervals(found, "heads"))],
         figures=figures,
         size=(max(5.2, 3.2 + 0.3 * table["head"].nunique()), max(4.0, 2.6 + 0.28 * table["layer"].nunique())),
         **of_bench(bench),
@@ -310,7 +310,7 @@ def draw_distances(axes: Any, table: pd.DataFrame, metric: str = "accuracy") -> 
     axes.legend(frameon=False, fontsize=8, ncols=1 + (len(layers) > 8))
 
 
-def _section(table: pd.DataFrame, metric: str, chips: int) -> Section:
+def _section(table: pd.DataFrame, metric: str, chips: int, about: tuple[str, ...]) -> Section:
     units = ", ".join(dict.fromkeys(table["unit"].dropna()))
     with_bits, with_pixels = bool(table["bits"].notna().any()), bool(table["distance_px"].notna().any())
     head = ["layer", "head", "points", "95 % interval", "p, corrected"]
@@ -325,9 +325,8 @@ def _section(table: pd.DataFrame, metric: str, chips: int) -> Section:
     below = [f"and {len(table) - MOST_SHOWN} more heads (--json shows all)"] * (len(table) > MOST_SHOWN)
     if not units:
         below.append("Distances are not known: no attention product over all tokens could be told from the graph.")
-    below += about_intervals(chips, "heads")
     title = f"{metric.capitalize()} lost, only this head disturbed, in points, mean of {chips} chips:"
-    return Section(title, head, rows, tuple(below))
+    return Section(title, head, rows, (*below, *about))
 
 
 def _first_input(node: Any) -> str:

@@ -66,7 +66,7 @@ def sensitivity(bench: Bench, mode: Mode = "only", **options: Unpack[RunOptions]
             trials += run.trials(strength=0.0) if every else run.trials(exclude=group.selection)
         parts.append(f"all of them, and all but each of {len(groups)}")
     found = run.measure(bench, trials, f"({'; '.join(parts)}) x {run.chips} chips", "sensitivity").of_chips(run.chips)
-    effects = {}
+    about, effects = about_intervals(found, "parts"), {}
     if "only" in modes:
         alone, found = found[: len(groups)], found[len(groups) :]
         effects["only"] = [(undisturbed(bench) - each).interval() for each in alone]
@@ -86,7 +86,7 @@ def sensitivity(bench: Bench, mode: Mode = "only", **options: Unpack[RunOptions]
         name="sensitivity",
         table=table,
         sentence=_sentence(table, groups_of(bench)),
-        sections=[_section(table, each, metric, run.chips, each == modes[-1]) for each in modes],
+        sections=[_section(table, each, metric, run.chips, about if each == modes[-1] else ()) for each in modes],
         figures=[partial(draw_sensitivity, table=table, mode=each, metric=metric) for each in modes],
         size=(3.2 + 0.55 * columns, 2.2 + 0.32 * (table["layer"].nunique() + 2)),
         **of_bench(bench),
@@ -149,7 +149,7 @@ def _row(mode: str, group: Group, effect: Mapping[str, float]) -> dict[str, Any]
     }
 
 
-def _section(table: pd.DataFrame, mode: str, metric: str, chips: int, is_last: bool) -> Section:
+def _section(table: pd.DataFrame, mode: str, metric: str, chips: int, about: tuple[str, ...]) -> Section:
     of_mode = table[table["mode"] == mode].sort_values("effect", ascending=False, kind="stable")
     of_mode, exact = of_mode[of_mode["chips"] > 0], of_mode[of_mode["chips"] == 0].sort_index()
     said = "lost, only this disturbed" if mode == "only" else "regained, all but this disturbed"
@@ -169,13 +169,11 @@ def _section(table: pd.DataFrame, mode: str, metric: str, chips: int, is_last: b
     if len(exact):
         names = ", ".join(dict.fromkeys(exact["component"]))
         below.append(f"Not disturbed, so not measured: {len(exact)} parts ({names}).")
-    if is_last:
-        below += about_intervals(chips, "parts")
     return Section(
         f"{metric.capitalize()} {said}, in points, mean of {chips} chips:",
         ["layer", "component", "sites", "parameters", "points", "95 % interval", "p, corrected"],
         rows,
-        tuple(below),
+        (*below, *about),
     )
 
 

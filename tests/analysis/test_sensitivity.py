@@ -92,11 +92,12 @@ def test_a_device_that_does_nothing_at_all_is_refused() -> None:
 def test_trials_of_a_store_are_paired_by_chip_alone(bench: Bench, tmp_path: Path) -> None:
     for _ in range(2):
         with Store(tmp_path / "trials.db") as store:
-            found = sensitivity(bench, chips=CHIPS, first_seed=4, store=store).table
+            analysis = sensitivity(bench, chips=CHIPS, first_seed=4, store=store)
+    assert "Intervals are for other chips alone where the store held trials" in analysis.sections[0].below[-1]
     lost = [
         bench.clean.accuracy - bench.run(Trial(seed, only="layer=0 component=ffn_up")).accuracy for seed in (4, 5, 6)
     ]
-    row = row_of(found, "only", 0, "ffn_up")
+    row = row_of(analysis.table, "only", 0, "ffn_up")
     spread = chip_spread(lost)
     assert (row["low"], row["high"]) == pytest.approx(spread.ci95 or (np.nan, np.nan), nan_ok=True)
 
