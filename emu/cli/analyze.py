@@ -1,6 +1,5 @@
 """emu analyze: where a model is vulnerable, what it stands, what to protect, and at which cost."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from emu.cli.app import app
-from emu.cli.options import ExperimentOptions, Output, RunOptions, StoredRun, grouped
+from emu.cli.options import ExperimentOptions, Output, RunOptions, StoredRun, grouped, parse_share
 from emu.cli.output import Progress, open_store, say, show
 from emu.errors import InputError
 
@@ -267,19 +266,3 @@ def snr(
         return signal_to_noise(bench, varied, of=of, reference=against, **experiment.selection, **options)
 
     analyze(run, output, work)
-
-
-def parse_share(text: str, option: str) -> float:
-    """A share of accuracy from `1%` or `0.01`.
-
-    Raises:
-        InputError: it is none, or not between 0 and 1.
-    """
-    text = text.strip()
-    try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1:
-        raise InputError(f"{option} '{text}' cannot be read: write a loss such as 1% or 0.01, between 0 and 1.")
-    return value

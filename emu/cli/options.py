@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -400,3 +401,19 @@ def _collect(group: Any, given: dict[str, Any]) -> Any:
 
 def _fields(group: Any) -> Iterable[inspect.Parameter]:
     return inspect.signature(group).parameters.values()
+
+
+def parse_share(text: str, option: str) -> float:
+    """A share from `1%` or `0.01`.
+
+    Raises:
+        InputError: it is none, or not between 0 and 1.
+    """
+    text = text.strip()
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise InputError(f"{option} '{text}' cannot be read: write a share such as 1% or 0.01, between 0 and 1.")
+    return value

@@ -21,6 +21,7 @@ from emu.cli.options import (
     Stored,
     Threads,
     grouped,
+    parse_share,
 )
 from emu.cli.output import Progress, check_target, print_json, print_table
 
@@ -37,7 +38,7 @@ def repair(
     method: Annotated[
         str, typer.Option(help="auto, bias, gain, low_rank or low_rank+gain: see docs/repair.md.")
     ] = "auto",
-    budget: Annotated[float, typer.Option(help="Digital multiplications that it may add, as a share of all.")] = 0.02,
+    budget: Annotated[str, typer.Option(help="Digital multiplications that it may add, as a share of all.")] = "2%",
     rank: Annotated[
         int | None, typer.Option(min=1, help="Rank of side paths.", show_default="what the budget allows")
     ] = None,
@@ -63,9 +64,9 @@ def repair(
     check_target(target, model, overwrite)
     with Progress("repairing") as progress:
         done = run_repair(
-            model, options.source(data), device, set=set, seed=seed, read_seed=read_seed, method=method, budget=budget,
-            rank=rank, only=only, exclude=exclude, map=map or (), share=share, stored=stored, samples=samples,
-            batch_size=batch_size, threads=threads, progress=progress,
+            model, options.source(data), device, set=set, seed=seed, read_seed=read_seed, method=method,
+            budget=parse_share(budget, "--budget"), rank=rank, only=only, exclude=exclude, map=map or (), share=share,
+            stored=stored, samples=samples, batch_size=batch_size, threads=threads, progress=progress,
         )  # fmt: skip
     done.save(target)
     if as_json:

@@ -90,10 +90,12 @@ def summarize(frame: pd.DataFrame, group: Sequence[str] | None = None, confidenc
     point_of_chip = point[first_of_chip]
     summary["chips"] = np.bincount(point_of_chip, minlength=len(order))
     summary["trials"] = np.bincount(point, minlength=len(order))
+    of_metrics: dict[str, Any] = {}
     for metric in metrics:
         over_chips = _chip_means(table[metric].to_numpy(float), chip, len(point_of_chip))
-        for name, values in _statistics(metric, over_chips, point_of_chip, len(order), confidence).items():
-            summary[f"{metric}.{name}"] = values
+        found = _statistics(metric, over_chips, point_of_chip, len(order), confidence)
+        of_metrics |= {f"{metric}.{name}": values for name, values in found.items()}
+    summary = pd.concat([summary, pd.DataFrame(of_metrics)], axis=1)
     if names:
         summary = summary.sort_values(names, key=natural, kind="stable", ignore_index=True)
     summary.attrs = {"confidence": confidence, "points": [*names, "chips", "trials"]}
