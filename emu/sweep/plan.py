@@ -202,7 +202,7 @@ class Structure:
 
         Raises:
             InputError: an axis as in `values_in_order`, axes that go together of different lengths, or a product of
-                axes of which every point is empty.
+                axes of which every point is empty, where nothing that is rewritten varies.
         """
         tied: list[list[dict[str, Any]]] = []  # the controls that go together with what shapes the structure
         axes: list[list[dict[str, Any]]] = []
@@ -236,7 +236,7 @@ class Structure:
                 empty += 1
             else:
                 points.append(point)
-        if not points:
+        if not points and not self.chosen:  # another device of the plan may act there
             names_of_all = [name for each in axes for name in each[0]]
             raise InputError(
                 "No point of the sweep disturbs anything: the model has no site for any of "

@@ -171,6 +171,9 @@ class _Sweep:
         if points.left_out:
             every = len(points) + points.left_out
             self._say(f"{points.left_out} of {every} points{where} disturb no site and are left out.")
+        if not len(points):
+            self._left -= 1
+            return
         runner = Runner(bench, setup, self._of_store(setup), self._price(bench), self._keep_samples)
         chains = [_Point(chips, bench.task.primary, self._width) for chips in points]
         runner.look_up(trial for chain in chains for chip in chain.chips for trial in chip)
@@ -204,7 +207,13 @@ class _Sweep:
         self._rows += runner.rows([trial for chain in chains for chip in chain.asked for trial in chip])
 
     def table(self) -> "pd.DataFrame":
-        """What `run_plan` returns."""
+        """What `run_plan` returns.
+
+        Raises:
+            InputError: every point of every structure was left out.
+        """
+        if not self._rows:
+            raise InputError("No point of the sweep disturbs anything: no device acts where it looks.")
         return table_of(self._rows, dict.fromkeys(self._axes))
 
     def _bench(self, structure: Structure) -> Bench:

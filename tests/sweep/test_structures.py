@@ -189,6 +189,16 @@ def test_what_cannot_vary_is_refused_before_anything_runs(plan: Make, vary: dict
         run_plan(plan(vary=vary, **FEW))
 
 
+def test_a_device_that_leaves_a_place_exact_is_left_out_and_the_others_run(plan: Make) -> None:
+    lines: list[str] = []
+    places = {"component": "attention_scores"}
+    table = run_plan(plan(device=None, vary={"device": "rram,rram_adc", **places}, **FEW), echo=lines.append)
+    assert set(table["device"]) == {"rram_adc"} and len(table) == 2
+    assert "1 of 1 points of device rram disturb no site and are left out." in lines
+    with pytest.raises(InputError, match="No point of the sweep disturbs anything"):
+        run_plan(plan(device=None, vary={"device": "rram", **places}, **FEW))
+
+
 def test_a_plan_of_axes_that_go_together_reads_what_it_writes(plan: Make, tmp_path: Path) -> None:
     made = plan(
         vary={**read_axes(["adc.bits=4:8:1; program.sigma=0.1:0.5:0.1", "only=layer=0;layer=1"]), "device": "a"}
