@@ -26,10 +26,8 @@ def written(
     if structure.write == "none":
         return [w]
     xp = namespace(w)
-    sigma, columns = (
-        controls.numbers["write.sigma"],
-        slice(structure.first_column, structure.first_column + w.shape[-1]),
-    )
+    columns = slice(structure.first_column, structure.first_column + w.shape[-1])
+    sigma = controls.numbers["write.sigma"]
     sigma_device = controls.numbers.get("write.sigma_device", 0.0) if cells is not None else 0.0
 
     def noise(negative: bool) -> Array:
