@@ -68,9 +68,9 @@ wheel: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair -w dist build/wheel/*.whl
 	.ci/wheel dist/*.whl
 
-## Run the native library's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+## Run the native library's tests under AddressSanitizer and UndefinedBehaviorSanitizer; warnings are errors.
 sanitize: $(VENV)/.dev
-	$(BIN)/cmake -S custom_ops -B build/sanitize -DEMU_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake -S custom_ops -B build/sanitize -DEMU_SANITIZE=ON -DEMU_WERROR=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(BIN)/cmake --build build/sanitize --parallel 2
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
