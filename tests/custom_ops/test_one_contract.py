@@ -158,6 +158,7 @@ def as_profile(case: Case) -> dict[str, Any] | None:
         or any(given[name] != value for name, value in plain(op).items() if name in of_others[:-4])
         or given["fault_source"] != ("random" if flips or stuck else "none")
         or (given["fault_mask"] != 255 and not flips)
+        or (flips and given["fault_mask"] == 0)
         or "other" in (given["dac"], given["adc"])  # `none` is a model there, and no range
         or not all(number_of(name) for name in entries)
         or len(set(entries)) < len(entries)

@@ -87,15 +87,17 @@ def shortened(shown: Shown, folder: Path) -> list[str] | None:
     context = command.context_class(command, info_name="emu")
     command.parse_args(context, list(rest))
     options = {name: parameter for parameter in command.params for name in parameter.opts}
-    reads = [word for word in rest if re.search(r"\.(onnx|npz|db|csv|toml|json|jsonl|parquet)$", word)]
+    reads = [word for word in rest if re.search(r"\.(onnx|npz|db|csv|toml|json|jsonl|parquet|safetensors)$", word)]
     writes = {rest[rest.index(name) + 1] for name in ("-o", "--output", "--store", "--export") if name in rest}
     inputs = [word for word in reads if word not in writes]
     if not inputs or not all((folder / word).exists() for word in inputs):
         return None
     for name, few in (("--chips", "2"), ("--seeds", "2"), ("--samples", "24"), ("--count", "4")):
+        if name not in options or options[name].is_flag:
+            continue
         if name in rest:
             rest[rest.index(name) + 1] = few
-        elif name in options and {"--chips": "--seeds", "--seeds": "--seed"}.get(name) not in options:
+        elif {"--chips": "--seeds", "--seeds": "--seed"}.get(name) not in options:
             rest += [name, few]
     return path + rest
 
