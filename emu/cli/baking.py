@@ -1,7 +1,7 @@
 """emu bake."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,14 +9,8 @@ from emu.cli.app import app
 from emu.cli.options import (
     AS_USUAL,
     DataOptions,
-    Device,
-    Exclude,
+    Emulation,
     Json,
-    Map,
-    Only,
-    Set,
-    Share,
-    Stored,
     grouped,
 )
 from emu.cli.output import check_target, print_json
@@ -27,8 +21,8 @@ from emu.errors import InputError
 @grouped
 def bake(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A rewritten model, or a plain one with --device.")],
-    device: Device = None,
-    set: Set = None,
+    on: Emulation,
+    *,
     seed: Annotated[int | None, typer.Option(help="Which chip.", show_default="0")] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="SEEDS", help="Several chips, into a folder: 0:9 for 0 to 9, or 1,4,7.")
@@ -43,11 +37,6 @@ def bake(
     converters: Annotated[
         bool, typer.Option("--converters", help="Write DAC, ADC and tiles in standard operators.")
     ] = False,
-    map: Map = None,
-    only: Only = None,
-    exclude: Exclude = None,
-    stored: Stored = None,
-    share: Share = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="FILE|FOLDER|NAME", help="Prove equal outputs on these data too, beside random ones."),
@@ -69,21 +58,13 @@ def bake(
 
     source = None if data is None else options.source(data)
     dropped = [each.strip() for each in drop.split(",")] if drop else []
-    rewriting = {
-        "converters": converters,
-        "only": only,
-        "exclude": exclude,
-        "map": map or (),
-        "share": share,
-        "stored": stored,
-    }
+    whole: dict[str, Any] = {**vars(on), "map": on.map or (), "converters": converters, "drop": dropped}
     if seeds is not None:
         if seed is not None:
             raise InputError("Give --seed for one chip, or --seeds for several.")
         folder = output or model.with_name(f"{model.stem}.chips")
         proofs = bake_chips(
-            model, folder, _seeds(seeds), device, set=set, data=source, proof=proof, read_seed=read_seed,
-            drop=dropped, **rewriting,
+            model, folder, _seeds(seeds), data=source, proof=proof, read_seed=read_seed, **whole
         )  # fmt: skip
         if as_json:
             print_json({str(each): None if proved is None else vars(proved) for each, proved in proofs.items()})
@@ -95,9 +76,7 @@ def bake(
     seed = seed or 0
     target = output or model.with_name(f"{model.stem}.chip{seed}.onnx")
     check_target(target, model, overwrite)
-    baked = bake_model(
-        model, device, set=set, seed=seed, read_seed=read_seed, drop=dropped, **rewriting,  # type: ignore[arg-type]
-    )  # fmt: skip
+    baked = bake_model(model, seed=seed, read_seed=read_seed, **whole)
     proved = baked.save(target, source, proof)
     if as_json:
         print_json({"output": str(target), **vars(baked.chip), "proof": None if proved is None else vars(proved)})

@@ -10,15 +10,9 @@ from emu.cli.options import (
     AS_USUAL,
     Data,
     DataOptions,
-    Device,
-    Exclude,
+    Emulation,
     Json,
-    Map,
-    Only,
     Samples,
-    Set,
-    Share,
-    Stored,
     Threads,
     grouped,
     parse_share,
@@ -31,8 +25,8 @@ from emu.cli.output import Progress, check_target, print_json, print_table
 def repair(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A rewritten model, or a plain one with --device.")],
     data: Data,
-    device: Device = None,
-    set: Set = None,
+    on: Emulation,
+    *,
     seed: Annotated[int, typer.Option(min=0, help="Which chip.")] = 0,
     read_seed: Annotated[int, typer.Option(min=0, help="Which repetition on that chip.")] = 0,
     method: Annotated[
@@ -42,11 +36,6 @@ def repair(
     rank: Annotated[
         int | None, typer.Option(min=1, help="Rank of side paths.", show_default="what the budget allows")
     ] = None,
-    map: Map = None,
-    only: Only = None,
-    exclude: Exclude = None,
-    stored: Stored = None,
-    share: Share = None,
     options: DataOptions = AS_USUAL,
     samples: Samples = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at once.", show_default="16")] = None,
@@ -64,9 +53,9 @@ def repair(
     check_target(target, model, overwrite)
     with Progress("repairing") as progress:
         done = run_repair(
-            model, options.source(data), device, set=set, seed=seed, read_seed=read_seed, method=method,
-            budget=parse_share(budget, "--budget"), rank=rank, only=only, exclude=exclude, map=map or (), share=share,
-            stored=stored, samples=samples, batch_size=batch_size, threads=threads, progress=progress,
+            model, options.source(data), **{**vars(on), "map": on.map or ()}, seed=seed, read_seed=read_seed,
+            method=method, budget=parse_share(budget, "--budget"), rank=rank, samples=samples, batch_size=batch_size,
+            threads=threads, progress=progress,
         )  # fmt: skip
     done.save(target)
     if as_json:
