@@ -1,5 +1,6 @@
 """Which designs are worth it: accuracy against energy, latency or area, and the points that no other beats in both."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -61,6 +62,9 @@ def pareto(trials: pd.DataFrame, against: Against = "energy") -> Analysis:
     front = table[table["front"]].sort_values(cost, kind="stable")
     left_out = int((~known).sum())
     below = [f"{left_out} points have no {against}: their devices lack constants."] if left_out else []
+    same = [name for name in axes if _has_no_part(table[known], name, axes, cost)]
+    if same:
+        below.append(f"The {against} does not follow {', '.join(same)}: no constant does (docs/cost.md).")
     shown = [name for name in COSTS.values() if name in table]
     rows = [
         [
@@ -89,6 +93,15 @@ def pareto(trials: pd.DataFrame, against: Against = "energy") -> Analysis:
         figures=[partial(draw_pareto, table=table, metric=metric, against=against)],
         size=(7.2, 5.0),
     )
+
+
+def _has_no_part(table: pd.DataFrame, axis: str, axes: Sequence[str], cost: str) -> bool:
+    """Whether points that differ in this axis alone all cost the same."""
+    if table[axis].nunique() < 2:
+        return False
+    others = [name for name in axes if name != axis]
+    costs = table.groupby(others, dropna=False)[cost] if others else table.groupby(lambda _: 0)[cost]
+    return bool((costs.nunique() == 1).all() and (costs.size() > 1).any())
 
 
 def on_front(values: pd.Series, costs: pd.Series, metric: str = "accuracy") -> list[bool]:

@@ -46,6 +46,14 @@ def test_points_without_constants_are_listed_and_on_no_front(trials: pd.DataFram
     assert f"{cheapest['energy_uj']:.4g} uj" in found.sentence
 
 
+def test_axes_that_no_cost_follows_are_named(trials: pd.DataFrame) -> None:
+    more_bits = trials.assign(**{"adc.bits": 4})
+    both = pd.concat([more_bits, trials.assign(**{"adc.bits": 8})], ignore_index=True)
+    both.attrs = {**trials.attrs, "roles": {**trials.attrs["roles"], "adc.bits": "axis"}}
+    assert "The energy does not follow adc.bits: " in pareto(both).sections[0].below[-1]
+    assert not any("does not follow" in line for line in pareto(trials).sections[0].below)
+
+
 def test_the_figure_has_a_color_for_each_device_and_the_front(trials: pd.DataFrame) -> None:
     figure = pytest.importorskip("matplotlib.figure")
     axes = figure.Figure().subplots()
